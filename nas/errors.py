@@ -1,0 +1,57 @@
+"""What a user can get wrong, as one line that says how to get it right.
+
+Every error a user can cause is a :class:`NasError`: ``key=value: rule; remedy``. The command line prints that
+line and exits with status 1; a library user catches a ``ValueError``. What only this project's own code can
+cause is an ``assert``.
+"""
+
+from __future__ import annotations
+
+
+class NasError(ValueError):
+    """A mistake that the user can mend, as ``key=value: rule; remedy`` on one line.
+
+    Args:
+        key: the setting, file or argument at fault, as the user wrote it.
+        value: what it was.
+        rule: what must hold.
+        remedy: what to do now.
+    """
+
+    def __init__(self, key: str, value: object, rule: str, remedy: str) -> None:
+        self.key, self.value, self.rule, self.remedy = key, value, rule, remedy
+        super().__init__(" ".join(f"{key}={value}: {rule}; {remedy}".split()))
+
+
+class SettingError(NasError):
+    """A setting that is unknown, of the wrong type or out of range."""
+
+
+class ArchitectureError(NasError):
+    """An architecture that does not fit its space, or a gate that is asked for a branch it does not have."""
+
+
+class SpaceError(NasError):
+    """A network that cannot be a supernet: no slot, or branches that disagree in shape."""
+
+
+class DataError(NasError):
+    """A data set that cannot be had, read or used."""
+
+
+class CheckpointError(NasError):
+    """A checkpoint that cannot be written, read or continued."""
+
+
+class DivergedError(NasError):
+    """A run whose loss or weights stopped being finite numbers."""
+
+
+class NasWarning(UserWarning):
+    """Something that works but is probably not what was meant."""
+
+
+def require(ok: bool, key: str, value: object, rule: str, remedy: str) -> None:
+    """Raise :class:`SettingError` unless ``ok``."""
+    if not ok:
+        raise SettingError(key, value, rule, remedy)
