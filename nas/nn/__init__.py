@@ -1,0 +1,21 @@
+"""Gated blocks, the zero-aware layers behind them, and the candidate operations inside them."""
+
+from nas.nn.blocks import BlockConv2d, BlockLinear
+from nas.nn.gated import Active, GatedBlock, GatedConcat, GatedSum, ZeroPadded, gated_blocks, open_branches
+from nas.nn.operations import OPERATIONS, MBConv, conv_bn_relu, operation
+
+__all__ = [
+    "OPERATIONS",
+    "Active",
+    "BlockConv2d",
+    "BlockLinear",
+    "GatedBlock",
+    "GatedConcat",
+    "GatedSum",
+    "MBConv",
+    "ZeroPadded",
+    "conv_bn_relu",
+    "gated_blocks",
+    "open_branches",
+    "operation",
+]

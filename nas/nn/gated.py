@@ -1,0 +1,192 @@
+"""
+Gated blocks: parallel branches of which only the open ones run.
+
+The closed branches are neither called nor differentiated. What stands in their place is zeros, and a
+:class:`ZeroPadded` says where they are without writing them out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from nas.errors import ArchitectureError, SpaceError
+
+Active = int | tuple[int, ...]
+"""Which branches of one block are open: an index, or a tuple of indices."""
+
+
+def open_branches(active: Active, count: int) -> tuple[int, ...]:
+    """
+    The open branches of a block of ``count`` branches, in ascending order.
+
+    Raises:
+        ArchitectureError: none is open, one is named twice, or one does not exist.
+    """
+    if isinstance(active, int):
+        if 0 <= active < count:
+            return (active,)
+    elif active and len(set(active)) == len(active) and all(0 <= i < count for i in active):
+        return tuple(sorted(active))
+    rule = f"must name branches from 0 to {count - 1}, at least one, none of them twice"
+    raise ArchitectureError("active", active, rule, "pass an index or a tuple of indices")
+
+
+class ZeroPadded:
+    """
+    A concatenation of slots along dimension 1 of which most are zero, without the zeros.
+
+    It stands for the tensor ``dense()``. ``nas.nn.BlockLinear`` and ``nas.nn.BlockConv2d`` consume it as it is.
+
+    Args:
+        values: what the open branches gave, each ``(B, width, ...)``.
+        active: which slots they fill, ascending.
+        widths: the width of every slot along dimension 1, open or not; or how to find out, since only
+            ``dense()`` needs to know.
+    """
+
+    __slots__ = ("_widths", "active", "values")
+
+    def __init__(
+        self,
+        values: tuple[Tensor, ...],
+        active: tuple[int, ...],
+        widths: tuple[int, ...] | Callable[[], tuple[int, ...]],
+    ) -> None:
+        self.values, self.active, self._widths = values, active, widths
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The width of each slot along dimension 1."""
+        return self._widths() if callable(self._widths) else self._widths
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> ZeroPadded:
+        """
+        Apply a step that turns zeros into zeros: ReLU, pooling, flatten, dropout.
+
+        ``fn`` may scale the width of a slot, as flatten does, by one factor for all slots. Not every function
+        has ``fn(0) = 0``: for a sigmoid or a BatchNorm take ``dense()``.
+        """
+        values = tuple(fn(value) for value in self.values)
+        before, after = self.values[0], values[0]
+        return ZeroPadded(values, self.active, lambda: _scaled(self.widths, after.shape[1], before.shape[1]))
+
+    def dense(self) -> Tensor:
+        """
+        The concatenation with its zeros written out: ``(B, sum(widths), ...)``.
+
+        Raises:
+            SpaceError: an open branch is not as wide as its slot.
+        """
+        widths, like = self.widths, self.values[0]
+        # Sums of shapes, where unpacking would do, because torch.fx can trace them.
+        slots = [like.new_zeros(like.shape[:1] + (width,) + like.shape[2:]) for width in widths]  # noqa: RUF005
+        for slot, value in zip(self.active, self.values, strict=True):
+            if isinstance(value.shape[1], int) and value.shape[1] != widths[slot]:
+                rule = f"slot {slot} is said to be {widths[slot]} wide, its branch gave {value.shape[1]}"
+                raise SpaceError("widths", widths, rule, "give GatedConcat the widths its branches have")
+            slots[slot] = value
+        return torch.cat(slots, dim=1)
+
+
+def _scaled(widths: tuple[int, ...], after: int, before: int) -> tuple[int, ...]:
+    return tuple(width * after // before for width in widths)
+
+
+class GatedBlock(nn.Module):
+    """What the gated blocks share: named branches, one slot of an architecture."""
+
+    def __init__(self, branches: Iterable[nn.Module], choices: Sequence[str] | None = None) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(branches)
+        self.choices = tuple(choices or (f"branch{i}" for i in range(len(self.branches))))
+        if not self.branches or len(self.choices) != len(self.branches):
+            rule = f"needs a name for each of its {len(self.branches)} branches, and at least one branch"
+            raise SpaceError("choices", self.choices, rule, "name every branch once")
+
+    def extra_repr(self) -> str:
+        return f"choices={self.choices}"
+
+
+class _Weighted(Protocol):
+    """An index that carries a factor of value 1, through which a learned gate is differentiated."""
+
+    weight: Tensor
+
+
+def _run(block: GatedBlock, x: Tensor, index: int, active: Active) -> Tensor:
+    value: Tensor = block.branches[index](x)
+    weight = getattr(active, "weight", None)
+    return value if weight is None else value * weight
+
+
+class GatedConcat(GatedBlock):
+    """
+    Branches side by side in slots of channels; closed branches leave zeros.
+
+    Args:
+        branches: modules that take the same input and give ``(B, width, ...)``; widths may differ, all other
+            sizes may not.
+        widths: channels that each branch gives. Only ``dense()`` needs them; when left out they are found by
+            running the branches once on tensors without memory (torch's meta device).
+        choices: names of the branches.
+
+    Shapes:
+        ``x`` is whatever the branches take; the result stands for ``(B, sum(widths), ...)``.
+    """
+
+    def __init__(
+        self,
+        branches: Iterable[nn.Module],
+        widths: Sequence[int] | None = None,
+        choices: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(branches, choices)
+        self.widths = None if widths is None else tuple(widths)
+        if self.widths is not None and len(self.widths) != len(self.branches):
+            rule = f"must have one entry for each of the {len(self.branches)} branches"
+            raise SpaceError("widths", self.widths, rule, "give every branch its number of channels")
+
+    def forward(self, x: Tensor, active: Active) -> ZeroPadded:
+        indices = open_branches(active, len(self.branches))
+        values = tuple(_run(self, x, index, active) for index in indices)
+        return ZeroPadded(values, indices, self.widths or (lambda: self.measure(x)))
+
+    def measure(self, x: Tensor) -> tuple[int, ...]:
+        """The width of each branch for inputs like ``x``, found without computing anything; kept."""
+        if self.widths is None:
+            spec = torch.empty(x.shape, dtype=x.dtype, device="meta")
+            self.widths = tuple(_on_meta(branch, spec).shape[1] for branch in self.branches)
+        return self.widths
+
+
+def _on_meta(module: nn.Module, x: Tensor) -> Tensor:
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    shadows = {name: tensor.detach().to("meta") for name, tensor in tensors.items()}
+    result: Tensor = torch.func.functional_call(module, shadows, (x,))
+    return result
+
+
+class GatedSum(GatedBlock):
+    """
+    The choice block of single-path search: the open branch's output, or the sum of the open ones.
+
+    Args:
+        branches: modules that take the same input and give the same shape.
+        choices: names of the branches.
+    """
+
+    def forward(self, x: Tensor, active: Active) -> Tensor:
+        first, *others = open_branches(active, len(self.branches))
+        value = _run(self, x, first, active)
+        for index in others:
+            value = value + _run(self, x, index, active)
+        return value
+
+
+def gated_blocks(module: nn.Module) -> dict[str, GatedBlock]:
+    """The gated blocks inside ``module`` by name, in the order in which they were assigned: its slots."""
+    return {name: child for name, child in module.named_modules() if isinstance(child, GatedBlock)}

@@ -1,0 +1,55 @@
+"""
+What can be set, with its type, its default and its rule: plain dataclasses, one or more for each room.
+
+They import neither torch nor Hydra, so that every room can be used as a library. Under the command line they are
+the schema that the files in ``conf/`` are checked against. A rule that a type cannot say stands in
+``__post_init__`` and holds for both.
+"""
+
+from nas.settings.bench import BenchSettings
+from nas.settings.data import CifarSettings, DataSettings, DigitsSettings, FolderSettings, SyntheticSettings
+from nas.settings.gate import (
+    FairGateSettings,
+    FixedGateSettings,
+    GateSettings,
+    LearnedGateSettings,
+    UniformGateSettings,
+)
+from nas.settings.rules import MISSING
+from nas.settings.space import ChainSettings, CustomSettings, MacroSettings, SpaceSettings, TwoBranchSettings
+from nas.settings.train import (
+    AdamWSettings,
+    EvaluateSettings,
+    OptimizerSettings,
+    SGDSettings,
+    TrackSettings,
+    TrainRunSettings,
+    TrainSettings,
+)
+
+__all__ = [
+    "MISSING",
+    "AdamWSettings",
+    "BenchSettings",
+    "ChainSettings",
+    "CifarSettings",
+    "CustomSettings",
+    "DataSettings",
+    "DigitsSettings",
+    "EvaluateSettings",
+    "FairGateSettings",
+    "FixedGateSettings",
+    "FolderSettings",
+    "GateSettings",
+    "LearnedGateSettings",
+    "MacroSettings",
+    "OptimizerSettings",
+    "SGDSettings",
+    "SpaceSettings",
+    "SyntheticSettings",
+    "TrackSettings",
+    "TrainRunSettings",
+    "TrainSettings",
+    "TwoBranchSettings",
+    "UniformGateSettings",
+]

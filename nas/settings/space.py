@@ -1,0 +1,91 @@
+"""What a space can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from nas.errors import require
+from nas.settings.rules import MISSING, one_of, positive
+
+
+@dataclass
+class SpaceSettings:
+    """The part that all spaces share: which one it is."""
+
+    name: str = MISSING
+
+
+@dataclass
+class TwoBranchSettings(SpaceSettings):
+    """One slot of ``branches`` small convolutional branches, then three dense layers."""
+
+    name: str = "two_branch"
+    branches: int = 2
+    width: int = 1
+    """Multiplies the channels of the branches (6 and 16)."""
+
+    def __post_init__(self) -> None:
+        positive("space", self, "branches", "width")
+
+
+@dataclass
+class ChainSettings(SpaceSettings):
+    """Slots in a row, in stages: stage ``i`` has ``depths[i]`` slots of ``widths[i]`` channels."""
+
+    name: str = "chain"
+    widths: list[int] = field(default_factory=lambda: [16, 32])
+    depths: list[int] = field(default_factory=lambda: [2, 2])
+    strides: list[int] = field(default_factory=lambda: [1, 2])
+    """Stride of the first slot of each stage."""
+    stem_stride: int = 2
+    candidates: list[str] = field(default_factory=lambda: ["skip", "conv1", "conv3", "conv5"])
+    merge: str = "sum"
+    """How a slot's branches meet: ``sum`` or ``concat`` (followed by a 1x1 convolution, a weight a branch)."""
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.widths), len(self.depths), len(self.strides)}
+        value = f"{self.widths}, {self.depths}, {self.strides}"
+        rule = "widths, depths and strides must have one entry a stage"
+        remedy = "write for example space.widths=[16,32] space.depths=[2,2] space.strides=[1,2]"
+        require(len(lengths) == 1 and lengths != {0}, "space.widths, depths, strides", value, rule, remedy)
+        for name in ("widths", "depths", "strides"):
+            entries = getattr(self, name)
+            remedy = f"write for example space.{name}=[1,2]"
+            require(min(entries) > 0, f"space.{name}", entries, "every entry must be above 0", remedy)
+        positive("space", self, "stem_stride")
+        require(
+            len(self.candidates) > 0,
+            "space.candidates",
+            self.candidates,
+            "must name at least one operation",
+            "write for example space.candidates=[skip,conv3]",
+        )
+        one_of("space.merge", self.merge, "sum", "concat")
+
+
+@dataclass
+class MacroSettings(SpaceSettings):
+    """NAS-Bench-Macro: 8 slots of Identity, MB3_K3 and MB6_K5; 6,561 architectures."""
+
+    name: str = "macro"
+
+
+@dataclass
+class CustomSettings(SpaceSettings):
+    """A module of the user's own with gated blocks in it and ``forward(x, architecture)``."""
+
+    name: str = "custom"
+    factory: str = MISSING
+    """``package.module:callable``; called with ``kwargs`` it gives the supernet."""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        module, colon, attribute = self.factory.partition(":")
+        require(
+            bool(module and colon and attribute),
+            "space.factory",
+            self.factory,
+            "must read package.module:callable",
+            "write for example space.factory=my_pkg.my_net:MyNet",
+        )

@@ -1,0 +1,147 @@
+"""How a run trains, judges and tracks its supernet; and the whole of a training run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from nas.errors import require
+from nas.settings.data import DataSettings, DigitsSettings
+from nas.settings.gate import GateSettings, UniformGateSettings
+from nas.settings.rules import MISSING, fraction, not_negative, one_of, positive
+from nas.settings.space import SpaceSettings, TwoBranchSettings
+
+
+@dataclass
+class OptimizerSettings:
+    """The part that all optimizers share."""
+
+    name: str = MISSING
+    lr: float = 0.05
+    weight_decay: float = 5e-4
+
+    def __post_init__(self) -> None:
+        positive("optimizer", self, "lr")
+        not_negative("optimizer", self, "weight_decay")
+
+
+@dataclass
+class SGDSettings(OptimizerSettings):
+    """SGD with momentum."""
+
+    name: str = "sgd"
+    momentum: float = 0.9
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fraction("optimizer", self, "momentum")
+        remedy = "set optimizer.momentum=0.9 or optimizer.nesterov=false"
+        ok = self.momentum > 0 or not self.nesterov
+        require(ok, "optimizer.nesterov", self.nesterov, "needs a momentum above 0", remedy)
+
+
+@dataclass
+class AdamWSettings(OptimizerSettings):
+    """AdamW."""
+
+    name: str = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 1e-2
+    beta1: float = 0.9
+    beta2: float = 0.999
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fraction("optimizer", self, "beta1", "beta2")
+
+
+@dataclass
+class TrainSettings:
+    """How long, how fast and on what."""
+
+    epochs: int = 20
+    batch_size: int = 64
+    schedule: str = "cosine"
+    warmup_epochs: float = 1.0
+    label_smoothing: float = 0.0
+    clip_norm: float = 0.0
+    """Largest gradient norm over the parameters of a step; 0 switches it off."""
+    ema_decay: float = 0.0
+    """Decay of the moving average of the weights; 0 switches it off."""
+    precision: str = "float32"
+    channels_last: bool = False
+    compile: str = "none"
+    """``branches`` compiles each branch by itself: a compiled supernet would recompile for every path."""
+    device: str = "auto"
+    threads: int = 0
+    """CPU threads; 0 leaves torch's own choice. The same number is needed for the same bits."""
+    save_every: int = 0
+    """Steps between checkpoints; 0 saves once an epoch."""
+
+    def __post_init__(self) -> None:
+        positive("train", self, "epochs", "batch_size")
+        require(
+            self.batch_size >= 2,
+            "train.batch_size",
+            self.batch_size,
+            "must be at least 2: BatchNorm has no variance of one picture",
+            "write for example train.batch_size=64",
+        )
+        not_negative("train", self, "warmup_epochs", "clip_norm", "threads", "save_every")
+        fraction("train", self, "label_smoothing", "ema_decay")
+        one_of("train.schedule", self.schedule, "cosine", "onecycle", "constant")
+        one_of("train.precision", self.precision, "float32", "bf16")
+        one_of("train.compile", self.compile, "none", "branches")
+        remedy = "shorten the warm-up or lengthen the run"
+        ok = self.warmup_epochs < self.epochs or self.schedule != "cosine"
+        require(ok, "train.warmup_epochs", self.warmup_epochs, "must be below train.epochs", remedy)
+
+
+@dataclass
+class EvaluateSettings:
+    """How subnetworks are judged on held-out pictures."""
+
+    every_epochs: int = 1
+    batch_size: int = 256
+    recalibrate: bool = True
+    """Estimate BatchNorm statistics anew for each subnetwork, on a private copy."""
+    recalibrate_images: int = 2048
+    rounds: int = 2
+    """Evaluated architectures, in rounds in which each choice of each slot occurs once."""
+
+    def __post_init__(self) -> None:
+        positive("evaluate", self, "every_epochs", "batch_size", "recalibrate_images", "rounds")
+
+
+@dataclass
+class TrackSettings:
+    """What is written down, and how often."""
+
+    log_every: int = 20
+    """Steps between two points of the training curves."""
+    tensorboard: bool = True
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        positive("track", self, "log_every")
+
+
+@dataclass
+class TrainRunSettings:
+    """Everything that ``nas-train`` can be told."""
+
+    space: SpaceSettings = field(default_factory=TwoBranchSettings)
+    gate: GateSettings = field(default_factory=UniformGateSettings)
+    data: DataSettings = field(default_factory=DigitsSettings)
+    optimizer: OptimizerSettings = field(default_factory=SGDSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    track: TrackSettings = field(default_factory=TrackSettings)
+    seed: int = 0
+    run: str = ""
+    """Names the folder ``outputs/train/<run>``; the same name goes on with the same run."""
+
+    def __post_init__(self) -> None:
+        require(self.seed >= 0, "seed", self.seed, "must not be negative", "write for example seed=1")
+        ok = "/" not in self.run and "\\" not in self.run and self.run not in (".", "..")
+        require(ok, "run", self.run, "must be a plain name", "to choose the folder write hydra.run.dir=PATH")

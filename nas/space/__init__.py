@@ -1,0 +1,7 @@
+"""Search spaces: what can be chosen, and the supernet that holds all choices."""
+
+from nas.space.base import Architecture, SearchSpace, Slot
+from nas.space.build import build_space, check_supernet
+from nas.space.extract import extract
+
+__all__ = ["Architecture", "SearchSpace", "Slot", "build_space", "check_supernet", "extract"]

@@ -1,0 +1,123 @@
+"""What a search space is: slots with named choices, and a supernet in which they can be opened and closed."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from nas.errors import ArchitectureError
+from nas.nn import Active, open_branches
+from nas.seeds import weights
+from nas.space.extract import extract
+
+Architecture = tuple[Active, ...]
+"""Which branches are open: one entry a slot, an index or (for several open gates) a tuple of indices."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place in the supernet where one of several branches runs."""
+
+    name: str
+    choices: tuple[str, ...]
+
+
+class SearchSpace(ABC):
+    """
+    A set of architectures and the supernet that holds them all.
+
+    Args:
+        name: of the space.
+        slots: in the order of an architecture's entries.
+    """
+
+    def __init__(self, name: str, slots: tuple[Slot, ...]) -> None:
+        self.name, self.slots = name, slots
+
+    @property
+    def size(self) -> int:
+        """Number of architectures with one open branch a slot."""
+        return math.prod(len(slot.choices) for slot in self.slots)
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """A supernet, ``forward(x, architecture)``, initialised from torch's global generator."""
+
+    def supernet(self, seed: int = 0) -> nn.Module:
+        """The supernet with the initial weights of ``seed``; torch's global generator is left as it was."""
+        with weights(seed):
+            return self.build()
+
+    def subnet(self, architecture: Architecture, seed: int = 0) -> nn.Module:
+        """The stand-alone network of ``architecture``, with the weights it has in ``supernet(seed)``."""
+        return extract(self.supernet(seed), self.validate(architecture))
+
+    def sample(self, generator: torch.Generator) -> Architecture:
+        """An architecture with one open branch a slot, each choice of a slot equally likely."""
+        return tuple(int(torch.randint(len(slot.choices), (), generator=generator)) for slot in self.slots)
+
+    def validate(self, architecture: Architecture) -> Architecture:
+        """
+        ``architecture`` itself, if it fits this space.
+
+        Raises:
+            ArchitectureError: a wrong number of entries, or an entry that its slot does not have.
+        """
+        if len(architecture) != len(self.slots):
+            rule = f"has {len(architecture)} entries, space {self.name} has {len(self.slots)} slots"
+            raise ArchitectureError("architecture", architecture, rule, "give one entry a slot, as in 1-0-2")
+        for slot, entry in zip(self.slots, architecture, strict=True):
+            try:
+                open_branches(entry, len(slot.choices))
+            except ArchitectureError as error:
+                remedy = f"slot {slot.name} has 0 to {len(slot.choices) - 1}: {', '.join(slot.choices)}"
+                raise ArchitectureError("architecture", architecture, f"entry {entry} {error.rule}", remedy) from None
+        return architecture
+
+    def encode(self, architecture: Architecture) -> str:
+        """``architecture`` as text: ``1-0-2``, with ``0+1`` for an entry of two open branches."""
+        entries = ((entry,) if isinstance(entry, int) else entry for entry in self.validate(architecture))
+        return "-".join("+".join(map(str, entry)) for entry in entries)
+
+    def decode(self, text: str) -> Architecture:
+        """
+        The architecture that ``encode`` wrote as ``text``.
+
+        Raises:
+            ArchitectureError: the text is not of that form, or does not fit this space.
+        """
+        try:
+            entries = [tuple(int(index) for index in entry.split("+")) for entry in text.split("-")]
+        except ValueError:
+            rule = "must be one number a slot, joined by '-'"
+            raise ArchitectureError("architecture", text, rule, "write for example 1-0-2, or 0+1-2") from None
+        return self.validate(tuple(entry[0] if len(entry) == 1 else entry for entry in entries))
+
+    def mutate(self, architecture: Architecture, generator: torch.Generator) -> Architecture:
+        """A random neighbor: one slot that has a choice chooses something else (itself if there is no such slot)."""
+        others = list(self.neighbors(architecture))
+        return others[int(torch.randint(len(others), (), generator=generator))] if others else architecture
+
+    def neighbors(self, architecture: Architecture) -> Iterator[Architecture]:
+        """All architectures that differ from this one in exactly one slot."""
+        self.validate(architecture)
+        for i, slot in enumerate(self.slots):
+            for choice in range(len(slot.choices)):
+                if choice != architecture[i]:
+                    yield (*architecture[:i], choice, *architecture[i + 1 :])
+
+    def enumerate(self) -> Iterator[Architecture]:
+        """All ``size`` architectures with one open branch a slot, the last slot changing fastest."""
+        return itertools.product(*(range(len(slot.choices)) for slot in self.slots))
+
+    def describe(self, architecture: Architecture) -> str:
+        """``architecture`` in the names of its choices, for people: ``conv3, skip``."""
+        entries = ((entry,) if isinstance(entry, int) else entry for entry in architecture)
+        pairs = zip(self.slots, entries, strict=True)
+        return ", ".join("+".join(slot.choices[index] for index in entry) for slot, entry in pairs)

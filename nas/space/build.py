@@ -1,0 +1,120 @@
+"""From settings to a space, and the checks that a supernet must pass before it is trained."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from nas.errors import NasError, NasWarning, SettingError, SpaceError
+from nas.nn import GatedBlock, GatedConcat, gated_blocks
+from nas.settings import ChainSettings, CustomSettings, MacroSettings, SpaceSettings, TwoBranchSettings
+from nas.space.base import Architecture, SearchSpace
+from nas.space.chain import ChainSpace
+from nas.space.custom import CustomSpace
+from nas.space.macro import MacroSpace
+from nas.space.two_branch import TwoBranchSpace
+
+
+def build_space(settings: SpaceSettings, channels: int = 3, image_size: int = 32, classes: int = 10) -> SearchSpace:
+    """
+    The space that ``settings`` describe, for pictures ``(channels, image_size, image_size)``.
+
+    A custom space is not told about the data; ``space.kwargs`` is for that, and :func:`check_supernet` compares.
+    """
+    match settings:
+        case TwoBranchSettings():
+            return TwoBranchSpace(settings, channels, image_size, classes)
+        case ChainSettings():
+            return ChainSpace(settings, channels, image_size, classes)
+        case MacroSettings():
+            return MacroSpace(settings, channels, image_size, classes)
+        case CustomSettings():
+            return CustomSpace(settings)
+    raise SettingError("space.name", settings.name, "is not a known space", "use two_branch, chain, macro or custom")
+
+
+def check_supernet(space: SearchSpace, supernet: nn.Module, channels: int, image_size: int, classes: int) -> None:
+    """
+    Run a copy of ``supernet`` once on two random pictures and look at the shapes.
+
+    Raises:
+        SpaceError: branches of one slot disagree in shape, or the output is not ``(B, classes)``, or the network
+            does not run on such pictures.
+
+    Warns:
+        NasWarning: a BatchNorm normalises a concatenation with zeros in it.
+    """
+    probe = copy.deepcopy(supernet).eval()
+    x = torch.randn(2, channels, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    architecture: Architecture = tuple(0 for _ in space.slots)
+    seen: dict[str, Tensor] = {}
+    hooks = [
+        block.register_forward_pre_hook(lambda _, args, name=name: seen.__setitem__(name, args[0]))
+        for name, block in gated_blocks(probe).items()
+    ]
+    with torch.no_grad():
+        try:
+            y = probe(x, architecture)
+            shapes = {name: _shapes(block, seen[name]) for name, block in gated_blocks(probe).items() if name in seen}
+        except NasError:
+            raise
+        except (RuntimeError, TypeError, IndexError) as error:
+            rule = f"does not run on {tuple(x.shape)} pictures: {str(error).splitlines()[0]}"
+            raise SpaceError("space", space.name, rule, "mend its forward(x, architecture)") from error
+        finally:
+            for hook in hooks:
+                hook.remove()
+        for name, block in gated_blocks(supernet).items():
+            if name in shapes:
+                _check_block(name, block, shapes[name])
+        if tuple(y.shape) != (2, classes):
+            rule = f"gives {tuple(y.shape)} for 2 pictures; the data needs (2, {classes})"
+            raise SpaceError("space", space.name, rule, "give the last layer one output a class (space.kwargs)")
+        _warn_of_batchnorm(probe, x, architecture)
+
+
+def _shapes(block: GatedBlock, x: Tensor) -> list[tuple[int, ...]]:
+    return [tuple(branch(x).shape) for branch in block.branches]
+
+
+def _check_block(name: str, block: GatedBlock, shapes: list[tuple[int, ...]]) -> None:
+    free = 1 if isinstance(block, GatedConcat) else None
+    fixed = [tuple(size for i, size in enumerate(shape) if i != free) for shape in shapes]
+    for index, shape in enumerate(fixed):
+        if shape != fixed[0]:
+            rule = f"{block.choices[0]} gives {shapes[0]}, {block.choices[index]} gives {shapes[index]}"
+            raise SpaceError("slot", name, f"its branches disagree in shape: {rule}", "make them agree")
+    if isinstance(block, GatedConcat):
+        widths = tuple(shape[1] for shape in shapes)
+        if block.widths not in (None, widths):
+            raise SpaceError("slot", name, f"widths {block.widths} should be {widths}", "give these, or none")
+        block.widths = widths
+
+
+def _warn_of_batchnorm(probe: nn.Module, x: Tensor, architecture: Architecture) -> None:
+    """Tell of each BatchNorm whose input is zero in exactly the channels of a concatenation's closed branches."""
+    closed = [
+        (sum(block.widths), block.widths[0])
+        for block in gated_blocks(probe).values()
+        if isinstance(block, GatedConcat) and block.widths and len(block.widths) > 1
+    ]
+
+    def look(name: str, value: Tensor) -> None:
+        dims = [i for i in range(value.dim()) if i != 1]
+        zero = (value == 0).all(dim=dims) if dims else value == 0
+        if any(len(zero) == total and bool(zero[first:].all()) and not zero[:first].all() for total, first in closed):
+            reason = "its bias fills the zeros and its statistics shrink with the number of branches"
+            warnings.warn(
+                f"{name} is a BatchNorm behind a concatenation: {reason}; put it inside the branches",
+                NasWarning,
+                stacklevel=2,
+            )
+
+    norms = {n: m for n, m in probe.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+    hooks = [m.register_forward_pre_hook(lambda _, args, name=n: look(name, args[0])) for n, m in norms.items()]
+    probe(x, architecture)
+    for hook in hooks:
+        hook.remove()

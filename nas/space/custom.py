@@ -1,0 +1,61 @@
+"""A user's own network: any module with gated blocks in it and ``forward(x, architecture)``."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+from torch import nn
+
+from nas.errors import SettingError, SpaceError
+from nas.nn import gated_blocks
+from nas.settings import CustomSettings
+from nas.space.base import SearchSpace, Slot
+
+
+class CustomSpace(SearchSpace):
+    """
+    The space of the module that ``settings.factory`` gives; its slots are the gated blocks found in it.
+
+    Entry ``i`` of an architecture belongs to the i-th gated block, in the order in which the module's
+    ``__init__`` assigned them.
+
+    Raises:
+        SettingError: the factory cannot be imported or called, or gives no module.
+        SpaceError: the module has no gated block.
+    """
+
+    def __init__(self, settings: CustomSettings) -> None:
+        self._settings = settings
+        module = self.build()
+        slots = tuple(Slot(name, block.choices) for name, block in gated_blocks(module).items())
+        if not slots:
+            rule = "has no gated block"
+            remedy = "put a nas.nn.GatedConcat or GatedSum around the branches that are to be chosen from"
+            raise SpaceError("space.factory", settings.factory, rule, remedy)
+        super().__init__(settings.name, slots)
+
+    def build(self) -> nn.Module:
+        module = _load(self._settings.factory)(**self._settings.kwargs)
+        if not isinstance(module, nn.Module):
+            rule = f"gave a {type(module).__name__}, not a torch.nn.Module"
+            raise SettingError("space.factory", self._settings.factory, rule, "return the supernet")
+        return module
+
+
+def _load(factory: str) -> type[nn.Module]:
+    module_name, _, attribute = factory.partition(":")
+    # A console command does not look for modules where it is called; a user's network usually lies there.
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        loaded: type[nn.Module] = getattr(importlib.import_module(module_name), attribute)
+    except ModuleNotFoundError as error:
+        rule = f"there is no module {error.name}"
+        raise SettingError("space.factory", factory, rule, f"run from the folder that holds it ({here})") from None
+    except AttributeError:
+        rule = f"{module_name} has no {attribute}"
+        raise SettingError("space.factory", factory, rule, "name a class or function in it") from None
+    return loaded

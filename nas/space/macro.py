@@ -1,0 +1,58 @@
+"""NAS-Bench-Macro (Su et al., CVPR 2021), exactly: 8 slots of 3 candidates, 6,561 architectures."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from nas.nn import GatedSum, conv_bn_relu, operation
+from nas.settings import MacroSettings
+from nas.space.base import Architecture, SearchSpace, Slot
+
+CANDIDATES = ("skip", "mb3_k3", "mb6_k5")
+"""Digits 0, 1 and 2 of the published table: Identity, MB3_K3, MB6_K5."""
+DEPTHS = (2, 3, 3)
+
+
+class MacroNet(nn.Module):
+    """Stem 32; stages of 64, 128 and 256 channels, the first slot of each with stride 2; head 1280."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        width = 32
+        self.stem = conv_bn_relu(channels, width, 3)
+        self.blocks = nn.ModuleList()
+        for depth in DEPTHS:
+            out = 2 * width
+            for i in range(depth):
+                stride = 2 if i == 0 else 1
+                self.blocks.append(GatedSum([operation(name, width, out, stride) for name in CANDIDATES], CANDIDATES))
+                width = out
+        self.last = conv_bn_relu(width, 1280, 1)
+        self.head = nn.Linear(1280, classes)
+
+    def forward(self, x: Tensor, architecture: Architecture) -> Tensor:
+        x = self.stem(x)
+        for block, active in zip(self.blocks, architecture, strict=True):
+            x = block(x, active)
+        y: Tensor = self.head(self.last(x).mean(dim=(2, 3)))
+        return y
+
+
+class MacroSpace(SearchSpace):
+    """The space of :class:`MacroNet`. An architecture is written as in the published table: ``02012100``."""
+
+    def __init__(self, settings: MacroSettings, channels: int, image_size: int, classes: int) -> None:
+        super().__init__(settings.name, tuple(Slot(f"slot{i}", CANDIDATES) for i in range(sum(DEPTHS))))
+        self._arguments = (channels, classes)
+
+    def build(self) -> nn.Module:
+        return MacroNet(*self._arguments)
+
+    def encode(self, architecture: Architecture) -> str:
+        """The digits of the published table; where several gates of a slot are open, the common form."""
+        text = super().encode(architecture)
+        return text if "+" in text else text.replace("-", "")
+
+    def decode(self, text: str) -> Architecture:
+        """The architecture of the digits ``text``."""
+        return super().decode(text if "-" in text else "-".join(text))
