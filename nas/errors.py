@@ -1,5 +1,4 @@
-"""
-What a user can get wrong, as one line that says how to get it right.
+"""What a user can get wrong, as one line that says how to get it right.
 
 Every error a user can cause is a :class:`NasError`: ``key=value: rule; remedy``. The command line prints that
 line and exits with status 1; a library user catches a ``ValueError``. What only this project's own code can
@@ -10,8 +9,7 @@ from __future__ import annotations
 
 
 class NasError(ValueError):
-    """
-    A mistake that the user can mend, as ``key=value: rule; remedy`` on one line.
+    """A mistake that the user can mend, as ``key=value: rule; remedy`` on one line.
 
     Args:
         key: the setting, file or argument at fault, as the user wrote it.

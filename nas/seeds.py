@@ -1,5 +1,4 @@
-"""
-Randomness as a function of a seed and a place, not as hidden state.
+"""Randomness as a function of a seed and a place, not as hidden state.
 
 Every random draw of a run comes from ``generator(seed, "what", counter)``. Two processes that agree on the three
 draw the same numbers, whatever either drew before: so a resumed run goes on as if it had never stopped, and all

@@ -1,7 +1,16 @@
 """Gated blocks, the zero-aware layers behind them, and the candidate operations inside them."""
 
 from nas.nn.blocks import BlockConv2d, BlockLinear
-from nas.nn.gated import Active, GatedBlock, GatedConcat, GatedSum, ZeroPadded, gated_blocks, open_branches
+from nas.nn.gated import (
+    Active,
+    GatedBlock,
+    GatedConcat,
+    GatedSum,
+    WeightedBranch,
+    ZeroPadded,
+    gated_blocks,
+    open_branches,
+)
 from nas.nn.operations import OPERATIONS, MBConv, conv_bn_relu, operation
 
 __all__ = [
@@ -13,6 +22,7 @@ __all__ = [
     "GatedConcat",
     "GatedSum",
     "MBConv",
+    "WeightedBranch",
     "ZeroPadded",
     "conv_bn_relu",
     "gated_blocks",

@@ -1,5 +1,4 @@
-"""
-Layers over a concatenation of slots that touch the weights of the open slots alone.
+"""Layers over a concatenation of slots that touch the weights of the open slots alone.
 
 Each slot has a weight tensor of its own. One wide tensor that is sliced would give the same outputs, but the
 gradient of a slice is dense: momentum and weight decay would go on moving the columns of closed slots.
@@ -27,8 +26,7 @@ def _widths(blocks: int, in_size: int | Sequence[int]) -> tuple[int, ...]:
 
 
 class _BlockLayer(nn.Module):
-    """
-    A weight for each slot and one bias.
+    """A weight for each slot and one bias.
 
     A slot's weights start as those of a stand-alone layer behind that slot do (fan-in of one slot, not of all
     of them), since one open slot is the common case.
@@ -68,8 +66,7 @@ class _BlockLayer(nn.Module):
 
 
 class BlockLinear(_BlockLayer):
-    """
-    A Linear over a concatenation of ``blocks`` slots.
+    """A Linear over a concatenation of ``blocks`` slots.
 
     Args:
         blocks: number of slots, K.
@@ -91,8 +88,7 @@ class BlockLinear(_BlockLayer):
 
     @classmethod
     def from_dense(cls, dense: nn.Linear, widths: Sequence[int]) -> BlockLinear:
-        """
-        The layer with the weights of ``dense``, whose input is a concatenation of ``widths`` features.
+        """The layer with the weights of ``dense``, whose input is a concatenation of ``widths`` features.
 
         Raises:
             SpaceError: the widths do not sum to ``dense.in_features``.
@@ -117,8 +113,7 @@ class BlockLinear(_BlockLayer):
 
 
 class BlockConv2d(_BlockLayer):
-    """
-    A Conv2d over a concatenation of ``blocks`` slots of channels; zero padding, no groups.
+    """A Conv2d over a concatenation of ``blocks`` slots of channels; zero padding, no groups.
 
     Args:
         blocks: number of slots, K.
@@ -152,8 +147,7 @@ class BlockConv2d(_BlockLayer):
 
     @classmethod
     def from_dense(cls, dense: nn.Conv2d, widths: Sequence[int]) -> BlockConv2d:
-        """
-        The layer with the weights of ``dense``, whose input is a concatenation of ``widths`` channels.
+        """The layer with the weights of ``dense``, whose input is a concatenation of ``widths`` channels.
 
         Raises:
             SpaceError: the widths do not sum to ``dense.in_channels``, or ``dense`` is grouped, not square, or

@@ -1,5 +1,4 @@
-"""
-Gated blocks: parallel branches of which only the open ones run.
+"""Gated blocks: parallel branches of which only the open ones run.
 
 The closed branches are neither called nor differentiated. What stands in their place is zeros, and a
 :class:`ZeroPadded` says where they are without writing them out.
@@ -8,7 +7,6 @@ The closed branches are neither called nor differentiated. What stands in their 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +18,7 @@ Active = int | tuple[int, ...]
 
 
 def open_branches(active: Active, count: int) -> tuple[int, ...]:
-    """
-    The open branches of a block of ``count`` branches, in ascending order.
+    """The open branches of a block of ``count`` branches, in ascending order.
 
     Raises:
         ArchitectureError: none is open, one is named twice, or one does not exist.
@@ -36,8 +33,7 @@ def open_branches(active: Active, count: int) -> tuple[int, ...]:
 
 
 class ZeroPadded:
-    """
-    A concatenation of slots along dimension 1 of which most are zero, without the zeros.
+    """A concatenation of slots along dimension 1 of which most are zero, without the zeros.
 
     It stands for the tensor ``dense()``. ``nas.nn.BlockLinear`` and ``nas.nn.BlockConv2d`` consume it as it is.
 
@@ -64,8 +60,7 @@ class ZeroPadded:
         return self._widths() if callable(self._widths) else self._widths
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> ZeroPadded:
-        """
-        Apply a step that turns zeros into zeros: ReLU, pooling, flatten, dropout.
+        """Apply a step that turns zeros into zeros: ReLU, pooling, flatten, dropout.
 
         ``fn`` may scale the width of a slot, as flatten does, by one factor for all slots. Not every function
         has ``fn(0) = 0``: for a sigmoid or a BatchNorm take ``dense()``.
@@ -75,8 +70,7 @@ class ZeroPadded:
         return ZeroPadded(values, self.active, lambda: _scaled(self.widths, after.shape[1], before.shape[1]))
 
     def dense(self) -> Tensor:
-        """
-        The concatenation with its zeros written out: ``(B, sum(widths), ...)``.
+        """The concatenation with its zeros written out: ``(B, sum(widths), ...)``.
 
         Raises:
             SpaceError: an open branch is not as wide as its slot.
@@ -111,21 +105,28 @@ class GatedBlock(nn.Module):
         return f"choices={self.choices}"
 
 
-class _Weighted(Protocol):
-    """An index that carries a factor of value 1, through which a learned gate is differentiated."""
+class WeightedBranch(int):
+    """The index of an open branch that carries a factor for the branch's output.
+
+    The factor's value is 1: it is there to be differentiated. A learned gate gets its gradient through it.
+    """
 
     weight: Tensor
 
+    def __new__(cls, index: int, weight: Tensor) -> WeightedBranch:
+        self = super().__new__(cls, index)
+        self.weight = weight
+        return self
+
 
 def _run(block: GatedBlock, x: Tensor, index: int, active: Active) -> Tensor:
-    value: Tensor = block.branches[index](x)
-    weight = getattr(active, "weight", None)
-    return value if weight is None else value * weight
+    # The dictionaries behind block.branches[index]: the same module for a tenth of the look-up, once a slot a step.
+    value: Tensor = block._modules["branches"]._modules[str(index)](x)  # type: ignore[union-attr, misc]
+    return value * active.weight if isinstance(active, WeightedBranch) else value
 
 
 class GatedConcat(GatedBlock):
-    """
-    Branches side by side in slots of channels; closed branches leave zeros.
+    """Branches side by side in slots of channels; closed branches leave zeros.
 
     Args:
         branches: modules that take the same input and give ``(B, width, ...)``; widths may differ, all other
@@ -151,7 +152,7 @@ class GatedConcat(GatedBlock):
             raise SpaceError("widths", self.widths, rule, "give every branch its number of channels")
 
     def forward(self, x: Tensor, active: Active) -> ZeroPadded:
-        indices = open_branches(active, len(self.branches))
+        indices = open_branches(active, len(self.choices))
         values = tuple(_run(self, x, index, active) for index in indices)
         return ZeroPadded(values, indices, self.widths or (lambda: self.measure(x)))
 
@@ -171,8 +172,7 @@ def _on_meta(module: nn.Module, x: Tensor) -> Tensor:
 
 
 class GatedSum(GatedBlock):
-    """
-    The choice block of single-path search: the open branch's output, or the sum of the open ones.
+    """The choice block of single-path search: the open branch's output, or the sum of the open ones.
 
     Args:
         branches: modules that take the same input and give the same shape.
@@ -180,9 +180,9 @@ class GatedSum(GatedBlock):
     """
 
     def forward(self, x: Tensor, active: Active) -> Tensor:
-        first, *others = open_branches(active, len(self.branches))
-        value = _run(self, x, first, active)
-        for index in others:
+        indices = open_branches(active, len(self.choices))
+        value = _run(self, x, indices[0], active)
+        for index in indices[1:]:
             value = value + _run(self, x, index, active)
         return value
 

@@ -1,5 +1,4 @@
-"""
-Candidate operations: what a branch of a choice block can be.
+"""Candidate operations: what a branch of a choice block can be.
 
 Each convolution has its BatchNorm and its ReLU inside the branch. A BatchNorm behind a concatenation with zeros
 would be wrong: its bias fills the zeros, and its statistics shrink with the number of branches.
@@ -50,8 +49,7 @@ def conv_bn_relu(
 
 
 class MBConv(nn.Module):
-    """
-    Inverted residual (MobileNetV2): expand 1x1, depthwise, project 1x1 without ReLU; shortcut where shapes agree.
+    """Inverted residual (MobileNetV2): expand 1x1, depthwise, project 1x1 without ReLU; shortcut where shapes agree.
 
     Args:
         in_channels, out_channels: channels in and out.
@@ -89,8 +87,7 @@ def _pool(pool: nn.Module, in_channels: int, out_channels: int) -> nn.Module:
 
 
 def operation(name: str, in_channels: int, out_channels: int, stride: int = 1) -> nn.Module:
-    """
-    The candidate operation ``name`` as a module.
+    """The candidate operation ``name`` as a module.
 
     Shapes:
         ``(B, in_channels, H, W)`` in, ``(B, out_channels, ceil(H / stride), ceil(W / stride))`` out, for every

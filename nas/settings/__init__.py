@@ -1,5 +1,4 @@
-"""
-What can be set, with its type, its default and its rule: plain dataclasses, one or more for each room.
+"""What can be set, with its type, its default and its rule: plain dataclasses, one or more for each room.
 
 They import neither torch nor Hydra, so that every room can be used as a library. Under the command line they are
 the schema that the files in ``conf/`` are checked against. A rule that a type cannot say stands in

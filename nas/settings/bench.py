@@ -13,12 +13,12 @@ class BenchSettings:
     """Everything that ``nas-bench`` can be told."""
 
     suite: str = "gating"
-    rounds: int = 40
+    rounds: int = 100
     """Timed rounds; in each, every variant of a row takes its turn."""
     threads: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
         one_of("suite", self.suite, "gating")
-        require(self.rounds >= 3, "rounds", self.rounds, "must be at least 3: it takes medians", "use rounds=40")
+        require(self.rounds >= 3, "rounds", self.rounds, "must be at least 3: it takes medians", "use rounds=100")
         require(self.threads >= 1, "threads", self.threads, "must be at least 1", "use threads=1")

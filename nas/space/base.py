@@ -29,8 +29,7 @@ class Slot:
 
 
 class SearchSpace(ABC):
-    """
-    A set of architectures and the supernet that holds them all.
+    """A set of architectures and the supernet that holds them all.
 
     Args:
         name: of the space.
@@ -39,6 +38,7 @@ class SearchSpace(ABC):
 
     def __init__(self, name: str, slots: tuple[Slot, ...]) -> None:
         self.name, self.slots = name, slots
+        self._counts = torch.tensor([len(slot.choices) for slot in slots], dtype=torch.float64)
 
     @property
     def size(self) -> int:
@@ -60,11 +60,11 @@ class SearchSpace(ABC):
 
     def sample(self, generator: torch.Generator) -> Architecture:
         """An architecture with one open branch a slot, each choice of a slot equally likely."""
-        return tuple(int(torch.randint(len(slot.choices), (), generator=generator)) for slot in self.slots)
+        draws = torch.rand(len(self.slots), generator=generator, dtype=torch.float64)
+        return tuple((draws * self._counts).long().tolist())
 
     def validate(self, architecture: Architecture) -> Architecture:
-        """
-        ``architecture`` itself, if it fits this space.
+        """``architecture`` itself, if it fits this space.
 
         Raises:
             ArchitectureError: a wrong number of entries, or an entry that its slot does not have.
@@ -86,8 +86,7 @@ class SearchSpace(ABC):
         return "-".join("+".join(map(str, entry)) for entry in entries)
 
     def decode(self, text: str) -> Architecture:
-        """
-        The architecture that ``encode`` wrote as ``text``.
+        """The architecture that ``encode`` wrote as ``text``.
 
         Raises:
             ArchitectureError: the text is not of that form, or does not fit this space.

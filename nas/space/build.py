@@ -19,8 +19,7 @@ from nas.space.two_branch import TwoBranchSpace
 
 
 def build_space(settings: SpaceSettings, channels: int = 3, image_size: int = 32, classes: int = 10) -> SearchSpace:
-    """
-    The space that ``settings`` describe, for pictures ``(channels, image_size, image_size)``.
+    """The space that ``settings`` describe, for pictures ``(channels, image_size, image_size)``.
 
     A custom space is not told about the data; ``space.kwargs`` is for that, and :func:`check_supernet` compares.
     """
@@ -37,8 +36,7 @@ def build_space(settings: SpaceSettings, channels: int = 3, image_size: int = 32
 
 
 def check_supernet(space: SearchSpace, supernet: nn.Module, channels: int, image_size: int, classes: int) -> None:
-    """
-    Run a copy of ``supernet`` once on two random pictures and look at the shapes.
+    """Run a copy of ``supernet`` once on two random pictures and look at the shapes.
 
     Raises:
         SpaceError: branches of one slot disagree in shape, or the output is not ``(B, classes)``, or the network

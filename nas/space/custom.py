@@ -15,8 +15,7 @@ from nas.space.base import SearchSpace, Slot
 
 
 class CustomSpace(SearchSpace):
-    """
-    The space of the module that ``settings.factory`` gives; its slots are the gated blocks found in it.
+    """The space of the module that ``settings.factory`` gives; its slots are the gated blocks found in it.
 
     Entry ``i`` of an architecture belongs to the i-th gated block, in the order in which the module's
     ``__init__`` assigned them.

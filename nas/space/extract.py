@@ -41,8 +41,7 @@ class _Tracer(fx.Tracer):
 
 
 def extract(supernet: nn.Module, architecture: tuple[Active, ...]) -> nn.Module:
-    """
-    The subnetwork as a plain module: ``forward(x)``, no gate, only what ``architecture`` names, as a copy.
+    """The subnetwork as a plain module: ``forward(x)``, no gate, only what ``architecture`` names, as a copy.
 
     Its parameters keep the names they have in the supernet, so that state dicts can be exchanged. It does the
     same operations on the same numbers as ``supernet(x, architecture)``: outputs, gradients and BatchNorm

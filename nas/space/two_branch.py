@@ -41,8 +41,7 @@ class TwoBranchNet(nn.Module):
 
 
 class TwoBranchSpace(SearchSpace):
-    """
-    The space of :class:`TwoBranchNet`: one slot, ``settings.branches`` choices.
+    """The space of :class:`TwoBranchNet`: one slot, ``settings.branches`` choices.
 
     Raises:
         SpaceError: pictures are too small for two 5x5 convolutions and two poolings.

@@ -1,0 +1,242 @@
+"""What a gated step costs, next to the step of the stand-alone network and next to what one would do without it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nas.bench.compare import Ratio, interleave
+from nas.data import Batches, load_splits
+from nas.gate import LearnedGate, UniformGate
+from nas.nn import conv_bn_relu
+from nas.settings import (
+    ChainSettings,
+    EvaluateSettings,
+    LearnedGateSettings,
+    SGDSettings,
+    SyntheticSettings,
+    TrackSettings,
+    TrainRunSettings,
+    TrainSettings,
+    TwoBranchSettings,
+)
+from nas.space import Architecture, SearchSpace, build_space
+from nas.space.two_branch import branch
+from nas.train import GatedOptimizer, GateTeacher, Loss, Run, fit, train_step
+
+STANDALONE = "stand-alone step"
+# The weights must not move: as a network learns its one batch by heart, its activations thin out and its step gets
+# faster, a branch that is drawn rarely later than one that always runs. That would be measured instead of gating.
+SGD = SGDSettings(lr=1e-12)
+Call = Callable[[], object]
+
+
+def plain_step(network: nn.Module, x: Tensor, y: Tensor) -> Call:
+    """A step as one writes it without this project: stock SGD, all parameters, no gate."""
+    optimizer = torch.optim.SGD(
+        network.parameters(), SGD.lr, momentum=SGD.momentum, weight_decay=SGD.weight_decay, fused=True
+    )
+
+    def step() -> float:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(network(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def gated_step(space: SearchSpace, x: Tensor, y: Tensor, fixed: Architecture | None = None) -> Call:
+    """Our step, on a path drawn anew each time, or on a ``fixed`` one."""
+    supernet, gate, number = space.supernet(), UniformGate(space, 0), iter(range(10**9))
+    optimizer = GatedOptimizer(supernet, SGD)
+    return lambda: train_step(
+        supernet, optimizer, Loss(), x, y, (fixed,) if fixed else gate.paths(next(number)), SGD.lr
+    )
+
+
+def learned_steps(space: SearchSpace, x: Tensor, y: Tensor) -> tuple[Call, Call]:
+    """A step of the weights on a learned gate's path, and a step of its logits."""
+    supernet, number = space.supernet(), iter(range(10**9))
+    gate = LearnedGate(space, 0, LearnedGateSettings(), total_steps=1000)
+    optimizer, teacher = GatedOptimizer(supernet, SGD), GateTeacher(supernet, Loss())
+    weights = lambda: train_step(supernet, optimizer, Loss(), x, y, gate.paths(next(number)), SGD.lr)  # noqa: E731
+    return weights, lambda: teacher.step(gate, x, y, next(number))
+
+
+class WithoutBlocks(nn.Module):
+    """The two-branch network as one writes it without zero-aware layers: all slots, one dense layer behind them.
+
+    Args:
+        closed: what is done about the branches that are closed. ``zeros``: not computed, zeros concatenated.
+            ``multiply``: computed and multiplied by 0. ``no_grad``: computed without a tape, multiplied by 0.
+    """
+
+    def __init__(self, branches: int, closed: str) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(branch(3, 1) for _ in range(branches))
+        self.fc1, self.fc2, self.fc3 = nn.Linear(400 * branches, 120), nn.Linear(120, 84), nn.Linear(84, 10)
+        self.closed = closed
+
+    def forward(self, x: Tensor, open_branch: int) -> Tensor:
+        slots = []
+        for index, module in enumerate(self.branches):
+            if index == open_branch:
+                slots.append(module(x).flatten(1))
+            elif self.closed == "zeros":
+                slots.append(x.new_zeros(len(x), 400))
+            else:
+                tape: AbstractContextManager[object] = torch.no_grad() if self.closed == "no_grad" else nullcontext()
+                with tape:
+                    slots.append(module(x).flatten(1) * 0.0)
+        y: Tensor = self.fc3(F.relu(self.fc2(F.relu(self.fc1(torch.cat(slots, dim=1))))))
+        return y
+
+
+def without_blocks_step(branches: int, closed: str, x: Tensor, y: Tensor) -> Call:
+    """A step of :class:`WithoutBlocks` on a branch drawn anew each time."""
+    network, random = WithoutBlocks(branches, closed), torch.Generator().manual_seed(0)
+    draw = lambda value: network(value, int(torch.randint(branches, (), generator=random)))  # noqa: E731
+    optimizer = torch.optim.SGD(
+        network.parameters(), SGD.lr, momentum=SGD.momentum, weight_decay=SGD.weight_decay, fused=True
+    )
+    for parameter in network.parameters():  # fused SGD takes all moments of a call or none
+        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+    def step() -> float:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(draw(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def _batch(size: int, side: int) -> tuple[Tensor, Tensor]:
+    random = torch.Generator().manual_seed(0)
+    return torch.randn(size, 3, side, side, generator=random), torch.randint(10, (size,), generator=random)
+
+
+@torch.no_grad()
+def with_weights_of(network: nn.Module, subnet: nn.Module) -> nn.Module:
+    """``network`` with the parameters of ``subnet``: how long a step takes also depends on how many ReLUs fire."""
+    left = list(subnet.parameters())
+    for parameter in network.parameters():
+        index = next(i for i, other in enumerate(left) if other.shape == parameter.shape)
+        parameter.copy_(left.pop(index))
+    return network
+
+
+def standalone_two_branch() -> nn.Module:
+    """The network of one branch, written by hand."""
+    dense = [nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10)]
+    return nn.Sequential(*branch(3, 1), nn.Flatten(), *dense)
+
+
+def two_branch(branches: int, rounds: int) -> dict[str, Ratio]:
+    """All variants of the two-branch network's step, batch 64; those that compute closed branches less often."""
+    x, y = _batch(64, 32)
+    space = build_space(TwoBranchSettings(branches=branches))
+    weights, logits = learned_steps(space, x, y)
+    baseline = {STANDALONE: plain_step(with_weights_of(standalone_two_branch(), space.subnet((0,))), x, y)}
+    fast: dict[str, Call] = {
+        "gated": gated_step(space, x, y),
+        "learned: weights": weights,
+        "learned: logits": logits,
+    }
+    slow: dict[str, Call] = {"zeros, dense consumer": without_blocks_step(branches, "zeros", x, y)}
+    if branches == 2:
+        slow["both gates open"] = gated_step(space, x, y, fixed=((0, 1),))
+    if branches <= 32:
+        slow["multiply by the gate"] = without_blocks_step(branches, "multiply", x, y)
+        slow["closed under no_grad"] = without_blocks_step(branches, "no_grad", x, y)
+    found = interleave(STANDALONE, baseline | slow, max(3, rounds // 10))
+    return found | interleave(STANDALONE, baseline | fast, rounds)
+
+
+def standalone_slots() -> nn.Module:
+    """Stem, 8 x conv3x3-BN-ReLU of 16 channels, pooling, Linear, written by hand."""
+    blocks = [conv_bn_relu(16, 16, 3) for _ in range(8)]
+    return nn.Sequential(conv_bn_relu(3, 16, 3), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+
+
+def slots_space(choices: int) -> SearchSpace:
+    """8 slots of ``choices`` x conv3x3-BN-ReLU, 16 channels."""
+    candidates = ["conv3"] * choices
+    return build_space(ChainSettings(widths=[16], depths=[8], strides=[1], stem_stride=1, candidates=candidates))
+
+
+def eight_slots(choices: int, rounds: int) -> dict[str, Ratio]:
+    """The gated step of 8 slots, 16x16 pictures, batch 16, with a uniform and a learned gate."""
+    x, y = _batch(16, 16)
+    space = slots_space(choices)
+    weights, logits = learned_steps(space, x, y)
+    variants = {
+        STANDALONE: plain_step(with_weights_of(standalone_slots(), space.subnet((0,) * 8)), x, y),
+        "gated": gated_step(space, x, y),
+        "learned: weights": weights,
+        "learned: logits": logits,
+    }
+    return interleave(STANDALONE, variants, rounds)
+
+
+def data_path(rounds: int) -> Ratio:
+    """One batch of 64: shuffle, crop, flip, normalise; against the stand-alone step on it."""
+    data = SyntheticSettings(size=20_000)
+    splits, number = load_splits(data, 0), iter(range(10**9))
+    batches = Batches(splits.train, splits.mean, splits.std, data, 64, 0)
+    x, y = batches.batch(0)
+    variants = {
+        STANDALONE: plain_step(standalone_two_branch(), x, y),
+        "data": lambda: batches.batch(next(number)),
+    }
+    return interleave(STANDALONE, variants, rounds)["data"]
+
+
+class _TrainingOnly(Run):
+    """A run that neither judges nor saves: what remains is the loop."""
+
+    def evaluate(self) -> None:
+        pass
+
+    def save(self) -> Path:
+        return self.folder
+
+
+def whole_loop(rounds: int, threads: int) -> Ratio:
+    """``nas-train``'s loop with data, gate, logging and TensorBoard, against the bare gated step on one batch.
+
+    The ratio is of images/s: 1 would be a loop that costs nothing.
+    """
+    settings = TrainRunSettings(
+        optimizer=SGD,
+        data=SyntheticSettings(size=64 * 60 + 500, val_fraction=0.1),
+        train=TrainSettings(epochs=2, threads=threads),
+        evaluate=EvaluateSettings(every_epochs=10**6),
+        track=TrackSettings(progress=False),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        run = _TrainingOnly(settings, Path(folder))
+        steps = run.total_steps
+        x, y = run.batches.batch(0)
+        bare = gated_step(run.space, x, y)
+
+        def loop() -> None:
+            run.step = 0
+            fit(run)
+
+        def bare_steps() -> None:
+            for _ in range(steps):
+                bare()
+
+        ratio = interleave("loop", {"bare": bare_steps, "loop": loop}, max(3, rounds // 10), calls=1)["bare"]
+        run.tracker.writer.close()
+    return ratio

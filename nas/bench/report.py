@@ -1,0 +1,85 @@
+"""The gating suite as a table and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.table import Table
+
+from nas.bench import gating
+from nas.bench.compare import Ratio, machine
+from nas.settings import LearnedGateSettings
+
+BRANCHES = (2, 8, 32, 128)
+EVERY = LearnedGateSettings().every
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line: a ratio for each number of branches, and the bar where there is one."""
+
+    what: str
+    ratios: dict[int, Ratio]
+    at_most: dict[int, float]
+
+
+def gating_suite(rounds: int, threads: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Measure everything; ``say`` is told what is being measured. The result is plain data."""
+    two, slots = {}, {}
+    for k in BRANCHES:
+        say(f"two_branch, K = {k}")
+        two[k] = gating.two_branch(k, rounds)
+    for k in BRANCHES[:3]:
+        say(f"8 slots, K = {k}")
+        slots[k] = gating.eight_slots(k, rounds)
+    say("data path")
+    data = gating.data_path(rounds)
+    say("whole loop")
+    loop = gating.whole_loop(rounds, threads)
+    two_bars, slot_bars = dict(zip(BRANCHES, (1.03, 1.05, 1.06, 1.10), strict=True)), {2: 1.05, 8: 1.07, 32: 1.10}
+    rows = [
+        *_rows("two_branch, batch 64", two, two_bars),
+        *_rows("8 slots, batch 16", slots, slot_bars),
+        Row("data path / step", {2: data}, {2: 0.08}),
+        Row("nas-train images/s / bare step's", {2: loop}, {}),
+    ]
+    return {"suite": "gating", "machine": machine(), "rounds": rounds, "rows": [asdict(row) for row in rows]}
+
+
+def _rows(network: str, found: dict[int, dict[str, Ratio]], bars: dict[int, float]) -> list[Row]:
+    learned_bars = {k: bar + 0.05 for k, bar in bars.items()}
+    rows = [
+        Row(f"{network}: gated", {k: ratios["gated"] for k, ratios in found.items()}, bars),
+        Row(f"{network}: learned gate, with its logits", {k: _amortised(r) for k, r in found.items()}, learned_bars),
+    ]
+    names = [name for name in found[2] if name not in (gating.STANDALONE, "gated")]
+    return rows + [Row(f"{network}: {name}", {k: r[name] for k, r in found.items() if name in r}, {}) for name in names]
+
+
+def _amortised(ratios: dict[str, Ratio]) -> Ratio:
+    """A step of the weights and its share of a step of the logits, at the gate's default interval."""
+    weights, logits = ratios["learned: weights"], ratios["learned: logits"]
+    parts = {name: getattr(weights, name) + getattr(logits, name) / EVERY for name in ("median", "low", "high", "ms")}
+    return Ratio(rounds=weights.rounds, **parts)
+
+
+def table(result: dict[str, Any]) -> Table:
+    """The result for a terminal: median over the rounds, with quartiles."""
+    about = result["machine"]
+    title = f"Cost as a multiple of the stand-alone step, {about['threads']} thread(s), medians of {result['rounds']}"
+    shown = Table(title=title, title_justify="left", caption_justify="left")
+    shown.caption = f"{about['cpu']}; torch {about['torch']}, Python {about['python']}; in brackets: quartiles"
+    shown.add_column("what")
+    for k in BRANCHES:
+        shown.add_column(f"K = {k}", justify="right")
+    shown.add_column("at most", justify="right")
+    for row in result["rows"]:
+        cells = [_cell(row["ratios"].get(k)) for k in BRANCHES]
+        shown.add_row(row["what"], *cells, ", ".join(f"{bar:.2f}" for bar in row["at_most"].values()))
+    return shown
+
+
+def _cell(ratio: dict[str, float] | None) -> str:
+    return "" if ratio is None else f"{ratio['median']:.2f} ({ratio['low']:.2f}-{ratio['high']:.2f})"

@@ -1,0 +1,42 @@
+"""``nas-bench``: measure what gating costs on this machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from nas.cli.entry import run_verb
+from nas.config import settings_from
+from nas.settings import BenchSettings
+
+
+def job(config: DictConfig, folder: Path) -> None:
+    """Run the suite, print its table and write it as JSON into ``folder``."""
+    settings = settings_from(config, BenchSettings)
+
+    import torch
+    from rich.console import Console
+
+    from nas.bench import gating_suite, table
+    from nas.train.memory import keep_freed_memory
+
+    keep_freed_memory()
+    torch.set_num_threads(settings.threads)
+    out = Console()
+    with out.status("measuring") as status:
+        result = gating_suite(settings.rounds, settings.threads, lambda what: status.update(f"measuring {what}"))
+    path = folder / f"{settings.suite}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    out.print(table(result))
+    out.print(f"written to {path}", soft_wrap=True, highlight=False)
+
+
+def main() -> None:
+    """Entry point of the console command."""
+    run_verb("bench", job)
+
+
+if __name__ == "__main__":
+    main()

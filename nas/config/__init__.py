@@ -1,0 +1,6 @@
+"""From the files in ``conf/`` and a command line to settings."""
+
+from nas.config.compose import conf_folder, register, settings_from
+from nas.config.explain import explain
+
+__all__ = ["conf_folder", "explain", "register", "settings_from"]

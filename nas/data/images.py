@@ -1,0 +1,115 @@
+"""Labelled pictures, how they are split, and the statistics they are normalised with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nas.errors import DataError
+
+CHUNK = 4096  # pictures counted at a time: bincount works on a contiguous copy of what it counts
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Labelled pictures of one size, in memory.
+
+    Attributes:
+        images: uint8 ``(N, C, H, W)``, 0 is black.
+        labels: int64 ``(N,)``, each an index into ``classes``.
+        classes: names of the classes.
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        assert self.images.dtype == torch.uint8, self.images.dtype
+        assert self.labels.dtype == torch.int64, self.labels.dtype
+        assert self.images.ndim == 4, self.images.shape
+        assert self.labels.shape == self.images.shape[:1], (self.labels.shape, self.images.shape)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, index: Tensor) -> ImageSet:
+        """The pictures at ``index``, int64 ``(n,)``, in that order; a copy."""
+        return ImageSet(self.images[index], self.labels[index], self.classes)
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """A data set in three disjoint parts, with the statistics of the training part.
+
+    Attributes:
+        train: what weights are learned on.
+        val: held out of the training pictures; subnetworks are compared and gates are learned on it.
+        test: the data set's own test split; for the last word alone.
+        mean: float32 ``(C,)``, of the training pictures on the [0, 1] scale.
+        std: float32 ``(C,)``, likewise; 1 where a channel is constant.
+    """
+
+    train: ImageSet
+    val: ImageSet
+    test: ImageSet
+    mean: Tensor
+    std: Tensor
+
+    @property
+    def channels(self) -> int:
+        """Channels of a picture."""
+        return self.train.images.shape[1]
+
+    @property
+    def image_size(self) -> int:
+        """Side of a picture in pixels; pictures are square."""
+        return self.train.images.shape[-1]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the labels."""
+        return self.train.classes
+
+
+def stratified(pool: ImageSet, fraction: float, draws: torch.Generator, key: str) -> tuple[ImageSet, ImageSet]:
+    """Split ``pool`` into ``(rest, held_out)``, class by class; both keep the pool's order.
+
+    Args:
+        pool: what to split.
+        fraction: share of each class that is held out; at least one picture of each.
+        draws: decides which pictures.
+        key: the setting that holds ``fraction``, for the message.
+
+    Raises:
+        DataError: a class has too few pictures to be in both parts.
+    """
+    held_out = torch.zeros(len(pool), dtype=torch.bool)
+    for label, name in enumerate(pool.classes):
+        members = (pool.labels == label).nonzero().flatten()
+        count = max(1, round(fraction * len(members)))
+        if count >= len(members):
+            rule = f"leaves class {name!r}, which has {len(members)} pictures outside the test split, none to train on"
+            raise DataError(key, fraction, rule, "have at least 2 pictures a class, or hold out fewer")
+        held_out[members[torch.randperm(len(members), generator=draws)[:count]]] = True
+    return pool.subset((~held_out).nonzero().flatten()), pool.subset(held_out.nonzero().flatten())
+
+
+def statistics(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel, float32 ``(C,)``, on the [0, 1] scale.
+
+    They are taken from counts of the 256 values, in float64: exact, and without a float copy of the pictures. A
+    constant channel gets the deviation 1, so that dividing by it gives zeros and not NaN.
+    """
+    counts = torch.zeros(images.shape[1], 256, dtype=torch.float64)
+    for chunk in images.split(CHUNK):
+        for channel in range(images.shape[1]):
+            counts[channel] += torch.bincount(chunk[:, channel].flatten(), minlength=256)
+    share = counts / counts.sum(1, keepdim=True)
+    values = torch.arange(256, dtype=torch.float64) / 255
+    mean = share @ values
+    variance = (share * (values - mean[:, None]) ** 2).sum(1)
+    constant = (counts > 0).sum(1) == 1
+    return mean.float(), torch.where(constant, 1.0, variance.sqrt()).float()

@@ -1,0 +1,54 @@
+"""Data sets that need neither network nor disk: handwritten digits and synthetic pictures."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import interpolate
+
+from nas.data.images import ImageSet, stratified
+from nas.errors import require
+from nas.seeds import generator
+from nas.settings import DigitsSettings, SyntheticSettings
+
+DIGITS_SIZE = 32
+PATTERN, NOISE = 96, 160  # the largest value of each: together they fill 0 to 254, so that nothing is clipped
+
+
+def load_digits(settings: DigitsSettings, seed: int) -> tuple[ImageSet, ImageSet]:
+    """The 1,797 digits of scikit-learn as ``(pool, test)``, uint8 ``(N, 3, 32, 32)``, resized from 8x8.
+
+    They have no test split of their own: ``settings.test_fraction`` of each class is held out, fixed by ``seed``.
+
+    Raises:
+        SettingError: ``test_fraction`` is 0.
+        DataError: ``test_fraction`` leaves nothing to train on.
+    """
+    from sklearn import datasets  # takes a second to import
+
+    remedy = "write for example data.test_fraction=0.2"
+    require(settings.test_fraction > 0, "data.test_fraction", settings.test_fraction, "must be above 0", remedy)
+    bunch = datasets.load_digits()
+    small = torch.from_numpy(bunch.images).float()[:, None] * (255 / 16)  # (N, 1, 8, 8), stored as 0 to 16
+    grey = interpolate(small, size=(DIGITS_SIZE, DIGITS_SIZE), mode="bilinear").round().to(torch.uint8)
+    labels = torch.from_numpy(bunch.target).long()
+    digits = ImageSet(grey.repeat(1, 3, 1, 1), labels, tuple(map(str, bunch.target_names)))
+    return stratified(digits, settings.test_fraction, generator(seed, "split", "test"), "data.test_fraction")
+
+
+def make_synthetic(settings: SyntheticSettings, seed: int) -> tuple[ImageSet, ImageSet]:
+    """Noise over one smooth random picture a class, as ``(pool, test)``; as many pictures of each class as can be.
+
+    The pool has ``settings.size`` pictures, the test split a quarter of it on top, uint8 ``(N, C, H, W)``.
+    """
+    draws = generator(seed, "synthetic")
+    shape = (settings.channels, settings.image_size, settings.image_size)
+    coarse = torch.rand(settings.classes, settings.channels, 4, 4, generator=draws) * (PATTERN - 1)
+    patterns = interpolate(coarse, size=shape[1:], mode="bilinear").round().to(torch.uint8)
+    classes = tuple(f"class_{label}" for label in range(settings.classes))
+
+    def draw(count: int) -> ImageSet:
+        labels = torch.arange(count) % settings.classes
+        images = torch.randint(NOISE, (count, *shape), dtype=torch.uint8, generator=draws)
+        return ImageSet(images.add_(patterns[labels]), labels, classes)
+
+    return draw(settings.size), draw(max(1, settings.size // 4))

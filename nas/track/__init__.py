@@ -1,0 +1,8 @@
+"""What is logged and where: TensorBoard event files and ``metrics.jsonl``, side by side in the run's folder."""
+
+from nas.track.picture import draw_supernet
+from nas.track.progress import Progress
+from nas.track.tracker import Tracker
+from nas.track.writer import Writer
+
+__all__ = ["Progress", "Tracker", "Writer", "draw_supernet"]

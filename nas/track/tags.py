@@ -1,0 +1,56 @@
+"""Names of curves: ``gate/share_<slot>/<choice>`` and its like, and which of them share a chart."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from nas.space import Slot
+
+MAX_CURVES = 16
+"""A slot with more choices than this gets no curve a choice: nobody can tell 128 lines in one chart apart."""
+
+SHARE = "gate/share"
+ACCURACY = "val/accuracy"
+GRAD_NORM = "grad_norm"
+STEP_MS = "time/step_ms"
+
+_CHARTS = {
+    "share of the steps": SHARE,
+    "validation accuracy": ACCURACY,
+    "gradient norm": GRAD_NORM,
+    "step time (ms)": STEP_MS,
+}
+
+
+def safe_names(names: Sequence[str]) -> list[str]:
+    """Make names fit for tags (letters, digits, ``_``, ``-``, ``.``) and keep them apart from each other."""
+    safe = [re.sub(r"[^-\w.]", "_", name) or "_" for name in names]
+    seen = Counter(safe)
+    # No safe name has a "#", so that a numbered name cannot meet another one.
+    return [f"{name}#{index}" if seen[name] > 1 else name for index, name in enumerate(safe)]
+
+
+class Tags:
+    """The tag of every curve of a search space, made once."""
+
+    def __init__(self, slots: Sequence[Slot]) -> None:
+        self.slots = safe_names([slot.name for slot in slots])
+        self.choices = [safe_names(slot.choices) for slot in slots]
+        self.has_curves = [len(slot.choices) <= MAX_CURVES for slot in slots]
+
+    def choice(self, kind: str, slot: int, choice: int) -> str:
+        """``<kind>_<slot>/<choice>``, where ``kind`` is one of this file's constants."""
+        return f"{kind}_{self.slots[slot]}/{self.choices[slot][choice]}"
+
+    def layout(self) -> dict[str, dict[str, str]]:
+        """Custom scalars: a category a slot, with charts that show all its choices together.
+
+        TensorBoard takes regexes and matches them at the beginning of a tag alone: the slash ends the slot's name.
+        """
+        return {
+            name: {title: re.escape(f"{kind}_{name}/") for title, kind in _CHARTS.items()}
+            for name, shown in zip(self.slots, self.has_curves, strict=True)
+            if shown
+        }

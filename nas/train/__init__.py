@@ -1,0 +1,29 @@
+"""Training a supernet: the loop, its step, evaluation and checkpoints."""
+
+from nas.train.evaluate import Judgement, architectures_to_judge, judge, recalibrate
+from nas.train.loop import Interrupted, fit
+from nas.train.optimize import GatedOptimizer, learning_rate
+from nas.train.report import Report, make_report, tables
+from nas.train.run import Run, choose_device
+from nas.train.step import BranchNorms, GateTeacher, Loss, StepResult, train_step
+
+__all__ = [
+    "BranchNorms",
+    "GateTeacher",
+    "GatedOptimizer",
+    "Interrupted",
+    "Judgement",
+    "Loss",
+    "Report",
+    "Run",
+    "StepResult",
+    "architectures_to_judge",
+    "choose_device",
+    "fit",
+    "judge",
+    "learning_rate",
+    "make_report",
+    "recalibrate",
+    "tables",
+    "train_step",
+]

@@ -1,0 +1,106 @@
+"""How good a subnetwork is on pictures it has not been trained on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nas.gate import FairGate, FixedGate, Gate, LearnedGate
+from nas.settings import FairGateSettings
+from nas.space import Architecture
+from nas.train.step import precision
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What an evaluation found."""
+
+    architecture: Architecture
+    accuracy: float
+    """Share of correct predictions, 0 to 1."""
+    loss: float
+    """Mean cross-entropy."""
+
+
+def architectures_to_judge(gate: Gate, rounds: int) -> list[Architecture]:
+    """The subnetworks that stand for a supernet: the same ones in every evaluation of a run.
+
+    All of a space that is small enough, else ``rounds`` rounds in which each choice of each slot occurs once,
+    drawn once for all runs. A fixed gate has its one architecture; a learned gate adds its favourite.
+    """
+    if isinstance(gate, FixedGate):
+        return [gate.architecture]
+    space = gate.space
+    if space.size <= rounds * max(len(slot.choices) for slot in space.slots):
+        return list(space.enumerate())
+    draws = FairGate(space, 0, FairGateSettings(mode="accumulate"))
+    found = [path for i in range(rounds) for path in draws.paths(i)]
+    if isinstance(gate, LearnedGate):
+        found.append(gate.best())
+    return list(dict.fromkeys(found))
+
+
+@torch.no_grad()
+def recalibrate(model: nn.Module, architecture: Architecture, batches: Iterable[Batch]) -> None:
+    """Replace the BatchNorm statistics on a path by those of ``batches``, equally weighted, in place.
+
+    Only the BatchNorm layers are in training mode for it, so that dropout does not disturb. The supernet's own
+    running statistics are a mixture over all paths; no single path has them.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    if not norms:
+        return
+    model.eval()
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a cumulative average
+        norm.train()
+    for x, _ in batches:
+        model(x, architecture)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+
+
+@torch.no_grad()
+def judge(
+    supernet: nn.Module,
+    architectures: Sequence[Architecture],
+    batches: Sequence[Batch],
+    calibration: Sequence[Batch] | None = None,
+    weights: dict[str, Tensor] | None = None,
+    precision_name: str = "float32",
+) -> list[Judgement]:
+    """Accuracy and loss of subnetworks, on a private copy of the supernet.
+
+    Args:
+        supernet: stays as it is, mode and BatchNorm statistics included.
+        batches: what to judge on, ``(x, y)``.
+        calibration: training pictures to estimate BatchNorm statistics on, anew for each subnetwork; None takes
+            the running statistics as they are.
+        weights: parameters by name to judge instead of the supernet's own, for example their moving average.
+    """
+    model = copy.deepcopy(supernet).eval()
+    if weights is not None:
+        model.load_state_dict(weights, strict=False)
+    found = []
+    for architecture in architectures:
+        correct, loss, count = 0, 0.0, 0
+        with precision(precision_name, batches[0][0].device):
+            if calibration is not None:
+                recalibrate(model, architecture, calibration)
+            for x, y in batches:
+                logits = model(x, architecture).float()
+                correct += int((logits.argmax(dim=1) == y).sum())
+                loss += float(F.cross_entropy(logits, y, reduction="sum"))
+                count += len(y)
+        found.append(Judgement(architecture, correct / count, loss / count))
+    return found

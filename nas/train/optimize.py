@@ -1,0 +1,111 @@
+"""The update of a step: only the parameters that got a gradient, whatever the size of the supernet."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas.errors import SettingError
+from nas.settings import AdamWSettings, OptimizerSettings, SGDSettings, TrainSettings
+
+
+def learning_rate(settings: TrainSettings, peak: float, step: int, total_steps: int, steps_per_epoch: int) -> float:
+    """The learning rate of update ``step`` of ``total_steps``.
+
+    ``cosine``: a linear warm-up over ``warmup_epochs``, then half a cosine down to 0 (Loshchilov and Hutter 2017).
+    ``onecycle``: up from peak / 25 over the first 30 % and down to 0, both by cosine (Smith and Topin 2018).
+    ``constant``: the warm-up, then the peak.
+    """
+    if settings.schedule == "onecycle":
+        top = 0.3 * total_steps
+        if step < top:
+            return peak / 25 + (peak - peak / 25) * (1 - math.cos(math.pi * step / top)) / 2
+        return peak * (1 + math.cos(math.pi * (step - top) / (total_steps - top))) / 2
+    warmup = settings.warmup_epochs * steps_per_epoch
+    if step < warmup:
+        return peak * (step + 1) / (warmup + 1)
+    if settings.schedule == "constant":
+        return peak
+    return peak * (1 + math.cos(math.pi * (step - warmup) / (total_steps - warmup))) / 2
+
+
+def _build(settings: OptimizerSettings, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    # The fused kernels update a parameter in one pass; they exist for these devices.
+    fused = parameters[0].device.type in ("cpu", "cuda") and all(p.is_floating_point() for p in parameters)
+    match settings:
+        case SGDSettings():
+            decay, momentum = settings.weight_decay, settings.momentum
+            sgd = torch.optim.SGD(
+                parameters, settings.lr, momentum, weight_decay=decay, nesterov=settings.nesterov, fused=fused
+            )
+            if momentum:
+                # Fused SGD takes all moments of a call or none; a branch that runs for the first time has to have one.
+                for parameter in parameters:
+                    sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+            return sgd
+        case AdamWSettings():
+            betas, decay = (settings.beta1, settings.beta2), settings.weight_decay
+            return torch.optim.AdamW(parameters, settings.lr, betas, weight_decay=decay, fused=fused)
+    raise SettingError("optimizer.name", settings.name, "is not a known optimizer", "use sgd or adamw")
+
+
+class GatedOptimizer:
+    """A torch optimizer that is shown only the parameters a step has used.
+
+    Each parameter reports when the backward pass has accumulated its gradient; ``step`` clips and updates those
+    that did and drops their gradients. Closed branches are not looked at: no decay, no momentum, no cost.
+
+    Args:
+        supernet: whose parameters are optimized.
+        settings: of the optimizer.
+        clip_norm: largest norm of a step's gradient; 0 for no limit.
+        ema_decay: decay of the moving average of the weights; 0 for none. A weight's average moves when the
+            weight does.
+    """
+
+    def __init__(
+        self, supernet: nn.Module, settings: OptimizerSettings, clip_norm: float = 0.0, ema_decay: float = 0.0
+    ) -> None:
+        self.parameters = [p for p in supernet.parameters() if p.requires_grad]
+        self.optimizer = _build(settings, self.parameters)
+        self.clip_norm, self.ema_decay = clip_norm, ema_decay
+        self.average: dict[Tensor, Tensor] = {}
+        if ema_decay:
+            self.average = {p: p.detach().clone() for p in self.parameters}
+        self._used: dict[Tensor, None] = {}  # ordered, each once
+        for parameter in self.parameters:
+            parameter.register_post_accumulate_grad_hook(self._note)
+
+    def _note(self, parameter: Tensor) -> None:
+        self._used[parameter] = None
+
+    @torch.no_grad()
+    def step(self, lr: float) -> None:
+        """Update what has a gradient, at learning rate ``lr``, and drop the gradients."""
+        used: list[Tensor] = list(self._used)
+        self._used.clear()
+        if self.clip_norm:
+            nn.utils.clip_grad_norm_(used, self.clip_norm)
+        group = self.optimizer.param_groups[0]
+        group["params"], group["lr"] = used, lr
+        self.optimizer.step()
+        if self.ema_decay:
+            torch._foreach_lerp_([self.average[p] for p in used], used, 1 - self.ema_decay)
+        for parameter in used:
+            parameter.grad = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The moments of all parameters, and their averages."""
+        self.optimizer.param_groups[0]["params"] = self.parameters
+        return {"optimizer": self.optimizer.state_dict(), "average": list(self.average.values())}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up ``state_dict()`` again."""
+        self.optimizer.param_groups[0]["params"] = self.parameters
+        self.optimizer.load_state_dict(state["optimizer"])
+        for own, saved in zip(self.average.values(), state["average"], strict=True):
+            own.copy_(saved)

@@ -1,0 +1,140 @@
+"""What a finished run found, as a file and as a table."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from nas.train.checkpoint import versions
+from nas.train.run import Run, plain
+
+SHOWN = 40
+"""Rows that a table has at most; the file has all."""
+
+
+@dataclass(frozen=True)
+class BranchRow:
+    """One branch: how its subnetworks do, and how often it ran."""
+
+    slot: str
+    choice: str
+    test_accuracy: float | None
+    """Mean over the judged subnetworks that contain it, 0 to 1; None if none does."""
+    subnetworks: int
+    share: float
+
+
+@dataclass(frozen=True)
+class SubnetRow:
+    """One judged subnetwork."""
+
+    architecture: str
+    choices: str
+    val_accuracy: float
+    test_accuracy: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run found. Test pictures are looked at here and nowhere else."""
+
+    branches: list[BranchRow]
+    subnetworks: list[SubnetRow]
+    """Best on validation pictures first."""
+    images_per_s: float
+    """Over all training steps, waiting for data included; a picture counts once a path."""
+    steps: int
+    test_images: int
+    device: str
+    threads: int
+    versions: dict[str, str]
+
+
+def make_report(run: Run) -> Report:
+    """Judge the run's subnetworks on the test split and write ``report.json``, whole or not at all.
+
+    A run that has its report already is not judged again.
+    """
+    if (run.folder / "report.json").is_file():
+        return read_report(run.folder)
+    on_val = run.judge("val")
+    on_test = run.judge("test", [j.architecture for j in on_val])
+    space, branches = run.space, []
+    for i, (slot, shares) in enumerate(zip(space.slots, run.tracker.shares(), strict=True)):
+        for choice, (name, share) in enumerate(zip(slot.choices, shares, strict=True)):
+            entries = [(j.accuracy, j.architecture[i]) for j in on_test]
+            found = [a for a, entry in entries if entry == choice or (not isinstance(entry, int) and choice in entry)]
+            accuracy = sum(found) / len(found) if found else None
+            branches.append(BranchRow(slot.name, name, accuracy, len(found), share))
+    pairs = sorted(zip(on_val, on_test, strict=True), key=lambda pair: -pair[0].accuracy)
+    subnets = [
+        SubnetRow(space.encode(v.architecture), space.describe(v.architecture), v.accuracy, t.accuracy)
+        for v, t in pairs
+    ]
+    report = Report(
+        branches,
+        subnets,
+        run.tracker.images_per_s(),
+        run.step,
+        len(run.splits.test),
+        str(run.device),
+        torch.get_num_threads(),
+        versions(),
+    )
+    _write(run.folder / "report.json", {"settings": plain(run.settings), **asdict(report)})
+    return report
+
+
+def read_report(folder: Path) -> Report:
+    """The report that lies in a run's folder."""
+    data: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    data.pop("settings")
+    data["branches"] = [BranchRow(**row) for row in data["branches"]]
+    data["subnetworks"] = [SubnetRow(**row) for row in data["subnetworks"]]
+    return Report(**data)
+
+
+def _write(path: Path, data: dict[str, object]) -> None:
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(data, indent=1) + "\n")
+    os.replace(unfinished, path)
+
+
+def tables(report: Report) -> list[Table]:
+    """The report for a terminal."""
+    several = len({row.slot for row in report.branches}) > 1
+    title = f"Branches: accuracy on {report.test_images} test pictures"
+    branches = Table(title=title, title_justify="left")
+    for name in ("slot", "branch"):
+        branches.add_column(name)
+    for name in (["mean accuracy", "of subnetworks"] if several else ["accuracy"]) + ["share of steps"]:
+        branches.add_column(name, justify="right")
+    for row in report.branches[:SHOWN]:
+        accuracy = "-" if row.test_accuracy is None else f"{row.test_accuracy:.1%}"
+        middle = [accuracy, str(row.subnetworks)] if several else [accuracy]
+        branches.add_row(row.slot, row.choice, *middle, f"{row.share:.1%}")
+    _say_what_is_left(branches, len(report.branches))
+    if not several:
+        return [branches]
+    subnets = Table(title="Subnetworks: best on validation pictures first", title_justify="left")
+    for name in ("architecture", "choices"):
+        subnets.add_column(name)
+    for name in ("val accuracy", "test accuracy"):
+        subnets.add_column(name, justify="right")
+    for subnet in report.subnetworks[:SHOWN]:
+        subnets.add_row(
+            subnet.architecture, subnet.choices, f"{subnet.val_accuracy:.1%}", f"{subnet.test_accuracy:.1%}"
+        )
+    _say_what_is_left(subnets, len(report.subnetworks))
+    return [branches, subnets]
+
+
+def _say_what_is_left(table: Table, rows: int) -> None:
+    if rows > SHOWN:
+        table.caption = f"the first {SHOWN} of {rows} rows; report.json has all"

@@ -1,0 +1,208 @@
+"""A training run: its parts put together, begun or continued, logged, saved and summed up."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nas.cost import PathFlops
+from nas.data import Batches, Splits, load_splits, ordered, unnormalise
+from nas.errors import CheckpointError, DivergedError, SettingError
+from nas.gate import LearnedGate, build_gate
+from nas.nn import gated_blocks
+from nas.seeds import derive, generator
+from nas.settings import TrainRunSettings
+from nas.space import Architecture, build_space, check_supernet
+from nas.track import Progress, Tracker, Writer
+from nas.train import checkpoint
+from nas.train.evaluate import Judgement, architectures_to_judge, judge
+from nas.train.optimize import GatedOptimizer
+from nas.train.step import BranchNorms, GateTeacher, Loss
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; ``auto`` takes CUDA where there is one.
+
+    Raises:
+        SettingError: there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise SettingError("train.device", name, "is not a device", "write auto, cpu or cuda") from None
+    available = {"cpu": 1, "cuda": torch.cuda.device_count()}
+    if (device.index or 0) >= available.get(device.type, 0):
+        raise SettingError("train.device", name, "there is none on this machine", "write train.device=auto")
+    return device
+
+
+class Run:
+    """Everything a training run consists of.
+
+    Args:
+        settings: of the run.
+        folder: where it writes; if it holds checkpoints of a run with the same settings, that run goes on.
+        config_text: the settings as YAML, for TensorBoard.
+
+    Raises:
+        NasError: settings, data, network or checkpoints are not usable; ``folder`` is as it was.
+    """
+
+    def __init__(self, settings: TrainRunSettings, folder: Path, config_text: str = "") -> None:
+        self.settings, self.folder = settings, folder
+        train, seed = settings.train, settings.seed
+        state = checkpoint.load_newest(folder)
+        if state is not None:
+            _same_settings(folder, state["settings"], plain(settings))
+        self.device = choose_device(train.device)
+        if train.threads:
+            torch.set_num_threads(train.threads)
+        self.splits = splits = load_splits(settings.data, seed, settings.track.progress)
+        self.space = build_space(settings.space, splits.channels, splits.image_size, len(splits.classes))
+        supernet = self.space.supernet(seed)
+        check_supernet(self.space, supernet, splits.channels, splits.image_size, len(splits.classes))
+        self.flops = PathFlops(self.space, supernet, (splits.channels, splits.image_size, splits.image_size))
+        self.supernet = supernet.to(self.device)
+        if train.channels_last:
+            self.supernet = self.supernet.to(memory_format=torch.channels_last)
+        if train.compile == "branches":
+            for block in gated_blocks(self.supernet).values():
+                for branch in block.branches:
+                    branch.compile()
+        self.optimizer = GatedOptimizer(self.supernet, settings.optimizer, train.clip_norm, train.ema_decay)
+        self.loss_fn = Loss(train.label_smoothing, train.precision)
+        self.batches = self._batches(splits, "train")
+        self.steps_per_epoch = self.batches.steps_per_epoch
+        self.total_steps = train.epochs * self.steps_per_epoch
+        self.gate = build_gate(settings.gate, self.space, seed, self.total_steps)
+        if isinstance(self.gate, LearnedGate):
+            self.teacher, self.held_out = GateTeacher(self.supernet, self.loss_fn), self._batches(splits, "val")
+        self.branch_norms = BranchNorms(self.supernet)
+        torch.manual_seed(derive(seed, "global"))  # what a user's own layers draw from, such as dropout
+        self.step = 0
+        self._begin(state, config_text)
+
+    def _batches(self, splits: Splits, split: str) -> Batches:
+        images, train = (splits.train if split == "train" else splits.val), self.settings.train
+        return Batches(
+            images,
+            splits.mean,
+            splits.std,
+            self.settings.data,
+            train.batch_size,
+            self.settings.seed,
+            self.device,
+            train.channels_last,
+            stream=split,
+        )
+
+    def _begin(self, state: dict[str, Any] | None, config_text: str) -> None:
+        board, slots = self.settings.track.tensorboard, self.space.slots
+        if state is not None:
+            self.step = state["step"]
+            self.supernet.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.gate.load_state_dict(state["gate"])
+            torch.set_rng_state(state["random"])
+            if self.device.type == "cuda":
+                torch.cuda.set_rng_state(state["random_cuda"], self.device)
+            writer = Writer(self.folder, board, self.step, state["metrics_bytes"])
+            self.tracker = Tracker(writer, slots, state["track"])
+        else:
+            (self.folder / "report.json").unlink(missing_ok=True)  # of a run whose checkpoints are gone
+            self.tracker = Tracker(Writer(self.folder, board), slots)
+            sample = unnormalise(self.batches.batch(0)[0].cpu(), self.splits.mean, self.splits.std)
+            self.tracker.start(config_text, sample, self.splits.classes)
+            self.tracker.writer.hparams(_flat(plain(self.settings)), ["val/accuracy", "train/loss"])
+        self.progress = Progress(self.total_steps, self.steps_per_epoch, self.step, self.settings.track.progress)
+
+    def log(self, lr: float, paths: tuple[Architecture, ...]) -> None:
+        """Write the training curves of the steps since the last time."""
+        skipped = sum(self.flops.skipped_share(path) for path in paths) / len(paths)
+        extra = {}
+        if isinstance(self.gate, LearnedGate):
+            extra["gate/temperature"] = self.gate.temperature(self.step)
+            for slot, chances in zip(self.space.slots, self.gate.probabilities(), strict=True):
+                if len(chances) <= 16:
+                    names = zip(slot.choices, chances, strict=True)
+                    extra |= {f"gate/probability_{slot.name}/{name}": chance for name, chance in names}
+        self.tracker.log(self.step, lr=lr, flops_skipped_share=skipped, extra=extra)
+
+    def judge(self, split: str, architectures: list[Architecture] | None = None) -> list[Judgement]:
+        """Accuracy of subnetworks on ``val`` or ``test``; the supernet stays as it is."""
+        settings, splits = self.settings.evaluate, self.splits
+        if architectures is None:
+            architectures = architectures_to_judge(self.gate, settings.rounds)
+        how = (splits.mean, splits.std, settings.batch_size, self.device, self.settings.train.channels_last)
+        calibration = None
+        if settings.recalibrate:
+            order = torch.randperm(len(splits.train), generator=generator(self.settings.seed, "recalibrate"))
+            calibration = list(ordered(splits.train.subset(order[: settings.recalibrate_images]), *how))
+        weights = None
+        if self.optimizer.average:
+            names: dict[torch.Tensor, str] = {p: name for name, p in self.supernet.named_parameters()}
+            weights = {names[p]: value for p, value in self.optimizer.average.items()}
+        batches = list(ordered(splits.val if split == "val" else splits.test, *how))
+        precision = self.settings.train.precision
+        return judge(self.supernet, architectures, batches, calibration, weights, precision)
+
+    def evaluate(self) -> None:
+        """Judge subnetworks on the validation split and write what was found."""
+        found = self.judge("val")
+        self.tracker.evaluated(self.step, [(j.architecture, j.accuracy) for j in found])
+        self.tracker.picture(self.step)
+        mean = sum(j.accuracy for j in found) / len(found)
+        self.progress.epoch(self.step, mean, max(j.accuracy for j in found), self.tracker)
+
+    def save(self) -> Path:
+        """Write a checkpoint of this step.
+
+        Raises:
+            DivergedError: a weight is not finite; no checkpoint is written.
+            CheckpointError: it could not be written; the ones before are intact.
+        """
+        for name, tensor in self.supernet.state_dict().items():
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                rule = f"{name} is no longer finite at step {self.step}"
+                raise DivergedError(
+                    "optimizer.lr", self.settings.optimizer.lr, rule, "lower it, or set train.clip_norm=1"
+                )
+        state = {
+            "settings": plain(self.settings),
+            "space": {"name": self.space.name, "slots": [[s.name, list(s.choices)] for s in self.space.slots]},
+            "model": self.supernet.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "gate": self.gate.state_dict(),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "track": self.tracker.state_dict(),
+            "metrics_bytes": self.tracker.writer.flush(),
+        }
+        return checkpoint.save(self.folder, self.step, state)
+
+
+def plain(settings: TrainRunSettings) -> dict[str, Any]:
+    """The settings as plain data, without the run's name: what makes two runs the same."""
+    data = asdict(settings)
+    data.pop("run")
+    return data
+
+
+def _same_settings(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    old, new = _flat(before), _flat(now)
+    changed = [f"{k}: {old.get(k)} -> {new.get(k)}" for k in sorted(old | new) if old.get(k) != new.get(k)]
+    if changed:
+        rule = f"was begun with other settings ({'; '.join(changed)})"
+        raise CheckpointError("run", folder, rule, "take another run=NAME, or the settings it was begun with")
+
+
+def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

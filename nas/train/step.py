@@ -1,0 +1,150 @@
+"""One step: each path forward and backward on the same batch, then one update."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nas.errors import DivergedError
+from nas.gate import LearnedGate
+from nas.nn import Active, gated_blocks
+from nas.space import Architecture
+from nas.train.optimize import GatedOptimizer
+
+
+def precision(name: str, device: torch.device) -> AbstractContextManager[None]:
+    """Autocast to bfloat16 where ``name`` is ``bf16``; nothing for ``float32``."""
+    return torch.autocast(device.type, torch.bfloat16) if name == "bf16" else nullcontext()
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Cross-entropy as a run uses it."""
+
+    label_smoothing: float = 0.0
+    precision: str = "float32"
+
+    def __call__(self, supernet: nn.Module, x: Tensor, y: Tensor, architecture: Architecture) -> tuple[Tensor, Tensor]:
+        """The mean loss over the batch, and the logits ``(B, classes)``."""
+        with precision(self.precision, x.device):
+            logits = supernet(x, architecture)
+        return F.cross_entropy(logits.float(), y, label_smoothing=self.label_smoothing), logits
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step found."""
+
+    loss: float
+    """Mean over the paths."""
+    correct: int
+    """Right predictions, over all paths."""
+    grad_norms: dict[tuple[int, int], float] | None = None
+    """Gradient norm of each branch, by (slot, choice), in the steps that measure it."""
+
+
+def train_step(
+    supernet: nn.Module,
+    optimizer: GatedOptimizer,
+    loss_fn: Loss,
+    x: Tensor,
+    y: Tensor,
+    paths: Sequence[Architecture],
+    lr: float,
+    step: int = 0,
+    norms_of: BranchNorms | None = None,
+) -> StepResult:
+    """Run ``paths`` on one batch and update what they used by the sum of their gradients.
+
+    Args:
+        x, y: pictures ``(B, C, H, W)`` and labels ``(B,)``.
+        step: its number, for the message of an error.
+        norms_of: measures the gradient of each branch that ran; None leaves it unmeasured.
+
+    Raises:
+        DivergedError: a loss is not finite; nothing has been updated then.
+    """
+    total, correct = 0.0, 0
+    for architecture in paths:
+        loss, logits = loss_fn(supernet, x, y, architecture)
+        value = loss.item()
+        if not math.isfinite(value):
+            rule = f"the loss is {value} at step {step} on path {architecture}"
+            raise DivergedError("optimizer.lr", f"{lr:.3g}", rule, "lower it, or set train.clip_norm=1")
+        loss.backward()
+        total += value
+        correct += int((logits.argmax(dim=1) == y).sum())
+    norms = norms_of(paths) if norms_of is not None else None
+    optimizer.step(lr)
+    return StepResult(total / len(paths), correct, norms)
+
+
+class BranchNorms:
+    """The gradient norm of each branch that ran; asked between the backward pass and the update.
+
+    It knows the branches' parameters from the start, so that asking costs what ran and no more.
+    """
+
+    def __init__(self, supernet: nn.Module) -> None:
+        blocks = gated_blocks(supernet).values()
+        self._parameters = [[list(branch.parameters()) for branch in block.branches] for block in blocks]
+
+    def __call__(self, paths: Sequence[Architecture]) -> dict[tuple[int, int], float]:
+        """Norms by (slot, choice), for branches with parameters."""
+        ran = {(slot, i) for path in paths for slot, entry in enumerate(path) for i in _indices(entry)}
+        norms = {}
+        for slot, choice in sorted(ran):
+            grads = [p.grad for p in self._parameters[slot][choice] if p.grad is not None]
+            if grads:
+                norms[slot, choice] = float(nn.utils.get_total_norm(grads))
+        return norms
+
+
+def _indices(entry: Active) -> tuple[int, ...]:
+    return (int(entry),) if isinstance(entry, int) else entry
+
+
+class GateTeacher:
+    """Teaches a learned gate on held-out batches without a trace in the supernet."""
+
+    def __init__(self, supernet: nn.Module, loss_fn: Loss) -> None:
+        self._supernet, self._loss_fn = supernet, loss_fn
+        is_norm = nn.modules.batchnorm._BatchNorm
+        inside = [
+            [[m for m in b.modules() if isinstance(m, is_norm)] for b in block.branches]
+            for block in gated_blocks(supernet).values()
+        ]
+        gated = {id(m) for slot in inside for norms in slot for m in norms}
+        self._norms = inside
+        self._shared = [m for m in supernet.modules() if isinstance(m, is_norm) and id(m) not in gated]
+
+    def step(self, gate: LearnedGate, x: Tensor, y: Tensor, step: int) -> float:
+        """One step of the gate's logits on the held-out batch; returns its loss. The supernet stays bit for bit."""
+
+        def loss_of(architecture: Architecture) -> Tensor:
+            with self._statistics_kept(architecture):
+                return self._loss_fn(self._supernet, x, y, architecture)[0]
+
+        return gate.learn(step, loss_of)
+
+    @contextmanager
+    def _statistics_kept(self, architecture: Architecture) -> Iterator[None]:
+        # The batch normalises itself, as in training; the running statistics belong to the training split.
+        norms = [*self._shared]
+        for slot, entry in zip(self._norms, architecture, strict=True):
+            for choice in _indices(entry):
+                norms += slot[choice]
+        kept = [norm for norm in norms if norm.track_running_stats]
+        for norm in kept:
+            norm.track_running_stats = False
+        try:
+            yield
+        finally:
+            for norm in kept:
+                norm.track_running_stats = True

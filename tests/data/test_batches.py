@@ -1,0 +1,152 @@
+import pytest
+import torch
+
+from nas.data import Batches, ImageSet, ordered, unnormalise
+from nas.errors import DataError, SettingError
+from nas.seeds import generator
+from nas.settings import DataSettings
+
+COUNT, SIDE, BATCH, SEED = 26, 9, 4, 7
+MEAN, STD = torch.tensor([0.2, 0.5, 0.7]), torch.tensor([0.1, 0.3, 1.0])
+PLAIN = {"crop": 0, "flip": False, "cutout": 0}
+
+
+@pytest.fixture
+def images() -> ImageSet:
+    pixels = torch.randint(256, (COUNT, 3, SIDE, SIDE), dtype=torch.uint8, generator=generator(0, "pixels"))
+    pixels[:, 0, 0, 0] = torch.arange(COUNT)  # tells the pictures apart
+    return ImageSet(pixels, torch.arange(COUNT) % 5, tuple("abcde"))
+
+
+def batches(images: ImageSet, seed: int = SEED, batch_size: int = BATCH, stream: str = "train", **augment) -> Batches:
+    settings = DataSettings(name="test", **{**PLAIN, **augment})
+    return Batches(images, MEAN, STD, settings, batch_size, seed, stream=stream)
+
+
+def slow_batch(images: ImageSet, settings: DataSettings, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """One picture at a time, as one would say it; the draws are those that Batches documents."""
+    epoch, place = divmod(step, COUNT // BATCH)
+    index = torch.randperm(COUNT, generator=generator(SEED, "train", "shuffle", epoch)).tolist()
+    index = index[place * BATCH : (place + 1) * BATCH]
+    draws = generator(SEED, "train", "augment", step)
+    p, s = settings.crop, settings.cutout
+    down, right = torch.randint(2 * p + 1, (2, BATCH), generator=draws).tolist() if p else ([0] * BATCH, [0] * BATCH)
+    mirrored = torch.randint(2, (BATCH,), generator=draws).tolist() if settings.flip else [0] * BATCH
+    middle_y = torch.randint(SIDE, (BATCH,), generator=draws).tolist() if s else None
+    middle_x = torch.randint(SIDE, (BATCH,), generator=draws).tolist() if s else None
+    result = torch.empty(BATCH, 3, SIDE, SIDE)
+    for row in range(BATCH):
+        bordered = torch.zeros(3, SIDE + 2 * p, SIDE + 2 * p, dtype=torch.uint8)
+        bordered[:, p : p + SIDE, p : p + SIDE] = images.images[index[row]]
+        picture = bordered[:, down[row] : down[row] + SIDE, right[row] : right[row] + SIDE]
+        if mirrored[row]:
+            picture = picture[:, :, list(range(SIDE - 1, -1, -1))]
+        for channel in range(3):
+            scale = 1 / (STD[channel] * 255)
+            result[row, channel] = (picture[channel].float() - MEAN[channel] * 255) * scale
+        for y in range(SIDE if s else 0):
+            for x in range(SIDE):
+                if 0 <= y - (middle_y[row] - s // 2) < s and 0 <= x - (middle_x[row] - s // 2) < s:
+                    result[row, :, y, x] = 0
+    return result, images.labels[index]
+
+
+@pytest.mark.parametrize(
+    "augment",
+    [
+        {},
+        {"crop": 3},
+        {"flip": True},
+        {"cutout": 4},
+        {"cutout": 3},
+        {"crop": 2, "flip": True, "cutout": 3},
+    ],
+)
+def test_crop_and_flip_equal_the_slow_reference(images, augment):
+    fast = batches(images, **augment)
+    for step in range(2 * fast.steps_per_epoch + 1):
+        expected, labels = slow_batch(images, fast.settings, step)
+        x, y = fast.batch(step)
+        assert torch.equal(x, expected)
+        assert torch.equal(y, labels)
+
+
+def test_batch_is_a_function_of_the_step(images):
+    forward, backward = (batches(images, crop=2, flip=True, cutout=3) for _ in range(2))
+    steps = range(3 * forward.steps_per_epoch)
+    first = [forward.batch(step) for step in steps]
+    again = [backward.batch(step) for step in reversed(steps)][::-1]
+    for (x, y), (x_again, y_again) in zip(first, again, strict=True):
+        assert torch.equal(x, x_again)
+        assert torch.equal(y, y_again)
+
+
+def test_batch_does_not_touch_the_global_generator(images):
+    before = torch.get_rng_state()
+    batches(images, crop=2, flip=True, cutout=3).batch(0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_every_picture_occurs_once_an_epoch(images):
+    whole = batches(images, batch_size=13)
+    shown = unnormalise_all(torch.cat([whole.batch(step)[0] for step in range(whole.steps_per_epoch)]))
+    assert sorted(shown[:, 0, 0, 0].tolist()) == list(range(COUNT))
+
+
+def test_an_epoch_drops_its_partial_batch_and_the_next_has_another_order(images):
+    plain = batches(images)
+    assert plain.steps_per_epoch == COUNT // BATCH
+    epochs = torch.stack([plain.batch(step)[0] for step in range(2 * plain.steps_per_epoch)]).chunk(2)
+    for epoch in epochs:
+        assert len(set(unnormalise_all(epoch.flatten(0, 1))[:, 0, 0, 0].tolist())) == COUNT // BATCH * BATCH
+    assert not torch.equal(*epochs)
+
+
+@pytest.mark.parametrize("other", [{"seed": SEED + 1}, {"stream": "val"}])
+def test_another_seed_or_stream_draws_other_numbers(images, other):
+    assert not torch.equal(batches(images).batch(0)[0], batches(images, **other).batch(0)[0])
+
+
+def test_the_last_window_of_the_last_picture_is_inside_the_memory(images):
+    one = ImageSet(images.images[-2:], images.labels[-2:], images.classes)
+    corners = batches(one, batch_size=2, crop=SIDE - 1)
+    for step in range(400):  # with 17 places each way, both extremes are drawn
+        assert torch.isfinite(corners.batch(step)[0]).all()
+    padded = corners._windows.untyped_storage().nbytes()
+    last = corners._windows[-1]
+    assert (
+        last.storage_offset() + sum((n - 1) * s for n, s in zip(last.shape, last.stride(), strict=True)) == padded - 1
+    )
+
+
+def test_ordered_gives_every_picture_in_order_with_a_partial_last_batch(images):
+    parts = list(ordered(images, MEAN, STD, 10))
+    assert [len(y) for _, y in parts] == [10, 10, 6]
+    x, y = (torch.cat(part) for part in zip(*parts, strict=True))
+    assert torch.equal(unnormalise_all(x), images.images)
+    assert torch.equal(y, images.labels)
+    torch.testing.assert_close(x, (images.images / 255 - MEAN.view(3, 1, 1)) / STD.view(3, 1, 1))
+
+
+def test_channels_last_changes_the_layout_and_no_value(images):
+    settings = DataSettings(name="test", crop=2, flip=True, cutout=3)
+    pair = [Batches(images, MEAN, STD, settings, BATCH, SEED, channels_last=last).batch(3)[0] for last in (False, True)]
+    assert pair[0].is_contiguous()
+    assert pair[1].is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(*pair)
+    assert next(ordered(images, MEAN, STD, 8, channels_last=True))[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_split_smaller_than_a_batch_names_the_batch_size(images):
+    with pytest.raises(DataError, match=r"train\.batch_size=27: the val split has only 26 pictures; .*batch_size=26"):
+        batches(images, batch_size=27, stream="val")
+
+
+@pytest.mark.parametrize("name", ["crop", "cutout"])
+def test_an_augmentation_as_large_as_the_picture_is_refused(images, name):
+    with pytest.raises(SettingError, match=rf"data\.{name}=9: must be smaller than a picture, 9x9; 0 switches it off"):
+        batches(images, **{name: SIDE})
+
+
+def unnormalise_all(x: torch.Tensor) -> torch.Tensor:
+    return (unnormalise(x, MEAN, STD) * 255).round().to(torch.uint8)
