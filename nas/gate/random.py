@@ -24,8 +24,18 @@ class FixedGate(Gate):
 class UniformGate(Gate):
     """Single-path one-shot sampling (SPOS, Guo et al. 2020): every architecture is equally likely in every step."""
 
+    BLOCK = 256
+    """Steps whose paths are drawn together: a draw costs as much for one step as for all of them."""
+
+    def __init__(self, space: SearchSpace, seed: int) -> None:
+        super().__init__(space, seed)
+        self._drawn: tuple[int, list[Architecture]] = (-1, [])
+
     def paths(self, step: int) -> tuple[Architecture, ...]:
-        return (self.space.sample(generator(self.seed, "gate", step)),)
+        block, position = divmod(step, self.BLOCK)
+        if self._drawn[0] != block:
+            self._drawn = (block, self.space.sample_many(self.BLOCK, generator(self.seed, "gate", block)))
+        return (self._drawn[1][position],)
 
 
 class FairGate(Gate):

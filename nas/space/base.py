@@ -60,8 +60,12 @@ class SearchSpace(ABC):
 
     def sample(self, generator: torch.Generator) -> Architecture:
         """An architecture with one open branch a slot, each choice of a slot equally likely."""
-        draws = torch.rand(len(self.slots), generator=generator, dtype=torch.float64)
-        return tuple((draws * self._counts).long().tolist())
+        return self.sample_many(1, generator)[0]
+
+    def sample_many(self, number: int, generator: torch.Generator) -> list[Architecture]:
+        """``number`` independent samples, in one draw."""
+        draws = torch.rand(number, len(self.slots), generator=generator, dtype=torch.float64)
+        return [tuple(row) for row in (draws * self._counts).long().tolist()]
 
     def validate(self, architecture: Architecture) -> Architecture:
         """``architecture`` itself, if it fits this space.
