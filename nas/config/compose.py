@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 import nas
 from nas import settings
@@ -36,7 +36,11 @@ SCHEMAS: dict[str, dict[str, type]] = {
 }
 """The dataclass behind ``schema/<group>/<name>``, which a file in ``conf/<group>/`` names in its defaults."""
 
-VERBS = {"train": settings.TrainRunSettings, "bench": settings.BenchSettings}
+# A group's default in the dataclass is a choice like any other: the files in conf/ make theirs in its place.
+VERBS = {
+    "train": settings.TrainRunSettings(**dict.fromkeys(SCHEMAS, settings.MISSING)),
+    "bench": settings.BenchSettings(),
+}
 
 
 def register() -> None:
@@ -46,7 +50,10 @@ def register() -> None:
         for name, schema in schemas.items():
             store.store(group=f"schema/{group}", name=name, node=schema)
     for verb, schema in VERBS.items():
-        store.store(group="schema", name=verb, node=schema)
+        node = OmegaConf.structured(schema)
+        for group in SCHEMAS.keys() & node.keys():
+            node[group] = MISSING  # the default is one of several siblings, which would not merge with each other
+        store.store(group="schema", name=verb, node=node)
 
 
 def conf_folder() -> str:

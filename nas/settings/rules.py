@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from nas.errors import require
@@ -10,27 +11,32 @@ MISSING: Any = "???"  # OmegaConf's mark for a value that must be given
 
 
 def positive(prefix: str, settings: object, *names: str) -> None:
-    """Every named setting is above 0."""
+    """Every named setting is above 0, and neither infinite nor not a number."""
     for name in names:
         value = getattr(settings, name)
-        require(value > 0, f"{prefix}.{name}", value, "must be above 0", f"write for example {prefix}.{name}=1")
+        ok = 0 < value < math.inf
+        require(ok, f"{prefix}.{name}", value, "must be above 0 and finite", _example(prefix, settings, name))
 
 
 def not_negative(prefix: str, settings: object, *names: str) -> None:
-    """No named setting is negative."""
+    """No named setting is negative, infinite or not a number."""
     for name in names:
         value = getattr(settings, name)
-        require(value >= 0, f"{prefix}.{name}", value, "must not be negative", "0 switches it off")
+        ok = 0 <= value < math.inf
+        require(ok, f"{prefix}.{name}", value, "must not be negative, and finite", _example(prefix, settings, name))
 
 
 def fraction(prefix: str, settings: object, *names: str) -> None:
     """Every named setting lies in [0, 1)."""
     for name in names:
         value = getattr(settings, name)
-        rule = "must lie in [0, 1)"
-        require(0 <= value < 1, f"{prefix}.{name}", value, rule, f"write for example {prefix}.{name}=0.1")
+        require(0 <= value < 1, f"{prefix}.{name}", value, "must lie in [0, 1)", _example(prefix, settings, name))
 
 
 def one_of(key: str, value: object, *allowed: str) -> None:
     """``value`` is one of ``allowed``."""
     require(value in allowed, key, value, f"must be one of {', '.join(allowed)}", "choose one of them")
+
+
+def _example(prefix: str, settings: object, name: str) -> str:
+    return f"write for example {prefix}.{name}={getattr(type(settings), name)}"  # a dataclass keeps its defaults there
