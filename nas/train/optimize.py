@@ -15,7 +15,8 @@ from nas.settings import AdamWSettings, OptimizerSettings, SGDSettings, TrainSet
 def learning_rate(settings: TrainSettings, peak: float, step: int, total_steps: int, steps_per_epoch: int) -> float:
     """The learning rate of update ``step`` of ``total_steps``.
 
-    ``cosine``: a linear warm-up over ``warmup_epochs`` (half of the run at most), then half a cosine down to 0 (Loshchilov and Hutter 2017).
+    ``cosine``: a linear warm-up over ``warmup_epochs``, half of the run at most, then half a cosine down to 0
+    (Loshchilov and Hutter 2017).
     ``onecycle``: up from peak / 25 over the first 30 % and down to 0, both by cosine (Smith and Topin 2018).
     ``constant``: the warm-up, then the peak.
     """

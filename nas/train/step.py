@@ -68,7 +68,7 @@ def train_step(
         norms_of: measures the gradient of each branch that ran; None leaves it unmeasured.
 
     Raises:
-        DivergedError: a loss is not finite; nothing has been updated then.
+        DivergedError: a loss is not finite; no weight has been updated then.
     """
     total, correct = 0.0, 0
     for architecture in paths:

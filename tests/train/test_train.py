@@ -1,0 +1,254 @@
+"""Laws of the step, the loop, the schedule and the evaluation."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from runs import CHAIN, RUNS, assert_same, finish, state_of, tiny
+from torch import nn
+
+from nas.errors import DivergedError, SettingError
+from nas.gate import FixedGate, UniformGate
+from nas.nn import GatedSum
+from nas.settings import AdamWSettings, FixedGateSettings, SGDSettings, TrainSettings, TwoBranchSettings
+from nas.space import build_space, extract
+from nas.train import (
+    GatedOptimizer,
+    Loss,
+    Run,
+    architectures_to_judge,
+    checkpoint,
+    choose_device,
+    fit,
+    judge,
+    learning_rate,
+    make_report,
+    recalibrate,
+    tables,
+    train_step,
+)
+
+
+def batch(size=8, side=16, classes=3, seed=0):
+    random = torch.Generator().manual_seed(seed)
+    return torch.randn(size, 3, side, side, generator=random), torch.randint(classes, (size,), generator=random)
+
+
+def test_same_seed_same_run_and_another_seed_another(settings, tmp_path):
+    first = state_of(finish(settings, tmp_path / "a"))
+    assert_same(state_of(finish(settings, tmp_path / "b")), first)
+    other = state_of(finish(replace(settings, seed=1), tmp_path / "c"))
+    assert any(not torch.equal(other["model"][name], tensor) for name, tensor in first["model"].items())
+
+
+def test_a_run_leaves_metrics_checkpoints_and_report(tmp_path):
+    run = finish(tiny(), tmp_path)
+    report = make_report(run)
+    assert [path.name for path in checkpoint.saved(tmp_path)] == ["step_000000022.pt", "step_000000011.pt"]
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [4, 8, 11, 12, 16, 20, 22, 22]  # a line every 4 steps, at the end, and one an evaluation
+    assert sum(row.share for row in report.branches if row.slot == "slot0") == pytest.approx(1)
+    assert report == make_report(run)  # read back, not judged again
+    assert len(tables(report)) == 2
+
+
+def test_two_gates_open_in_one_slot_can_be_trained(tmp_path):
+    gate = FixedGateSettings(architecture="0+1")
+    settings = replace(tiny(), space=TwoBranchSettings(), gate=gate)
+    report = make_report(finish(settings, tmp_path))
+    assert [row.share for row in report.branches] == [0.5, 0.5]
+    assert [row.architecture for row in report.subnetworks] == ["0+1"]
+
+
+@pytest.mark.parametrize("changes", [{"precision": "bf16"}, {"channels_last": True}, {"schedule": "onecycle"}])
+def test_options_train_too(changes, tmp_path):
+    make_report(finish(tiny(**changes), tmp_path))
+
+
+def test_compiled_branches_train_and_judge(tmp_path):
+    settings = replace(tiny(epochs=1), space=TwoBranchSettings())
+    plain = finish(settings, tmp_path / "plain")
+    compiled = finish(replace(settings, train=replace(settings.train, compile="branches")), tmp_path / "compiled")
+    for name, tensor in plain.supernet.state_dict().items():
+        torch.testing.assert_close(compiled.supernet.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_the_sum_of_a_rounds_gradients_is_one_update():
+    space = build_space(CHAIN, 3, 16, 3)
+    x, y = batch()
+    paths = [(0, 2), (2, 0), (1, 1)]
+    together = space.supernet()
+    optimizer = GatedOptimizer(together, SGDSettings(momentum=0, weight_decay=0))
+    train_step(together, optimizer, Loss(), x, y, paths, lr=0.1)
+    alone = space.supernet()
+    for path in paths:
+        nn.functional.cross_entropy(alone(x, path), y).backward()
+    with torch.no_grad():
+        for parameter in alone.parameters():
+            parameter -= 0.1 * parameter.grad
+    for name, tensor in alone.state_dict().items():
+        torch.testing.assert_close(together.state_dict()[name], tensor, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", [SGDSettings(), AdamWSettings()])
+def test_gradients_are_gone_after_a_step_and_clipping_limits_them(optimizer):
+    space = build_space(CHAIN, 3, 16, 3)
+    supernet, (x, y) = space.supernet(), batch()
+    gated, seen = GatedOptimizer(supernet, optimizer, clip_norm=1e-3), []
+    gated.optimizer.register_step_pre_hook(
+        lambda opt, *_: seen.append(nn.utils.get_total_norm([p.grad for p in opt.param_groups[0]["params"]]))
+    )
+    train_step(supernet, gated, Loss(), x, y, [(1, 2)], lr=0.1)
+    assert all(parameter.grad is None for parameter in supernet.parameters())
+    assert float(seen[0]) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_the_average_of_a_weight_moves_when_the_weight_does():
+    space = build_space(CHAIN, 3, 16, 3)
+    supernet, (x, y) = space.supernet(), batch()
+    gated = GatedOptimizer(supernet, SGDSettings(), ema_decay=0.75)
+    before = {name: p.detach().clone() for name, p in supernet.named_parameters()}
+    train_step(supernet, gated, Loss(), x, y, [(1, 2)], lr=0.1)
+    for name, parameter in supernet.named_parameters():
+        torch.testing.assert_close(gated.average[parameter], before[name].lerp(parameter.detach(), 0.25))
+    closed = dict(supernet.named_parameters())["blocks.0.branches.2.0.weight"]
+    assert torch.equal(gated.average[closed], closed)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path):
+    run = Run(tiny(save_every=1), tmp_path)
+    batch_of = run.batches.batch
+    run.batches.batch = lambda step: (batch_of(step)[0] * (math.nan if step == 5 else 1), batch_of(step)[1])
+    with pytest.raises(DivergedError, match=r"optimizer.lr=.*the loss is nan at step 5 on path \(\d, \d\)"):
+        fit(run)
+    assert checkpoint.load(checkpoint.saved(tmp_path)[0])["step"] == 5
+    assert all(bool(torch.isfinite(parameter).all()) for parameter in run.supernet.parameters())
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    run = Run(tiny(), tmp_path)
+    with torch.no_grad():
+        next(run.supernet.parameters()).fill_(math.inf)
+    with pytest.raises(DivergedError, match="no longer finite"):
+        run.save()
+    assert not checkpoint.saved(tmp_path)
+
+
+def test_learning_rates():
+    train = TrainSettings(epochs=10, warmup_epochs=2)
+    rates = [learning_rate(train, 1.0, step, 100, 10) for step in range(100)]
+    assert rates[:20] == sorted(rates[:20])
+    assert rates[20] == 1.0
+    assert rates[20:] == sorted(rates[20:], reverse=True)
+    assert 0 < rates[-1] < 1e-3
+    cycle = [learning_rate(replace(train, schedule="onecycle"), 1.0, step, 100, 10) for step in range(100)]
+    assert cycle[0] == 1 / 25
+    assert max(cycle) == cycle[30] == 1.0
+    assert 0 < cycle[-1] < 1e-3
+    short = TrainSettings(epochs=1)  # its warm-up of one epoch is cut to half of the run
+    assert learning_rate(short, 1.0, 5, 10, 10) == 1.0
+
+
+# ------------------------------------------------------------------------------------------------- evaluation
+
+
+def trained_chain():
+    space = build_space(CHAIN, 3, 16, 3)
+    supernet, (x, y) = space.supernet(), batch(32)
+    optimizer, gate = GatedOptimizer(supernet, SGDSettings()), UniformGate(space, 0)
+    for step in range(20):
+        train_step(supernet, optimizer, Loss(), x, y, gate.paths(step), lr=0.05)
+    return space, supernet
+
+
+def test_evaluation_leaves_the_supernet_as_it_was():
+    space, supernet = trained_chain()
+    before = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
+    judge(supernet, list(space.enumerate()), [batch(seed=1)], [batch(seed=2)])
+    assert supernet.training
+    assert_same(dict(supernet.state_dict()), before)
+
+
+def test_no_candidate_leaks_into_the_next():
+    space, supernet = trained_chain()
+    architectures = list(space.enumerate())
+    held_out, calibration = [batch(64, seed=1)], [batch(seed=2), batch(seed=3)]
+    together = judge(supernet, architectures, held_out, calibration)
+    alone = [judge(supernet, [architecture], held_out, calibration)[0] for architecture in architectures]
+    assert together == alone
+    assert together == judge(supernet, architectures[::-1], held_out, calibration)[::-1]
+
+
+def test_recalibration_gives_the_statistics_of_the_calibration_batches():
+    _, supernet = trained_chain()
+    x = [batch(seed=s)[0] for s in range(3)]
+    plain = extract(supernet, (2, 1))
+    recalibrate(supernet, (2, 1), [(images, torch.zeros(8)) for images in x])
+    norm = supernet.stem[1]
+    outputs = [plain.stem[0](images) for images in x]
+    mean = torch.stack([out.mean(dim=(0, 2, 3)) for out in outputs]).mean(dim=0)
+    var = torch.stack([out.var(dim=(0, 2, 3)) for out in outputs]).mean(dim=0)
+    torch.testing.assert_close(norm.running_mean, mean)
+    torch.testing.assert_close(norm.running_var, var)
+    assert norm.momentum == 0.1
+    assert not norm.training
+
+
+def test_recalibration_does_what_the_switch_says(tmp_path):
+    settings = tiny()
+    run = finish(settings, tmp_path / "on")
+    with_it = run.judge("val")
+    run.settings = replace(settings, evaluate=replace(settings.evaluate, recalibrate=False))
+    assert [j.loss for j in run.judge("val")] != [j.loss for j in with_it]
+    plain = extract(run.supernet.eval(), with_it[0].architecture)
+    x = (run.splits.val.images.float() / 255 - run.splits.mean[:, None, None]) / run.splits.std[:, None, None]
+    right = (plain(x).argmax(dim=1) == run.splits.val.labels).double().mean()
+    assert run.judge("val")[0].accuracy == pytest.approx(float(right))
+
+
+def test_the_average_is_what_is_judged(tmp_path):
+    run = finish(tiny(RUNS["chain-fair-adamw-ema"]), tmp_path)
+    averaged = run.judge("val")
+    run.optimizer.average = {}
+    assert [j.loss for j in run.judge("val")] != [j.loss for j in averaged]
+
+
+def test_each_choice_of_each_slot_is_judged_equally_often():
+    space = build_space(replace(CHAIN, depths=[4]), 3, 16, 3)
+    judged = architectures_to_judge(UniformGate(space, 5), rounds=2)
+    for slot in range(4):
+        assert sorted(a[slot] for a in judged) == [0, 0, 1, 1, 2, 2]
+    fixed = FixedGate(space, 0, FixedGateSettings(architecture="0-1-2-0"))
+    assert architectures_to_judge(fixed, rounds=2) == [(0, 1, 2, 0)]
+    small = build_space(TwoBranchSettings(branches=3))
+    assert architectures_to_judge(UniformGate(small, 0), rounds=2) == [(0,), (1,), (2,)]
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "banana", "cpu:1"])
+def test_a_device_that_is_not_there(name):
+    with pytest.raises(SettingError, match=rf"train.device={name}"):
+        choose_device(name)
+
+
+def test_a_users_own_layers_draw_the_same_dropout_after_a_resume(tmp_path, monkeypatch):
+    (tmp_path / "own_net.py").write_text(
+        "from torch import nn\n"
+        "from nas.nn import GatedSum, conv_bn_relu\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.mix = GatedSum([conv_bn_relu(3, 4, 3), conv_bn_relu(3, 4, 1)])\n"
+        "        self.drop, self.head = nn.Dropout(0.5), nn.Linear(4, 3)\n"
+        "    def forward(self, x, architecture):\n"
+        "        return self.head(self.drop(self.mix(x, architecture[0]).mean(dim=(2, 3))))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    from nas.settings import CustomSettings
+
+    settings = replace(tiny(), space=CustomSettings(factory="own_net:Net"))
+    whole = finish(settings, tmp_path / "run")
+    checkpoint.saved(tmp_path / "run")[0].unlink()
+    assert isinstance(whole.supernet.mix, GatedSum)
+    assert_same(state_of(finish(settings, tmp_path / "run")), state_of(whole))
