@@ -18,11 +18,12 @@ EVERY = LearnedGateSettings().every
 
 @dataclass(frozen=True)
 class Row:
-    """One line: a ratio for each number of branches, and the bar where there is one."""
+    """One line: a ratio for each number of branches, and the bar for each where there is one."""
 
     what: str
     ratios: dict[int, Ratio]
-    at_most: dict[int, float]
+    bars: dict[int, float]
+    bound: str = "at most"
 
 
 def gating_suite(rounds: int, threads: int, say: Callable[[str], None]) -> dict[str, Any]:
@@ -43,7 +44,7 @@ def gating_suite(rounds: int, threads: int, say: Callable[[str], None]) -> dict[
         *_rows("two_branch, batch 64", two, two_bars),
         *_rows("8 slots, batch 16", slots, slot_bars),
         Row("data path / step", {2: data}, {2: 0.08}),
-        Row("nas-train images/s / bare step's", {2: loop}, {}),
+        Row("nas-train images/s / bare step's", {2: loop}, {2: 0.90}, "at least"),
     ]
     return {"suite": "gating", "machine": machine(), "rounds": rounds, "rows": [asdict(row) for row in rows]}
 
@@ -74,10 +75,11 @@ def table(result: dict[str, Any]) -> Table:
     shown.add_column("what")
     for k in BRANCHES:
         shown.add_column(f"K = {k}", justify="right")
-    shown.add_column("at most", justify="right")
+    shown.add_column("bar", justify="right")
     for row in result["rows"]:
         cells = [_cell(row["ratios"].get(k)) for k in BRANCHES]
-        shown.add_row(row["what"], *cells, ", ".join(f"{bar:.2f}" for bar in row["at_most"].values()))
+        bars = ", ".join(f"{bar:.2f}" for bar in row["bars"].values())
+        shown.add_row(row["what"], *cells, f"{row['bound']} {bars}" if bars else "")
     return shown
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-
-from omegaconf import DictConfig
+from typing import TYPE_CHECKING
 
 from nas.cli.entry import run_verb
-from nas.config import settings_from
-from nas.settings import BenchSettings
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 def job(config: DictConfig, folder: Path) -> None:
     """Run the suite, print its table and write it as JSON into ``folder``."""
+    from nas.config import settings_from
+    from nas.settings import BenchSettings
+
     settings = settings_from(config, BenchSettings)
 
     import torch

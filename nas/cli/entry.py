@@ -3,53 +3,83 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
-
-from nas.config import conf_folder, explain, register
 from nas.errors import NasError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 def run_verb(verb: str, job: Callable[[DictConfig, Path], None]) -> None:
     """Run ``job(config, folder)`` for each config that the command line composes with ``conf/<verb>.yaml``.
 
-    A user's error ends the process with status 1 and one line on standard error; a folder that only this call
-    has made, and that is still empty, goes away again.
+    A user's error ends the process with status 1 and one line on standard error, SIGINT and SIGTERM with status
+    130 and 143; folders that are empty then, because no run began in them, go away again.
     """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+
+    # Imported now, when a Ctrl-C no longer ends in a traceback.
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from nas.config import conf_folder, explain, explain_flags, register
+
     # Hydra prints exceptions in its own way unless it is told to let them through.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     register()
+    began = False
 
     def guarded(config: DictConfig) -> None:
+        nonlocal began
+        began = True
         folder = Path(HydraConfig.get().runtime.output_dir)
         try:
             job(config, folder)
-        except (NasError, OSError, HydraException, OmegaConfBaseException) as error:
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
-            _end(verb, error)
+        except NasError as error:
+            end(str(error))
+        except OmegaConfBaseException as error:
+            end(explain(error, sys.argv[1:]))
+        except OSError as error:
+            end(_explain_system(error, folder))
+        finally:
+            _remove_empty(folder)
 
+    def end(message: str) -> NoReturn:
+        print(f"nas-{verb}: {message}", file=sys.stderr)
+        sys.exit(1)
+
+    if wrong := explain_flags(sys.argv[1:]):
+        end(wrong)
     try:
         hydra.main(version_base="1.3", config_path=conf_folder(), config_name=verb)(guarded)()
-    except (NasError, HydraException, OmegaConfBaseException) as error:
-        _end(verb, error)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except (HydraException, OmegaConfBaseException) as error:
+        end(explain(error, sys.argv[1:]))
+    except OSError as error:  # Hydra makes the folder
+        end(_explain_system(error, Path("outputs")))
+    except ValueError as error:
+        if began:
+            raise  # a bug, ours or that of a user's own network: its traceback helps
+        end(explain(error, sys.argv[1:]))
 
 
-def _end(verb: str, error: Exception) -> None:
-    if isinstance(error, (HydraException, OmegaConfBaseException)):
-        message = explain(error, sys.argv[1:])
-    elif isinstance(error, OSError):
-        message = f"{error.filename or 'system'}: {error.strerror or error}; mend it and start the same command again"
-    else:
-        message = str(error)
-    print(f"nas-{verb}: {message}", file=sys.stderr)
-    sys.exit(1)
+def _explain_system(error: OSError, folder: Path) -> str:
+    rule = f"{error.filename or folder}: {error.strerror or error}"
+    return f"{rule}; make room or take another folder, and start the same command again"
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove ``folder`` and those above it, up to the current one, as far as they are empty."""
+    for place in (folder, *folder.parents):
+        if place == Path.cwd():
+            break
+        with suppress(OSError):  # it is not empty
+            place.rmdir()

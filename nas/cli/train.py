@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
+import threading
 import warnings
+from contextlib import closing
 from pathlib import Path
-
-from omegaconf import DictConfig, OmegaConf
+from typing import TYPE_CHECKING
 
 from nas.cli.entry import run_verb
-from nas.config import settings_from
-from nas.settings import TrainRunSettings
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 def job(config: DictConfig, folder: Path) -> None:
     """Train, or go on training, in ``folder``; print what came out."""
+    from omegaconf import OmegaConf
+
+    from nas.config import settings_from
+    from nas.settings import TrainRunSettings
+
     settings = settings_from(config, TrainRunSettings)
 
     from rich.console import Console
@@ -23,27 +31,38 @@ def job(config: DictConfig, folder: Path) -> None:
     from nas.train import Interrupted, Run, fit, make_report, tables
     from nas.train.memory import keep_freed_memory
 
-    warnings.showwarning = lambda message, *_: print(f"nas-train: {message}", file=sys.stderr)
+    one_line_each()
     keep_freed_memory()
     run = Run(settings, folder, OmegaConf.to_yaml(config))
-    out = Console(quiet=not settings.track.progress)
+    # Paths and overrides are printed as they are: not wrapped, and [conv3,skip] is no markup.
+    out = Console(quiet=not settings.track.progress, soft_wrap=True, highlight=False, markup=False, emoji=False)
     begun = f"going on at step {run.step} of {run.total_steps}" if run.step else f"{run.total_steps} steps"
-    out.print(f"{run.space.name}: {run.space.size:,} architectures, {begun}, on {run.device}; {folder}", soft_wrap=True)
-    try:
-        fit(run)
-    except Interrupted as stop:
-        out.print(f"{stop} at step {run.step}, saved; to go on: {again(settings.run)}", soft_wrap=True)
-        sys.exit(128 + stop.signal_number)
-    report = make_report(run)
+    out.print(f"{run.space.name}: {run.space.size:,} architectures, {begun}, on {run.device}; {folder}")
+    with closing(run.tracker.writer):
+        try:
+            fit(run)
+        except Interrupted as stop:
+            out.print(f"{stop} at step {run.step}, saved; to go on: {again(settings.run)}")
+            sys.exit(128 + stop.signal_number)
+        report = make_report(run)
     out.print(*tables(report), sep="\n")
-    out.print(f"{report.images_per_s:,.0f} images/s on {report.device}, {report.threads} threads", highlight=False)
-    out.print(f"run:         {folder}\nTensorBoard: tensorboard --logdir {folder}", soft_wrap=True, highlight=False)
+    threads = "1 thread" if report.threads == 1 else f"{report.threads} threads"
+    out.print(f"{report.images_per_s:,.0f} images/s on {report.device}, {threads}")
+    out.print(f"run:         {folder}\nTensorBoard: tensorboard --logdir {shlex.quote(str(folder.parent))}")
+
+
+def one_line_each() -> None:
+    """Print a warning as one line, and a full disk not once more for the thread that writes TensorBoard's file."""
+    warnings.showwarning = lambda message, *_: print(f"nas-train: {message}", file=sys.stderr)
+    # That thread hands its error on to the main thread.
+    threading.excepthook = lambda args: isinstance(args.exc_value, OSError) or threading.__excepthook__(args)
 
 
 def again(run: str) -> str:
     """The command line that goes on with this run."""
+    name = Path(sys.argv[0]).name
     words = [word for word in sys.argv[1:] if not word.startswith("run=")]
-    return shlex.join(["nas-train", *words, f"run={run}"])
+    return shlex.join([name if shutil.which(name) else sys.argv[0], *words, f"run={run}"])
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """From the files in ``conf/`` and a command line to settings."""
 
 from nas.config.compose import conf_folder, register, settings_from
-from nas.config.explain import explain
+from nas.config.explain import explain, explain_flags
 
-__all__ = ["conf_folder", "explain", "register", "settings_from"]
+__all__ = ["conf_folder", "explain", "explain_flags", "register", "settings_from"]

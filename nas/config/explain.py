@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentError
 from collections.abc import Sequence
 from typing import Any, get_type_hints
 
+from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import (
     ConfigAttributeError,
@@ -18,12 +20,15 @@ from omegaconf.errors import (
 
 SEE_ALL = "--cfg job prints all settings, --help the groups"
 KINDS: dict[Any, str] = {
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    list[int]: "a list of whole numbers, as in [1,2]",
-    list[str]: "a list of names, as in [a,b]",
+    int: "must be a whole number",
+    float: "must be a number",
+    bool: "must be true or false",
+    str: "must be a name or a text",
+    list[int]: "must be a list of whole numbers, as in [1,2]",
+    list[str]: "must be a list of names, as in [a,b]",
+    dict[str, Any]: "must be names with values, as in {a: 1, b: 2}",
 }
+"""What the value of a setting of that type must be; any other type is a group of settings."""
 
 
 def explain(error: Exception, overrides: Sequence[str]) -> str:
@@ -44,36 +49,40 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
     return f"{given}: {text}; {SEE_ALL}"
 
 
-def unknown(key: str, names: Sequence[str]) -> tuple[str, str]:
-    """The rule and the remedy for a setting that does not exist, beside those of ``names`` that do."""
-    return f"there is no setting {key}", f"choose one of {', '.join(names)}; {SEE_ALL}"
+def explain_flags(words: Sequence[str]) -> str | None:
+    """One line for a command line that Hydra's parser would answer with its usage; None if it would not."""
+    parser = get_args_parser()
+    parser.exit_on_error = False
+    try:
+        _, rest = parser.parse_known_args(words)
+    except ArgumentError as error:
+        return f"{error.argument_name}: {error.message}; --hydra-help lists the flags"
+    if rest and rest[0].startswith("-"):
+        return f"{rest[0]}: there is no such flag; --hydra-help lists them"
+    return f"{rest[0]}: stands behind a flag and other settings; write flags such as -m first" if rest else None
 
 
 def _explain_value(error: OmegaConfBaseException, overrides: Sequence[str]) -> str:
     """One line for an error that OmegaConf found at a key."""
     key = error.full_key or "the command line"
-    given = next((override for override in overrides if _is_about(override, key)), key)
+    given = max((override for override in overrides if _is_about(override, key)), key=len, default=key)
     types = get_type_hints(error.object_type) if isinstance(error.object_type, type) else {}
+    first_line = str(error).strip().split("\n")[0]
     match error:
         case MissingMandatoryValue():
             return f"{key}=???: must be given; write {key}=VALUE"
         case ConfigAttributeError() | ConfigKeyError():
-            return f"{given}: {'; '.join(unknown(key, list(types)))}"
-        case InterpolationResolutionError():
-            return f"{given}: {_first_line(error)}; put quotes and a backslash before a $ that is meant as such"
+            return f"{given}: there is no setting {key}; choose one of {', '.join(types)}; {SEE_ALL}"
         case ConfigTypeError():
-            return f"{given}: a setting cannot be taken away; write {key}=VALUE"
-        case ValidationError():
-            kind = KINDS.get(types.get(str(error.key)))
-            rule = f"must be {kind}" if kind else _first_line(error)
+            return f"{given}: {first_line}; to change a setting write KEY=VALUE"
+        case InterpolationResolutionError():
+            return f"{given}: {first_line}; put quotes and a backslash before a $ that is meant as such"
+        case ValidationError() if error.key in types:
+            rule = KINDS.get(types[error.key], f"is a group of settings, set one by one as {key}.NAME=VALUE")
             return f"{given}: {rule}; {SEE_ALL}"
-    return f"{given}: {_first_line(error)}; {SEE_ALL}"
+    return f"{given}: {first_line}; {SEE_ALL}"
 
 
 def _is_about(override: str, key: str) -> bool:
     name = override.lstrip("+~").split("=")[0]
-    return key == name or key.startswith((f"{name}.", f"{name}["))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
+    return f"{name}.".startswith(f"{key}.") or f"{key}.".replace("[", ".").startswith(f"{name}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -95,7 +96,7 @@ class LearnedGate(Gate):
         return value
 
     def state_dict(self) -> dict[str, Any]:
-        return {"logits": self.logits.detach().clone(), "optimizer": self._optimizer.state_dict()}
+        return copy.deepcopy({"logits": self.logits.detach(), "optimizer": self._optimizer.state_dict()})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         with torch.no_grad():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from nas.errors import ArchitectureError
 from nas.gate.base import Gate
 from nas.seeds import generator
 from nas.settings import FairGateSettings, FixedGateSettings
@@ -15,7 +16,11 @@ class FixedGate(Gate):
 
     def __init__(self, space: SearchSpace, seed: int, settings: FixedGateSettings) -> None:
         super().__init__(space, seed)
-        self.architecture = space.decode(settings.architecture)
+        try:
+            self.architecture = space.decode(settings.architecture)
+        except ArchitectureError as error:  # said again in the user's words
+            key = "gate.architecture"
+            raise ArchitectureError(key, settings.architecture, error.rule, error.remedy) from None
 
     def paths(self, step: int) -> tuple[Architecture, ...]:
         return (self.architecture,)

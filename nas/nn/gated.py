@@ -21,15 +21,19 @@ def open_branches(active: Active, count: int) -> tuple[int, ...]:
     """The open branches of a block of ``count`` branches, in ascending order.
 
     Raises:
-        ArchitectureError: none is open, one is named twice, or one does not exist.
+        ArchitectureError: none is open, one is named twice, one does not exist, or it is a mask of booleans.
     """
     if isinstance(active, int):
-        if 0 <= active < count:
+        if _is_index(active, count):
             return (active,)
-    elif active and len(set(active)) == len(active) and all(0 <= i < count for i in active):
+    elif active and len(set(active)) == len(active) and all(_is_index(i, count) for i in active):
         return tuple(sorted(active))
     rule = f"must name branches from 0 to {count - 1}, at least one, none of them twice"
     raise ArchitectureError("active", active, rule, "pass an index or a tuple of indices")
+
+
+def _is_index(value: object, count: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < count
 
 
 class ZeroPadded:
@@ -157,8 +161,15 @@ class GatedConcat(GatedBlock):
         return ZeroPadded(values, indices, self.widths or (lambda: self.measure(x)))
 
     def measure(self, x: Tensor) -> tuple[int, ...]:
-        """The width of each branch for inputs like ``x``, found without computing anything; kept."""
+        """The width of each branch for inputs like ``x``, found without computing anything; kept.
+
+        Raises:
+            SpaceError: ``x`` is no tensor but torch.fx's stand-in for one, which has no shape.
+        """
         if self.widths is None:
+            if not isinstance(x, Tensor):
+                rule = "must be known before forward is recorded, since it asks for dense()"
+                raise SpaceError("widths", None, rule, "give GatedConcat its widths, or call measure(x) before")
             spec = torch.empty(x.shape, dtype=x.dtype, device="meta")
             self.widths = tuple(_on_meta(branch, spec).shape[1] for branch in self.branches)
         return self.widths

@@ -55,10 +55,10 @@ class ChainSettings(SpaceSettings):
             require(min(entries) > 0, f"space.{name}", entries, "every entry must be above 0", remedy)
         positive("space", self, "stem_stride")
         require(
-            len(self.candidates) > 0,
+            len(self.candidates) > 0 and all(isinstance(name, str) for name in self.candidates),
             "space.candidates",
             self.candidates,
-            "must name at least one operation",
+            "must be names of operations, at least one",
             "write for example space.candidates=[skip,conv3]",
         )
         one_of("space.merge", self.merge, "sum", "concat")
@@ -83,7 +83,7 @@ class CustomSettings(SpaceSettings):
     def __post_init__(self) -> None:
         module, colon, attribute = self.factory.partition(":")
         require(
-            bool(module and colon and attribute),
+            bool(colon and attribute) and all(part.isidentifier() for part in module.split(".")),
             "space.factory",
             self.factory,
             "must read package.module:callable",

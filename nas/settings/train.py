@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from nas.errors import require
@@ -136,10 +137,11 @@ class TrainRunSettings:
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     track: TrackSettings = field(default_factory=TrackSettings)
     seed: int = 0
-    run: str = ""
+    run: str = "unnamed"
     """Names the folder ``outputs/train/<run>``; the same name goes on with the same run."""
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, "seed", self.seed, "must not be negative", "write for example seed=1")
-        ok = "/" not in self.run and "\\" not in self.run and self.run not in (".", "..")
-        require(ok, "run", self.run, "must be a plain name", "to choose the folder write hydra.run.dir=PATH")
+        ok = re.fullmatch(r"[\w.+-]+", self.run) is not None and self.run not in (".", "..")
+        rule = "must be a plain name of letters, digits, '.', '_', '+' and '-'"
+        require(ok, "run", self.run, rule, "write for example run=first; hydra.run.dir=PATH chooses any folder")

@@ -74,8 +74,8 @@ class SearchSpace(ABC):
             ArchitectureError: a wrong number of entries, or an entry that its slot does not have.
         """
         if len(architecture) != len(self.slots):
-            rule = f"has {len(architecture)} entries, space {self.name} has {len(self.slots)} slots"
-            raise ArchitectureError("architecture", architecture, rule, "give one entry a slot, as in 1-0-2")
+            rule = f"must have one entry for each of the {len(self.slots)} slots of space {self.name}"
+            raise ArchitectureError("architecture", architecture, rule, "write for example 1-0-2 for three slots")
         for slot, entry in zip(self.slots, architecture, strict=True):
             try:
                 open_branches(entry, len(slot.choices))
@@ -111,8 +111,9 @@ class SearchSpace(ABC):
         """All architectures that differ from this one in exactly one slot."""
         self.validate(architecture)
         for i, slot in enumerate(self.slots):
+            entry = open_branches(architecture[i], len(slot.choices))
             for choice in range(len(slot.choices)):
-                if choice != architecture[i]:
+                if (choice,) != entry:
                     yield (*architecture[:i], choice, *architecture[i + 1 :])
 
     def enumerate(self) -> Iterator[Architecture]:

@@ -103,7 +103,9 @@ def _warn_of_batchnorm(probe: nn.Module, x: Tensor, architecture: Architecture) 
     def look(name: str, value: Tensor) -> None:
         dims = [i for i in range(value.dim()) if i != 1]
         zero = (value == 0).all(dim=dims) if dims else value == 0
-        if any(len(zero) == total and bool(zero[first:].all()) and not zero[:first].all() for total, first in closed):
+        # A flatten in between makes every channel as many features as it has pixels.
+        cuts = [len(zero) // total * first for total, first in closed if len(zero) % total == 0]
+        if any(bool(zero[cut:].all()) and not zero[:cut].all() for cut in cuts):
             reason = "its bias fills the zeros and its statistics shrink with the number of branches"
             warnings.warn(
                 f"{name} is a BatchNorm behind a concatenation: {reason}; put it inside the branches",

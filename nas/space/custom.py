@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from pathlib import Path
 
@@ -36,7 +37,13 @@ class CustomSpace(SearchSpace):
         super().__init__(settings.name, slots)
 
     def build(self) -> nn.Module:
-        module = _load(self._settings.factory)(**self._settings.kwargs)
+        factory, kwargs = _load(self._settings.factory), self._settings.kwargs
+        try:
+            inspect.signature(factory).bind(**kwargs)
+        except TypeError as error:  # what the call itself may raise is the user's to see in full
+            rule = f"{self._settings.factory} cannot be called with these ({error})"
+            raise SettingError("space.kwargs", kwargs, rule, "give the arguments that it takes") from None
+        module = factory(**kwargs)
         if not isinstance(module, nn.Module):
             rule = f"gave a {type(module).__name__}, not a torch.nn.Module"
             raise SettingError("space.factory", self._settings.factory, rule, "return the supernet")

@@ -34,7 +34,7 @@ class _Tracer(fx.Tracer):
     def trace(self, root: nn.Module | Callable, concrete_args: dict | None = None) -> fx.Graph:
         try:
             return super().trace(root, concrete_args)
-        except (fx.proxy.TraceError, TypeError) as error:
+        except (fx.proxy.TraceError, TypeError, RuntimeError) as error:  # the last is what len(x) raises
             rule = f"forward cannot be followed symbolically ({str(error).splitlines()[0]})"
             remedy = "keep decisions on the values or sizes of x inside modules that hold no gate"
             raise SpaceError("supernet", type(root).__name__, rule, remedy) from error
@@ -51,12 +51,13 @@ def extract(supernet: nn.Module, architecture: tuple[Active, ...]) -> nn.Module:
     must not depend on the values or the sizes of ``x``.
 
     Raises:
-        SpaceError: it does.
+        SpaceError: it does, or it asks for a dense concatenation whose widths are not known yet.
     """
     graph = _Tracer().trace(_Bound(supernet, architecture))
     for node in graph.nodes:
         if node.op in ("call_module", "get_attr"):
             node.target = node.target.removeprefix("supernet.")
     plain = fx.GraphModule(supernet, graph, class_name="Subnetwork")
-    plain.train(supernet.training)
+    for name, module in plain.named_modules():  # a part may be in another mode, such as a frozen BatchNorm
+        module.training = supernet.get_submodule(name).training
     return copy.deepcopy(plain)

@@ -51,7 +51,7 @@ class TwoBranchSpace(SearchSpace):
         side = ((image_size - 4) // 2 - 4) // 2
         if side < 1:
             rule = "must be at least 16 for space two_branch"
-            raise SpaceError("image size", image_size, rule, "use larger pictures or space=chain")
+            raise SpaceError("data.image_size", image_size, rule, "use larger pictures or space=chain")
         choices = tuple(f"branch{i}" for i in range(settings.branches))
         super().__init__(settings.name, (Slot("mix", choices),))
         self._arguments = (settings.branches, settings.width, channels, side, classes)

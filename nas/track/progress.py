@@ -62,5 +62,6 @@ class Progress:
         """Print a line for an evaluation: mean and best accuracy of the judged subnetworks, 0 to 1."""
         epoch, epochs = step / self.steps_per_epoch, self.total_steps // self.steps_per_epoch
         speed = f"{tracker.images_per_s():,.0f} images/s"
-        accuracy = f"val accuracy {mean:.1%} (best subnetwork {best:.1%})"
-        self.console.print(f"epoch {epoch:g}/{epochs}  loss {self._loss:.3f}  {accuracy}  {speed}", highlight=False)
+        accuracy = f"val accuracy {mean:.1%} (best {best:.1%})"
+        line = f"epoch {epoch:.4g}/{epochs}  loss {self._loss:.3f}  {accuracy}  {speed}"
+        self.console.print(line, highlight=False, soft_wrap=True)

@@ -96,13 +96,15 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
     Warns:
         NasWarning: a newer one is damaged and was passed over.
     """
-    paths = saved(folder)
+    paths, damaged = saved(folder), []
     for path in paths:
         try:
             state = load(path)
         except CheckpointError as error:
-            warnings.warn(f"{error}: trying the one before", NasWarning, stacklevel=2)
+            damaged.append(error)
             continue
+        for newer in damaged:
+            warnings.warn(f"{newer.value} {newer.rule}; going on from {path.name}", NasWarning, stacklevel=2)
         return state
     if paths:
         rule = f"none of the {len(paths)} checkpoints there can be read"

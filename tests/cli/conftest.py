@@ -1,0 +1,103 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from nas.cli.train import main
+
+TINY = ("data=synthetic", "data.size=300", "train.threads=1", "train.epochs=1", "track.tensorboard=false")
+"""Four steps."""
+
+
+@dataclass
+class Ended:
+    """How a command has ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def nas_train(tmp_path, monkeypatch, capsys):
+    """Run ``nas-train`` with these words in an empty folder, in this process."""
+    monkeypatch.chdir(tmp_path)
+    # What a command may set for its process.
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def run(*words: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["nas-train", *words])
+        capsys.readouterr()
+        status = 0
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            try:
+                main()
+            except SystemExit as stop:
+                status = stop.code
+        return Ended(status, *capsys.readouterr())
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start ``nas-train`` with these words in the same folder, as a process of its own."""
+    command = Path(sys.executable).with_name("nas-train")
+    started = []
+
+    def run(*words: str, **more) -> subprocess.Popen:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(
+            [command, *words], cwd=tmp_path, env=environment, stdout=pipe, stderr=pipe, text=True, **more
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def tiny():
+    """The words for a run of four steps."""
+    return TINY
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    newest = max(folder.glob("step_*.pt"))
+    return torch.load(newest, weights_only=True)["model"]
+
+
+@pytest.fixture
+def same_weights():
+    """Whether the newest checkpoints of two runs agree in every bit of the network."""
+
+    def compare(left: Path, right: Path) -> bool:
+        a, b = _weights(left), _weights(right)
+        return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+    return compare
+
+
+@pytest.fixture
+def all_bytes():
+    """What lies in a folder, to be compared."""
+    return lambda folder: {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

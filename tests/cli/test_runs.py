@@ -1,0 +1,153 @@
+"""What a run prints, how it is stopped, and that the same command goes on with it."""
+
+import os
+import re
+import resource
+import shlex
+import signal
+import time
+
+import pytest
+
+import nas.train
+
+LONG = ("data=synthetic", "data.size=300", "train.threads=1", "train.epochs=30", "train.save_every=10")
+LONG = (*LONG, "evaluate.every_epochs=15", "track.tensorboard=false")
+"""120 steps, a checkpoint every 10."""
+
+
+def wait_for(pattern, folder, process):
+    """Wait until a file of that name lies in ``folder``."""
+    while not list(folder.rglob(pattern)):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+def test_output_is_plain_when_piped(nas_train, tiny, tmp_path):
+    ended = nas_train(*tiny, "run=first")
+    folder = tmp_path / "outputs" / "train" / "first"
+    lines = ended.out.splitlines()
+    assert ended.err == ""
+    assert lines[0] == f"two_branch: 2 architectures, 4 steps, on cpu; {folder}"
+    assert re.fullmatch(r"epoch 1/1  loss .*  val accuracy .*%\)  .* images/s", lines[1])
+    assert re.fullmatch(r"[\d,]+ images/s on cpu, 1 thread", lines[-3])
+    assert lines[-2:] == [f"run:         {folder}", f"TensorBoard: tensorboard --logdir {folder.parent}"]
+    assert max(len(line) for line in lines[1:-2]) <= 80
+    assert "\x1b" not in ended.out
+
+
+def test_quiet_prints_nothing(nas_train, tiny, tmp_path):
+    ended = nas_train(*tiny, "run=first", "track.progress=false")
+    assert (ended.status, ended.out, ended.err) == (0, "", "")
+    assert (tmp_path / "outputs" / "train" / "first" / "report.json").is_file()
+
+
+def test_a_finished_run_only_reports_again(nas_train, tiny, tmp_path, all_bytes):
+    first = nas_train(*tiny, "run=first")
+    report = (tmp_path / "outputs" / "train" / "first" / "report.json").read_bytes()
+    second = nas_train(*tiny, "run=first")
+    assert "going on at step 4 of 4" in second.out
+    assert second.out.splitlines()[1:] == first.out.splitlines()[2:]  # all but the epoch's line
+    assert (tmp_path / "outputs" / "train" / "first" / "report.json").read_bytes() == report
+
+
+def test_the_folder_can_be_chosen(nas_train, tiny, tmp_path):
+    ended = nas_train(*tiny, "hydra.run.dir=my runs/one")
+    assert ended.status == 0
+    assert (tmp_path / "my runs" / "one" / "report.json").is_file()
+    assert not (tmp_path / "outputs").exists()
+    logdir = shlex.split(ended.out.splitlines()[-1])[-1]  # can be pasted into a shell
+    assert logdir == str(tmp_path / "my runs" / "one")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_in_training_saves_and_the_printed_command_goes_on(nas_train, start, tmp_path, same_weights, number):
+    words = (*LONG, "space=chain", "space.candidates=[skip,conv1]", "space.depths=[1,1]")
+    process = start(*words, "run=stopped")
+    wait_for("step_*.pt", tmp_path, process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (128 + number, "")
+    last = out.splitlines()[-1]
+    found = re.fullmatch(rf"stopped by {number.name} at step (\d+), saved; to go on: (.*)", last)
+    assert found, last
+    folder = tmp_path / "outputs" / "train" / "stopped"
+    assert (folder / f"step_{int(found[1]):09d}.pt").is_file()
+    assert 10 <= int(found[1]) < 120
+
+    _, *printed = shlex.split(found[2])
+    ended = nas_train(*printed)
+    assert ended.status == 0, ended.err
+    assert f"going on at step {found[1]} of 120" in ended.out
+    assert nas_train(*words, "run=undisturbed").status == 0
+    undisturbed = tmp_path / "outputs" / "train" / "undisturbed"
+    assert same_weights(folder, undisturbed)
+    assert (folder / "metrics.jsonl").read_text().count("\n") == (undisturbed / "metrics.jsonl").read_text().count("\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_before_training_is_silent_and_leaves_nothing(nas_train, tiny, tmp_path, monkeypatch, number):
+    monkeypatch.setattr(nas.train, "Run", lambda *_: os.kill(os.getpid(), number))
+    ended = nas_train(*tiny)
+    assert (ended.status, ended.out, ended.err) == (128 + number, "", "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_truncated_newest_checkpoint_falls_back_to_the_one_before(nas_train, tiny, tmp_path, same_weights):
+    words = (*tiny, "train.save_every=2")
+    assert nas_train(*words, "run=whole").status == nas_train(*words, "run=cut").status == 0
+    folder = tmp_path / "outputs" / "train" / "cut"
+    (folder / "report.json").unlink()
+    newest = folder / "step_000000004.pt"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    ended = nas_train(*words, "run=cut")
+    assert ended.status == 0
+    assert re.fullmatch(r"nas-train: checkpoint=.*step_000000004\.pt: is damaged .*\n", ended.err)
+    assert "going on at step 2 of 4" in ended.out
+    assert same_weights(folder, tmp_path / "outputs" / "train" / "whole")
+
+
+def test_only_truncated_checkpoints_are_refused(nas_train, tiny, tmp_path, all_bytes):
+    assert nas_train(*tiny, "run=cut", "train.save_every=2").status == 0
+    for path in tmp_path.rglob("*.pt"):
+        path.write_bytes(path.read_bytes()[:1000])
+    before = all_bytes(tmp_path)
+    ended = nas_train(*tiny, "run=cut", "train.save_every=2")
+    assert ended.status == 1
+    rule = r"none of the 2 checkpoints there can be read; take another run=NAME to begin anew"
+    assert re.fullmatch(rf"nas-train: run=.*cut: {rule}", ended.err.splitlines()[-1])
+    assert all_bytes(tmp_path) == before
+
+
+def limit_files(size):
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_goes_on_later(
+    nas_train, start, tiny, tmp_path, same_weights
+):
+    words = (*tiny, "train.save_every=1", "optimizer=adamw", "run=full")
+    assert nas_train(*words, "run=room").status == 0
+    room = tmp_path / "outputs" / "train" / "room"
+    largest = max(path.stat().st_size for path in room.glob("*.pt"))
+    # A branch has moments from its first step on: there is room for the checkpoints before that of the last branch.
+    process = start(*words, preexec_fn=limit_files(largest - 200_000))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    rule = r"could not be written \(File too large\); the checkpoint before it is intact; make room and start .*"
+    assert re.fullmatch(rf"nas-train: checkpoint=.*/full/step_\d+\.pt: {rule}\n", err), err
+    folder = tmp_path / "outputs" / "train" / "full"
+    assert not list(folder.glob("*.unfinished"))
+    kept = max(folder.glob("*.pt")).stem
+    ended = nas_train(*words)
+    assert ended.status == 0
+    assert f"going on at step {int(kept[5:])} of 4" in ended.out
+    assert same_weights(folder, room)
+
+
+def test_a_disk_too_full_for_curves_is_one_line(start, tiny, tmp_path):
+    words = [word for word in tiny if not word.startswith("track")]
+    process = start(*words, "run=full", preexec_fn=limit_files(20_000))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert re.fullmatch(r"nas-train: .*/outputs/train/full: File too large; make room or .*\n", err), err

@@ -1,0 +1,123 @@
+"""A wrong command line is answered with one line: what was given, the rule, the remedy."""
+
+import re
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from nas.config import conf_folder, explain, explain_flags, register, settings_from
+from nas.config.compose import swept
+from nas.errors import NasError
+from nas.settings import TrainRunSettings
+
+
+def line_for(words):
+    """What the command line answers to ``words``, as in nas.cli.entry."""
+    register()
+    with initialize_config_dir(conf_folder(), version_base="1.3"):
+        try:
+            settings_from(compose("train", words), TrainRunSettings)
+        except NasError as error:
+            return str(error)
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            return explain(error, words)
+    pytest.fail(f"{words} are fine")
+
+
+WRONG = {
+    # unknown
+    "train.epoch=3": r"train\.epoch=3: there is no setting train\.epoch; choose one of epochs, batch_size, .*",
+    "trian.epochs=3": r"trian\.epochs=3: there is no setting trian; choose one of space, .*, train, .*",
+    "spac=chain": r"spac=chain: there is no setting spac; choose one of space, gate, data, .*",
+    "+foo=1": r"foo=1: there is no setting foo; leave it out, or choose one of space, .*",
+    "+train.foo=1": r"train\.foo=1: there is no setting train\.foo; leave it out, or choose one of epochs, .*",
+    "++space.foo=1": r"space\.foo=1: there is no setting space\.foo; leave it out, or choose one of name, branches, .*",
+    "hydra.foo=1": r"hydra\.foo=1: there is no setting hydra\.foo; choose one of .*",
+    "space.widths=[3]": r"space\.widths=\[3\]: there is no setting space\.widths; choose one of name, branches, .*",
+    "space=foo": r"space=foo: there is no such choice; choose one of chain, custom, macro, two_branch",
+    "data=imagenet": r"data=imagenet: there is no such choice; choose one of cifar10, cifar100, digits, folder, .*",
+    # of the wrong type
+    "train.epochs=many": r"train\.epochs=many: must be a whole number; .*",
+    "train.epochs=1.5": r"train\.epochs=1\.5: must be a whole number; .*",
+    "seed=null": r"seed=null: must be a whole number; .*",
+    "optimizer.lr=fast": r"optimizer\.lr=fast: must be a number; .*",
+    "optimizer.lr=": r"optimizer\.lr=: must be a number; .*",
+    "data.flip=perhaps": r"data\.flip=perhaps: must be true or false; .*",
+    "run=[a]": r"run=\[a\]: must be a name or a text; .*",
+    "space=chain space.widths=3": r"space\.widths=3: must be a list of whole numbers, as in \[1,2\]; .*",
+    "space=chain space.widths=[a]": r"space\.widths=\[a\]: Value 'a' .*; .*",
+    "space=chain space.candidates=skip": r"space\.candidates=skip: must be a list of names, as in \[a,b\]; .*",
+    "space=chain space.candidates=[[skip]]": r"space\.candidates=\[\['skip'\]\]: must be names of operations.*; .*",
+    "space=custom space.kwargs=3": r"space\.kwargs=3: must be names with values, as in .*",
+    "train=3": r"train=3: is a group of settings, set one by one as train\.NAME=VALUE; .*",
+    "space=null": r"the command line: Config group override must be a string.*; .*",
+    # out of range
+    "train.epochs=0": r"train\.epochs=0: must be above 0 and finite; write for example train\.epochs=20",
+    "train.batch_size=1": r"train\.batch_size=1: must be at least 2: .*; write for example train\.batch_size=64",
+    "optimizer.lr=-1": r"optimizer\.lr=-1\.0: must be above 0 and finite; write for example optimizer\.lr=0\.05",
+    "optimizer.lr=nan": r"optimizer\.lr=nan: must be above 0 and finite; write for example optimizer\.lr=0\.05",
+    "optimizer.lr=inf": r"optimizer\.lr=inf: must be above 0 and finite; .*",
+    "train.warmup_epochs=nan": r"train\.warmup_epochs=nan: must not be negative, and finite; .*",
+    "data.val_fraction=1": r"data\.val_fraction=1\.0: must lie in \[0, 1\); .*",
+    "data.val_fraction=0": r"data\.val_fraction=0\.0: must be above 0: .*; .*",
+    "seed=-1": r"seed=-1: must not be negative; write for example seed=1",
+    "train.schedule=linear": r"train\.schedule=linear: must be one of cosine, onecycle, constant; .*",
+    "data=synthetic data.classes=1": r"data\.classes=1: must be at least 2; .*",
+    "space=chain space.widths=[16]": r"space\.widths, depths, strides=\[16\], .*: .* one entry a stage; write .*",
+    "space=chain space.candidates=[]": r"space\.candidates=\[\]: must be names of operations, at least one; .*",
+    "run=a/b": r"run=a/b: must be a plain name .*; .* hydra\.run\.dir=PATH .*",
+    "run=..": r"run=\.\.: must be a plain name .*",
+    "run=": r"run=: must be a plain name .*",
+    "space=custom space.factory=net": r"space\.factory=net: must read package\.module:callable; write .*",
+    "space=custom space.factory=.net:Net": r"space\.factory=\.net:Net: must read package\.module:callable; write .*",
+    # not given
+    "gate=fixed": r"gate\.architecture=\?\?\?: must be given; write gate\.architecture=VALUE",
+    "data=folder": r"data\.root=\?\?\?: must be given; write data\.root=VALUE",
+    "space=custom": r"space\.factory=\?\?\?: must be given; write space\.factory=VALUE",
+    # malformed
+    "train.epochs": r"train\.epochs: is not of the form key=value; put quotes around .*",
+    "space.widths=[1,2": r"space\.widths=\[1,2: is not of the form key=value; put quotes around .*",
+    "run=a=b": r"run=a=b: is not of the form key=value; put quotes around .*",
+    "run=${nothing}": r"run=\$\{nothing\}: Interpolation key 'nothing' not found; put quotes and a backslash .*",
+    "~train.epochs": r"~train\.epochs: .* does not support deletion; to change a setting write KEY=VALUE",
+    "~foo": r"the command line: Could not delete from config\. 'foo' does not exist\.; .*",
+    "gate=uniform,fair": r"gate=uniform,fair: Ambiguous value .* add --multirun .*",
+    "+space=chain": r"the command line: Multiple values for space\. .*",
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_a_wrong_command_line_is_one_line_with_rule_and_remedy(words):
+    line = line_for(words.split())
+    assert re.fullmatch(WRONG[words], line), line
+
+
+FLAGS = {
+    "--frobnicate": "--frobnicate: there is no such flag; --hydra-help lists them",
+    "seed=1 -x": "-x: there is no such flag; --hydra-help lists them",
+    "--cfg seed": r"--cfg/-c: invalid choice: 'seed' .*; --hydra-help lists the flags",
+    "--cfg": r"--cfg/-c: expected one argument; --hydra-help lists the flags",
+    "gate=fair -m seed=1,2": "seed=1,2: stands behind a flag and other settings; write flags such as -m first",
+}
+
+
+@pytest.mark.parametrize("words", FLAGS)
+def test_a_wrong_flag_is_one_line(words):
+    line = explain_flags(words.split())
+    assert line is not None
+    assert re.fullmatch(FLAGS[words], line), line
+
+
+@pytest.mark.parametrize("words", ["", "seed=1", "-m seed=1,2", "--cfg job", "--help", "seed=1 -m", "-c job seed=1"])
+def test_right_flags_are_left_to_hydra(words):
+    assert explain_flags(words.split()) is None
+
+
+def test_a_run_of_a_sweep_is_named_by_what_is_swept():
+    given = ["-m", "gate=uniform,fair", "data.root=/a.zip,/b.zip", "seed=1", "data.flip=false", "run=x"]
+    overrides = ["data.flip=False", "gate=fair", "data.root=/a.zip", "seed=1", "run=x"]
+    assert swept(overrides, given) == "gate=fair,data.root=_a.zip"
+    assert swept([*overrides, "space.width=2"], given).endswith(",space.width=2")  # from hydra.sweeper.params
+    assert swept(["seed=1"], given) == "run"

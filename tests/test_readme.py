@@ -1,0 +1,74 @@
+"""README tells the truth: its examples run, its commands compose, its tree and pictures exist."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from nas.config import conf_folder, register, settings_from
+from nas.settings import TrainRunSettings
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+COMMANDS = [
+    line.split("#")[0].strip() for line in README.splitlines() if re.match(r"    nas-train\b(?! printed)", line)
+]
+
+
+def test_the_examples_run(tmp_path, monkeypatch):
+    network, use = EXAMPLES
+    (tmp_path / "my_net.py").write_text(network)
+    monkeypatch.chdir(tmp_path)
+    names = {"torch": torch}
+    exec(compile(use, "README", "exec"), names)
+    assert not any("Gated" in type(module).__name__ for module in names["plain"].modules())
+
+
+def test_the_users_network_takes_ten_lines():
+    lines = [line for line in EXAMPLES[0].splitlines() if line.strip() and "import" not in line]
+    assert len(lines) <= 10
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_commands_compose(command):
+    words = [word for word in shlex.split(command)[1:] if word != "-m" and not word.startswith("-")]
+    register()
+    with initialize_config_dir(conf_folder(), version_base="1.3"):
+        for first in (0, -1):  # of a sweep: its first and its last run
+            overrides = []
+            for word in words:
+                key, _, value = word.partition("=")
+                swept = "-m" in command and "," in value and "[" not in value
+                overrides.append(f"{key}={value.split(',')[first]}" if swept else word)
+            config = compose("train", [*overrides, "run=readme"])
+            assert isinstance(settings_from(config, TrainRunSettings), TrainRunSettings)
+
+
+def test_there_are_commands():
+    assert len(COMMANDS) >= 10
+
+
+def test_the_scripts_are_what_the_readme_calls():
+    for script in re.findall(r"bash (scripts/\S+\.sh)", README):
+        assert subprocess.run(["bash", "-n", ROOT / script], check=False).returncode == 0
+
+
+def test_the_tree_and_the_pictures_exist():
+    tree = README.split("## The tree")[1]
+    folder = ROOT
+    for line in tree.splitlines():
+        if match := re.match(r"    (  )?([\w.]+/?)\s+\S", line):
+            if not match[1]:
+                folder = ROOT / match[2]
+            assert match[2] == "outputs/" or (folder / match[2] if match[1] else folder).exists(), line
+    for picture in re.findall(r"!\[.*?\]\((\S+)\)", README):
+        assert (ROOT / picture).is_file(), picture
+
+
+def test_nothing_is_left_to_fill_in():
+    assert "@@" not in README
