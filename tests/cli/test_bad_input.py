@@ -47,7 +47,7 @@ WRONG = {
     "data=folder data.root=one": r"data\.root=one: .*one class.*",
     "data.size=50 train.batch_size=64": r"train\.batch_size=64: the train split has only 40 pictures; write .*=40 .*",
     "data.crop=99": r"data\.crop=99: must be smaller than a picture, 32x32; 0 switches it off",
-    "data.image_size=8": r"image size=8: must be at least 16 for space two_branch; use .*",
+    "data.image_size=8": r"data.image_size=8: must be at least 16 for space two_branch; use .*",
     "space=chain space.candidates=[foo]": r"space\.candidates=foo: is not a known operation; choose from skip, .*",
     "space=custom space.factory=nowhere.net:Net": r"space\.factory=.*: there is no module nowhere; run from .*",
     "space=custom space.factory=nets:Gone": r"space\.factory=nets:Gone: nets has no Gone; name a class .*",
