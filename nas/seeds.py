@@ -29,5 +29,5 @@ def generator(seed: int, *place: str | int) -> torch.Generator:
 def weights(seed: int) -> Iterator[None]:
     """Initialise modules inside: ``torch.nn`` draws from the global generator, which is put back at the end."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, "weights"))
+        torch.default_generator.manual_seed(derive(seed, "weights"))  # torch.manual_seed would reseed CUDA too
         yield

@@ -112,7 +112,10 @@ def operation(name: str, in_channels: int, out_channels: int, stride: int = 1) -
                 return _separable(in_channels, out_channels, stride, kernel)
             if kind == "dil":
                 return conv_bn_relu(in_channels, out_channels, kernel, stride, dilation=2)
-            pool = nn.MaxPool2d if kind == "max_pool" else nn.AvgPool2d
-            return _pool(pool(kernel, stride, kernel // 2), in_channels, out_channels)
+            if kind == "max_pool":
+                return _pool(nn.MaxPool2d(kernel, stride, kernel // 2), in_channels, out_channels)
+            # The padding is not part of the average, as in DARTS and NAS-Bench-201.
+            average = nn.AvgPool2d(kernel, stride, kernel // 2, count_include_pad=False)
+            return _pool(average, in_channels, out_channels)
     remedy = f"choose from {', '.join(OPERATIONS)}; kernel sizes are odd"
     raise SettingError("space.candidates", name, "is not a known operation", remedy)

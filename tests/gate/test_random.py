@@ -1,0 +1,159 @@
+"""Gates that do not learn: a path is a function of the seed and the step."""
+
+from collections import Counter
+
+import pytest
+import torch
+
+from nas.errors import ArchitectureError, SettingError
+from nas.gate import build_gate
+from nas.settings import (
+    FairGateSettings,
+    FixedGateSettings,
+    GateSettings,
+    LearnedGateSettings,
+    MacroSettings,
+    UniformGateSettings,
+)
+from nas.space import SearchSpace, Slot, build_space
+
+
+class Slots(SearchSpace):
+    """Slots alone, without a network."""
+
+    def __init__(self, *counts):
+        super().__init__("slots", tuple(Slot(f"s{i}", tuple("abcdefgh"[:n])) for i, n in enumerate(counts)))
+
+    def build(self):
+        raise NotImplementedError
+
+
+SETTINGS = {
+    "fixed": FixedGateSettings(architecture="1-0-2-0+3"),
+    "uniform": UniformGateSettings(),
+    "fair": FairGateSettings(),
+    "fair, step_each": FairGateSettings(mode="step_each"),
+    "learned": LearnedGateSettings(),
+}
+RANDOM = [name for name in SETTINGS if name != "fixed"]
+SPACE = Slots(2, 1, 3, 5)
+
+
+def gate(name, space=SPACE, seed=0):
+    return build_gate(SETTINGS[name], space, seed, total_steps=100)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_same_seed_same_paths_in_whatever_order_steps_are_asked(name):
+    steps = [*range(30), *range(245, 275), 10_000]
+    forward = [gate(name).paths(step) for step in steps]
+    one = gate(name)
+    assert [one.paths(step) for step in steps] == forward
+    assert [one.paths(step) for step in reversed(steps)] == forward[::-1]
+    assert gate(name).paths(10_000) == forward[-1]  # as a resumed run asks
+    torch.manual_seed(123)
+    assert [gate(name).paths(step) for step in steps] == forward
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_different_seeds_and_steps_differ(name):
+    first, second = ([gate(name, seed=seed).paths(step) for step in range(30)] for seed in (0, 1))
+    assert first != second
+    assert len(set(first)) > 10
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_path_fits_the_space_and_the_global_generator_stays(name):
+    one, before = gate(name), torch.get_rng_state()
+    for step in range(50):
+        for path in one.paths(step):
+            assert SPACE.validate(path)
+            assert all(type(entry) in (int, tuple) for entry in path)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_every_architecture_is_equally_likely(name):
+    space = Slots(3, 2, 4)
+    one, drawn, step = gate(name, space), Counter(), 0
+    while drawn.total() < 4800:
+        drawn.update(one.paths(step))
+        step += 1
+    expected = drawn.total() / space.size
+    chi_square = sum((drawn[a] - expected) ** 2 / expected for a in space.enumerate())
+    assert chi_square < 49.7  # 23 degrees of freedom, p = 0.001
+
+
+def rounds(one, count, paths_per_round):
+    """The paths of the first ``count`` rounds, however many a step gives."""
+    paths, step = [], 0
+    while len(paths) < count * paths_per_round:
+        paths += one.paths(step)
+        step += 1
+    assert len(paths) == count * paths_per_round, "a step does not cut through a round"
+    return [paths[i * paths_per_round : (i + 1) * paths_per_round] for i in range(count)]
+
+
+@pytest.mark.parametrize("mode", ["accumulate", "step_each"])
+def test_in_every_round_each_choice_of_each_slot_runs_exactly_once(mode):
+    space = Slots(4, 4, 4)
+    one = build_gate(FairGateSettings(mode=mode), space, 3, total_steps=100)
+    assert len(one.paths(0)) == (4 if mode == "accumulate" else 1)
+    for paths in rounds(one, 50, 4):
+        for slot in range(3):
+            assert sorted(path[slot] for path in paths) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("mode", ["accumulate", "step_each"])
+def test_each_slot_is_fair_over_its_own_choices(mode):
+    space = Slots(2, 5, 1, 3)
+    one = build_gate(FairGateSettings(mode=mode), space, 3, total_steps=100)
+    assert len(one.paths(0)) == (5 if mode == "accumulate" else 1)
+    paths = [path for part in rounds(one, 30, 5) for path in part]
+    for slot, count in enumerate((2, 5, 1, 3)):
+        entries = [path[slot] for path in paths]
+        for start in range(0, len(entries) - count + 1, count):
+            assert sorted(entries[start : start + count]) == list(range(count))
+
+
+def test_both_modes_run_the_same_paths():
+    together, apart = gate("fair"), gate("fair, step_each")
+    assert [p for step in range(4) for p in together.paths(step)] == [apart.paths(step)[0] for step in range(20)]
+
+
+def test_slots_of_a_fair_gate_are_dealt_independently():
+    paths = rounds(build_gate(FairGateSettings(), Slots(3, 3), 0, 100), 200, 3)
+    pairs = Counter(path for part in paths for path in part)
+    assert len(pairs) == 9
+    assert min(pairs.values()) > 0.7 * 600 / 9
+
+
+def test_a_fixed_gate_always_opens_the_same_and_may_open_two():
+    one = gate("fixed")
+    assert {one.paths(step) for step in range(5)} == {((1, 0, 2, (0, 3)),)}
+    macro = build_gate(FixedGateSettings(architecture="02012100"), build_space(MacroSettings()), 0, 100)
+    assert macro.paths(9) == ((0, 2, 0, 1, 2, 1, 0, 0),)
+
+
+@pytest.mark.parametrize("text", ["", "1", "1-0-2", "2-0-0-0", "1-0-2-x", "1-0-2-0+0", "1-0-2-5", "1-1-2-0"])
+def test_a_fixed_architecture_that_does_not_fit_is_refused(text):
+    with pytest.raises(ArchitectureError, match=r"architecture=.*: .+; .+"):
+        build_gate(FixedGateSettings(architecture=text), SPACE, 0, 100)
+
+
+def test_an_unknown_gate_or_mode_is_refused():
+    with pytest.raises(SettingError, match=r"gate\.name=dice: is not a known gate; use fixed"):
+        build_gate(GateSettings(name="dice"), SPACE, 0, 100)
+    with pytest.raises(SettingError, match=r"gate\.mode=both: must be one of accumulate, step_each"):
+        FairGateSettings(mode="both")
+    for setting in ("lr", "temperature", "final_temperature", "every"):
+        with pytest.raises(SettingError, match=rf"gate\.{setting}=0: must be above 0"):
+            LearnedGateSettings(**{setting: 0})
+
+
+@pytest.mark.parametrize("name", ["fixed", "uniform", "fair"])
+def test_a_gate_that_does_not_learn_has_no_state(name):
+    assert gate(name).state_dict() == {}
+    gate(name).load_state_dict({})
+    with pytest.raises(AssertionError):
+        gate(name).load_state_dict({"logits": 0})

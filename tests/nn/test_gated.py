@@ -1,0 +1,213 @@
+"""Closed branches are neither called nor differentiated; zeros stand in their place."""
+
+import pytest
+import torch
+from torch import nn
+
+from nas.errors import ArchitectureError, SpaceError
+from nas.nn import BlockConv2d, BlockLinear, GatedConcat, GatedSum, WeightedBranch, gated_blocks, open_branches
+
+WIDTHS = (2, 5, 3)
+
+
+class Watched(nn.Sequential):
+    """Notes on which device it is called."""
+
+    def __init__(self, *layers):
+        super().__init__(*layers)
+        self.calls = []
+
+    def forward(self, x):
+        self.calls.append(x.device.type)
+        return super().forward(x)
+
+
+def convolutions(widths=WIDTHS):
+    return [Watched(nn.Conv2d(3, w, 3), nn.BatchNorm2d(w), nn.ReLU(), nn.Dropout(0.3)) for w in widths]
+
+
+def picture(batch=2):
+    return torch.randn(batch, 3, 6, 6)
+
+
+class Net(nn.Module):
+    """A concatenation of unequal widths with a zero-aware layer behind it, then a sum."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix = GatedConcat([nn.Sequential(nn.Conv2d(3, w, 3), nn.BatchNorm2d(w)) for w in WIDTHS])
+        self.project = BlockConv2d(3, WIDTHS, 4, 1)
+        self.sum = GatedSum([nn.Conv2d(4, 4, k, padding=k // 2) for k in (1, 3, 5)])
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x, architecture):
+        z = self.mix(x, architecture[0]).map(torch.relu)
+        return self.head(self.sum(self.project(z), architecture[1]).mean(dim=(2, 3)))
+
+
+def closed_parameters(net, architecture):
+    """Names of what the architecture does not name: branches, and the consumer's weights of their slots."""
+    open0, open1 = (open_branches(entry, 3) for entry in architecture)
+    closed = [f"mix.branches.{i}." for i in range(3) if i not in open0]
+    closed += [f"project.weights.{i}" for i in range(3) if i not in open0]
+    closed += [f"sum.branches.{i}." for i in range(3) if i not in open1]
+    return {name for name, _ in net.named_parameters() if name.startswith(tuple(closed))}
+
+
+PATHS = [(0, 0), (1, 2), (2, 1), ((0, 2), 1), (1, (0, 1)), ((0, 1, 2), (0, 1, 2))]
+
+
+@pytest.mark.parametrize("architecture", PATHS)
+def test_closed_branches_are_never_called(architecture):
+    net = Net()
+    ran = []
+    for name, block in gated_blocks(net).items():
+        for index, branch in enumerate(block.branches):
+            branch.register_forward_hook(lambda *_, key=(name, index): ran.append(key))
+            branch.register_full_backward_pre_hook(lambda *_, key=(name, index): ran.append(key))
+    net(picture(), architecture).sum().backward()
+    named = [
+        (name, i) for name, entry in zip(("mix", "sum"), architecture, strict=True) for i in open_branches(entry, 3)
+    ]
+    assert sorted(ran) == sorted(2 * named)  # once forward, once backward
+
+
+@pytest.mark.parametrize("architecture", PATHS)
+def test_gradients_of_what_did_not_run_are_none(architecture):
+    net = Net()
+    net(picture(), architecture).sum().backward()
+    without = {name for name, p in net.named_parameters() if p.grad is None}
+    assert without == closed_parameters(net, architecture)
+
+
+@pytest.mark.parametrize("architecture", PATHS)
+def test_jacobian_of_closed_parameters_is_exactly_zero(architecture):
+    net, x = Net().eval().double(), picture().double()
+    parameters = {name: p.detach() for name, p in net.named_parameters()}
+    jacobian = torch.func.jacrev(lambda p: torch.func.functional_call(net, p, (x, architecture)))(parameters)
+    zero = {name for name, block in jacobian.items() if not block.count_nonzero()}
+    assert zero == closed_parameters(net, architecture)
+
+
+@pytest.mark.parametrize("active", [0, 1, 2, (0, 2)])
+def test_closed_slots_of_the_concatenation_have_zero_jacobian(active):
+    mix, x = GatedConcat(convolutions()).eval().double(), picture(1).double()
+    jacobian = torch.func.jacrev(lambda x: mix(x, active).dense())(x)  # (1, 10, 4, 4, 1, 3, 6, 6)
+    for slot, part in enumerate(jacobian.split(WIDTHS, dim=1)):
+        assert bool(part.count_nonzero()) == (slot in open_branches(active, 3))
+
+
+@pytest.mark.parametrize("active", [0, 1, 2, (0, 1), (1, 2), (0, 1, 2)])
+def test_dense_holds_each_open_branch_in_its_slot_and_zeros_elsewhere(active):
+    mix, x = GatedConcat(convolutions()).eval(), picture()
+    z = mix(x, active)
+    assert z.widths == WIDTHS
+    for slot, part in enumerate(z.dense().split(WIDTHS, dim=1)):
+        if slot in open_branches(active, 3):
+            assert torch.equal(part, mix.branches[slot](x))
+        else:
+            assert not part.count_nonzero()
+
+
+def test_a_sum_is_the_open_branch_or_the_sum_of_the_open_ones():
+    block, x = GatedSum(convolutions((4, 4, 4))).eval(), picture()
+    each = [branch(x) for branch in block.branches]
+    for index in range(3):
+        assert torch.equal(block(x, index), each[index])
+        assert torch.equal(block(x, (index,)), each[index])
+    assert torch.equal(block(x, (0, 1)), each[0] + each[1])
+    assert torch.equal(block(x, (2, 0)), each[0] + each[2])
+    torch.testing.assert_close(block(x, (0, 1, 2)), sum(each))
+
+
+def test_two_open_gates_equal_the_concatenation_with_both():
+    first, second = nn.Conv2d(3, 2, 3), nn.Conv2d(3, 4, 3)
+    mix, x = GatedConcat([first, second]), picture()
+    both = torch.cat([first(x), second(x)], dim=1)
+    for active in ((0, 1), (1, 0)):
+        assert torch.equal(mix(x, active).dense(), both)
+    head = BlockLinear(2, [32, 64], 3)
+    z = mix(x, (0, 1)).map(lambda t: t.flatten(1))
+    torch.testing.assert_close(head(z), head.to_dense()(both.flatten(1)))
+
+
+def test_widths_are_found_without_computing_or_drawing_or_counting():
+    mix, x = GatedConcat(convolutions()).train(), picture()
+    closed = {n: b.clone() for n, b in mix.named_buffers() if not n.startswith("branches.1.")}
+    tracked = mix.branches[1][1].num_batches_tracked
+    z = mix(x, 1)
+    random = torch.get_rng_state()
+    assert z.dense().shape == (2, 10, 4, 4)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert tracked == 1  # its one real run; being measured is none
+    for name, buffer in closed.items():
+        assert torch.equal(mix.get_buffer(name), buffer)
+    assert [branch.calls for branch in mix.branches] == [["meta"], ["cpu", "meta"], ["meta"]]
+    assert {p.device.type for p in mix.parameters()} == {"cpu"}
+    mix(x, 2).dense()
+    assert [branch.calls for branch in mix.branches] == [["meta"], ["cpu", "meta"], ["meta", "cpu"]]
+
+
+def test_a_zero_aware_consumer_does_not_ask_for_widths():
+    mix, head = GatedConcat(convolutions()), BlockLinear(3, [16 * w for w in WIDTHS], 7)
+    head(mix(picture(), 1).map(torch.relu).map(lambda t: t.flatten(1))).sum().backward()
+    assert [branch.calls for branch in mix.branches] == [[], ["cpu"], []]
+    assert mix.widths is None
+
+
+def test_wrong_widths_are_refused():
+    with pytest.raises(SpaceError, match=r"widths=\(2, 5\): must have one entry for each of the 3 branches"):
+        GatedConcat(convolutions(), widths=(2, 5))
+    mix = GatedConcat(convolutions(), widths=(2, 4, 3))
+    with pytest.raises(SpaceError, match="slot 1 is said to be 4 wide, its branch gave 5"):
+        mix(picture(), 1).dense()
+    mix(picture(), 0).dense()
+
+
+def test_a_block_needs_a_branch_and_a_name_for_each():
+    with pytest.raises(SpaceError, match="at least one branch"):
+        GatedSum([])
+    with pytest.raises(SpaceError, match="a name for each of its 2 branches"):
+        GatedSum([nn.Identity(), nn.Identity()], choices=["only"])
+    assert GatedSum([nn.Identity(), nn.Identity()]).choices == ("branch0", "branch1")
+
+
+@pytest.mark.parametrize("active", [3, -1, (), (0, 3), (-1, 0), (1, 1), (0, 1, 0), True, (True, False), (0.0, 1.0)])
+@pytest.mark.parametrize("block", [GatedConcat, GatedSum])
+def test_an_active_set_that_names_no_branches_is_refused(block, active):
+    branches = convolutions((4, 4, 4))
+    with pytest.raises(ArchitectureError, match="must name branches from 0 to 2, at least one, none of them twice"):
+        block(branches)(picture(), active)
+    assert [branch.calls for branch in branches] == [[], [], []]
+
+
+@pytest.mark.parametrize("kind", [GatedConcat, GatedSum])
+def test_a_weighted_branch_changes_no_bit_and_is_differentiated_by_its_output(kind):
+    block = kind([nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)]).double()
+    x, cotangent = picture().double(), torch.randn(2, 4, 4, 4, dtype=torch.float64)
+    output = lambda entry: block(x, entry).values[0] if kind is GatedConcat else block(x, entry)  # noqa: E731
+    plain = output(1)
+    weight = torch.ones((), dtype=torch.float64, requires_grad=True)
+    weighted = output(WeightedBranch(1, weight))
+    assert torch.equal(weighted, plain)
+    weighted.backward(cotangent)
+    torch.testing.assert_close(weight.grad, (cotangent * plain).sum())
+    assert block.branches[0].weight.grad is None
+
+
+def test_a_weighted_branch_is_its_index():
+    branch = WeightedBranch(2, torch.ones(()))
+    assert branch == 2
+    assert open_branches(branch, 3) == (2,)
+    assert (0, branch) == (0, 2)
+    with pytest.raises(ArchitectureError, match="active=2: must name branches from 0 to 1"):
+        open_branches(branch, 2)
+
+
+def test_open_branches_are_ascending():
+    assert open_branches(1, 3) == (1,)
+    assert open_branches((2, 0), 3) == (0, 2)
+
+
+def test_gated_blocks_come_in_the_order_of_assignment():
+    assert list(gated_blocks(Net())) == ["mix", "sum"]

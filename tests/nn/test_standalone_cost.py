@@ -1,0 +1,56 @@
+"""A gated step computes and remembers what the hand-written stand-alone network does, for any number of branches."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+from nas.bench.gating import slots_space, standalone_slots, standalone_two_branch
+from nas.gate import UniformGate
+from nas.settings import TwoBranchSettings
+from nas.space import build_space
+
+
+def cost(network, x, *architecture):
+    """FLOPs of forward and backward, and the bytes saved in between that are not parameters."""
+    own = {p.untyped_storage().data_ptr() for p in network.parameters()}
+    saved = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with FlopCounterMode(display=False) as counter:
+        with saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = F.cross_entropy(network(x, *architecture), torch.zeros(len(x), dtype=torch.long))
+        loss.backward()
+    return counter.get_total_flops(), sum(saved.values())
+
+
+@pytest.mark.parametrize("branches", [2, 8, 32])
+def test_two_branch_costs_what_the_stand_alone_network_costs(branches):
+    x = torch.randn(8, 3, 32, 32)
+    expected = cost(standalone_two_branch(), x)
+    supernet = build_space(TwoBranchSettings(branches=branches)).supernet()
+    for index in {0, 1, branches - 1}:
+        assert cost(supernet, x, (index,)) == expected
+
+
+@pytest.mark.parametrize("choices", [2, 8, 32])
+def test_eight_slots_cost_what_the_stand_alone_network_costs(choices):
+    x = torch.randn(4, 3, 16, 16)
+    expected = cost(standalone_slots(), x)
+    space = slots_space(choices)
+    supernet = space.supernet()
+    for architecture in (*UniformGate(space, 0).paths(0), (choices - 1,) * 8):
+        assert cost(supernet, x, architecture) == expected
+
+
+def test_both_gates_open_cost_more():
+    x, supernet = torch.randn(4, 3, 32, 32), build_space(TwoBranchSettings()).supernet()
+    one, both = cost(supernet, x, (0,)), cost(supernet, x, ((0, 1),))
+    assert 1.8 * one[0] < both[0] < 2 * one[0]
+    assert both[1] > 1.5 * one[1]

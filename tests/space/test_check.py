@@ -1,0 +1,168 @@
+"""What a supernet must be like is checked on a copy, before it is trained."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+from references import ModuleSpace
+from torch import nn
+
+from nas.errors import NasWarning, SpaceError
+from nas.nn import BlockConv2d, GatedConcat, GatedSum, conv_bn_relu
+from nas.settings import ChainSettings, MacroSettings, TwoBranchSettings
+from nas.space import build_space, check_supernet
+
+
+class Net(nn.Module):
+    """A gated block and what comes behind it."""
+
+    def __init__(self, block, behind):
+        super().__init__()
+        self.block, self.behind = block, behind
+
+    def forward(self, x, architecture):
+        y = self.block(x, architecture[0])
+        return self.behind(y.dense() if isinstance(self.block, GatedConcat) else y)
+
+
+def head(channels, classes=10):
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
+
+
+def conv(channels, kernel=3, **options):
+    return nn.Conv2d(3, channels, kernel, **options)
+
+
+def check(make, classes=10):
+    space = ModuleSpace(make)
+    supernet = space.supernet()
+    check_supernet(space, supernet, 3, 8, classes)
+    return supernet
+
+
+@pytest.fixture(autouse=True)
+def _warnings_are_errors():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: Net(GatedSum([conv(4), conv(6)]), head(4)),
+            r"branch0 gives \(2, 4, 6, 6\), branch1 gives \(2, 6, 6, 6\)",
+        ),
+        (
+            lambda: Net(GatedSum([conv(4), conv(4), conv(4, stride=2)], ["a", "b", "c"]), head(4)),
+            r"a gives \(2, 4, 6, 6\), c gives \(2, 4, 3, 3\)",
+        ),
+        (
+            lambda: Net(GatedSum([conv(4), conv(1)]), head(4)),  # would broadcast with two open
+            r"branch0 gives \(2, 4, 6, 6\), branch1 gives \(2, 1, 6, 6\)",
+        ),
+        (
+            lambda: Net(GatedConcat([conv(4), conv(2, kernel=5)]), head(6)),
+            r"branch0 gives \(2, 4, 6, 6\), branch1 gives \(2, 2, 4, 4\)",
+        ),
+    ],
+)
+def test_branches_that_disagree_in_shape_are_refused(make, message):
+    with pytest.raises(SpaceError, match=rf"slot=block: its branches disagree in shape: {message}; make them agree"):
+        check(make)
+
+
+def test_branches_of_different_widths_agree_in_a_concatenation():
+    supernet = check(lambda: Net(GatedConcat([conv(4), conv(2)]), head(6)))
+    assert supernet.block.widths == (4, 2)
+
+
+def test_widths_that_are_not_the_branches_are_refused():
+    with pytest.raises(SpaceError, match=r"slot=block: widths \(4, 3\) should be \(4, 2\)"):
+        check(lambda: Net(GatedConcat([conv(4), conv(2)], widths=[4, 3]), head(7)))
+
+
+def test_a_wrong_number_of_classes_is_refused():
+    with pytest.raises(SpaceError, match=r"space=test: gives \(2, 7\) for 2 pictures; the data needs \(2, 10\)"):
+        check(lambda: Net(GatedSum([conv(4), conv(4)]), head(4, classes=7)))
+
+
+def fails(error):
+    class Fails(nn.Module):
+        def forward(self, x):
+            raise error
+
+    return lambda: Net(GatedSum([conv(4), conv(4)]), Fails())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Net(GatedSum([conv(4), conv(4)]), head(5)),
+        fails(TypeError("first line\nsecond line")),
+        fails(IndexError("no such entry")),
+    ],
+)
+def test_a_network_that_crashes_is_refused_in_one_line(make):
+    message = r"space=test: does not run on \(2, 3, 8, 8\) pictures: .+; mend its forward\(x, architecture\)"
+    with pytest.raises(SpaceError, match=message) as error:
+        check(make)
+    assert "\n" not in str(error.value)
+    assert error.value.__cause__ is not None
+
+
+def test_a_batchnorm_behind_a_concatenation_is_warned_of():
+    behind = nn.Sequential(nn.ReLU(), nn.BatchNorm2d(6), head(6))
+    with pytest.warns(NasWarning, match=r"behind\.1 is a BatchNorm behind a concatenation: its bias fills the zeros"):
+        check(lambda: Net(GatedConcat([conv(4), conv(2)]), behind))
+
+
+def test_a_batchnorm_behind_a_flattened_concatenation_is_warned_of():
+    behind = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(6 * 36), nn.Linear(6 * 36, 10))
+    with pytest.warns(NasWarning, match=r"behind\.1 is a BatchNorm behind a concatenation"):
+        check(lambda: Net(GatedConcat([conv(4), conv(2)]), behind))
+
+
+class NormInside(nn.Module):
+    """BatchNorm inside the branches, and one behind a zero-aware convolution, as it should be."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix = GatedConcat([conv_bn_relu(3, 4, 3), conv_bn_relu(3, 2, 3)])
+        self.project = BlockConv2d(2, [4, 2], 6, 1)
+        self.norm, self.head = nn.BatchNorm2d(6), head(6)
+
+    def forward(self, x, architecture):
+        return self.head(self.norm(self.project(self.mix(x, architecture[0]))))
+
+
+def test_a_batchnorm_inside_the_branches_is_not_warned_of():
+    check(NormInside)
+
+
+def test_a_batchnorm_of_the_same_width_behind_a_sum_is_not_warned_of():
+    check(lambda: Net(GatedSum([conv(6), conv(6)]), nn.Sequential(nn.BatchNorm2d(6), head(6))))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [TwoBranchSettings(branches=3), ChainSettings(), ChainSettings(merge="concat"), MacroSettings()],
+)
+def test_our_own_spaces_pass_without_a_warning(settings):
+    space = build_space(settings, image_size=16)
+    check_supernet(space, space.supernet(), 3, 16, 10)
+
+
+def test_the_check_leaves_the_supernet_and_the_global_generator():
+    space = ModuleSpace(NormInside)
+    supernet = space.supernet()
+    before, random = copy.deepcopy(supernet.state_dict()), torch.get_rng_state()
+    check_supernet(space, supernet, 3, 8, 10)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in supernet.state_dict().items())
+    assert supernet.training
+    assert all(module.training for module in supernet.modules())
+    assert all(p.grad is None for p in supernet.parameters())
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in supernet.modules())
+    assert torch.equal(random, torch.get_rng_state())

@@ -1,0 +1,125 @@
+"""A user's own network is a space: any module with gated blocks in it and ``forward(x, architecture)``."""
+
+import sys
+
+import pytest
+import torch
+
+from nas.errors import SettingError, SpaceError
+from nas.settings import CustomSettings
+from nas.space import build_space, check_supernet
+
+MY_NET = """
+import torch
+from torch import nn
+from nas.nn import BlockLinear, GatedConcat, GatedSum
+
+class MyNet(nn.Module):
+    def __init__(self, width=4, classes=10):
+        super().__init__()
+        self.left = GatedSum([nn.Conv2d(3, width, 3), nn.Conv2d(3, width, 3)], ["a", "b"])
+        self.inner = nn.ModuleDict({"mix": GatedConcat([nn.Conv2d(width, w, 1) for w in (1, 2, 3)])})
+        self.head = BlockLinear(3, [1, 2, 3], classes)
+
+    def forward(self, x, architecture):
+        z = self.inner["mix"](self.left(x, architecture[0]), architecture[1])
+        return self.head(z.map(lambda t: t.mean(dim=(2, 3))))
+
+def plain(**kwargs):
+    return nn.Linear(2, 2)
+
+def number():
+    return 7
+
+def broken():
+    raise RuntimeError("this factory is broken")
+
+NOT_CALLABLE = 3
+"""
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """The name of a module in a folder of its own, on sys.path."""
+    name = f"net_{abs(hash(tmp_path.name))}"
+    (tmp_path / f"{name}.py").write_text(MY_NET)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield name
+    sys.modules.pop(name, None)
+
+
+def custom(factory, **kwargs):
+    return build_space(CustomSettings(factory=factory, kwargs=kwargs))
+
+
+def test_slots_are_the_gated_blocks_by_name(module):
+    space = custom(f"{module}:MyNet")
+    assert [(slot.name, slot.choices) for slot in space.slots] == [
+        ("left", ("a", "b")),
+        ("inner.mix", ("branch0", "branch1", "branch2")),
+    ]
+    assert space.size == 6
+
+
+def test_a_custom_space_trains_and_extracts_like_any_other(module):
+    space = custom(f"{module}:MyNet", width=6, classes=5)
+    supernet, x = space.supernet(seed=2), torch.randn(2, 3, 8, 8)
+    check_supernet(space, supernet, 3, 8, 5)
+    for architecture in space.enumerate():
+        assert torch.equal(space.subnet(architecture, seed=2)(x), supernet(x, architecture))
+    assert supernet.left.branches[0].out_channels == 6
+    again = space.supernet(seed=2).state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in supernet.state_dict().items())
+
+
+def test_a_module_in_the_working_folder_is_found(tmp_path, monkeypatch):
+    (tmp_path / "net_lying_here.py").write_text(MY_NET)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", ".")])
+    monkeypatch.chdir(tmp_path)
+    assert custom("net_lying_here:MyNet").size == 6
+    assert sys.modules.pop("net_lying_here").__file__ == str(tmp_path / "net_lying_here.py")
+
+
+def test_a_factory_without_gates_is_refused(module):
+    with pytest.raises(SpaceError, match=rf"space\.factory={module}:plain: has no gated block; put a nas\.nn\.Gated"):
+        custom(f"{module}:plain")
+
+
+def test_a_factory_that_gives_no_module_is_refused(module):
+    with pytest.raises(SettingError, match=r"space\.factory=.*: gave a int, not a torch\.nn\.Module"):
+        custom(f"{module}:number")
+
+
+def test_a_factory_that_does_not_exist_is_refused(module):
+    with pytest.raises(SettingError, match=rf"space\.factory={module}:MyNot: {module} has no MyNot; name a class"):
+        custom(f"{module}:MyNot")
+
+
+@pytest.mark.parametrize("name", ["no_such_module_at_all", "no_such_package.my_net"])
+def test_a_module_that_does_not_exist_is_refused(name):
+    with pytest.raises(SettingError, match=rf"space\.factory={name}:Net: there is no module {name.split('.')[0]}; run"):
+        custom(f"{name}:Net")
+
+
+def test_a_module_that_a_users_module_lacks_is_named(tmp_path, monkeypatch):
+    (tmp_path / "net_with_a_gap.py").write_text("import surely_not_installed\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SettingError, match="there is no module surely_not_installed"):
+        custom("net_with_a_gap:Net")
+
+
+@pytest.mark.parametrize(
+    ("attribute", "kwargs", "message"),
+    [
+        ("MyNet", {"wdith": 3}, r"cannot be called with these \(got an unexpected keyword argument 'wdith'\)"),
+        ("NOT_CALLABLE", {}, r"cannot be called with these \(3 is not a callable object\)"),
+    ],
+)
+def test_a_factory_that_cannot_be_called_is_refused(module, attribute, kwargs, message):
+    with pytest.raises(SettingError, match=rf"space\.kwargs=.*: {module}:{attribute} {message}; "):
+        custom(f"{module}:{attribute}", **kwargs)
+
+
+def test_an_error_of_the_users_own_is_not_hidden(module):
+    with pytest.raises(RuntimeError, match="this factory is broken"):
+        custom(f"{module}:broken")

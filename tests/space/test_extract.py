@@ -1,0 +1,266 @@
+"""An extracted subnetwork is a plain module that does, bit for bit, what the supernet does on that path."""
+
+import copy
+import io
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from nas.errors import SpaceError
+from nas.nn import BlockConv2d, BlockLinear, GatedBlock, GatedConcat, GatedSum, gated_blocks
+from nas.settings import AdamWSettings, ChainSettings, MacroSettings, SGDSettings, TwoBranchSettings
+from nas.space import build_space, extract
+from nas.train import GatedOptimizer, Loss, train_step
+
+CHAIN = {"widths": [4, 6], "depths": [2, 1], "strides": [1, 2], "candidates": ["skip", "conv3", "mb2_k3", "avg_pool3"]}
+CASES = {
+    "two_branch": (TwoBranchSettings(branches=3), (2,)),
+    "two_branch, two open": (TwoBranchSettings(branches=3), ((0, 2),)),
+    "chain of sums": (ChainSettings(**CHAIN), (1, 0, 2)),
+    "chain of sums, two open": (ChainSettings(**CHAIN), ((1, 2), 0, (0, 1))),
+    "chain of concatenations": (ChainSettings(**CHAIN, merge="concat"), (2, 1, 3)),
+    "chain of concatenations, two open": (ChainSettings(**CHAIN, merge="concat"), (2, (0, 1), 3)),
+    "macro": (MacroSettings(), (0, 2, 0, 1, 2, 1, 0, 0)),
+}
+OPTIMIZERS = {
+    "sgd": SGDSettings(lr=0.05, weight_decay=0.01),
+    "adamw": AdamWSettings(lr=0.01, weight_decay=0.1),
+}
+
+
+def case(name):
+    settings, architecture = CASES[name]
+    space = build_space(settings, image_size=16)
+    return space.supernet(seed=1), architecture
+
+
+def batches(count):
+    random = torch.Generator().manual_seed(4)
+    for _ in range(count):
+        yield torch.randn(4, 3, 16, 16, generator=random), torch.randint(10, (4,), generator=random)
+
+
+def assert_same_state(subnet, supernet):
+    whole = supernet.state_dict()
+    for name, tensor in subnet.state_dict().items():
+        assert torch.equal(tensor, whole[name]), name
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_subnet_has_no_gate_in_it(name):
+    supernet, architecture = case(name)
+    subnet = extract(supernet, architecture)
+    assert not [m for m in subnet.modules() if isinstance(m, (GatedBlock, BlockLinear, BlockConv2d))]
+    own, whole = subnet.state_dict(), supernet.state_dict()
+    assert own.keys() < whole.keys()
+    assert all(own[key].shape == whole[key].shape for key in own)
+    open_entries = [(entry,) if isinstance(entry, int) else entry for entry in architecture]
+    for (block, gated), entry in zip(gated_blocks(supernet).items(), open_entries, strict=True):
+        for index, branch in enumerate(gated.branches):
+            held = any(key.startswith(f"{block}.branches.{index}.") for key in own)
+            assert held == (index in entry and bool(branch.state_dict()))
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("training", [True, False])
+def test_a_subnet_gives_the_supernets_output(name, training):
+    supernet, architecture = case(name)
+    supernet.train(training)
+    subnet = extract(supernet, architecture)
+    assert subnet.training == training
+    for x, _ in batches(3):
+        assert torch.equal(subnet(x), supernet(x, architecture))
+        assert_same_state(subnet, supernet)  # in training mode, running statistics move alike
+    subnet.eval(), supernet.eval()
+    assert torch.equal(subnet(x), supernet(x, architecture))
+
+
+@pytest.mark.parametrize("name", ["chain of sums", "macro"])
+def test_a_frozen_batchnorm_stays_frozen_in_the_subnet(name):
+    supernet, architecture = case(name)
+    supernet.stem[1].eval()
+    subnet = extract(supernet, architecture)
+    assert subnet.training
+    for x, _ in batches(2):
+        assert torch.equal(subnet(x), supernet(x, architecture))
+    assert_same_state(subnet, supernet)
+    assert not any(module.training for module in extract(supernet.eval(), architecture).modules())
+
+
+def moments(optimizer, module):
+    found = {}
+    for name, parameter in module.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            found[f"{name}/{key}"] = torch.as_tensor(value)
+    return found
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 0.05])
+@pytest.mark.parametrize("optimizer_name", OPTIMIZERS)
+@pytest.mark.parametrize("name", CASES)
+def test_a_subnets_training_step_equals_the_supernets(name, optimizer_name, clip_norm):
+    """Outputs, gradients, moments and BatchNorm statistics over several steps; all bits."""
+    supernet, architecture = case(name)
+    subnet, settings = extract(supernet, architecture), OPTIMIZERS[optimizer_name]
+    gated, alone = (GatedOptimizer(network, settings, clip_norm) for network in (supernet, subnet))
+    gradients = {}
+    for key, parameter in supernet.named_parameters():
+        parameter.register_post_accumulate_grad_hook(lambda p, key=key: gradients.__setitem__(key, p.grad.clone()))
+    for x, y in batches(3):
+        gradients.clear()
+        result = train_step(supernet, gated, Loss(), x, y, [architecture], settings.lr)
+        loss = F.cross_entropy(subnet(x), y)
+        loss.backward()
+        assert result.loss == loss.item()
+        plain = {key: p.grad for key, p in subnet.named_parameters()}
+        assert plain.keys() == gradients.keys()
+        assert all(torch.equal(plain[key], gradients[key]) for key in plain)
+        alone.step(settings.lr)
+        assert_same_state(subnet, supernet)
+        ours, theirs = moments(gated.optimizer, supernet), moments(alone.optimizer, subnet)
+        assert theirs
+        assert all(torch.equal(theirs[key], ours[key]) for key in theirs)
+
+
+@pytest.mark.parametrize("optimizer_name", OPTIMIZERS)
+@pytest.mark.parametrize("name", CASES)
+def test_a_supernets_step_equals_torchs_own_optimizer_on_the_subnet(name, optimizer_name):
+    supernet, architecture = case(name)
+    subnet, settings = extract(supernet, architecture), OPTIMIZERS[optimizer_name]
+    gated, decay = GatedOptimizer(supernet, settings), settings.weight_decay
+    stock = (
+        torch.optim.SGD(subnet.parameters(), settings.lr, settings.momentum, weight_decay=decay, fused=True)
+        if optimizer_name == "sgd"
+        else torch.optim.AdamW(subnet.parameters(), settings.lr, weight_decay=decay, fused=True)
+    )
+    for x, y in batches(3):
+        train_step(supernet, gated, Loss(), x, y, [architecture], settings.lr)
+        stock.zero_grad()
+        F.cross_entropy(subnet(x), y).backward()
+        stock.step()
+        assert_same_state(subnet, supernet)
+    assert all(torch.equal(v, moments(gated.optimizer, supernet)[k]) for k, v in moments(stock, subnet).items())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_subnet_is_a_copy(name):
+    supernet, architecture = case(name)
+    before = copy.deepcopy(supernet.state_dict())
+    subnet = extract(supernet, architecture)
+    assert not {p.data_ptr() for p in subnet.parameters()} & {p.data_ptr() for p in supernet.parameters()}
+    optimizer = torch.optim.SGD(subnet.parameters(), 0.1)
+    for x, y in batches(2):
+        F.cross_entropy(subnet(x), y).backward()
+        optimizer.step()
+    assert all(torch.equal(tensor, before[key]) for key, tensor in supernet.state_dict().items())
+    assert all(p.grad is None for p in supernet.parameters())
+    assert any(not torch.equal(tensor, before[key]) for key, tensor in subnet.state_dict().items())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_subnet_can_be_copied_and_its_weights_saved_and_exchanged(name):
+    supernet, architecture = case(name)
+    subnet, file = extract(supernet, architecture).eval(), io.BytesIO()
+    x = next(iter(batches(1)))[0]
+    y = subnet(x)
+    assert torch.equal(copy.deepcopy(subnet)(x), y)
+    torch.save(subnet.state_dict(), file)
+    file.seek(0)
+    state = torch.load(file, weights_only=True)
+    with torch.no_grad():
+        for parameter in (*subnet.parameters(), *supernet.parameters()):
+            parameter.zero_()
+    subnet.load_state_dict(state)
+    assert torch.equal(subnet(x), y)
+    missing, unexpected = supernet.load_state_dict(state, strict=False)
+    assert missing
+    assert not unexpected
+    assert torch.equal(supernet.eval()(x, architecture), y)
+
+
+def test_space_subnet_has_the_weights_of_its_seed():
+    space = build_space(TwoBranchSettings())
+    x = torch.randn(2, 3, 32, 32)
+    for seed in (0, 1):
+        assert torch.equal(space.subnet((1,), seed)(x), space.supernet(seed)(x, (1,)))
+    with pytest.raises(ValueError, match="architecture="):
+        space.subnet((2,))
+
+
+class Dense(nn.Module):
+    """Asks for the dense tensor, of branches whose widths nobody has said."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(2.0))
+        self.register_buffer("shift", torch.tensor(0.5))
+        self.mix = GatedConcat([nn.Conv2d(3, 2, 3), nn.Conv2d(3, 5, 3)])
+        self.head = nn.Linear(7, 10)
+
+    def forward(self, x, architecture):
+        return self.head(torch.tanh(self.mix(x, architecture[0]).dense()).mean(dim=(2, 3))) * self.scale + self.shift
+
+
+def test_a_dense_concatenation_can_be_extracted():
+    supernet, x = Dense(), torch.randn(2, 3, 6, 6)
+    supernet.mix.measure(x)
+    subnet = extract(supernet, (1,))
+    assert torch.equal(subnet(x), supernet(x, (1,)))
+    assert {key for key in subnet.state_dict() if "branches" in key} == {"mix.branches.1.weight", "mix.branches.1.bias"}
+
+
+def test_a_dense_concatenation_of_unknown_widths_is_refused_and_left_alone():
+    supernet, x = Dense(), torch.randn(2, 3, 6, 6)
+    with pytest.raises(SpaceError, match=r"widths=None: must be known .*; give GatedConcat its widths"):
+        extract(supernet, (1,))
+    y = supernet(x, (1,))
+    assert supernet.mix.widths == (2, 5)
+    assert torch.equal(extract(supernet, (1,))(x), y)
+
+
+class Depends(nn.Module):
+    """Does something with x that cannot be recorded."""
+
+    def __init__(self, do):
+        super().__init__()
+        self.block = GatedSum([nn.Identity(), nn.ReLU()])
+        self.do = do
+
+    def forward(self, x, architecture):
+        return self.block(self.do(x), architecture[0])
+
+
+@pytest.mark.parametrize(
+    "do",
+    [
+        lambda x: x if x.sum() > 0 else -x,
+        lambda x: x * float(x.mean()),
+        lambda x: x[: len(x) // 2],
+        lambda x: torch.stack([row * 2 for row in x]),
+        lambda x: x if x.shape[0] > 1 else x * 2,
+        lambda x: sum(x[i] for i in range(x.shape[0])),
+        lambda x: x * torch.ones(x.shape[0], 1, 1, 1),
+    ],
+)
+def test_a_forward_that_depends_on_its_input_is_refused(do):
+    supernet = Depends(do)
+    supernet(torch.randn(2, 3, 4, 4), (0,))
+    with pytest.raises(
+        SpaceError, match=r"forward cannot be followed symbolically .*; keep decisions on the values"
+    ) as e:
+        extract(supernet, (0,))
+    assert "\n" not in str(e.value)
+
+
+def test_what_holds_no_gate_may_depend_on_its_input():
+    class Decides(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    supernet = Depends(Decides())
+    subnet = extract(supernet, (1,))
+    for sign in (1, -1):
+        x = sign * torch.ones(2, 3, 4, 4)
+        assert torch.equal(subnet(x), supernet(x, (1,)))
