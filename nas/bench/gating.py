@@ -149,10 +149,10 @@ def two_branch(branches: int, rounds: int) -> dict[str, Ratio]:
     baseline = {STANDALONE: plain_step(with_weights_of(standalone_two_branch(), space.subnet((0,))), x, y)}
     fast: dict[str, Call] = {
         "gated": gated_step(space, x, y),
-        "learned: weights": weights,
-        "learned: logits": logits,
+        "learned gate: weights alone": weights,
+        "learned gate: logits alone": logits,
     }
-    slow: dict[str, Call] = {"zeros, dense consumer": without_blocks_step(branches, "zeros", x, y)}
+    slow: dict[str, Call] = {"zeros before a dense layer": without_blocks_step(branches, "zeros", x, y)}
     if branches == 2:
         slow["both gates open"] = gated_step(space, x, y, fixed=((0, 1),))
     if branches <= 32:
@@ -182,8 +182,8 @@ def eight_slots(choices: int, rounds: int) -> dict[str, Ratio]:
     variants = {
         STANDALONE: plain_step(with_weights_of(standalone_slots(), space.subnet((0,) * 8)), x, y),
         "gated": gated_step(space, x, y),
-        "learned: weights": weights,
-        "learned: logits": logits,
+        "learned gate: weights alone": weights,
+        "learned gate: logits alone": logits,
     }
     return interleave(STANDALONE, variants, rounds)
 

@@ -20,6 +20,7 @@ EVERY = LearnedGateSettings().every
 class Row:
     """One line: a ratio for each number of branches, and the bar for each where there is one."""
 
+    network: str
     what: str
     ratios: dict[int, Ratio]
     bars: dict[int, float]
@@ -42,9 +43,9 @@ def gating_suite(rounds: int, threads: int, say: Callable[[str], None]) -> dict[
     two_bars, slot_bars = dict(zip(BRANCHES, (1.03, 1.05, 1.06, 1.10), strict=True)), {2: 1.05, 8: 1.07, 32: 1.10}
     rows = [
         *_rows("two_branch, batch 64", two, two_bars),
-        *_rows("8 slots, batch 16", slots, slot_bars),
-        Row("data path / step", {2: data}, {2: 0.08}),
-        Row("nas-train images/s / bare step's", {2: loop}, {2: 0.90}, "at least"),
+        *_rows("8 slots of conv3x3-BN-ReLU, batch 16", slots, slot_bars),
+        Row("around the step, two_branch", "one batch of data / the step", {2: data}, {2: 0.08}),
+        Row("around the step, two_branch", "nas-train's images/s / the bare step's", {2: loop}, {2: 0.90}, "at least"),
     ]
     return {"suite": "gating", "machine": machine(), "rounds": rounds, "rows": [asdict(row) for row in rows]}
 
@@ -52,36 +53,41 @@ def gating_suite(rounds: int, threads: int, say: Callable[[str], None]) -> dict[
 def _rows(network: str, found: dict[int, dict[str, Ratio]], bars: dict[int, float]) -> list[Row]:
     learned_bars = {k: bar + 0.05 for k, bar in bars.items()}
     rows = [
-        Row(f"{network}: gated", {k: ratios["gated"] for k, ratios in found.items()}, bars),
-        Row(f"{network}: learned gate, with its logits", {k: _amortised(r) for k, r in found.items()}, learned_bars),
+        Row(network, "gated", {k: ratios["gated"] for k, ratios in found.items()}, bars),
+        Row(network, "gated, gate learned", {k: _amortised(ratios) for k, ratios in found.items()}, learned_bars),
     ]
     names = [name for name in found[2] if name not in (gating.STANDALONE, "gated")]
-    return rows + [Row(f"{network}: {name}", {k: r[name] for k, r in found.items() if name in r}, {}) for name in names]
+    return rows + [Row(network, name, {k: r[name] for k, r in found.items() if name in r}, {}) for name in names]
 
 
 def _amortised(ratios: dict[str, Ratio]) -> Ratio:
     """A step of the weights and its share of a step of the logits, at the gate's default interval."""
-    weights, logits = ratios["learned: weights"], ratios["learned: logits"]
+    weights, logits = ratios["learned gate: weights alone"], ratios["learned gate: logits alone"]
     parts = {name: getattr(weights, name) + getattr(logits, name) / EVERY for name in ("median", "low", "high", "ms")}
     return Ratio(rounds=weights.rounds, **parts)
 
 
 def table(result: dict[str, Any]) -> Table:
-    """The result for a terminal: median over the rounds, with quartiles."""
+    """The result for a terminal: medians over the rounds, with half of the distance between the quartiles."""
     about = result["machine"]
-    title = f"Cost as a multiple of the stand-alone step, {about['threads']} thread(s), medians of {result['rounds']}"
-    shown = Table(title=title, title_justify="left", caption_justify="left")
-    shown.caption = f"{about['cpu']}; torch {about['torch']}, Python {about['python']}; in brackets: quartiles"
-    shown.add_column("what")
+    threads = "1 thread" if about["threads"] == "1" else f"{about['threads']} threads"
+    shown = Table(title=f"Cost as a multiple of the stand-alone step, {threads}", title_justify="left")
+    shown.caption_justify = "left"
+    shown.caption = f"{about['cpu']}; torch {about['torch']}, Python {about['python']}"
+    shown.add_column("", no_wrap=True)
     for k in BRANCHES:
-        shown.add_column(f"K = {k}", justify="right")
-    shown.add_column("bar", justify="right")
-    for row in result["rows"]:
-        cells = [_cell(row["ratios"].get(k)) for k in BRANCHES]
-        bars = ", ".join(f"{bar:.2f}" for bar in row["bars"].values())
-        shown.add_row(row["what"], *cells, f"{row['bound']} {bars}" if bars else "")
+        shown.add_column(f"K = {k}", justify="right", no_wrap=True)
+    rows = result["rows"]
+    for row, before in zip(rows, [None, *rows], strict=False):
+        if before is None or row["network"] != before["network"]:
+            shown.add_section()
+            shown.add_row(row["network"], style="bold")
+        shown.add_row(f"  {row['what']}", *(_cell(row["ratios"].get(k)) for k in BRANCHES))
+        if row["bars"]:
+            bars = (f"{row['bars'][k]:.2f}      " if k in row["bars"] else "" for k in BRANCHES)
+            shown.add_row(f"    {row['bound']}", *bars, style="dim")
     return shown
 
 
 def _cell(ratio: dict[str, float] | None) -> str:
-    return "" if ratio is None else f"{ratio['median']:.2f} ({ratio['low']:.2f}-{ratio['high']:.2f})"
+    return "" if ratio is None else f"{ratio['median']:.2f} ±{(ratio['high'] - ratio['low']) / 2:.2f}"

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 import signal
 import sys
+import threading
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -42,6 +46,9 @@ def run_verb(verb: str, job: Callable[[DictConfig, Path], None]) -> None:
         nonlocal began
         began = True
         folder = Path(HydraConfig.get().runtime.output_dir)
+        warnings.showwarning = lambda message, *_: print(f"nas-{verb}: {message}", file=sys.stderr)
+        # TensorBoard's thread hands a full disk on to the main thread, which tells of it.
+        threading.excepthook = lambda args: isinstance(args.exc_value, OSError) or threading.__excepthook__(args)
         try:
             job(config, folder)
         except NasError as error:
@@ -69,6 +76,13 @@ def run_verb(verb: str, job: Callable[[DictConfig, Path], None]) -> None:
         if began:
             raise  # a bug, ours or that of a user's own network: its traceback helps
         end(explain(error, sys.argv[1:]))
+
+
+def same_command(run: str) -> str:
+    """The command line that this process was started with, for the run of that name."""
+    name = Path(sys.argv[0]).name
+    words = [word for word in sys.argv[1:] if not word.startswith("run=")]
+    return shlex.join([name if shutil.which(name) else sys.argv[0], *words, f"run={run}"])
 
 
 def _explain_system(error: OSError, folder: Path) -> str:

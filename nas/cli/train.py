@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import sys
-import threading
-import warnings
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas.cli.entry import run_verb
+from nas.cli.entry import run_verb, same_command
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -31,7 +28,6 @@ def job(config: DictConfig, folder: Path) -> None:
     from nas.train import Interrupted, Run, fit, make_report, tables
     from nas.train.memory import keep_freed_memory
 
-    one_line_each()
     keep_freed_memory()
     run = Run(settings, folder, OmegaConf.to_yaml(config))
     # Paths and overrides are printed as they are: not wrapped, and [conv3,skip] is no markup.
@@ -42,27 +38,13 @@ def job(config: DictConfig, folder: Path) -> None:
         try:
             fit(run)
         except Interrupted as stop:
-            out.print(f"{stop} at step {run.step}, saved; to go on: {again(settings.run)}")
+            out.print(f"{stop} at step {run.step}, saved; to go on: {same_command(settings.run)}")
             sys.exit(128 + stop.signal_number)
         report = make_report(run)
     out.print(*tables(report), sep="\n")
     threads = "1 thread" if report.threads == 1 else f"{report.threads} threads"
     out.print(f"{report.images_per_s:,.0f} images/s on {report.device}, {threads}")
     out.print(f"run:         {folder}\nTensorBoard: tensorboard --logdir {shlex.quote(str(folder.parent))}")
-
-
-def one_line_each() -> None:
-    """Print a warning as one line, and a full disk not once more for the thread that writes TensorBoard's file."""
-    warnings.showwarning = lambda message, *_: print(f"nas-train: {message}", file=sys.stderr)
-    # That thread hands its error on to the main thread.
-    threading.excepthook = lambda args: isinstance(args.exc_value, OSError) or threading.__excepthook__(args)
-
-
-def again(run: str) -> str:
-    """The command line that goes on with this run."""
-    name = Path(sys.argv[0]).name
-    words = [word for word in sys.argv[1:] if not word.startswith("run=")]
-    return shlex.join([name if shutil.which(name) else sys.argv[0], *words, f"run={run}"])
 
 
 def main() -> None:

@@ -33,7 +33,8 @@ SCHEMAS: dict[str, dict[str, type]] = {
     },
     "data": {
         "digits": settings.DigitsSettings,
-        "cifar": settings.CifarSettings,
+        "cifar10": settings.CifarSettings,
+        "cifar100": settings.Cifar100Settings,
         "folder": settings.FolderSettings,
         "synthetic": settings.SyntheticSettings,
     },
@@ -86,16 +87,19 @@ def settings_from(config: DictConfig, schema: type[T]) -> T:
     """
     result = OmegaConf.to_object(config)
     assert isinstance(result, schema), f"the primary config of {schema.__name__} does not name its schema"
-    _refuse_unknown(result)
+    _refuse_unread(result)
     return result
 
 
-def _refuse_unknown(group: Any, prefix: str = "") -> None:
-    """Refuse what ``+key=value`` has added: Hydra takes it, nothing would read it."""
+def _refuse_unread(group: Any, prefix: str = "") -> None:
+    """Refuse what would be read by nobody: keys that ``+key=value`` has added, and a group's ``name`` that was set."""
     known = [field.name for field in fields(group)]
     for name, value in vars(group).items():
         if name not in known:
             remedy = f"leave it out, or choose one of {', '.join(known)}"
             raise SettingError(f"{prefix}{name}", value, f"there is no setting {prefix}{name}", remedy)
+        if name == "name" and value != type(group).name:
+            key = prefix.rstrip(".")
+            raise SettingError(f"{prefix}name", value, "is not chosen by its name", f"write {key}={value}")
         if is_dataclass(value):
-            _refuse_unknown(value, f"{prefix}{name}.")
+            _refuse_unread(value, f"{prefix}{name}.")

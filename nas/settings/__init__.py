@@ -6,7 +6,14 @@ the schema that the files in ``conf/`` are checked against. A rule that a type c
 """
 
 from nas.settings.bench import BenchSettings
-from nas.settings.data import CifarSettings, DataSettings, DigitsSettings, FolderSettings, SyntheticSettings
+from nas.settings.data import (
+    Cifar100Settings,
+    CifarSettings,
+    DataSettings,
+    DigitsSettings,
+    FolderSettings,
+    SyntheticSettings,
+)
 from nas.settings.gate import (
     FairGateSettings,
     FixedGateSettings,
@@ -31,6 +38,7 @@ __all__ = [
     "AdamWSettings",
     "BenchSettings",
     "ChainSettings",
+    "Cifar100Settings",
     "CifarSettings",
     "CustomSettings",
     "DataSettings",

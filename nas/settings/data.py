@@ -50,11 +50,18 @@ class DigitsSettings(DataSettings):
 
 @dataclass
 class CifarSettings(DataSettings):
-    """CIFAR-10 or CIFAR-100 as torchvision downloads it."""
+    """CIFAR-10 as torchvision downloads it."""
 
     name: str = "cifar10"
     root: str = "data"
     download: bool = True
+
+
+@dataclass
+class Cifar100Settings(CifarSettings):
+    """CIFAR-100 as torchvision downloads it."""
+
+    name: str = "cifar100"
 
 
 @dataclass

@@ -91,6 +91,8 @@ class TrainSettings:
         )
         not_negative("train", self, "warmup_epochs", "clip_norm", "threads", "save_every")
         fraction("train", self, "label_smoothing", "ema_decay")
+        remedy = "0 leaves torch's own choice"
+        require(self.threads <= 1024, "train.threads", self.threads, "must be at most 1024", remedy)
         one_of("train.schedule", self.schedule, "cosine", "onecycle", "constant")
         one_of("train.precision", self.precision, "float32", "bf16")
         one_of("train.compile", self.compile, "none", "branches")

@@ -32,4 +32,5 @@ def test_the_baseline_computes_what_the_subnetwork_computes():
 @pytest.mark.speed
 def test_the_suite_prints_a_table():
     result = gating_suite(3, 1, lambda what: None)
-    assert len(table(result).rows) == len(result["rows"])
+    barred = [row for row in result["rows"] if row["bars"]]
+    assert len(table(result).rows) == len(result["rows"]) + len(barred) + 3  # bars, and a heading for each network

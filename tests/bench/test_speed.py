@@ -31,8 +31,8 @@ def test_a_gated_step_costs_what_the_stand_alone_step_costs(branches, benchmark)
 def test_eight_slots_cost_what_the_stand_alone_network_costs(choices):
     found = gating.eight_slots(choices, rounds=40)
     assert found["gated"].median < ROOM
-    assert found["learned: weights"].median < ROOM
-    assert found["learned: logits"].median < ROOM
+    assert found["learned gate: weights alone"].median < ROOM
+    assert found["learned gate: logits alone"].median < ROOM
 
 
 def test_a_batch_costs_little_beside_a_step():
