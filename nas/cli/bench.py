@@ -28,7 +28,7 @@ def job(config: DictConfig, folder: Path) -> None:
     keep_freed_memory()
     torch.set_num_threads(settings.threads)
     out = Console()
-    out.width = max(out.width, 96)  # the table is of no use with its figures cut off
+    out.width = max(out.width, 100)  # the table is of no use with its figures cut off
     with out.status("measuring") as status:
         result = gating_suite(settings.rounds, settings.threads, lambda what: status.update(f"measuring {what}"))
     path = folder / f"{settings.suite}.json"
