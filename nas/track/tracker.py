@@ -63,17 +63,19 @@ class Tracker:
         images: int,
         step_s: float,
         data_s: float,
+        path_s: Sequence[float] | None = None,
         grad_norms: Mapping[tuple[int, int], float] | None = None,
     ) -> None:
         """Take note of one step of training.
 
         Args:
-            paths: the architectures that ran, usually one; several share the step's time evenly.
+            paths: the architectures that ran, usually one.
             loss: mean loss of the step.
             correct: pictures that were classified rightly.
             images: pictures that were classified.
             step_s: seconds of forward, backward and update.
             data_s: seconds of waiting for the batch.
+            path_s: seconds of each path; what is left of ``step_s``, or all of it, they share evenly.
             grad_norms: (slot, choice) -> gradient norm of the branch's parameters, in the steps that have it.
         """
         self._steps += 1
@@ -82,9 +84,10 @@ class Tracker:
         self._images += images
         self._step_s += step_s
         self._data_s += data_s
-        seconds = step_s / len(paths)
-        for path in paths:
-            add(self._paths, path, 1, seconds)
+        own = path_s or [0.0] * len(paths)
+        shared = (step_s - sum(own)) / len(paths)
+        for path, seconds in zip(paths, own, strict=True):
+            add(self._paths, path, 1, seconds + shared)
         if grad_norms is not None:
             for branch, norm in grad_norms.items():
                 add(self._grad_norms, branch, 1, norm)

@@ -58,6 +58,7 @@ def fit(run: Run) -> None:
                 images=len(y) * len(paths),
                 step_s=perf_counter() - loaded,
                 data_s=loaded - started,
+                path_s=result.path_s,
                 grad_norms=result.grad_norms,
             )
             run.step += 1

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from time import perf_counter
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +46,8 @@ class StepResult:
     """Mean over the paths."""
     correct: int
     """Right predictions, over all paths."""
+    path_s: list[float]
+    """Seconds of forward and backward of each path."""
     grad_norms: dict[tuple[int, int], float] | None = None
     """Gradient norm of each branch, by (slot, choice), in the steps that measure it."""
 
@@ -70,8 +73,9 @@ def train_step(
     Raises:
         DivergedError: a loss is not finite; no weight has been updated then.
     """
-    total, correct = 0.0, 0
+    total, correct, path_s = 0.0, 0, []
     for architecture in paths:
+        started = perf_counter()
         loss, logits = loss_fn(supernet, x, y, architecture)
         value = loss.item()
         if not math.isfinite(value):
@@ -80,9 +84,10 @@ def train_step(
         loss.backward()
         total += value
         correct += int((logits.argmax(dim=1) == y).sum())
+        path_s.append(perf_counter() - started)
     norms = norms_of(paths) if norms_of is not None else None
     optimizer.step(lr)
-    return StepResult(total / len(paths), correct, norms)
+    return StepResult(total / len(paths), correct, path_s, norms)
 
 
 class BranchNorms:

@@ -95,6 +95,15 @@ def test_paths_of_one_step_share_its_time(writer, lines):
     assert line["time/step_ms_mix/conv1"] == line["time/step_ms_mix.1/b"] == 5
 
 
+def test_paths_of_one_step_keep_their_own_time_and_share_the_rest(writer, lines):
+    tracker = Tracker(writer, SLOTS)
+    tracker.step([(0, 0), (1, 1)], **STEP, path_s=[0.002, 0.004])
+    tracker.log(1, lr=0.1)
+    (line,) = lines()
+    assert line["time/step_ms_mix/conv1"] == pytest.approx(4)
+    assert line["time/step_ms_mix.1/b"] == pytest.approx(6)
+
+
 def test_validation_accuracy_is_a_mean_over_the_architectures_with_a_choice(writer, events, lines):
     tracker = Tracker(writer, SLOTS)
     tracker.step([((0, 2), 1)], **STEP)
