@@ -37,20 +37,27 @@ SGD = SGDSettings(lr=1e-12)
 Call = Callable[[], object]
 
 
-def plain_step(network: nn.Module, x: Tensor, y: Tensor) -> Call:
-    """A step as one writes it without this project: stock SGD, all parameters, no gate."""
+def stock_step(network: nn.Module, forward: Callable[[], Tensor], y: Tensor) -> Call:
+    """A step as one writes it without this project: stock SGD over all parameters."""
     optimizer = torch.optim.SGD(
         network.parameters(), SGD.lr, momentum=SGD.momentum, weight_decay=SGD.weight_decay, fused=True
     )
+    for parameter in network.parameters():  # fused SGD takes all moments of a call or none
+        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
     def step() -> float:
         optimizer.zero_grad()
-        loss = F.cross_entropy(network(x), y)
+        loss = F.cross_entropy(forward(), y)
         loss.backward()
         optimizer.step()
         return loss.item()
 
     return step
+
+
+def plain_step(network: nn.Module, x: Tensor, y: Tensor) -> Call:
+    """The stock step of a network without gates."""
+    return stock_step(network, lambda: network(x), y)
 
 
 def gated_step(space: SearchSpace, x: Tensor, y: Tensor, fixed: Architecture | None = None) -> Call:
@@ -67,7 +74,10 @@ def learned_steps(space: SearchSpace, x: Tensor, y: Tensor) -> tuple[Call, Call]
     supernet, number = space.supernet(), iter(range(10**9))
     gate = LearnedGate(space, 0, LearnedGateSettings(), total_steps=1000)
     optimizer, teacher = GatedOptimizer(supernet, SGD), GateTeacher(supernet, Loss())
-    weights = lambda: train_step(supernet, optimizer, Loss(), x, y, gate.paths(next(number)), SGD.lr)  # noqa: E731
+
+    def weights() -> object:
+        return train_step(supernet, optimizer, Loss(), x, y, gate.paths(next(number)), SGD.lr)
+
     return weights, lambda: teacher.step(gate, x, y, next(number))
 
 
@@ -103,21 +113,7 @@ class WithoutBlocks(nn.Module):
 def without_blocks_step(branches: int, closed: str, x: Tensor, y: Tensor) -> Call:
     """A step of :class:`WithoutBlocks` on a branch drawn anew each time."""
     network, random = WithoutBlocks(branches, closed), torch.Generator().manual_seed(0)
-    draw = lambda value: network(value, int(torch.randint(branches, (), generator=random)))  # noqa: E731
-    optimizer = torch.optim.SGD(
-        network.parameters(), SGD.lr, momentum=SGD.momentum, weight_decay=SGD.weight_decay, fused=True
-    )
-    for parameter in network.parameters():  # fused SGD takes all moments of a call or none
-        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-
-    def step() -> float:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(draw(x), y)
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-
-    return step
+    return stock_step(network, lambda: network(x, int(torch.randint(branches, (), generator=random))), y)
 
 
 def _batch(size: int, side: int) -> tuple[Tensor, Tensor]:
