@@ -85,6 +85,7 @@ class Run:
         self.branch_norms = BranchNorms(self.supernet)
         torch.manual_seed(derive(seed, "global"))  # what a user's own layers draw from, such as dropout
         self.step = 0
+        self.judged: list[Judgement] = []  # by the last evaluation of this process
         self._begin(state, config_text)
 
     def _batches(self, splits: Splits, split: str) -> Batches:
@@ -153,7 +154,7 @@ class Run:
 
     def evaluate(self) -> None:
         """Judge subnetworks on the validation split and write what was found."""
-        found = self.judge("val")
+        self.judged = found = self.judge("val")
         self.tracker.evaluated(self.step, [(j.architecture, j.accuracy) for j in found])
         self.tracker.picture(self.step)
         mean = sum(j.accuracy for j in found) / len(found)
