@@ -15,6 +15,7 @@ SHARE = "gate/share"
 ACCURACY = "val/accuracy"
 GRAD_NORM = "grad_norm"
 STEP_MS = "time/step_ms"
+PROBABILITY = "gate/probability"  # of a learned gate
 
 _CHARTS = {
     "share of the steps": SHARE,

@@ -16,7 +16,7 @@ from nas.nn import gated_blocks
 from nas.seeds import derive, generator
 from nas.settings import TrainRunSettings
 from nas.space import Architecture, build_space, check_supernet
-from nas.track import Progress, Tracker, Writer
+from nas.track import PROBABILITY, Progress, Tracker, Writer
 from nas.train import checkpoint
 from nas.train.evaluate import Judgement, architectures_to_judge, judge
 from nas.train.optimize import GatedOptimizer
@@ -106,7 +106,7 @@ class Run:
         board, slots = self.settings.track.tensorboard, self.space.slots
         if state is not None:
             self.step = state["step"]
-            self.supernet.load_state_dict(state["model"])
+            self._load_weights(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.gate.load_state_dict(state["gate"])
             torch.set_rng_state(state["random"])
@@ -122,16 +122,23 @@ class Run:
             self.tracker.writer.hparams(_flat(plain(self.settings)), ["val/accuracy", "train/loss"])
         self.progress = Progress(self.total_steps, self.steps_per_epoch, self.step, self.settings.track.progress)
 
+    def _load_weights(self, model: dict[str, torch.Tensor]) -> None:
+        try:
+            self.supernet.load_state_dict(model)
+        except RuntimeError as error:  # a user's own network may have changed under the same settings
+            rule = f"its checkpoint does not fit the network ({' '.join(str(error).split()[:30])} ...)"
+            raise CheckpointError("run", self.folder, rule, "take another run=NAME, or the network as it was") from None
+
     def log(self, lr: float, paths: tuple[Architecture, ...]) -> None:
         """Write the training curves of the steps since the last time."""
         skipped = sum(self.flops.skipped_share(path) for path in paths) / len(paths)
         extra = {}
         if isinstance(self.gate, LearnedGate):
             extra["gate/temperature"] = self.gate.temperature(self.step)
-            for slot, chances in zip(self.space.slots, self.gate.probabilities(), strict=True):
-                if len(chances) <= 16:
-                    names = zip(slot.choices, chances, strict=True)
-                    extra |= {f"gate/probability_{slot.name}/{name}": chance for name, chance in names}
+            tags = self.tracker.tags
+            for slot, chances in enumerate(self.gate.probabilities()):
+                if tags.has_curves[slot]:
+                    extra |= {tags.choice(PROBABILITY, slot, k): chance for k, chance in enumerate(chances)}
         self.tracker.log(self.step, lr=lr, flops_skipped_share=skipped, extra=extra)
 
     def judge(self, split: str, architectures: list[Architecture] | None = None) -> list[Judgement]:

@@ -9,7 +9,7 @@ import torch
 from runs import CHAIN, RUNS, assert_same, finish, state_of, tiny
 from torch import nn
 
-from nas.errors import DivergedError, SettingError
+from nas.errors import CheckpointError, DivergedError, SettingError
 from nas.gate import FixedGate, UniformGate
 from nas.nn import GatedSum
 from nas.settings import AdamWSettings, FixedGateSettings, SGDSettings, TrainSettings, TwoBranchSettings
@@ -252,3 +252,6 @@ def test_a_users_own_layers_draw_the_same_dropout_after_a_resume(tmp_path, monke
     checkpoint.saved(tmp_path / "run")[0].unlink()
     assert isinstance(whole.supernet.mix, GatedSum)
     assert_same(state_of(finish(settings, tmp_path / "run")), state_of(whole))
+    monkeypatch.setattr("own_net.conv_bn_relu", lambda *_: nn.Conv2d(3, 4, 1))  # another network of the same name
+    with pytest.raises(CheckpointError, match="its checkpoint does not fit the network"):
+        Run(settings, tmp_path / "run")
