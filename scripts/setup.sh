@@ -3,7 +3,7 @@
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-VENV="${NAS_VENV:-.venv}"
+VENV="$(realpath -m "${NAS_VENV:-.venv}")"
 
 find_python() {
     local candidate

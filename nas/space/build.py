@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -55,23 +57,34 @@ def check_supernet(space: SearchSpace, supernet: nn.Module, channels: int, image
     ]
     with torch.no_grad():
         try:
-            y = probe(x, architecture)
-            shapes = {name: _shapes(block, seen[name]) for name, block in gated_blocks(probe).items() if name in seen}
-        except NasError:
-            raise
-        except (RuntimeError, TypeError, IndexError) as error:
-            rule = f"does not run on {tuple(x.shape)} pictures: {str(error).splitlines()[0]}"
-            raise SpaceError("space", space.name, rule, "mend its forward(x, architecture)") from error
+            with _explained(space, x):
+                y = probe(x, architecture)
+                blocks = {name: block for name, block in gated_blocks(probe).items() if name in seen}
+                shapes = {name: _shapes(block, seen[name]) for name, block in blocks.items()}
         finally:
             for hook in hooks:
                 hook.remove()
         for name, block in gated_blocks(supernet).items():
             if name in shapes:
                 _check_block(name, block, shapes[name])
+        with _explained(space, x):  # what stands behind the other branches
+            for choice in range(1, max(len(slot.choices) for slot in space.slots)):
+                probe(x, tuple(min(choice, len(slot.choices) - 1) for slot in space.slots))
         if tuple(y.shape) != (2, classes):
             rule = f"gives {tuple(y.shape)} for 2 pictures; the data needs (2, {classes})"
             raise SpaceError("space", space.name, rule, "give the last layer one output a class (space.kwargs)")
         _warn_of_batchnorm(probe, x, architecture)
+
+
+@contextmanager
+def _explained(space: SearchSpace, x: Tensor) -> Iterator[None]:
+    try:
+        yield
+    except NasError:
+        raise
+    except (RuntimeError, TypeError, IndexError, AttributeError) as error:
+        rule = f"does not run on {tuple(x.shape)} pictures: {str(error).splitlines()[0]}"
+        raise SpaceError("space", space.name, rule, "mend its forward(x, architecture)") from error
 
 
 def _shapes(block: GatedBlock, x: Tensor) -> list[tuple[int, ...]]:

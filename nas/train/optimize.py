@@ -98,6 +98,12 @@ class GatedOptimizer:
         for parameter in used:
             parameter.grad = None
 
+    def discard(self) -> None:
+        """Drop the gradients of a step that is not to be made."""
+        for parameter in self._used:
+            parameter.grad = None
+        self._used.clear()
+
     def state_dict(self) -> dict[str, Any]:
         """The moments of all parameters, and their averages."""
         self.optimizer.param_groups[0]["params"] = self.parameters

@@ -71,7 +71,7 @@ def train_step(
         norms_of: measures the gradient of each branch that ran; None leaves it unmeasured.
 
     Raises:
-        DivergedError: a loss is not finite; no weight has been updated then.
+        DivergedError: a loss is not finite; no weight has been updated then, and no gradient is left.
     """
     total, correct, path_s = 0.0, 0, []
     for architecture in paths:
@@ -79,6 +79,7 @@ def train_step(
         loss, logits = loss_fn(supernet, x, y, architecture)
         value = loss.item()
         if not math.isfinite(value):
+            optimizer.discard()
             rule = f"the loss is {value} at step {step} on path {architecture}"
             raise DivergedError("optimizer.lr", f"{lr:.3g}", rule, "lower it, or set train.clip_norm=1")
         loss.backward()

@@ -127,6 +127,20 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path):
     assert all(bool(torch.isfinite(parameter).all()) for parameter in run.supernet.parameters())
 
 
+def test_a_step_that_is_not_made_leaves_no_gradient():
+    space = build_space(CHAIN, 3, 16, 3)
+    supernet, (x, y) = space.supernet(), batch()
+    optimizer = GatedOptimizer(supernet, SGDSettings())
+    with torch.no_grad():
+        supernet.blocks[0].branches[2][0].weight.fill_(math.nan)
+    with pytest.raises(DivergedError):
+        train_step(supernet, optimizer, Loss(), x, y, [(1, 1), (2, 1)], lr=0.1)
+    assert all(parameter.grad is None for parameter in supernet.parameters())
+    before = [parameter.clone() for parameter in supernet.blocks[0].branches[1].parameters()]
+    train_step(supernet, optimizer, Loss(), x, y, [(0, 1)], lr=0.1)
+    assert all(map(torch.equal, before, supernet.blocks[0].branches[1].parameters()))
+
+
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     run = Run(tiny(), tmp_path)
     with torch.no_grad():
