@@ -166,3 +166,17 @@ def test_the_check_leaves_the_supernet_and_the_global_generator():
     assert all(p.grad is None for p in supernet.parameters())
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in supernet.modules())
     assert torch.equal(random, torch.get_rng_state())
+
+
+def test_what_stands_behind_a_later_branch_is_tried_too():
+    class Behind(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mix = GatedConcat([conv(4), conv(6)])
+            self.head = BlockConv2d(2, 4, 10, 1)  # the second branch is 6 wide
+
+        def forward(self, x, architecture):
+            return self.head(self.mix(x, architecture[0])).mean(dim=(2, 3))
+
+    with pytest.raises(SpaceError, match=r"space=test: does not run on \(2, 3, 8, 8\) pictures: .* 6 channels"):
+        check(Behind)
