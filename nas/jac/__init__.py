@@ -1,0 +1,1 @@
+"""Jacobians, determinants, Gram products and tangent kernels; imports nothing but torch."""

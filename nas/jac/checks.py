@@ -1,0 +1,137 @@
+"""What must hold of inputs, networks and results; each check costs microseconds when all is well."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from nas.jac.errors import JacobianError
+
+CHUNK_BYTES = 2**28
+"""Default budget for the directions that are under way at once: 256 MiB."""
+
+
+def check_input(name: str, x: Tensor) -> None:
+    """Refuse what is no batch of finite floating-point samples.
+
+    Args:
+        name: what the caller calls it.
+        x: ``(B, ...)``.
+
+    Raises:
+        JacobianError: ``x`` is no tensor, not of a real floating-point type, has no batch dimension, no
+            sample or no entry, or holds a number that is not finite (the first place is named).
+    """
+    if not isinstance(x, Tensor):
+        raise JacobianError(name, type(x).__name__, "must be a tensor (B, ...)", "pass torch.as_tensor(...)")
+    if not x.is_floating_point():
+        rule = "must be of a real floating-point type: there is no derivative by integers"
+        raise JacobianError(name, x.dtype, rule, f"pass {name}.float() or {name}.double()")
+    if x.dim() < 1 or x.numel() == 0:
+        rule = "must be a batch (B, ...) of at least one sample with at least one entry"
+        raise JacobianError(name, tuple(x.shape), rule, "pass a single sample as x.unsqueeze(0)")
+    check_finite(name, x, "the input", "mend or drop this sample")
+
+
+def check_finite(name: str, x: Tensor, what: str, remedy: str) -> None:
+    """Refuse numbers that are not finite, and name the first place.
+
+    The sum is finite for nearly every finite tensor and never for another one, so the search is rarely made.
+
+    Args:
+        name: what the caller calls it.
+        x: any shape.
+        what: what it is, for the message.
+        remedy: what to do.
+
+    Raises:
+        JacobianError: an entry is infinite or NaN.
+    """
+    if math.isfinite(x.detach().sum().item()):
+        return
+    bad = ~torch.isfinite(x.detach())
+    if bad.any():
+        place = tuple(bad.nonzero()[0].tolist())
+        rule = f"{what} has {int(bad.sum())} entries that are not finite, the first at {place}"
+        raise JacobianError(name, x[place].item(), rule, remedy)
+
+
+def check_output(y: object, batch: int) -> Tensor:
+    """``y`` if it is a batch of ``batch`` floating-point outputs.
+
+    Args:
+        y: what the network gave.
+        batch: number of samples that went in.
+
+    Returns:
+        ``y`` itself.
+
+    Raises:
+        JacobianError: it is something else.
+    """
+    if not isinstance(y, Tensor):
+        raise JacobianError("output", type(y).__name__, "must be one tensor (B, ...)", "return a single tensor")
+    if not y.is_floating_point():
+        raise JacobianError("output", y.dtype, "must be of a real floating-point type", "return scores, not indices")
+    if y.dim() < 1 or y.shape[0] != batch:
+        rule = f"must have the batch first: {batch} samples went in"
+        raise JacobianError("output", tuple(y.shape), rule, "return (B, ...), one output for each sample")
+    return y
+
+
+def check_modes(model: object) -> None:
+    """Refuse a module in which samples couple or noise is drawn; plain functions pass.
+
+    Args:
+        model: module or function.
+
+    Raises:
+        JacobianError: it holds a BatchNorm that takes statistics from the batch, or a dropout that drops.
+    """
+    if not isinstance(model, nn.Module):
+        return
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and uses_batch_statistics(module):
+            refuse_batch_statistics(f"{name or 'model'} ({type(module).__name__})")
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.training and module.p > 0:
+            refuse_dropout(f"{name or 'model'} ({type(module).__name__})")
+
+
+def uses_batch_statistics(module: nn.modules.batchnorm._BatchNorm) -> bool:
+    """Whether a BatchNorm normalises with the statistics of the batch that it is given.
+
+    Args:
+        module: any BatchNorm.
+
+    Returns:
+        True in training mode, and where no running statistics are kept.
+    """
+    return module.training or module.running_mean is None
+
+
+def refuse_batch_statistics(where: str) -> None:
+    """Say that samples couple.
+
+    Args:
+        where: the module or function that couples them.
+
+    Raises:
+        JacobianError: always.
+    """
+    rule = "couples the samples of a batch in training mode, so that no sample has a Jacobian of its own"
+    raise JacobianError("model", where, rule, "call model.eval() first")
+
+
+def refuse_dropout(where: str) -> None:
+    """Say that noise is drawn.
+
+    Args:
+        where: the module or function that draws it.
+
+    Raises:
+        JacobianError: always.
+    """
+    rule = "draws anew in training mode, so that the function has no fixed derivative"
+    raise JacobianError("model", where, rule, "call model.eval() first")

@@ -1,0 +1,25 @@
+"""What a caller of this room can get wrong, as one line that says how to get it right.
+
+The room imports nothing but torch, so it has an error of its own, of the same form as the rest of the package's.
+"""
+
+from __future__ import annotations
+
+
+class JacobianError(ValueError):
+    """A call that cannot be answered, as ``key=value: rule; remedy`` on one line.
+
+    Args:
+        key: the argument or module at fault.
+        value: what it was.
+        rule: what must hold.
+        remedy: what to do now.
+    """
+
+    def __init__(self, key: str, value: object, rule: str, remedy: str) -> None:
+        self.key, self.value, self.rule, self.remedy = key, value, rule, remedy
+        super().__init__(" ".join(f"{key}={value}: {rule}; {remedy}".split()))
+
+
+class NoRuleError(JacobianError):
+    """An operation whose local derivative the layerwise mode does not know."""
