@@ -84,11 +84,10 @@ def check_output(y: object, batch: int) -> Tensor:
 def check_modes(model: object) -> None:
     """Refuse a module in which samples couple or noise is drawn; plain functions pass.
 
+    Refuses, with a :class:`JacobianError`: a BatchNorm that takes statistics from the batch, a dropout that drops.
+
     Args:
         model: module or function.
-
-    Raises:
-        JacobianError: it holds a BatchNorm that takes statistics from the batch, or a dropout that drops.
     """
     if not isinstance(model, nn.Module):
         return
