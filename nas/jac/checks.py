@@ -11,6 +11,8 @@ from nas.jac.errors import JacobianError
 
 CHUNK_BYTES = 2**28
 """Default budget for the directions that are under way at once: 256 MiB."""
+GRAM_BYTES = 2**23
+"""The same for Gram products, whose results are small: 8 MiB, about what a processor's caches hold."""
 
 
 def check_input(name: str, x: Tensor) -> None:
@@ -49,7 +51,7 @@ def check_finite(name: str, x: Tensor, what: str, remedy: str) -> None:
     Raises:
         JacobianError: an entry is infinite or NaN.
     """
-    if math.isfinite(x.detach().sum().item()):
+    if math.isfinite((x.detach() if x.requires_grad else x).sum().item()):
         return
     bad = ~torch.isfinite(x.detach())
     if bad.any():

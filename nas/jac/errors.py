@@ -23,3 +23,17 @@ class JacobianError(ValueError):
 
 class NoRuleError(JacobianError):
     """An operation whose local derivative the layerwise mode does not know."""
+
+
+class BudgetError(JacobianError):
+    """A chunk budget that does not hold what has to be under way at once.
+
+    Args:
+        chunk_bytes: the budget.
+        needed: what one direction takes, in bytes.
+    """
+
+    def __init__(self, chunk_bytes: int, needed: int) -> None:
+        self.needed = needed
+        rule = f"is too small: one direction of one sample takes {needed:,} bytes"
+        super().__init__("chunk_bytes", f"{chunk_bytes:,}", rule, f"use chunk_bytes={needed} or more")

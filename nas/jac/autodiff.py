@@ -1,0 +1,146 @@
+"""Jacobians by torch's own differentiation, for what has no layerwise rule: one direction a row or a column."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from nas.jac.checks import check_modes, check_output, refuse_batch_statistics, refuse_dropout
+from nas.jac.errors import BudgetError, JacobianError
+
+Function = Callable[[Tensor], Tensor]
+_DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout}
+
+
+class IndependentSamples(TorchFunctionMode):
+    """Refuses what couples the samples of a batch or draws noise, wherever in a function it is called.
+
+    Args:
+        forward_tape: refuse LayerNorm too. In torch 2.14 its forward-mode derivative cannot be differentiated: no
+            gradient reaches its input by way of the statistics, without a word.
+    """
+
+    def __init__(self, forward_tape: bool = False) -> None:
+        super().__init__()
+        self.forward_tape = forward_tape
+
+    def __torch_function__(
+        self, func: Callable, types: Iterable[type], args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.batch_norm and kwargs.get("training", args[5] if len(args) > 5 else False):
+            refuse_batch_statistics("batch_norm")
+        drops = func in _DROPOUTS and kwargs.get("training", args[2] if len(args) > 2 else True)
+        if drops and kwargs.get("p", args[1] if len(args) > 1 else 0.5) > 0:
+            refuse_dropout("dropout")
+        if func is F.layer_norm and self.forward_tape:
+            rule = "layer_norm's forward-mode derivative cannot be differentiated"
+            raise JacobianError("create_graph", True, rule, "use mode='layerwise' or mode='reverse'")
+        return func(*args, **kwargs)
+
+
+def guarded(model: Function, forward_tape: bool = False) -> Function:
+    """``model`` with a watch on its samples staying independent.
+
+    Args:
+        model: module or function.
+        forward_tape: whether its forward-mode derivative is to be differentiated.
+
+    Returns:
+        A function that gives the same, or raises a :class:`~nas.jac.errors.JacobianError`.
+    """
+    check_modes(model)
+
+    def run(x: Tensor) -> Tensor:
+        with IndependentSamples(forward_tape):
+            return check_output(model(x), len(x))
+
+    return run
+
+
+def reverse(model: Function, x: Tensor, chunk_bytes: int, create_graph: bool) -> Tensor:
+    """One backward pass a row, some rows at once.
+
+    Refuses, with a :class:`~nas.jac.errors.JacobianError`: outputs that are no batch, coupled samples.
+
+    Args:
+        model: ``(B, *in)`` to ``(B, *out)``.
+        x: ``(B, *in)``.
+        chunk_bytes: budget in bytes for the rows under way at once.
+        create_graph: keep a tape of the result.
+
+    Returns:
+        ``(B, M, N)``.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = x if create_graph and x.requires_grad else x.detach().clone().requires_grad_()
+        y = guarded(model)(leaf).reshape(len(x), -1)
+        m = y.shape[1]
+        if not y.requires_grad:
+            return x.new_zeros(len(x), m, x[0].numel())
+        at_once = directions_at_once(x, m, chunk_bytes)
+        units = torch.eye(m, dtype=y.dtype, device=y.device).unsqueeze(1).expand(m, *y.shape)
+        parts = []
+        for first in range(0, m, at_once):
+            rows = torch.autograd.grad(
+                y,
+                leaf,
+                units[first : first + at_once],
+                is_grads_batched=True,
+                retain_graph=True,
+                create_graph=create_graph,
+                materialize_grads=True,
+            )[0]
+            parts.append(rows.flatten(2).transpose(0, 1))
+    return torch.cat(parts, 1)
+
+
+def forward(model: Function, x: Tensor, chunk_bytes: int, create_graph: bool) -> Tensor:
+    """One forward-mode pass a column, some columns at once.
+
+    Source: Wengert, *A simple automatic derivative evaluation program* (1964).
+
+    Refuses, with a :class:`~nas.jac.errors.JacobianError`: outputs that are no batch, coupled samples.
+
+    Args:
+        model: ``(B, *in)`` to ``(B, *out)``.
+        x: ``(B, *in)``.
+        chunk_bytes: budget in bytes for the columns under way at once.
+        create_graph: keep a tape of the result.
+
+    Returns:
+        ``(B, M, N)``.
+    """
+    run, n = guarded(model, forward_tape=create_graph), x[0].numel()
+    at_once = directions_at_once(x, n, chunk_bytes)
+    units = torch.eye(n, dtype=x.dtype, device=x.device).view(n, 1, *x.shape[1:]).expand(n, *x.shape)
+    with torch.inference_mode(False), torch.set_grad_enabled(create_graph):
+        at = x if create_graph else x.detach().clone()
+        columns = torch.func.vmap(lambda v: torch.func.jvp(run, (at,), (v,))[1].reshape(len(x), -1))
+        parts = [columns(units[first : first + at_once]) for first in range(0, n, at_once)]
+    return torch.cat(parts).permute(1, 2, 0)
+
+
+def directions_at_once(x: Tensor, others: int, chunk_bytes: int) -> int:
+    """How many directions of the batch ``x`` a budget holds.
+
+    Args:
+        x: ``(B, *in)``.
+        others: number of entries at the other end.
+        chunk_bytes: budget in bytes.
+
+    Returns:
+        At least 1.
+
+    Raises:
+        BudgetError: not even one.
+    """
+    bytes_each = len(x) * max(x[0].numel(), others) * x.element_size()
+    if chunk_bytes < bytes_each:
+        raise BudgetError(chunk_bytes, bytes_each)
+    return chunk_bytes // bytes_each

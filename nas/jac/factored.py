@@ -1,0 +1,309 @@
+"""A Jacobian that is kept as the product of its layers' derivatives and only multiplied out on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from nas.jac.checks import CHUNK_BYTES, GRAM_BYTES, check_finite
+from nas.jac.errors import BudgetError, JacobianError
+from nas.jac.maps import Dense, eye
+from nas.jac.products import gram_product
+from nas.jac.record import Node, between
+
+CACHED = 2**16
+"""Number of entries that are read again at no cost worth saving."""
+
+
+class FactoredJacobian:
+    """The Jacobians of a batch, one a sample, unexpanded: a chain (or a graph) of linear maps.
+
+    Args:
+        start: the network's input.
+        stop: its output.
+
+    Shapes:
+        Of the network ``(B, *in)`` to ``(B, *out)``; N and M are the numbers of entries of ``in`` and ``out``.
+
+    Source: Griewank and Walther, *Evaluating Derivatives* (2008), ch. 3 (modes) and ch. 10 (vertex elimination).
+    """
+
+    def __init__(self, start: Node, stop: Node) -> None:
+        self.start, self.stop = start, stop
+        self.order = between(start, stop)
+        batch = start.value.shape[0]
+        widths = [node.value.numel() // batch for node in self.order]
+        self.widest = max(widths)
+        """Number of entries of a sample's largest value on the way: what one direction takes."""
+        self._narrows = widths[-1] == min(widths)
+        self._is_chain = all(len(node.edges) == 1 for node in self.order[1:])
+
+    @property
+    def value(self) -> Tensor:
+        """What the network gave, ``(B, *out)``."""
+        return self.stop.value
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of :meth:`dense`: ``(B, *out, *in)``."""
+        return torch.Size((self.start.value.shape[0], *self.stop.shape, *self.start.shape))
+
+    def dense(self, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
+        """Multiply out, from the narrowest value of the network outwards.
+
+        A network that narrows towards its output is evaluated backwards, M directions; one that widens, forwards,
+        N directions; one with a bottleneck of width w in between, w directions either way and one product.
+
+        Refuses, with a :class:`JacobianError`: a budget too small for one direction of the batch.
+
+        Args:
+            chunk_bytes: budget in bytes for the directions that are under way at once.
+
+        Returns:
+            ``(B, *out, *in)``.
+        """
+        flat, finite = self._multiplied(chunk_bytes)
+        if not finite:
+            check_finite("jacobian", flat, "the Jacobian", "look for infinite slopes, such as sqrt at 0, and weights")
+        return flat
+
+    def unchecked(self) -> Tensor:
+        """As :meth:`dense` with any budget, and without a look at the numbers, which a recording cannot take.
+
+        Returns:
+            ``(B, *out, *in)``.
+        """
+        return self._multiplied(None)[0]
+
+    def _multiplied(self, chunk_bytes: int | None) -> tuple[Tensor, bool]:
+        """The dense Jacobian, and whether it is known to be finite."""
+        cut = self.stop if self._narrows else self._narrowest()
+        vectors = self._is_chain and cut is self.stop is not self.start and self.start.value.dim() == 2
+        first = self.order[1].edges[0][1] if vectors else None
+        finite = False
+        if isinstance(first, Dense):
+            inner = self._chunked(self.pull, self.order[1], self.stop, chunk_bytes)
+            finite = chunk_bytes is not None and inner.numel() > CACHED and _product_is_finite(inner, first.weight)
+            flat = first.pull(inner).flatten(2)
+        elif cut is self.stop:
+            flat = self._chunked(self.pull, self.start, self.stop, chunk_bytes)
+        elif cut is self.start:
+            flat = self._chunked(self.push, self.stop, self.start, chunk_bytes).mT
+        else:
+            after = self._chunked(self.push, self.stop, cut, chunk_bytes).mT
+            flat = after @ self._chunked(self.pull, self.start, cut, chunk_bytes)
+        shape = self.shape
+        return (flat if flat.shape == shape else flat.expand(shape[0], -1, -1).reshape(shape)), finite
+
+    def mv(self, v: Tensor) -> Tensor:
+        """The product with a vector a sample, ``J v``.
+
+        Args:
+            v: ``(B, *in)``.
+
+        Returns:
+            ``(B, *out)``.
+        """
+        self._check_vector("v", v, self.start)
+        return self.push(v.unsqueeze(1), self.stop).squeeze(1)
+
+    def vm(self, u: Tensor) -> Tensor:
+        """The product with a vector a sample from the left, ``u J``.
+
+        Args:
+            u: ``(B, *out)``.
+
+        Returns:
+            ``(B, *in)``.
+        """
+        self._check_vector("u", u, self.stop)
+        return self.pull(u.unsqueeze(1), self.start).squeeze(1)
+
+    def logabsdet(self) -> Tensor:
+        """The logarithm of ``|det J|``, factor by factor where factors are square.
+
+        A Linear in a chain costs one LU for the whole batch and an elementwise operation a sum of logarithms;
+        only what lies between two values of width N with something wider or narrower in it is multiplied out.
+
+        Returns:
+            ``(B,)``; minus infinity where J is singular.
+
+        Raises:
+            JacobianError: J is not square.
+        """
+        n = self.start.width
+        if self.stop.width != n:
+            shape = (self.stop.width, n)
+            raise JacobianError("jacobian", shape, "must be square to have a determinant", "use gram or dense")
+        total = self.start.value.new_zeros(self.start.value.shape[0])
+        before = self.start
+        for cut in (node for node in self.cuts()[1:] if node.width == n):
+            total = total + self._segment_logabsdet(before, cut)
+            before = cut
+        return total
+
+    def _segment_logabsdet(self, before: Node, after: Node) -> Tensor | float:
+        if len(after.edges) == 1 and after.edges[0][0] is before:
+            known = after.edges[0][1].logabsdet(after.width)
+            if known is not None:
+                return known
+        segment = FactoredJacobian(before, after).dense()
+        return torch.linalg.slogdet(segment.view(len(segment), after.width, before.width))[1]
+
+    def pull(self, cotangents: Tensor, stop: Node, start: Node | None = None) -> Tensor:
+        """Carry cotangents back from ``start`` (the output when left out) to ``stop``.
+
+        Args:
+            cotangents: ``(B or 1, R, *out)``.
+            stop: the value to arrive at; every path goes through it.
+            start: where they are given.
+
+        Returns:
+            ``(B or 1, R, *in)``.
+        """
+        start = start or self.stop
+        if self._is_chain:
+            node = start
+            while node is not stop:
+                node, derivative = node.edges[0]
+                cotangents = derivative.pull(cotangents)
+            return cotangents
+        waiting = {id(start): cotangents}
+        for node in reversed(self.order):
+            if node is stop or id(node) not in waiting:
+                continue
+            arrived = waiting.pop(id(node))
+            for parent, derivative in node.edges:
+                share = derivative.pull(arrived)
+                waiting[id(parent)] = waiting[id(parent)] + share if id(parent) in waiting else share
+        return waiting[id(stop)]
+
+    def push(self, tangents: Tensor, stop: Node, start: Node | None = None) -> Tensor:
+        """Carry tangents forwards from ``start`` (the input when left out) to ``stop``.
+
+        Args:
+            tangents: ``(B or 1, R, *in)``.
+            stop: the value to arrive at.
+            start: where they are given; every path goes through it.
+
+        Returns:
+            ``(B or 1, R, *out)``.
+        """
+        start = start or self.start
+        known = {id(start): tangents}
+        last = {id(parent): node for node in self.order for parent, _ in node.edges}
+        for node in self.order:
+            shares = [(parent, d.push(known[id(parent)])) for parent, d in node.edges if id(parent) in known]
+            if shares and node is not start:
+                known[id(node)] = sum((share for _, share in shares[1:]), shares[0][1])
+            for parent, _ in shares:
+                if last[id(parent)] is node:
+                    known.pop(id(parent), None)
+            if node is stop:
+                break
+        return known[id(stop)]
+
+    def gram(self, other: FactoredJacobian, chunk_bytes: int = GRAM_BYTES) -> Tensor:
+        """The products ``J_b other_b^T``, without an array of M x N beyond a chunk.
+
+        Refuses, with a :class:`JacobianError`: Jacobians that do not go together, a budget that is too small.
+
+        Args:
+            other: Jacobians with the same inputs and batch, such as those of the same network at other points.
+            chunk_bytes: budget in bytes for the directions that are under way at once.
+
+        Returns:
+            ``(B, M, M of other)``.
+        """
+        return gram_product(self, other, chunk_bytes)
+
+    def cuts(self) -> list[Node]:
+        """The values that every path from the input to the output goes through, in order.
+
+        Returns:
+            Nodes; the first is the input, the last the output.
+        """
+        if self._is_chain:
+            return self.order
+        place = {id(node): i for i, node in enumerate(self.order)}
+        reach, found = [0] * len(self.order), []
+        for i, node in enumerate(self.order):
+            for parent, _ in node.edges if i else ():
+                reach[place[id(parent)]] = i
+        furthest = 0
+        for i, node in enumerate(self.order):
+            if furthest <= i:
+                found.append(node)
+            furthest = max(furthest, reach[i])
+        return found
+
+    def _narrowest(self) -> Node:
+        """Where to begin: at the cut from which all directions take the least work."""
+        n, m = self.start.width, self.stop.width
+        work = sum(d.work(parent.width, node.width) for node in self.order[1:] for parent, d in node.edges)
+        costs = {id(self.stop): m * work, id(self.start): n * work}
+        cuts = [self.stop, self.start, *self.cuts()[1:-1]]
+        return min(cuts, key=lambda cut: costs.get(id(cut), cut.width * (work + m * n)))
+
+    def _check_vector(self, name: str, vector: Tensor, node: Node) -> None:
+        if vector.shape != node.value.shape:
+            shape = tuple(node.value.shape)
+            raise JacobianError(name, tuple(vector.shape), f"must have the shape {shape}", "pass one vector a sample")
+
+    def _chunked(
+        self, carry: Callable[[Tensor, Node, Node], Tensor], to: Node, at: Node, chunk_bytes: int | None
+    ) -> Tensor:
+        """All unit directions of ``at`` carried ``to``, some at a time: ``(B or 1, width of at, width of to)``."""
+        rows = at.width if chunk_bytes is None else self.at_once(chunk_bytes)
+        if rows >= at.width and carry == self.pull and at is not to:
+            return self.rows(to, at)
+        units = eye(at.width, at.shape, self.start.value)
+        if rows >= at.width:
+            whole = carry(units, to, at)
+        else:
+            blocks = [units[:, first : first + rows] for first in range(0, at.width, rows)]
+            whole = torch.cat([carry(block, to, at) for block in blocks], 1)
+        return whole if whole.dim() == 3 else whole.flatten(2)
+
+    def rows(self, to: Node, at: Node) -> Tensor:
+        """The Jacobian of ``at`` by ``to``, backwards and in one go.
+
+        Args:
+            to: the earlier value; every path goes through it.
+            at: the later value.
+
+        Returns:
+            ``(B or 1, width of at, width of to)``.
+        """
+        if self._is_chain and at.value.dim() == 2:
+            before, derivative = at.edges[0]
+            matrix = derivative.matrix()
+            if matrix is not None:
+                return self.pull(matrix, to, before).flatten(2)
+        return self.pull(eye(at.width, at.shape, self.start.value), to, at).flatten(2)
+
+    def at_once(self, chunk_bytes: int) -> int:
+        """How many directions of the whole batch the budget holds.
+
+        Args:
+            chunk_bytes: budget in bytes.
+
+        Returns:
+            At least 1.
+
+        Raises:
+            BudgetError: not even one.
+        """
+        bytes_each = self.start.value.shape[0] * self.widest * self.start.value.element_size()
+        if chunk_bytes < bytes_each:
+            raise BudgetError(chunk_bytes, bytes_each)
+        return chunk_bytes // bytes_each
+
+
+def _product_is_finite(rows: Tensor, weight: Tensor) -> bool:
+    """Whether ``rows @ weight`` must be finite, by Cauchy and Schwarz: the factors are quicker to read than it is."""
+    with torch.no_grad():
+        bound = torch.linalg.vector_norm(rows).item() * torch.linalg.vector_norm(weight).item()
+    return bound < torch.finfo(rows.dtype).max

@@ -1,0 +1,167 @@
+"""``jacobian``: the derivative of every output of every sample by every input of that sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, overload
+
+import torch
+from torch import Tensor
+
+from nas.jac import autodiff, structure
+from nas.jac.checks import CHUNK_BYTES, check_finite, check_input, check_modes, check_output
+from nas.jac.errors import BudgetError, JacobianError, NoRuleError
+from nas.jac.factored import FactoredJacobian
+from nas.jac.record import Node, apply
+
+MODES = ("auto", "forward", "reverse", "layerwise")
+assert structure.RULES  # importing it fills the table of rules
+
+
+@overload
+def jacobian(
+    model: Callable[[Tensor], Tensor],
+    x: Tensor,
+    mode: str = ...,
+    chunk_bytes: int = ...,
+    create_graph: bool = ...,
+    factored: Literal[False] = ...,
+) -> Tensor: ...
+@overload
+def jacobian(
+    model: Callable[[Tensor], Tensor],
+    x: Tensor,
+    mode: str = ...,
+    chunk_bytes: int = ...,
+    create_graph: bool = ...,
+    *,
+    factored: Literal[True],
+) -> FactoredJacobian: ...
+def jacobian(
+    model: Callable[[Tensor], Tensor],
+    x: Tensor,
+    mode: str = "auto",
+    chunk_bytes: int = CHUNK_BYTES,
+    create_graph: bool = False,
+    factored: bool = False,
+) -> Tensor | FactoredJacobian:
+    """The Jacobian of each sample: ``J[b, o, i] = d model(x)[b, o] / d x[b, i]``.
+
+    Modes:
+
+    - ``layerwise``: the network runs once and leaves its operations' derivatives, which are multiplied from the
+      narrowest value outwards; no autograd tape. For chains and graphs of the operations in ``nas.jac.rules`` and
+      ``nas.jac.structure``; anything else is an error that names it.
+    - ``reverse``: one backward pass an output, for any differentiable function.
+    - ``forward``: one forward-mode pass an input, for any function with forward derivatives.
+    - ``auto``: ``layerwise`` if every operation has a rule, else ``reverse``, or ``forward`` if there are fewer
+      inputs than outputs and no tape is asked for.
+
+    Samples must not influence each other. Refuses, with a :class:`JacobianError`: BatchNorm or dropout in training
+    mode, an ``x`` that is empty, of integers or not finite, an output that is no batch, a Jacobian that is not
+    finite, a budget too small for one direction of one sample.
+
+    Source: Griewank and Walther, *Evaluating Derivatives* (2008), chapters 3 and 10.
+
+    Args:
+        model: module or function, ``(B, *in)`` to ``(B, *out)``.
+        x: ``(B, *in)``, of a floating-point type.
+        mode: how; all give the same to rounding.
+        chunk_bytes: budget in bytes for the directions that are under way at once; a batch that does not fit is
+            split. The result and the values of one forward pass come on top.
+        create_graph: keep a tape, so that the result can be differentiated by parameters and by ``x``.
+        factored: give the unexpanded object instead (layerwise only).
+
+    Returns:
+        ``(B, *out, *in)``, or a :class:`FactoredJacobian` of that shape.
+
+    Raises:
+        JacobianError: ``mode`` is none of the four, or ``factored`` with ``forward`` or ``reverse``.
+        NoRuleError: in mode ``layerwise``, the model does what has no rule.
+    """
+    if mode not in MODES:
+        raise JacobianError("mode", mode, f"must be one of {', '.join(MODES)}", "use mode='auto'")
+    if factored and mode not in ("auto", "layerwise"):
+        raise JacobianError("factored", factored, f"is not offered by mode='{mode}'", "use mode='layerwise'")
+    check_input("x", x)
+    if mode in ("auto", "layerwise"):
+        try:
+            with torch.set_grad_enabled(create_graph):
+                record = factorise(model, x if create_graph else x.detach())
+                if factored:
+                    return record
+                return _dense(model, record, chunk_bytes)
+        except NoRuleError:
+            if mode == "layerwise" or factored:
+                raise
+    return _checked(_autodiff(model, x, mode, chunk_bytes, create_graph))
+
+
+def factorise(model: Callable[[Tensor], Tensor], x: Tensor) -> FactoredJacobian:
+    """Run ``model`` once and keep its operations' derivatives; ``x`` has been checked. A tape is kept in grad mode.
+
+    Refuses, with a :class:`JacobianError`: what has no rule, coupled samples, an output that is no batch.
+
+    Args:
+        model: ``(B, *in)`` to ``(B, *out)``.
+        x: ``(B, *in)``.
+
+    Returns:
+        The Jacobians, unexpanded.
+
+    Raises:
+        JacobianError: from a rule, with the module's name where one is found.
+        NoRuleError: an operation has no rule.
+    """
+    start = Node(x)
+    try:
+        stop = apply(model, start)
+    except NoRuleError:
+        raise
+    except JacobianError:
+        check_modes(model)  # it knows modules by name
+        raise
+    check_output(stop.value, x.shape[0])
+    return FactoredJacobian(start, stop)
+
+
+def _dense(model: Callable[[Tensor], Tensor], record: FactoredJacobian, chunk_bytes: int) -> Tensor:
+    """Multiply out; if one direction of the batch exceeds the budget, one half of the batch after the other."""
+    x = record.start.value
+    if x.shape[0] == 1 or record.widest * x.shape[0] * x.element_size() <= chunk_bytes:
+        return record.dense(chunk_bytes)
+    return torch.cat([_dense(model, factorise(model, half), chunk_bytes) for half in x.tensor_split(2)])
+
+
+def _autodiff(model: Callable[[Tensor], Tensor], x: Tensor, mode: str, chunk_bytes: int, create_graph: bool) -> Tensor:
+    shape = output_shape(model, x)
+    if mode == "auto":
+        mode = "forward" if x[0].numel() < shape.numel() and not create_graph else "reverse"
+    try:
+        flat = getattr(autodiff, mode)(model, x, chunk_bytes, create_graph)
+    except BudgetError:
+        if len(x) == 1:
+            raise
+        return torch.cat([_autodiff(model, half, mode, chunk_bytes, create_graph) for half in x.tensor_split(2)])
+    return flat.reshape(len(x), *shape, *x.shape[1:])
+
+
+def output_shape(model: Callable[[Tensor], Tensor], x: Tensor) -> torch.Size:
+    """The shape of one sample's output, found with one sample.
+
+    Refuses, with a :class:`JacobianError`: an output that is no batch, coupled samples.
+
+    Args:
+        model: ``(B, *in)`` to ``(B, *out)``.
+        x: ``(B, *in)``.
+
+    Returns:
+        ``out``.
+    """
+    with torch.no_grad():
+        return autodiff.guarded(model)(x[:1].detach()).shape[1:]
+
+
+def _checked(jacobian: Tensor) -> Tensor:
+    check_finite("jacobian", jacobian, "the Jacobian", "look for infinite slopes, such as sqrt at 0, and for weights")
+    return jacobian

@@ -1,0 +1,289 @@
+"""Local derivatives as linear maps: what one operation does to directions, forwards and backwards.
+
+Directions travel in stacks: ``(B, R, *shape)`` for R directions of every sample, where the first size may be 1 as
+long as they are the same for all samples. ``push`` carries tangents from an operation's input to its output,
+``pull`` carries cotangents from its output to its input; one is the transpose of the other. No map looks at the
+values of the network again, so all of them are plain tensor operations, differentiable where a tape is kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+Shape = tuple[int, ...]
+_open = torch.ops.aten.threshold_backward.default
+
+
+class LinearMap:
+    """The derivative of one operation in one of its inputs."""
+
+    __slots__ = ()
+
+    def work(self, into: int, out: int) -> int:
+        """Multiply-adds for one direction of one sample with ``into`` entries going in and ``out`` coming out."""
+        return max(into, out)
+
+    def push(self, tangents: Tensor, /) -> Tensor:
+        """Carry tangents forwards: ``(B, R, *in)`` to ``(B, R, *out)``."""
+        raise NotImplementedError
+
+    def pull(self, cotangents: Tensor, /) -> Tensor:
+        """Carry cotangents backwards: ``(B, R, *out)`` to ``(B, R, *in)``."""
+        raise NotImplementedError
+
+    def matrix(self) -> Tensor | None:
+        """The map itself, ``(B or 1, out, in)``, where samples are vectors and it is cheaper than pulling units."""
+        return None
+
+    def logabsdet(self, width: int) -> Tensor | float | None:
+        """``log |det|`` of a square map of ``width`` entries, ``(B,)`` or one for all, where it is cheaper than LU."""
+        return None
+
+
+class Identity(LinearMap):
+    """An operation that hands its input on: dropout in evaluation, a sum with something else."""
+
+    __slots__ = ()
+
+    def push(self, tangents: Tensor, /) -> Tensor:
+        return tangents
+
+    pull = push
+
+
+class Scaled(LinearMap):
+    """An elementwise operation: its slope at every entry, ``(B, *shape)`` or ``(1, *shape)``."""
+
+    __slots__ = ("slope",)
+
+    def __init__(self, slope: Tensor) -> None:
+        self.slope = slope
+
+    def push(self, tangents: Tensor, /) -> Tensor:
+        return tangents * self.slope.unsqueeze(1)
+
+    pull = push
+
+    def matrix(self) -> Tensor | None:
+        return torch.diag_embed(self.slope) if self.slope.dim() == 2 else None
+
+    def logabsdet(self, width: int) -> Tensor | None:
+        return self.slope.flatten(1).abs().log().sum(1)
+
+
+class Rectified(LinearMap):
+    """ReLU: its output says where it is open."""
+
+    __slots__ = ("output",)
+
+    def __init__(self, output: Tensor) -> None:
+        self.output = output
+
+    @property
+    def slope(self) -> Tensor:
+        """0 or 1 for every entry, ``(B, *shape)``."""
+        return (self.output > 0).to(self.output.dtype)
+
+    def push(self, tangents: Tensor, /) -> Tensor:
+        if torch.is_grad_enabled():  # below, a stack that is alike for all samples would get a gradient of wrong shape
+            return tangents * self.slope.unsqueeze(1)
+        opened: Tensor = _open(tangents, self.output.unsqueeze(1), 0)
+        return opened
+
+    pull = push
+
+    def logabsdet(self, width: int) -> Tensor | None:
+        return self.slope.flatten(1).log().sum(1)
+
+
+class Dense(LinearMap):
+    """A Linear: ``weight`` is ``(out, in)``; other dimensions before the last are carried along."""
+
+    __slots__ = ("weight",)
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight
+
+    def work(self, into: int, out: int) -> int:
+        return out * self.weight.shape[1]
+
+    def push(self, tangents: Tensor, /) -> Tensor:
+        return tangents @ self.weight.mT
+
+    def pull(self, cotangents: Tensor, /) -> Tensor:
+        return cotangents @ self.weight
+
+    def matrix(self) -> Tensor | None:
+        return self.weight.unsqueeze(0)
+
+    def logabsdet(self, width: int) -> Tensor | None:
+        return torch.linalg.slogdet(self.weight)[1] if self.weight.shape == (width, width) else None
+
+
+class Convolution(LinearMap):
+    """A convolution of one to three dimensions without its bias.
+
+    Args:
+        weight: ``(out channels, in channels / groups, *kernel)``.
+        shape: of one sample's input, ``(C, *size)``.
+        arguments: stride, padding, dilation as lists of integers, and groups.
+    """
+
+    __slots__ = ("arguments", "shape", "weight")
+
+    def __init__(self, weight: Tensor, shape: Shape, arguments: tuple[list[int], ...]) -> None:
+        self.weight, self.shape, self.arguments = weight, shape, arguments
+
+    def work(self, into: int, out: int) -> int:
+        return out * self.weight[0].numel()
+
+    def push(self, tangents: Tensor, /) -> Tensor:
+        stride, padding, dilation, groups = self.arguments
+        folded, none = tangents.flatten(0, 1), [0] * len(stride)
+        pushed = torch.convolution(folded, self.weight, None, stride, padding, dilation, False, none, groups[0])
+        return pushed.unflatten(0, tangents.shape[:2])
+
+    def pull(self, cotangents: Tensor, /) -> Tensor:
+        stride, padding, dilation, groups = self.arguments
+        folded, none = cotangents.flatten(0, 1), [0] * len(stride)
+        like = folded.new_empty(1).expand(len(folded), *self.shape)  # only its sizes are looked at
+        pulled: Tensor = torch.ops.aten.convolution_backward(
+            folded, like, self.weight, None, stride, padding, dilation, False, none, groups[0], [True, False, False]
+        )[0]
+        return pulled.unflatten(0, cotangents.shape[:2])
+
+
+class Reshaped(LinearMap):
+    """A change of shape within each sample."""
+
+    __slots__ = ("out", "shape")
+
+    def __init__(self, shape: Shape, out: Shape) -> None:
+        self.shape, self.out = shape, out
+
+    def push(self, tangents: Tensor, /) -> Tensor:
+        return tangents.reshape(*tangents.shape[:2], *self.out)
+
+    def pull(self, cotangents: Tensor, /) -> Tensor:
+        return cotangents.reshape(*cotangents.shape[:2], *self.shape)
+
+    def work(self, into: int, out: int) -> int:
+        return 0
+
+    def logabsdet(self, width: int) -> float:
+        return 0.0
+
+
+class Gathered(LinearMap):
+    """Max pooling: each output is the input entry that ``indices`` ``(B, C, *out)`` names in its channel's map."""
+
+    __slots__ = ("indices", "shape")
+
+    def __init__(self, indices: Tensor, shape: Shape) -> None:
+        self.indices, self.shape = indices, shape
+
+    def _flat(self, directions: Tensor) -> Tensor:
+        index = self.indices.flatten(2).unsqueeze(1)
+        return index.expand(-1, directions.shape[1], -1, -1)
+
+    def push(self, tangents: Tensor, /) -> Tensor:
+        index = self._flat(tangents)
+        spread = tangents.flatten(3).expand(len(index), -1, -1, -1)
+        return spread.gather(3, index).unflatten(3, self.indices.shape[2:])
+
+    def pull(self, cotangents: Tensor, /) -> Tensor:
+        index = self._flat(cotangents)
+        spread = cotangents.flatten(3).expand(len(index), -1, -1, -1)
+        zeros = spread.new_zeros(*index.shape[:3], math.prod(self.shape[1:]))
+        return zeros.scatter_add(3, index, spread).unflatten(3, self.shape[1:])
+
+
+class Softmaxed(LinearMap):
+    """Softmax over ``dim`` (counted from the end) with the probabilities that it gave: ``diag(p) - p p^T``."""
+
+    __slots__ = ("dim", "p")
+
+    def __init__(self, p: Tensor, dim: int) -> None:
+        self.p, self.dim = p.unsqueeze(1), dim
+
+    def push(self, tangents: Tensor, /) -> Tensor:
+        weighted = tangents * self.p
+        return torch.addcmul(weighted, weighted.sum(self.dim, keepdim=True), self.p, value=-1)
+
+    pull = push
+
+    def matrix(self) -> Tensor | None:
+        if self.p.dim() != 3:
+            return None
+        return torch.addcmul(torch.diag_embed(self.p.squeeze(1)), self.p.mT, self.p, value=-1)
+
+
+class LogSoftmaxed(LinearMap):
+    """The logarithm of softmax: ``I - 1 p^T``."""
+
+    __slots__ = ("dim", "p")
+
+    def __init__(self, p: Tensor, dim: int) -> None:
+        self.p, self.dim = p.unsqueeze(1), dim
+
+    def push(self, tangents: Tensor, /) -> Tensor:
+        return tangents - (tangents * self.p).sum(self.dim, keepdim=True)
+
+    def pull(self, cotangents: Tensor, /) -> Tensor:
+        return cotangents - cotangents.sum(self.dim, keepdim=True) * self.p
+
+
+class Normalised(LinearMap):
+    """Layer or group normalisation without its affine part, over groups of ``normal`` entries.
+
+    Args:
+        normal: the normalised values, ``(B, groups, entries)``.
+        scale: one over the standard deviation, ``(B, groups, 1)``.
+        shape: of one sample.
+    """
+
+    __slots__ = ("normal", "scale", "shape")
+
+    def __init__(self, normal: Tensor, scale: Tensor, shape: Shape) -> None:
+        self.normal, self.scale, self.shape = normal.unsqueeze(1), scale.unsqueeze(1), shape
+
+    def push(self, tangents: Tensor, /) -> Tensor:
+        grouped = tangents.reshape(*tangents.shape[:2], *self.normal.shape[2:])
+        along = (grouped * self.normal).mean(-1, keepdim=True) * self.normal
+        pushed = (grouped - grouped.mean(-1, keepdim=True) - along) * self.scale
+        return pushed.reshape(*pushed.shape[:2], *self.shape)
+
+    pull = push  # it is symmetric
+
+
+class Structural(LinearMap):
+    """An operation that is linear as it stands: average pooling, padding, permuting, slicing, sums, means.
+
+    Args:
+        operation: takes a batch ``(B, *shape)``, treats samples alike, and has no constant part.
+        shape: of one sample's input.
+    """
+
+    __slots__ = ("operation", "shape")
+
+    def __init__(self, operation: Callable[[Tensor], Tensor], shape: Shape) -> None:
+        self.operation, self.shape = operation, shape
+
+    def push(self, tangents: Tensor, /) -> Tensor:
+        return self.operation(tangents.flatten(0, 1)).unflatten(0, tangents.shape[:2])
+
+    def pull(self, cotangents: Tensor, /) -> Tensor:
+        folded = cotangents.flatten(0, 1)
+        zeros = folded.new_zeros(len(folded), *self.shape)
+        pulled: Tensor = torch.func.vjp(self.operation, zeros)[1](folded)[0]
+        return pulled.unflatten(0, cotangents.shape[:2])
+
+
+def eye(width: int, shape: Sequence[int], like: Tensor) -> Tensor:
+    """All unit directions of a sample of ``shape``, the same for every sample: ``(1, width, *shape)``."""
+    unit = torch.eye(width, dtype=like.dtype, device=like.device)
+    return unit.unsqueeze(0) if len(shape) == 1 else unit.view(1, width, *shape)

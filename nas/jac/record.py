@@ -1,0 +1,185 @@
+"""Run a network once and keep the derivative of each of its operations: a tape of linear maps.
+
+The network runs as it is written. Its input is a tensor of a class that sees every torch function it meets
+(``__torch_function__``) and looks up the rule for it in :mod:`nas.jac.rules`; so modules, functional calls and plain
+functions are the same thing, and a module that is called twice or a residual sum needs no special care.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas.jac.errors import NoRuleError
+from nas.jac.maps import LinearMap
+
+
+class Node:
+    """One value of the network, and how it depends on the values before it.
+
+    Args:
+        value: ``(B, *shape)``.
+        edges: the values that it was made from, each with the derivative in it; their contributions add up.
+    """
+
+    __slots__ = ("edges", "value", "viewed")
+
+    def __init__(self, value: Tensor, edges: tuple[tuple[Node, LinearMap], ...] = ()) -> None:
+        self.value, self.edges, self.viewed = value, edges, False
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of one sample."""
+        return self.value.shape[1:]
+
+    @property
+    def width(self) -> int:
+        """Number of entries of one sample."""
+        return self.value.numel() // self.value.shape[0]
+
+
+Rule = Callable[..., Node]
+RULES: dict[str, Rule] = {}
+"""The rule for each torch function, by name: it takes nodes where the function takes tensors. ``rules`` fills it."""
+MODULES: dict[type, Callable[[Any, Node], Node]] = {}
+"""Rules for modules whose ``forward`` is one such function; it saves the detour through the tensor class."""
+PLAIN = {
+    getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "requires_grad", "is_cuda", "layout")
+} | {Tensor.size, Tensor.dim, Tensor.ndimension, Tensor.numel, Tensor.nelement, Tensor.__len__}
+PLAIN |= {Tensor.is_floating_point, Tensor.is_complex, torch.is_floating_point, torch.is_complex, torch.numel}
+PLAIN |= {Tensor.get_device, Tensor.is_contiguous, Tensor.stride, torch.zeros_like, torch.ones_like}
+PLAIN |= {Tensor.new_zeros, Tensor.new_ones, Tensor.new_full, Tensor.new_empty, Tensor.new_tensor}
+"""What may be asked of a tensor without depending on its values."""
+
+
+class Recorded(Tensor):
+    """The tensor that a recorded network is given: it carries a node along."""
+
+    node: Node
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable, types: Iterable[type], args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in PLAIN:
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **(kwargs or {}))
+        name, named = func.__name__, kwargs or {}
+        in_place = named.get("inplace") or (name[-1] == "_" and name[:2] != "__")
+        rule = RULES.get(name[:-1] if in_place and name[-1] == "_" else name)
+        if rule is None:
+            raise no_rule(name)
+        node = rule(*[_unwrap(a) for a in args], **{key: _unwrap(value) for key, value in named.items()})
+        if isinstance(node, list):
+            return tuple(map(wrap, node))
+        if in_place:
+            return _rewritten(args[0], node, name)
+        return wrap(node)
+
+
+def _unwrap(argument: Any) -> Any:
+    if type(argument) is Recorded:
+        return argument.node
+    if type(argument) in (list, tuple):
+        return [_unwrap(part) for part in argument]
+    return argument
+
+
+def _rewritten(shell: Any, node: Node, name: str) -> Any:
+    """The same tensor with another value, as after an operation in place."""
+    if not isinstance(shell, Recorded) or shell.node.viewed:
+        raise no_rule(f"{name} in place on a view")
+    shell.node = node
+    return shell
+
+
+def wrap(node: Node) -> Recorded:
+    """A tensor that shows the network the node's value and remembers the node.
+
+    Args:
+        node: what it stands for.
+
+    Returns:
+        The tensor, of the shape of the value.
+    """
+    shell = node.value.as_subclass(Recorded)
+    shell.node = node
+    return shell
+
+
+def no_rule(name: str) -> NoRuleError:
+    """The error for an operation that the layerwise mode cannot do.
+
+    Args:
+        name: the torch function, or what about it is out of reach.
+
+    Returns:
+        The error, to be raised.
+    """
+    rule = "has no layerwise rule"
+    return NoRuleError("operation", name, rule, "use mode='reverse' (few outputs) or mode='forward' (few inputs)")
+
+
+def apply(model: Callable[[Tensor], Tensor], node: Node) -> Node:
+    """Run ``model`` on a node.
+
+    Args:
+        model: module or function.
+        node: its input.
+
+    Returns:
+        Its output.
+
+    Raises:
+        NoRuleError: an operation without a rule; the message names the module in a Sequential.
+        no_rule: the same.
+    """
+    kind = type(model)
+    direct = MODULES.get(kind)
+    if direct is not None and not (model._forward_hooks or model._forward_pre_hooks):  # type: ignore[attr-defined]
+        return direct(model, node)
+    if kind is nn.Sequential and not (model._forward_hooks or model._forward_pre_hooks):  # type: ignore[attr-defined]
+        for name, child in model._modules.items():  # type: ignore[attr-defined]
+            try:
+                node = apply(child, node)
+            except NoRuleError as error:
+                where = name if error.key == "operation" else f"{name}.{error.key}"
+                raise NoRuleError(where, error.value, error.rule, error.remedy) from None
+        return node
+    out = model(wrap(node))
+    if not isinstance(out, Recorded):
+        raise no_rule(f"{kind.__name__}: an output of type {type(out).__name__} that does not depend on the input")
+    return out.node
+
+
+def between(start: Node, stop: Node) -> list[Node]:
+    """The nodes on the way from ``start`` to ``stop``, each after those that it was made from.
+
+    Args:
+        start: an ancestor of ``stop`` through which all of its paths go.
+        stop: the last node.
+
+    Returns:
+        ``[start, ..., stop]``; one node if they are the same.
+    """
+    chain, node = [stop], stop
+    while node is not start and len(node.edges) == 1:
+        node = node.edges[0][0]
+        chain.append(node)
+    if node is start:
+        return chain[::-1]
+    order, seen, waiting = [start], {id(start)}, [stop]
+    while waiting:
+        node = waiting[-1]
+        missing = [parent for parent, _ in node.edges if id(parent) not in seen] if id(node) not in seen else []
+        if missing:
+            waiting += missing
+            continue
+        waiting.pop()
+        if id(node) not in seen:
+            seen.add(id(node))
+            order.append(node)
+    return order
