@@ -21,12 +21,23 @@ COMMANDS = [
 
 
 def test_the_examples_run(tmp_path, monkeypatch):
-    network, use = EXAMPLES
+    network, use = EXAMPLES[:2]
     (tmp_path / "my_net.py").write_text(network)
     monkeypatch.chdir(tmp_path)
     names = {"torch": torch}
     exec(compile(use, "README", "exec"), names)
     assert not any("Gated" in type(module).__name__ for module in names["plain"].modules())
+
+
+@pytest.mark.parametrize("question", EXAMPLES[2:], ids=("determinant", "jacobian", "gram"))
+def test_the_three_questions_have_their_calls(question):
+    names = {}
+    exec(compile(question, "README", "exec"), names)
+    if "net" in names and "K" not in names:
+        assert all(p.grad is None or p.grad.isfinite().all() for p in names["net"].parameters())
+        assert names["net"][0].weight.grad.abs().sum() > 0
+    if "G" in names:
+        assert names["G"].shape == (8, 5, 5) and names["K"].shape == (4, 4, 10, 10)
 
 
 def test_the_users_network_takes_ten_lines():

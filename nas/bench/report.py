@@ -10,6 +10,7 @@ from rich.table import Table
 
 from nas.bench import gating
 from nas.bench.compare import Ratio, machine
+from nas.bench.table import frame, in_sections, spread
 from nas.settings import LearnedGateSettings
 
 BRANCHES = (2, 8, 32, 128)
@@ -67,21 +68,12 @@ def _amortised(ratios: dict[str, Ratio]) -> Ratio:
     return Ratio(rounds=weights.rounds, **parts)
 
 
-def table(result: dict[str, Any]) -> Table:
+def gating_table(result: dict[str, Any]) -> Table:
     """The result for a terminal: medians over the rounds, with half of the distance between the quartiles."""
-    about = result["machine"]
-    threads = "1 thread" if about["threads"] == "1" else f"{about['threads']} threads"
-    shown = Table(title=f"Cost as a multiple of the stand-alone step, {threads}", title_justify="left")
-    shown.caption_justify = "left"
-    shown.caption = f"{about['cpu']}; torch {about['torch']}, Python {about['python']}"
-    shown.add_column("", no_wrap=True)
+    shown = frame("Cost as a multiple of the stand-alone step", result)
     for k in BRANCHES:
         shown.add_column(f"K = {k}", justify="right", no_wrap=True)
-    rows = result["rows"]
-    for row, before in zip(rows, [None, *rows], strict=False):
-        if before is None or row["network"] != before["network"]:
-            shown.add_section()
-            shown.add_row(row["network"], style="bold")
+    for row in in_sections(shown, result["rows"]):
         shown.add_row(f"  {row['what']}", *(_cell(row["ratios"].get(k)) for k in BRANCHES))
         if row["bars"]:
             bars = (f"{row['bars'][k]:.2f}      " if k in row["bars"] else "" for k in BRANCHES)
@@ -90,4 +82,4 @@ def table(result: dict[str, Any]) -> Table:
 
 
 def _cell(ratio: dict[str, float] | None) -> str:
-    return "" if ratio is None else f"{ratio['median']:.2f} ±{(ratio['high'] - ratio['low']) / 2:.2f}"
+    return "" if ratio is None else spread(ratio)

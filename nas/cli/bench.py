@@ -1,4 +1,4 @@
-"""``nas-bench``: measure what gating costs on this machine."""
+"""``nas-bench``: measure what gating, or what Jacobians, cost on this machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def job(config: DictConfig, folder: Path) -> None:
     import torch
     from rich.console import Console
 
-    from nas.bench import gating_suite, table
+    from nas.bench.suites import measure, table
     from nas.train.memory import keep_freed_memory
 
     keep_freed_memory()
@@ -30,7 +30,7 @@ def job(config: DictConfig, folder: Path) -> None:
     out = Console()
     out.width = max(out.width, 100)  # the table is of no use with its figures cut off
     with out.status("measuring") as status:
-        result = gating_suite(settings.rounds, settings.threads, lambda what: status.update(f"measuring {what}"))
+        result = measure(settings, lambda what: status.update(f"measuring {what}"))
     path = folder / f"{settings.suite}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     out.print(table(result))

@@ -58,7 +58,7 @@ def guarded(model: Function, forward_tape: bool = False) -> Function:
 
     def run(x: Tensor) -> Tensor:
         with IndependentSamples(forward_tape):
-            return check_output(model(x), len(x))
+            return check_output(model(x.clone()), len(x))  # a model that works in place changes the copy
 
     return run
 
@@ -85,19 +85,14 @@ def reverse(model: Function, x: Tensor, chunk_bytes: int, create_graph: bool) ->
             return x.new_zeros(len(x), m, x[0].numel())
         at_once = directions_at_once(x, m, chunk_bytes)
         units = torch.eye(m, dtype=y.dtype, device=y.device).unsqueeze(1).expand(m, *y.shape)
-        parts = []
-        for first in range(0, m, at_once):
-            rows = torch.autograd.grad(
-                y,
-                leaf,
-                units[first : first + at_once],
-                is_grads_batched=True,
-                retain_graph=True,
-                create_graph=create_graph,
-                materialize_grads=True,
+
+        def row(cotangent: Tensor) -> Tensor:
+            derivative: Tensor = torch.autograd.grad(
+                y, leaf, cotangent, retain_graph=True, create_graph=create_graph, materialize_grads=True
             )[0]
-            parts.append(rows.flatten(2).transpose(0, 1))
-    return torch.cat(parts, 1)
+            return derivative.reshape(len(x), -1)
+
+        return torch.cat(_vectorised(row, units, at_once)).transpose(0, 1)
 
 
 def forward(model: Function, x: Tensor, chunk_bytes: int, create_graph: bool) -> Tensor:
@@ -121,9 +116,23 @@ def forward(model: Function, x: Tensor, chunk_bytes: int, create_graph: bool) ->
     units = torch.eye(n, dtype=x.dtype, device=x.device).view(n, 1, *x.shape[1:]).expand(n, *x.shape)
     with torch.inference_mode(False), torch.set_grad_enabled(create_graph):
         at = x if create_graph else x.detach().clone()
-        columns = torch.func.vmap(lambda v: torch.func.jvp(run, (at,), (v,))[1].reshape(len(x), -1))
-        parts = [columns(units[first : first + at_once]) for first in range(0, n, at_once)]
-    return torch.cat(parts).permute(1, 2, 0)
+
+        def column(tangent: Tensor) -> Tensor:
+            derivative: Tensor = torch.func.jvp(run, (at,), (tangent,))[1]
+            return derivative.reshape(len(x), -1).to(x.dtype)
+
+        return torch.cat(_vectorised(column, units, at_once)).permute(1, 2, 0)
+
+
+def _vectorised(carry: Callable[[Tensor], Tensor], units: Tensor, at_once: int) -> list[Tensor]:
+    """All unit directions carried, some at a time; one at a time where torch has no batching rule for something."""
+    together, blocks = torch.func.vmap(carry), range(0, len(units), at_once)
+    try:
+        return [together(units[first : first + at_once]) for first in blocks]
+    except RuntimeError as error:
+        if "atching rule" not in str(error):
+            raise
+    return [carry(unit).unsqueeze(0) for unit in units]
 
 
 def directions_at_once(x: Tensor, others: int, chunk_bytes: int) -> int:

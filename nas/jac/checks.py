@@ -11,8 +11,8 @@ from nas.jac.errors import JacobianError
 
 CHUNK_BYTES = 2**28
 """Default budget for the directions that are under way at once: 256 MiB."""
-GRAM_BYTES = 2**23
-"""The same for Gram products, whose results are small: 8 MiB, about what a processor's caches hold."""
+GRAM_BYTES = 2**25
+"""The same for Gram products, whose results are small: 32 MiB."""
 
 
 def check_input(name: str, x: Tensor) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nas.jac.checks import CHUNK_BYTES, GRAM_BYTES, check_finite
 from nas.jac.errors import BudgetError, JacobianError
-from nas.jac.maps import Dense, eye
+from nas.jac.maps import Dense, eye, flat
 from nas.jac.products import gram_product
 from nas.jac.record import Node, between
 
@@ -64,10 +64,10 @@ class FactoredJacobian:
         Returns:
             ``(B, *out, *in)``.
         """
-        flat, finite = self._multiplied(chunk_bytes)
+        whole, finite = self._multiplied(chunk_bytes)
         if not finite:
-            check_finite("jacobian", flat, "the Jacobian", "look for infinite slopes, such as sqrt at 0, and weights")
-        return flat
+            check_finite("jacobian", whole, "the Jacobian", "look for infinite slopes, such as sqrt at 0, and weights")
+        return whole
 
     def unchecked(self) -> Tensor:
         """As :meth:`dense` with any budget, and without a look at the numbers, which a recording cannot take.
@@ -86,16 +86,18 @@ class FactoredJacobian:
         if isinstance(first, Dense):
             inner = self._chunked(self.pull, self.order[1], self.stop, chunk_bytes)
             finite = chunk_bytes is not None and inner.numel() > CACHED and _product_is_finite(inner, first.weight)
-            flat = first.pull(inner).flatten(2)
+            whole = first.pull(inner)
         elif cut is self.stop:
-            flat = self._chunked(self.pull, self.start, self.stop, chunk_bytes)
+            whole = self._chunked(self.pull, self.start, self.stop, chunk_bytes)
         elif cut is self.start:
-            flat = self._chunked(self.push, self.stop, self.start, chunk_bytes).mT
+            whole = self._chunked(self.push, self.stop, self.start, chunk_bytes).mT
         else:
             after = self._chunked(self.push, self.stop, cut, chunk_bytes).mT
-            flat = after @ self._chunked(self.pull, self.start, cut, chunk_bytes)
+            whole = after @ self._chunked(self.pull, self.start, cut, chunk_bytes)
         shape = self.shape
-        return (flat if flat.shape == shape else flat.expand(shape[0], -1, -1).reshape(shape)), finite
+        if whole.shape[0] != shape[0]:
+            whole = whole.expand(shape[0], -1, -1).contiguous()
+        return (whole if whole.shape == shape else whole.reshape(shape)), finite
 
     def mv(self, v: Tensor) -> Tensor:
         """The product with a vector a sample, ``J v``.
@@ -265,7 +267,7 @@ class FactoredJacobian:
         else:
             blocks = [units[:, first : first + rows] for first in range(0, at.width, rows)]
             whole = torch.cat([carry(block, to, at) for block in blocks], 1)
-        return whole if whole.dim() == 3 else whole.flatten(2)
+        return flat(whole)
 
     def rows(self, to: Node, at: Node) -> Tensor:
         """The Jacobian of ``at`` by ``to``, backwards and in one go.
@@ -281,8 +283,9 @@ class FactoredJacobian:
             before, derivative = at.edges[0]
             matrix = derivative.matrix()
             if matrix is not None:
-                return self.pull(matrix, to, before).flatten(2)
-        return self.pull(eye(at.width, at.shape, self.start.value), to, at).flatten(2)
+                pulled = flat(self.pull(matrix, to, before))
+                return pulled.clone() if pulled.data_ptr() == matrix.data_ptr() else pulled  # it may be a weight's
+        return flat(self.pull(eye(at.width, at.shape, self.start.value), to, at))
 
     def at_once(self, chunk_bytes: int) -> int:
         """How many directions of the whole batch the budget holds.

@@ -12,7 +12,7 @@ from nas.jac import autodiff, structure
 from nas.jac.checks import CHUNK_BYTES, check_finite, check_input, check_modes, check_output
 from nas.jac.errors import BudgetError, JacobianError, NoRuleError
 from nas.jac.factored import FactoredJacobian
-from nas.jac.record import Node, apply
+from nas.jac.record import NO_RULE, Node, apply, no_rule
 
 MODES = ("auto", "forward", "reverse", "layerwise")
 assert structure.RULES  # importing it fills the table of rules
@@ -55,7 +55,7 @@ def jacobian(
     - ``reverse``: one backward pass an output, for any differentiable function.
     - ``forward``: one forward-mode pass an input, for any function with forward derivatives.
     - ``auto``: ``layerwise`` if every operation has a rule, else ``reverse``, or ``forward`` if there are fewer
-      inputs than outputs and no tape is asked for.
+      inputs than outputs, no tape is asked for and torch has forward derivatives for what is done.
 
     Samples must not influence each other. Refuses, with a :class:`JacobianError`: BatchNorm or dropout in training
     mode, an ``x`` that is empty, of integers or not finite, an output that is no batch, a Jacobian that is not
@@ -112,6 +112,8 @@ def factorise(model: Callable[[Tensor], Tensor], x: Tensor) -> FactoredJacobian:
     Raises:
         JacobianError: from a rule, with the module's name where one is found.
         NoRuleError: an operation has no rule.
+        no_rule: the same, inside TorchScript.
+        RuntimeError: the model's own.
     """
     start = Node(x)
     try:
@@ -121,6 +123,10 @@ def factorise(model: Callable[[Tensor], Tensor], x: Tensor) -> FactoredJacobian:
     except JacobianError:
         check_modes(model)  # it knows modules by name
         raise
+    except RuntimeError as error:
+        if NO_RULE not in str(error):
+            raise
+        raise no_rule("a TorchScript function") from None  # its interpreter wraps what is raised inside
     check_output(stop.value, x.shape[0])
     return FactoredJacobian(start, stop)
 
@@ -136,18 +142,25 @@ def _dense(model: Callable[[Tensor], Tensor], record: FactoredJacobian, chunk_by
 def _autodiff(model: Callable[[Tensor], Tensor], x: Tensor, mode: str, chunk_bytes: int, create_graph: bool) -> Tensor:
     shape = output_shape(model, x)
     if mode == "auto":
-        mode = "forward" if x[0].numel() < shape.numel() and not create_graph else "reverse"
+        if x[0].numel() < shape.numel() and not create_graph:
+            try:
+                return _autodiff(model, x, "forward", chunk_bytes, create_graph)
+            except RuntimeError:  # torch's word for a forward derivative that is not there
+                pass  # what is wrong with the model itself, reverse mode says again
+        mode = "reverse"
     try:
-        flat = getattr(autodiff, mode)(model, x, chunk_bytes, create_graph)
+        with torch.set_grad_enabled(create_graph):
+            flat = getattr(autodiff, mode)(model, x, chunk_bytes, create_graph)
+            return flat.reshape(len(x), *shape, *x.shape[1:])
     except BudgetError:
         if len(x) == 1:
             raise
+    with torch.set_grad_enabled(create_graph):
         return torch.cat([_autodiff(model, half, mode, chunk_bytes, create_graph) for half in x.tensor_split(2)])
-    return flat.reshape(len(x), *shape, *x.shape[1:])
 
 
 def output_shape(model: Callable[[Tensor], Tensor], x: Tensor) -> torch.Size:
-    """The shape of one sample's output, found with one sample.
+    """The shape of one sample's output, found by a run.
 
     Refuses, with a :class:`JacobianError`: an output that is no batch, coupled samples.
 
@@ -159,7 +172,7 @@ def output_shape(model: Callable[[Tensor], Tensor], x: Tensor) -> torch.Size:
         ``out``.
     """
     with torch.no_grad():
-        return autodiff.guarded(model)(x[:1].detach()).shape[1:]
+        return autodiff.guarded(model)(x.detach()).shape[1:]
 
 
 def _checked(jacobian: Tensor) -> Tensor:

@@ -277,9 +277,12 @@ class Structural(LinearMap):
         return self.operation(tangents.flatten(0, 1)).unflatten(0, tangents.shape[:2])
 
     def pull(self, cotangents: Tensor, /) -> Tensor:
-        folded = cotangents.flatten(0, 1)
-        zeros = folded.new_zeros(len(folded), *self.shape)
-        pulled: Tensor = torch.func.vjp(self.operation, zeros)[1](folded)[0]
+        taped = torch.is_grad_enabled()
+        with torch.inference_mode(False), torch.enable_grad():
+            folded = cotangents.flatten(0, 1) if taped else cotangents.detach().clone().flatten(0, 1)
+            zeros = folded.new_zeros(len(folded), *self.shape).requires_grad_()
+            out = self.operation(zeros)
+            pulled: Tensor = torch.autograd.grad(out, zeros, folded, create_graph=taped, materialize_grads=True)[0]
         return pulled.unflatten(0, cotangents.shape[:2])
 
 
@@ -287,3 +290,8 @@ def eye(width: int, shape: Sequence[int], like: Tensor) -> Tensor:
     """All unit directions of a sample of ``shape``, the same for every sample: ``(1, width, *shape)``."""
     unit = torch.eye(width, dtype=like.dtype, device=like.device)
     return unit.unsqueeze(0) if len(shape) == 1 else unit.view(1, width, *shape)
+
+
+def flat(directions: Tensor) -> Tensor:
+    """Directions ``(B, R, *shape)`` as ``(B, R, entries)``."""
+    return directions if directions.dim() == 3 else directions.reshape(*directions.shape[:2], -1)

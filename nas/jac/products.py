@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 
 from nas.jac.errors import BudgetError, JacobianError
-from nas.jac.maps import Dense, Rectified, Reshaped, Scaled, eye
+from nas.jac.maps import Dense, Rectified, Reshaped, Scaled, eye, flat
 from nas.jac.record import Node
 
 if TYPE_CHECKING:
     from nas.jac.factored import FactoredJacobian
+
+CACHE_BYTES = 2**21
+"""What a block may take at most, to be in the cache still when it is read: 2 MiB."""
 
 
 def gram_product(a: FactoredJacobian, b: FactoredJacobian, chunk_bytes: int) -> Tensor:
@@ -85,9 +88,10 @@ def _by_columns(a: FactoredJacobian, b: FactoredJacobian, head_a: Head, head_b: 
     each = (inner if shared else m + k) * like.element_size() * (1 if slope is None and shared else batch)
     if chunk_bytes < each:
         raise BudgetError(chunk_bytes, each)
+    step = max(1, min(chunk_bytes, CACHE_BYTES) // each)
     total: Tensor | float = 0.0
-    for first in range(0, n, chunk_bytes // each):
-        block = slice(first, first + chunk_bytes // each)
+    for first in range(0, n, step):
+        block = slice(first, first + step)
         left, right = head_a.weight[:, block], head_b.weight[:, block]
         if not shared:
             left, right = rows[0] @ left, rows[1] @ right
@@ -111,5 +115,5 @@ def _by_directions(a: FactoredJacobian, b: FactoredJacobian, chunk_bytes: int) -
     """Rows of ``J_b`` by pulling, some at a time, and ``J_a`` times them by pushing: no second array of rows."""
     units, at_once = eye(b.stop.width, b.stop.shape, b.start.value), min(a.at_once(chunk_bytes), b.at_once(chunk_bytes))
     blocks = (units[:, first : first + at_once] for first in range(0, b.stop.width, at_once))
-    columns = torch.cat([a.push(b.pull(block, b.start), a.stop).flatten(2) for block in blocks], 1)
+    columns = torch.cat([flat(a.push(b.pull(block, b.start), a.stop)) for block in blocks], 1)
     return columns.mT.expand(len(a.start.value), -1, -1)

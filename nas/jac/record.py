@@ -7,11 +7,13 @@ functions are the same thing, and a module that is called twice or a residual su
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 
 from nas.jac.errors import NoRuleError
 from nas.jac.maps import LinearMap
@@ -41,14 +43,20 @@ class Node:
         return self.value.numel() // self.value.shape[0]
 
 
+NO_RULE = "has no layerwise rule"
 Rule = Callable[..., Node]
 RULES: dict[str, Rule] = {}
 """The rule for each torch function, by name: it takes nodes where the function takes tensors. ``rules`` fills it."""
 MODULES: dict[type, Callable[[Any, Node], Node]] = {}
 """Rules for modules whose ``forward`` is one such function; it saves the detour through the tensor class."""
-PLAIN = {
-    getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "requires_grad", "is_cuda", "layout")
-} | {Tensor.size, Tensor.dim, Tensor.ndimension, Tensor.numel, Tensor.nelement, Tensor.__len__}
+PLAIN = {getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "is_cuda", "layout")} | {
+    Tensor.size,
+    Tensor.dim,
+    Tensor.ndimension,
+    Tensor.numel,
+    Tensor.nelement,
+    Tensor.__len__,
+}
 PLAIN |= {Tensor.is_floating_point, Tensor.is_complex, torch.is_floating_point, torch.is_complex, torch.numel}
 PLAIN |= {Tensor.get_device, Tensor.is_contiguous, Tensor.stride, torch.zeros_like, torch.ones_like}
 PLAIN |= {Tensor.new_zeros, Tensor.new_ones, Tensor.new_full, Tensor.new_empty, Tensor.new_tensor}
@@ -56,7 +64,7 @@ PLAIN |= {Tensor.new_zeros, Tensor.new_ones, Tensor.new_full, Tensor.new_empty, 
 
 
 class Recorded(Tensor):
-    """The tensor that a recorded network is given: it carries a node along."""
+    """The tensor that a recorded network is given: it carries a node along, and sees every torch function."""
 
     node: Node
 
@@ -65,19 +73,36 @@ class Recorded(Tensor):
         cls, func: Callable, types: Iterable[type], args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func in PLAIN:
-            with torch._C.DisableTorchFunctionSubclass():
-                return func(*args, **(kwargs or {}))
-        name, named = func.__name__, kwargs or {}
+            return func(*[_value(a) for a in args], **{key: _value(value) for key, value in (kwargs or {}).items()})
+        name, named = getattr(func, "__name__", type(func).__name__), kwargs or {}
         in_place = named.get("inplace") or (name[-1] == "_" and name[:2] != "__")
         rule = RULES.get(name[:-1] if in_place and name[-1] == "_" else name)
         if rule is None:
             raise no_rule(name)
-        node = rule(*[_unwrap(a) for a in args], **{key: _unwrap(value) for key, value in named.items()})
+        given = [_unwrap(a) for a in args]
+        if named:
+            given, named = _arranged(given, {key: _unwrap(value) for key, value in named.items()})
+        try:
+            node = rule(*given, **named)
+        except TypeError:
+            _check_signature(rule, name, given, named)
+            raise
         if isinstance(node, list):
             return tuple(map(wrap, node))
+        if node.edges and node.value.dtype is not node.edges[0][0].value.dtype:
+            raise no_rule(f"{name} to {node.value.dtype}")
         if in_place:
             return _rewritten(args[0], node, name)
         return wrap(node)
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # Reached only by what goes around torch functions (vmap, TorchScript): it must not pass for a constant.
+        raise no_rule(str(func))
+
+
+def _value(argument: Any) -> Any:
+    return argument.node.value if isinstance(argument, Recorded) else argument
 
 
 def _unwrap(argument: Any) -> Any:
@@ -88,10 +113,32 @@ def _unwrap(argument: Any) -> Any:
     return argument
 
 
+def _arranged(given: list, named: dict[str, Any]) -> tuple[list, dict[str, Any]]:
+    """Arguments that torch takes by several names, under the one that rules know."""
+    for name, place in (("input", 0), ("tensors", 0), ("other", 1)):
+        if name in named:
+            given.insert(place, named.pop(name))
+    for name, ours in (("axis", "dim"), ("train", "training"), ("dims", "dim")):
+        if name in named:
+            named[ours] = named.pop(name)
+    return given, named
+
+
+def _check_signature(rule: Rule, name: str, given: list, named: dict[str, Any]) -> None:
+    try:
+        inspect.signature(rule).bind(*given, **named)
+    except TypeError as error:
+        raise no_rule(f"{name} with other arguments ({error})") from None
+
+
 def _rewritten(shell: Any, node: Node, name: str) -> Any:
     """The same tensor with another value, as after an operation in place."""
+    if isinstance(shell, Recorded) and node is shell.node:
+        return shell
     if not isinstance(shell, Recorded) or shell.node.viewed:
         raise no_rule(f"{name} in place on a view")
+    if node.value.shape != shell.node.value.shape:
+        raise no_rule(f"{name} in place with another shape")
     shell.node = node
     return shell
 
@@ -119,8 +166,7 @@ def no_rule(name: str) -> NoRuleError:
     Returns:
         The error, to be raised.
     """
-    rule = "has no layerwise rule"
-    return NoRuleError("operation", name, rule, "use mode='reverse' (few outputs) or mode='forward' (few inputs)")
+    return NoRuleError("operation", name, NO_RULE, "use mode='reverse' (few outputs) or mode='forward' (few inputs)")
 
 
 def apply(model: Callable[[Tensor], Tensor], node: Node) -> Node:
@@ -139,9 +185,9 @@ def apply(model: Callable[[Tensor], Tensor], node: Node) -> Node:
     """
     kind = type(model)
     direct = MODULES.get(kind)
-    if direct is not None and not (model._forward_hooks or model._forward_pre_hooks):  # type: ignore[attr-defined]
+    if direct is not None and _runs_forward(model):
         return direct(model, node)
-    if kind is nn.Sequential and not (model._forward_hooks or model._forward_pre_hooks):  # type: ignore[attr-defined]
+    if kind is nn.Sequential and _runs_forward(model):
         for name, child in model._modules.items():  # type: ignore[attr-defined]
             try:
                 node = apply(child, node)
@@ -153,6 +199,13 @@ def apply(model: Callable[[Tensor], Tensor], node: Node) -> Node:
     if not isinstance(out, Recorded):
         raise no_rule(f"{kind.__name__}: an output of type {type(out).__name__} that does not depend on the input")
     return out.node
+
+
+def _runs_forward(module: Any) -> bool:
+    """Whether calling a module is calling the ``forward`` of its class, and nothing else."""
+    own = module.__dict__
+    hooks = own["_forward_hooks"] or own["_forward_pre_hooks"] or _global_forward_hooks or _global_forward_pre_hooks
+    return not hooks and "forward" not in own
 
 
 def between(start: Node, stop: Node) -> list[Node]:

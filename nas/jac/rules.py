@@ -92,7 +92,14 @@ def _each(argument: Any, count: int) -> list[int]:
     return values * count if len(values) == 1 else values
 
 
-def batch_norm(
+def batch_norm(x: Node, *args: Any, **kwargs: Any) -> Node:
+    """``F.batch_norm`` and ``torch.batch_norm`` with running statistics: a factor a channel."""
+    if len(args) == 8:  # torch.batch_norm, with weight and bias first
+        args = (*args[2:4], *args[:2], *args[4:7])
+    return _batch_norm(x, *args, **kwargs)
+
+
+def _batch_norm(
     x: Node,
     running_mean: Tensor | None,
     running_var: Tensor | None,
@@ -102,7 +109,6 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Node:
-    """``F.batch_norm`` with running statistics: a factor a channel."""
     constant("batch_norm", running_mean, running_var, weight, bias)
     if training or running_mean is None or running_var is None:
         refuse_batch_statistics("batch_norm")
@@ -115,9 +121,14 @@ def batch_norm(
 
 
 def layer_norm(
-    x: Node, shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+    x: Node,
+    shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn: bool = True,
 ) -> Node:
-    """``F.layer_norm``."""
+    """``F.layer_norm`` and ``torch.layer_norm``."""
     constant("layer_norm", weight, bias)
     if len(shape) >= x.value.dim():
         raise no_rule("layer_norm over the batch")
@@ -126,9 +137,14 @@ def layer_norm(
 
 
 def group_norm(
-    x: Node, groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+    x: Node,
+    groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn: bool = True,
 ) -> Node:
-    """``F.group_norm``."""
+    """``F.group_norm`` and ``torch.group_norm``."""
     constant("group_norm", weight, bias)
     normal, derivative = _normalised(x, groups, eps)
     spread = [None if p is None else p.view(-1, *[1] * (x.value.dim() - 2)) for p in (weight, bias)]
@@ -152,18 +168,21 @@ def dropout(x: Node, p: float = 0.5, training: bool = True, inplace: bool = Fals
     """Any dropout, which in evaluation hands its input on."""
     if training and p > 0:
         refuse_dropout("dropout")
+    x.viewed = True  # what comes out is the same tensor
     return x
 
 
-def softmax(x: Node, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Node:
+def softmax(x: Node, dim: int | None = None, _stacklevel: Any = 3, dtype: Any = None) -> Node:
     """``F.softmax``."""
+    dtype = _stacklevel if isinstance(_stacklevel, torch.dtype) else dtype  # torch.softmax has it in this place
     dim = _from_end("softmax", x, dim, dtype)
     p = torch.softmax(x.value, dim)
     return one(x, p, Softmaxed(p, dim))
 
 
-def log_softmax(x: Node, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Node:
+def log_softmax(x: Node, dim: int | None = None, _stacklevel: Any = 3, dtype: Any = None) -> Node:
     """``F.log_softmax``."""
+    dtype = _stacklevel if isinstance(_stacklevel, torch.dtype) else dtype
     dim = _from_end("log_softmax", x, dim, dtype)
     value = torch.log_softmax(x.value, dim)
     return one(x, value, LogSoftmaxed(value.exp(), dim))
@@ -209,13 +228,13 @@ def relu(x: Node, inplace: bool = False) -> Node:
 def tanh(x: Node) -> Node:
     """``torch.tanh``."""
     value = torch.tanh(x.value)
-    return Node(value, ((x, Scaled(torch.rsub(value * value, 1))),))
+    return Node(value, ((x, Scaled(torch.addcmul(value.new_ones(()), value, value, value=-1))),))
 
 
 def sigmoid(x: Node) -> Node:
     """``torch.sigmoid``."""
     value = torch.sigmoid(x.value)
-    return one(x, value, Scaled(value * (1 - value)))
+    return Node(value, ((x, Scaled(torch.addcmul(value, value, value, value=-1))),))
 
 
 def elementwise(function: Callable[..., Tensor]) -> Rule:
@@ -225,10 +244,20 @@ def elementwise(function: Callable[..., Tensor]) -> Rule:
         constant(function.__name__, *args, *kwargs.values())
         if not isinstance(x, Node) or any(isinstance(argument, Tensor) for argument in (*args, *kwargs.values())):
             raise no_rule(f"{function.__name__} with a tensor as its second argument")
-        value, pullback = torch.func.vjp(lambda entries: function(entries, *args, **kwargs), x.value)  # type: ignore[misc]
-        return one(x, value, Scaled(pullback(torch.ones_like(value))[0]))
+        value = function(x.value, *args, **kwargs)
+        return one(x, value, Scaled(_slope(lambda entries: function(entries, *args, **kwargs), x.value)))
 
     return rule
+
+
+def _slope(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    taped = torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.enable_grad():
+        entries = x if taped and x.requires_grad else x.detach().clone().requires_grad_()
+        value = function(entries)
+        ones = torch.ones_like(value)
+        slope: Tensor = torch.autograd.grad(value, entries, ones, create_graph=taped, materialize_grads=True)[0]
+    return slope
 
 
 # Arithmetic
@@ -246,9 +275,9 @@ def subtract(x: Node | Tensor | float, y: Node | Tensor | float, *, alpha: float
     return _sum(a - b if alpha == 1 else torch.sub(a, b, alpha=alpha), (x, 1), (y, -alpha))
 
 
-def subtract_from(x: Node, y: Tensor | float) -> Node:
-    """``y - x``, as Python calls it from the right."""
-    return subtract(y, x)
+def subtract_from(x: Node, y: Tensor | float, *, alpha: float = 1) -> Node:
+    """``y - alpha * x``: ``torch.rsub``, and what Python calls from the right."""
+    return subtract(y, x, alpha=alpha)
 
 
 def _sum(value: Tensor, *terms: tuple[Any, float]) -> Node:
@@ -270,7 +299,7 @@ def multiply(x: Node | Tensor | float, y: Node | Tensor | float) -> Node:
 def divide(x: Node | Tensor | float, y: Node | Tensor | float) -> Node:
     """``x / y``, where at least one is a node."""
     value = _value(x) / _value(y)
-    edges = [_scaled(x, 1 / _value(y), value)] if isinstance(x, Node) else []
+    edges = [_scaled(x, value.new_ones(()) / _as(value, y), value)] if isinstance(x, Node) else []
     if isinstance(y, Node):
         edges.append(_scaled(y, -value / y.value, value))
     return Node(value, tuple(edges))
@@ -284,10 +313,14 @@ def divide_into(x: Node, y: Tensor | float) -> Node:
 def _scaled(node: Node, by: Any, value: Tensor) -> tuple[Node, LinearMap]:
     """The edge of a product to one of its factors, when the other one is ``by``."""
     _same_shape("mul", node, value)
-    by = _value(by)
-    slope = by if isinstance(by, Tensor) else value.new_full((), by)
+    slope = _as(value, by)
     slope = slope.view((1,) * (value.dim() - slope.dim()) + slope.shape)
     return node, Scaled(slope.expand(slope.shape[0], *value.shape[1:]))
+
+
+def _as(like: Tensor, argument: Any) -> Tensor:
+    argument = _value(argument)
+    return argument.to(like.dtype) if isinstance(argument, Tensor) else like.new_full((), argument)
 
 
 def _same_shape(name: str, node: Node, value: Tensor) -> None:

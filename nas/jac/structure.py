@@ -71,8 +71,10 @@ def dims_of(name: str, x: Node, dim: Any) -> list[int]:
 def reduction(name: str) -> rules.Rule:
     """The rule for ``mean`` and ``sum``."""
 
-    def rule(x: Node, dim: Any = None, keepdim: bool = False) -> Node:
+    def rule(x: Node, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Node:
         dims = dims_of(name, x, dim)
+        if dtype not in (None, x.value.dtype):
+            raise no_rule(f"{name} with dtype={dtype}")
         if not keepdim and len(dims) == x.value.dim() - 1:  # the result would be (B,): an entry needs a dimension
             raise no_rule(f"{name} to a single number a sample without keepdim")
         return structural(name, x, lambda t: getattr(torch, name)(t, dims, keepdim))
@@ -80,8 +82,9 @@ def reduction(name: str) -> rules.Rule:
     return rule
 
 
-def permute(x: Node, *dims: Any) -> Node:
+def permute(x: Node, *dims: Any, dim: Any = ()) -> Node:
     """``Tensor.permute``."""
+    dims = dims or (dim,)
     order = list(dims[0]) if isinstance(dims[0], (list, tuple)) else list(dims)
     if order[0] % x.value.dim() != 0:
         raise no_rule("permute that moves the batch")
@@ -104,6 +107,12 @@ def getitem(x: Node, index: Any) -> Node:
         raise no_rule("indexing that does not begin with [:, ...] and go on with numbers and slices")
     picked = tuple(index)
     return _viewed(x, structural("indexing", x, lambda t: t[picked]))
+
+
+def contiguous(x: Node, **kwargs: Any) -> Node:
+    """``Tensor.contiguous``, which may be the same tensor."""
+    x.viewed = True
+    return x
 
 
 def chunk(x: Node, chunks: int, dim: int = 0) -> list[Node]:
@@ -129,6 +138,8 @@ def cat(tensors: list[Node | Tensor], dim: int = 0) -> Node:
     if dim == 0:
         raise no_rule("cat over the batch")
     edges, start = [], 0
+    if any(own.dim() != value.dim() for own in values):
+        raise no_rule("cat with an empty tensor of other dimensions")
     for part, own in zip(tensors, values, strict=True):
         stop = start + own.shape[dim]
         if isinstance(part, Node):
@@ -151,8 +162,8 @@ def _linear_module(module: nn.Linear, x: Node) -> Node:
 
 
 ELEMENTWISE = {
-    F: "leaky_relu elu selu celu gelu silu mish softplus softsign logsigmoid hardtanh hardswish hardsigmoid "
-    "relu6 tanhshrink hardshrink softshrink threshold",
+    F: "leaky_relu elu selu celu gelu silu mish softplus softsign hardtanh hardswish hardsigmoid relu6 tanhshrink "
+    "hardshrink softshrink threshold",
     torch: "exp expm1 log log1p sin cos tan asin acos atan sinh cosh asinh acosh atanh sqrt rsqrt square reciprocal "
     "erf abs neg pow clamp clamp_min clamp_max",
 }
@@ -169,7 +180,8 @@ RULES.update(
     | {"linear": rules.linear, "relu": rules.relu, "tanh": rules.tanh, "sigmoid": rules.sigmoid}
     | {"softmax": rules.softmax, "log_softmax": rules.log_softmax, "batch_norm": rules.batch_norm}
     | {"layer_norm": rules.layer_norm, "group_norm": rules.group_norm}
-    | {f"{kind}dropout{d}": rules.dropout for kind in ("", "alpha_", "feature_alpha_") for d in ("", "1d", "2d", "3d")}
+    | dict.fromkeys(("alpha_dropout", "feature_alpha_dropout"), rules.dropout)
+    | {f"dropout{d}": rules.dropout for d in ("", "1d", "2d", "3d")}
     | {f"conv{d}d": rules.convolution(d) for d in (1, 2, 3)}
     | {f"max_pool{d}d": rules.max_pool(d) for d in (1, 2, 3)}
     | {"adaptive_max_pool2d": rules.adaptive_max_pool2d}
@@ -181,7 +193,9 @@ RULES.update(
     | {name: reshape(name) for name in ("flatten", "reshape", "view", "unsqueeze", "squeeze", "unflatten")}
     | {"mean": reduction("mean"), "sum": reduction("sum"), "pad": pad, "permute": permute, "transpose": transpose}
     | {"__getitem__": getitem, "chunk": chunk, "cat": cat, "concat": cat, "concatenate": cat}
-    | {"clone": lambda x, **kwargs: x, "contiguous": lambda x, **kwargs: x}
+    | {"clone": lambda x, **kwargs: x, "contiguous": contiguous}
+    | {"log_sigmoid": rules.elementwise(F.logsigmoid), "_threshold": RULES["threshold"]}
+    | {"__rdiv__": rules.divide_into}
 )
 MODULES.update(
     {

@@ -4,9 +4,9 @@ import time
 
 import pytest
 
-from nas.bench import interleave, table
+from nas.bench import interleave
 from nas.bench.gating import plain_step, standalone_two_branch, with_weights_of
-from nas.bench.report import gating_suite
+from nas.bench.report import gating_suite, gating_table
 from nas.settings import TwoBranchSettings
 from nas.space import build_space
 
@@ -33,4 +33,5 @@ def test_the_baseline_computes_what_the_subnetwork_computes():
 def test_the_suite_prints_a_table():
     result = gating_suite(3, 1, lambda what: None)
     barred = [row for row in result["rows"] if row["bars"]]
-    assert len(table(result).rows) == len(result["rows"]) + len(barred) + 3  # bars, and a heading for each network
+    shown = len(gating_table(result).rows)
+    assert shown == len(result["rows"]) + len(barred) + 3  # bars, and a heading for each network

@@ -1,0 +1,179 @@
+"""What Jacobians, determinants, Gram products and tangent kernels cost, next to what people write without us."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from rich.table import Table
+from threadpoolctl import threadpool_limits
+
+from nas.bench import jac_cases as cases
+from nas.bench.compare import interleave, machine
+from nas.bench.jac_cases import BASELINE, CNN, MLP, OURS, Calls
+from nas.bench.jac_jax import Jax
+from nas.bench.jac_memory import peak_mb
+from nas.bench.table import frame, in_sections, spread
+
+TURN = 20
+"""Timed calls in a turn where one takes a fraction of a millisecond."""
+NUMPY, COMPILED = "NumPy by hand", "compiled"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One interleaved measurement: ours and what is there to compare with, against one baseline."""
+
+    network: str
+    """What is computed of which function; heads a section of the table, with ``against``."""
+    against: str
+    """What the baseline is."""
+    what: str
+    """The name of ours in the table."""
+    calls: Calls
+    bars: dict[str, float] = field(default_factory=dict)
+    """By name of the call: what the ratio may be at most."""
+    turn: int = 1
+    """Timed calls a round."""
+    share: int = 1
+    """Of the rounds that are asked for, one in so many: where a call takes a second."""
+    memory: str = ""
+    """The name of the same case in ``jac_memory``, if its memory counts too."""
+    memory_bars: dict[str, float] = field(default_factory=dict)
+    """``ratio``: of the memory; ``mb``: of ours."""
+
+    @property
+    def heading(self) -> str:
+        """Of its section of the table."""
+        return f"{self.network}\n/ {self.against}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: what a variant takes, as a multiple of what the baseline takes."""
+
+    network: str
+    what: str
+    median: float
+    low: float
+    """First quartile over the rounds."""
+    high: float
+    """Third quartile."""
+    rounds: int
+    taken: float
+    """By the variant: median of one call, in ``unit``."""
+    baseline: float
+    """By the baseline."""
+    unit: str
+    """``ms``, or ``MB`` of 10^6 bytes."""
+    compares: bool = False
+    """There to compare with, no part of ours."""
+    bar: float | None = None
+    """What ``bar_of`` may be at most."""
+    bar_of: str = "median"
+
+    @property
+    def held(self) -> bool:
+        """Whether it is within its bar; true where there is none."""
+        measured: float = getattr(self, self.bar_of)
+        return self.bar is None or measured <= self.bar
+
+
+def jac_suite(rounds: int, threads: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Measure everything; ``say`` is told what is being measured. The result is plain data."""
+    jax = Jax(threads)
+    rows = []
+    for case in all_cases(jax):
+        say(f"{case.network}: {case.what}")
+        with threadpool_limits(threads, user_api="blas"):  # NumPy's threads; torch has been told
+            rows += measured(case, rounds)
+        rows += remembered(case, threads)
+    left_out = [f"{name} ({why})" for name, why in jax.missing.items()]
+    if not cases.has_compiler():
+        left_out.append(f"{COMPILED} (there is no C++ compiler)")
+    result = {"suite": "jac", "machine": machine(), "rounds": rounds, "left_out": left_out}
+    return result | {"rows": [asdict(row) for row in rows]}
+
+
+def all_cases(jax: Jax) -> Iterator[Case]:
+    """What is measured, in the order of the table; each is made when it is its turn."""
+    network, against = "step of the determinant's loss, 2-5-5-2, tanh", "step of the mean squared error"
+    for batch, bar, turn in (64, 1.2, TURN), (1024, 1.1, TURN), (16384, 1.1, 2):
+        calls = cases.determinant(batch) | jax.determinant(batch)
+        yield Case(network, against, f"batch {batch}", calls, {OURS: bar}, turn=turn)
+
+    network, calls = "Jacobian of 500-100-10, ReLU, softmax", cases.one_sample()
+    yield Case(network, "torch.func.jacrev", "one sample", calls | jax.samples(1), {OURS: 0.2}, turn=TURN)
+    by_hand = {BASELINE: calls[NUMPY], OURS: calls[OURS]}
+    if cases.has_compiler():
+        by_hand[COMPILED] = cases.compiled_sample()
+    yield Case(network, NUMPY, "one sample, eager", by_hand, {OURS: 3, COMPILED: 2}, turn=TURN)
+    calls = cases.many_samples(256) | jax.samples(256)
+    yield Case(network, "the bare (2560, 100) @ (100, 500)", "batch 256", calls, {OURS: 1.5})
+
+    network, against = "gram of tanh(tanh(x) @ W.T), batch 1", "vmapped jvp(vjp), torch.func"
+    yield Case(network, against, "N = 10,000, M = 5", cases.products(10_000, 5), {OURS: 0.3}, turn=TURN)
+    large, what = cases.products(1_000_000, 10), "N = 1,000,000, M = 10"
+    yield Case(network, against, what, large, {OURS: 0.4}, share=10, memory="gram", memory_bars={"mb": 32})
+
+    network, against = "ntk, 3 conv layers and a Linear, batch 32", "contraction, torch.func"
+    calls = cases.kernel(CNN, 32) | jax.kernel(CNN, 32)
+    yield Case(network, against, "full", calls, {OURS: 0.5}, share=10, memory="cnn", memory_bars={"ratio": 0.4})
+    yield Case(network, against, "sum", cases.sum_kernel(CNN, 32), {OURS: 0.15}, share=10)
+    network = "ntk, MLP 784-512-512-10, batch 64"
+    calls = cases.kernel(MLP, 64) | jax.kernel(MLP, 64)
+    yield Case(network, against, "full", calls, {OURS: 0.01}, share=20, memory="mlp", memory_bars={"ratio": 0.05})
+
+
+def measured(case: Case, rounds: int) -> list[Row]:
+    """The rows of a case's times."""
+    found = interleave(BASELINE, case.calls, max(3, rounds // case.share), case.turn)
+    base, rows = found.pop(BASELINE), []
+    for name, ratio in found.items():
+        ours, bar = name in (OURS, COMPILED), case.bars.get(name)
+        what = case.what if name == OURS else name
+        figures = (ratio.median, ratio.low, ratio.high, ratio.rounds, ratio.ms, base.ms, "ms")
+        rows.append(Row(case.heading, what, *figures, compares=not ours, bar=bar))
+    return rows
+
+
+def remembered(case: Case, threads: int) -> list[Row]:
+    """The row of a case's memory, if it has one."""
+    if not case.memory:
+        return []
+    ours, base = (peak_mb(case.memory, variant, threads) for variant in (OURS, BASELINE))
+    ratio, bars = ours / base, case.memory_bars
+    row = Row(case.heading, f"{case.what}, memory", ratio, ratio, ratio, 1, ours, base, "MB")
+    return [replace(row, bar=bars["mb"], bar_of="taken") if "mb" in bars else replace(row, bar=bars["ratio"])]
+
+
+def jac_table(result: dict[str, Any]) -> Table:
+    """The result for a terminal: medians over the rounds, with half of the distance between the quartiles."""
+    shown = frame("Time or memory as a multiple of the baseline's", result, result["left_out"])
+    for column in ("ratio", "at most", "taken", "baseline"):
+        shown.add_column(column, justify="right", no_wrap=True)
+    for row in in_sections(shown, result["rows"]):
+        name = f"{'    ' if row['compares'] else '  '}{row['what']}"
+        places = digits(row["median"])
+        ratio = spread(row, places) if row["rounds"] > 1 else f"{row['median']:.{places}f}"
+        figures = (quantity(row[key], row["unit"]) for key in ("taken", "baseline"))
+        shown.add_row(name, ratio, _bar(row), *figures, style="dim" if row["compares"] else None)
+    return shown
+
+
+def digits(value: float) -> int:
+    """How many digits behind the point leave two that count; at least 2."""
+    return max(2, 1 - math.floor(math.log10(value))) if value > 0 else 2
+
+
+def quantity(value: float, unit: str) -> str:
+    """With three digits that count: ``0.0721 ms``, ``1,730 MB``."""
+    return f"{value:,.{max(0, min(4, 2 - math.floor(math.log10(max(value, 1e-9)))))}f} {unit}"
+
+
+def _bar(row: dict[str, Any]) -> str:
+    if row["bar"] is None:
+        return ""
+    return f"{row['bar']:g}" if row["bar_of"] == "median" else f"{row['bar']:g} {row['unit']}"

@@ -1,0 +1,143 @@
+"""Determinants of square Jacobians, to be trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from nas.jac.chain import read_chain
+from nas.jac.checks import CHUNK_BYTES, check_finite
+from nas.jac.errors import JacobianError
+from nas.jac.fused import CLOSED_FORM, Determinant, Jacobian
+from nas.jac.jacobian import jacobian
+from nas.jac.tape import Layout, sample_bytes
+
+
+class SignLogDet(NamedTuple):
+    """Determinants as ``sign * exp(logabsdet)``."""
+
+    sign: Tensor
+    """``(B,)``: 1, -1, or 0 where the determinant is 0."""
+    logabsdet: Tensor
+    """``(B,)``: natural logarithm of its absolute value; minus infinity where it is 0."""
+
+
+def jacobian_det(model: Callable[[Tensor], Tensor], x: Tensor, fused: bool = True) -> Tensor:
+    """The determinant of each sample's Jacobian; outputs and inputs are flattened, and as many as each other.
+
+    It can be differentiated by the parameters and by ``x`` (in grad mode). Up to 3x3 it is computed from cofactors,
+    beyond by LU. An ``nn.Sequential`` of ``nn.Linear`` and elementwise activations (those of ``nas.jac.curves``) with
+    up to 16 inputs takes a path of its own, in which values and tangents go through each layer as one matrix product,
+    and whose gradient is written by hand; it gives first derivatives only. All else goes through
+    :func:`~nas.jac.jacobian.jacobian`.
+
+    Refuses, with a :class:`JacobianError`: a Jacobian that is not square (gives the shape), a determinant that is
+    not finite, a second derivative of the fused path, and what ``jacobian`` refuses: BatchNorm or dropout in training
+    mode, an ``x`` that is empty, of integers or not finite, an output that is no batch.
+
+    Source: Jacobi's formula, ``d det J = trace(adj(J) dJ)``; Golub and Van Loan, *Matrix Computations* (2013), 3.2.
+
+    Args:
+        model: module or function, ``(B, *in)`` to ``(B, *out)``.
+        x: ``(B, *in)``, of a floating-point type.
+        fused: use the fused path where the model allows it. False gives second derivatives too.
+
+    Returns:
+        ``(B,)``.
+    """
+    chain = read_chain(model, x) if fused else None
+    if chain is None:
+        return _finite_det(_general(model, x))
+    layout, weights = chain
+    outputs, inputs = layout[-1][0], x.shape[1]
+    if outputs != inputs:
+        _check_square(outputs, inputs)
+    if inputs > CLOSED_FORM:
+        return _finite_det(_in_blocks(Jacobian, layout, weights, x))
+    if torch.is_grad_enabled():
+        return Determinant.apply(layout, x, *weights)
+    return _in_blocks(Determinant, layout, weights, x)
+
+
+def slogdet(model: Callable[[Tensor], Tensor], x: Tensor, fused: bool = True) -> SignLogDet:
+    """Sign and logarithm of the determinant of each sample's Jacobian, as for a normalizing flow.
+
+    As :func:`jacobian_det`, but it neither overflows nor underflows. Where a determinant is 0, the sign is 0, the
+    logarithm is minus infinity, and there is no gradient to speak of.
+
+    Refuses, with a :class:`JacobianError`: what :func:`jacobian_det` refuses, but for determinants out of range.
+
+    Source: as for :func:`jacobian_det`; ``d log|det J| = trace(J^-1 dJ)``.
+
+    Args:
+        model: module or function, ``(B, *in)`` to ``(B, *out)``.
+        x: ``(B, *in)``, of a floating-point type.
+        fused: use the fused path where the model allows it. False gives second derivatives too.
+
+    Returns:
+        Both, each ``(B,)``; the sign carries no gradient.
+    """
+    chain = read_chain(model, x) if fused else None
+    if chain is None:
+        return _slogdet(_general(model, x))
+    layout, weights = chain
+    _check_square(layout[-1][0], x.shape[1])
+    return _slogdet(_in_blocks(Jacobian, layout, weights, x))
+
+
+def _in_blocks(function: type[Function], layout: Layout, weights: list[Tensor | None], x: Tensor) -> Tensor:
+    """Apply a function of the fused path; without a tape to keep, to as many samples at once as memory is meant for."""
+    if not torch.is_grad_enabled():
+        at_once = max(1, CHUNK_BYTES // sample_bytes(layout, x.shape[1], x.element_size()))
+        if at_once < len(x):
+            return torch.cat([function.apply(layout, part, *weights) for part in x.split(at_once)])
+    return function.apply(layout, x, *weights)
+
+
+def _general(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """The Jacobians as square matrices, ``(B, N, N)``, with a tape in grad mode."""
+    flat = jacobian(model, x, create_graph=torch.is_grad_enabled())
+    inputs = x[0].numel()
+    outputs = flat[0].numel() // inputs
+    _check_square(outputs, inputs)
+    return flat.reshape(len(x), inputs, inputs)
+
+
+def _check_square(outputs: int, inputs: int) -> None:
+    if outputs != inputs:
+        rule = f"must be square to have a determinant: the network has {outputs} outputs for {inputs} inputs"
+        raise JacobianError("jacobian", (outputs, inputs), rule, "use gram(model, x, x)")
+
+
+def _finite_det(matrices: Tensor) -> Tensor:
+    det = _det(matrices)
+    check_finite("det", det, "the determinant", "look at the network's weights, or use slogdet")
+    return det
+
+
+def _det(matrices: Tensor) -> Tensor:
+    n = matrices.shape[-1]
+    if n > CLOSED_FORM:
+        return torch.linalg.det(matrices)
+    rows = matrices.unbind(1)
+    if n == 1:
+        return rows[0][:, 0]
+    if n == 2:
+        return rows[0][:, 0] * rows[1][:, 1] - rows[0][:, 1] * rows[1][:, 0]
+    return (rows[0] * torch.linalg.cross(rows[1], rows[2])).sum(1)
+
+
+def _slogdet(matrices: Tensor) -> SignLogDet:
+    if matrices.shape[-1] > CLOSED_FORM:
+        return SignLogDet(*torch.linalg.slogdet(matrices))
+    scale = matrices.new_zeros(len(matrices))
+    for dim in (2, 1):  # rows, then columns, to have entries of about 1 that multiply without loss of range
+        size = matrices.detach().abs().amax(dim, keepdim=True)
+        size = torch.where(size > 0, size, 1)
+        matrices, scale = matrices / size, scale + size.log().sum((1, 2))
+    det = _det(matrices)
+    return SignLogDet(det.detach().sign(), det.abs().log() + scale)

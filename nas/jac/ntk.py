@@ -1,0 +1,179 @@
+"""``ntk``: inner products of the outputs' gradients with respect to the parameters, for all pairs of samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from nas.jac.checks import CHUNK_BYTES, check_finite, check_input
+from nas.jac.errors import JacobianError
+from nas.jac.ntk_blocks import all_pairs, equal_pairs
+from nas.jac.ntk_modes import exactly, guarded, summed_over_batch
+from nas.jac.ntk_products import by_products
+from nas.jac.ntk_survey import Survey, survey
+
+CHOICES = {
+    "output": ("full", "trace", "sum"),
+    "method": ("auto", "layerwise", "contraction", "products"),
+    "statistics": ("running", "batch"),
+}
+
+
+def ntk(
+    model: Callable[[Tensor], Tensor],
+    x1: Tensor,
+    x2: Tensor | None = None,
+    output: str = "full",
+    method: str = "auto",
+    chunk_bytes: int = CHUNK_BYTES,
+    statistics: str = "running",
+) -> Tensor:
+    """The empirical neural tangent kernel at the present parameters.
+
+    With ``J(x)`` the derivative of the ``M`` output entries of a sample by all parameters that require grad and that
+    the output depends on, ``output`` says what of ``J(x1_a) J(x2_b)^T`` is wanted:
+
+    - ``full``: all of it, ``K[a, b, m, n]``;
+    - ``trace``: ``sum_m K[a, b, m, m]``, not divided by ``M``;
+    - ``sum``: ``sum_mn K[a, b, m, n]``, the kernel of the summed outputs, for one backward pass a batch.
+
+    ``method`` says how; all give the same to rounding:
+
+    - ``layerwise``: one run of the network on its tape, one backward pass for each output entry that goes through
+      activations only, and then for each Linear and convolution what is fewer FLOPs: its Jacobian, multiplied with
+      itself, or the product of the Grams of its activations and of its output gradients. BatchNorm, LayerNorm,
+      GroupNorm and RMSNorm have closed forms too. Parameters that are used otherwise (multiplied in, inside attention
+      or recurrent layers, in a layer whose rows are not samples in their order) go by ``contraction``, alone.
+    - ``contraction``: the Jacobians of all parameters, vectorised over samples with ``torch.func``, and their product.
+      Sample after sample, without ``torch.func``, where a parameter is out of its sight (used inside a
+      ``torch.autograd.Function``, or before ``model``) or values are read into Python.
+    - ``products``: for each output entry of each sample of ``x2`` a backward pass, then a forward-mode pass for all of
+      ``x1``. It holds no Jacobian beyond the directions under way.
+    - ``auto``: ``layerwise``, since that falls back by itself, a parameter at a time.
+
+    ``statistics`` says what BatchNorm normalises with. The two give different matrices, and neither stands in for the
+    other:
+
+    - ``running``: its running statistics, in eval mode. Samples are independent; the entry of two samples does not
+      depend on who else is in the batch.
+    - ``batch``: the batch's own, in training mode, with ``output='sum'`` and ``x2=None`` only, and not by products.
+      ``K[a, b] = <g_a, g_b>`` with ``g_a`` the gradient of ``sum_m f_m(X)_a`` through the whole batch ``X``, in which
+      each sample moves the statistics of all (as TE-NAS has it, there over weights without biases). ``B`` backward
+      passes through the batch. Running statistics and counters stay as they were, bit for bit.
+
+    Refuses, with a :class:`JacobianError`: BatchNorm in the other mode, dropout in training mode or other random
+    numbers, samples that are mixed, an input that is empty, of integers or not finite, an output that is no batch, no
+    parameter that requires grad, a kernel that is not finite, a budget too small for one output entry of one sample.
+
+    Sources: Jacot, Gabriel, Hongler 2018, arXiv:1806.07572 (the kernel); Novak, Sohl-Dickstein, Schoenholz 2022,
+    arXiv:2206.08720 (the methods and what they cost); Chen, Gong, Wang 2021, arXiv:2102.11535 (batch statistics).
+
+    Args:
+        model: module or plain function, ``(B, *in)`` to ``(B, *out)``. It is run several times, on parts of the batch.
+        x1: ``(B1, *in)``, of a floating-point type.
+        x2: ``(B2, *in)``, or None for ``x1``, which takes half the work and gives an exactly symmetric kernel.
+        output: ``full``, ``trace`` or ``sum``.
+        method: ``auto``, ``layerwise``, ``contraction`` or ``products``.
+        chunk_bytes: budget in bytes for what is under way at once: activations and gradients of the samples that go
+            together, Jacobians. It is kept by counting tensors; the result comes on top. A small budget costs
+            time: what is not held is computed again.
+        statistics: ``running`` or ``batch``.
+
+    Returns:
+        ``(B1, B2, M, M)`` for ``full``, else ``(B1, B2)``; without a tape, in the type of outputs and parameters.
+        ``full`` is a view of a matrix ``(B1 * M, B2 * M)``, which ``permute(0, 2, 1, 3).flatten(2).flatten(0, 1)``
+        gives without copying.
+    """
+    _check_choices(output=output, method=method, statistics=statistics)
+    if statistics == "batch":
+        _check_batch_statistics(output, x2, method)
+    x1, x2 = _checked(x1, x2)
+    fn = guarded(model, x1, statistics == "batch")
+    with exactly(x1):
+        if statistics == "batch":
+            fn, x1, output = summed_over_batch(fn), x1.unsqueeze(0), "full"
+        known = survey(fn, x1 if x2 is None or len(x1) > 1 else x2, layers=method in ("auto", "layerwise"))
+        seeds = _seeds(known, x1, output)
+        if method == "products":
+            kernel = by_products(fn, known, x1, x1 if x2 is None else x2, seeds, output == "trace", chunk_bytes)
+        else:
+            kernel = all_pairs(fn, known, x1, x2, seeds, output == "trace", chunk_bytes)
+    if output == "full" and statistics == "running":
+        kernel = kernel.unflatten(0, (-1, len(seeds))).unflatten(2, (-1, len(seeds))).transpose(1, 2)
+    check_finite("kernel", kernel, "it", "see where the network or its gradients overflow, and for which sample")
+    return kernel
+
+
+def paired_gram(model: Callable[[Tensor], Tensor], x1: Tensor, x2: Tensor, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
+    """``J(x1_b) J(x2_b)^T`` with respect to the parameters: the kernel's blocks of equal samples, and no others.
+
+    Layerwise, as in :func:`ntk`, in work that grows with the batch and not with its square. Refuses what :func:`ntk`
+    refuses.
+
+    Args:
+        model: module or plain function, ``(B, *in)`` to ``(B, *out)``.
+        x1: ``(B, *in)``, of a floating-point type.
+        x2: the same; if it is the same tensor, its gradients are taken once.
+        chunk_bytes: budget in bytes for what is under way at once.
+
+    Returns:
+        ``(B, M, M)``, without a tape.
+
+    Raises:
+        JacobianError: the batches differ in size.
+    """
+    same = x2 is x1
+    x1, other = _checked(x1, None if same else x2)
+    other = x1 if other is None else other
+    if len(x1) != len(other):
+        rule = "must be batches of one size, to be paired"
+        raise JacobianError("x1, x2", f"{len(x1)}, {len(other)}", rule, "use ntk(model, x1, x2) for all pairs")
+    fn = guarded(model, x1, batch=False)
+    with exactly(x1):
+        known = survey(fn, x1)
+        kernel = equal_pairs(fn, known, x1, other, _seeds(known, x1, "full"), chunk_bytes)
+    check_finite("gram", kernel, "it", "see where the network or its gradients overflow, and for which sample")
+    return kernel
+
+
+def _seeds(known: Survey, like: Tensor, output: str) -> Tensor:
+    dtype = known.output_dtype
+    if output == "sum":
+        return torch.ones(1, known.outputs, dtype=dtype, device=like.device)
+    return torch.eye(known.outputs, dtype=dtype, device=like.device)
+
+
+def _check_choices(**given: str) -> None:
+    for name, value in given.items():
+        if value not in CHOICES[name]:
+            rule = f"must be one of {', '.join(CHOICES[name])}"
+            raise JacobianError(name, value, rule, f"use {name}='{CHOICES[name][0]}'")
+
+
+def _check_batch_statistics(output: str, x2: Tensor | None, method: str) -> None:
+    if output != "sum":
+        rule = "is not defined with statistics='batch': there an output depends on all samples, and sums are compared"
+        raise JacobianError("output", output, rule, "use output='sum', or statistics='running'")
+    if x2 is not None:
+        rule = "cannot be given with statistics='batch': the kernel is that of one batch, which normalises itself"
+        raise JacobianError("x2", tuple(x2.shape), rule, "pass one batch, or use statistics='running'")
+    if method == "products":
+        rule = "is not offered with statistics='batch': torch.func refuses a BatchNorm that counts its batches"
+        raise JacobianError("method", method, rule, "use method='layerwise'")
+
+
+def _checked(x1: Tensor, x2: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    check_input("x1", x1)
+    if x2 is None:
+        return x1.detach(), None
+    check_input("x2", x2)
+    for what in ("dtype", "device"):
+        if getattr(x1, what) != getattr(x2, what):
+            both = f"{getattr(x1, what)}, {getattr(x2, what)}"
+            raise JacobianError("x1, x2", both, f"must have the same {what}", "pass x2.to(x1)")
+    if x1.shape[1:] != x2.shape[1:]:
+        both = f"{tuple(x1.shape)}, {tuple(x2.shape)}"
+        raise JacobianError("x1, x2", both, "must be batches of samples of one shape", "pass (B2, *x1.shape[1:])")
+    return x1.detach(), x2.detach()

@@ -1,0 +1,276 @@
+"""A factored Jacobian is the dense one, whatever is asked of it, and is multiplied out only where it has to be."""
+
+import pytest
+import torch
+from jac_references import LAYERWISE, MODELS, Counted, build, error, inputs, matrices
+from jac_references import jacobian as reference
+from torch import nn
+
+from nas.jac import FactoredJacobian, JacobianError, jacobian
+from nas.jac.errors import BudgetError
+from nas.jac.maps import eye
+
+
+def factored(name, batch=5, seed=0):
+    return jacobian(build(name), inputs(name, batch, seed=seed), factored=True)
+
+
+def linear(*sizes):
+    return nn.Linear(*sizes, dtype=torch.float64)
+
+
+# Against the references
+
+
+@pytest.mark.parametrize("name", LAYERWISE)
+def test_dense_value_and_shape_are_those_of_the_network(name):
+    record, wanted = factored(name), reference(build(name), inputs(name))
+    assert isinstance(record, FactoredJacobian)
+    assert record.shape == wanted.shape
+    assert error(record.value, build(name)(inputs(name).clone())) < 1e-12
+    for chunk_bytes in (2**28, 5 * 8 * 200):
+        assert error(record.dense(chunk_bytes), wanted) < 1e-10
+
+
+@pytest.mark.parametrize("name", LAYERWISE)
+def test_products_with_vectors_are_those_of_the_dense_jacobian(name):
+    record, x = factored(name), inputs(name)
+    j = matrices(reference(build(name), x), x)
+    v, u = torch.randn_like(x), torch.randn_like(record.value)
+    assert error(record.mv(v), torch.einsum("bmn,bn->bm", j, v.reshape(5, -1)).view(u.shape)) < 1e-10
+    assert error(record.vm(u), torch.einsum("bmn,bm->bn", j, u.reshape(5, -1)).view(v.shape)) < 1e-10
+
+
+@pytest.mark.parametrize("name", LAYERWISE)
+def test_pushing_is_the_transpose_of_pulling(name):
+    record = factored(name)
+    v, u = torch.randn_like(record.start.value), torch.randn_like(record.value)
+    forwards, backwards = (u * record.mv(v)).flatten(), (record.vm(u) * v).flatten()
+    assert abs(forwards.sum() - backwards.sum()) < 1e-11 * (forwards.abs().sum() + backwards.abs().sum())
+
+
+@pytest.mark.parametrize("name", LAYERWISE)
+def test_all_directions_may_travel_either_way_as_one_stack_for_all_samples(name):
+    """Where directions are alike for all samples, the stack has a first size of 1 for as long as maps allow."""
+    record, x = factored(name), inputs(name)
+    j = matrices(reference(build(name), x), x)
+    with torch.no_grad():
+        pushed = record.push(eye(record.start.width, record.start.shape, x), record.stop)
+        pulled = record.pull(eye(record.stop.width, record.stop.shape, x), record.start)
+    assert error(pushed.reshape(len(pushed), j.shape[2], -1).mT.expand(5, -1, -1), j) < 1e-10
+    assert error(pulled.reshape(len(pulled), j.shape[1], -1).expand(5, -1, -1), j) < 1e-10
+
+
+@pytest.mark.parametrize("name", LAYERWISE)
+def test_gram_is_the_product_of_the_dense_jacobians(name):
+    a, b, x, y = factored(name), factored(name, seed=1), inputs(name), inputs(name, seed=1)
+    j, k = matrices(reference(build(name), x), x), matrices(reference(build(name), y), y)
+    for chunk_bytes in (2**23, 5 * 8 * 200):
+        assert error(a.gram(b, chunk_bytes), j @ k.mT) < 1e-10
+    assert error(a.gram(a), j @ j.mT) < 1e-10
+
+
+def test_gram_takes_another_network_of_the_same_inputs():
+    x = torch.randn(5, 4, dtype=torch.float64)
+    one, other = nn.Sequential(nn.Tanh(), linear(4, 3), nn.ReLU()), nn.Sequential(linear(4, 6), nn.Unflatten(1, (2, 3)))
+    both = jacobian(one, x, factored=True).gram(jacobian(other, x, factored=True))
+    assert error(both, reference(one, x) @ matrices(reference(other, x), x).mT) < 1e-10
+
+
+# Determinants
+
+
+def residual(first, second):
+    return lambda x: x + second(torch.tanh(first(x)))
+
+
+def coupling(x):
+    """A step of a flow: one half moves the other."""
+    a, b = x.chunk(2, 1)
+    return torch.cat([a, b * torch.exp(a) + a * a], 1)
+
+
+SQUARE = {
+    "chain": lambda: nn.Sequential(linear(4, 4), nn.Tanh(), linear(4, 4), nn.Sigmoid(), linear(4, 4)),
+    "leaky": lambda: nn.Sequential(nn.LeakyReLU(0.1), linear(4, 4), nn.ELU(), nn.Softplus(), nn.Unflatten(1, (2, 2))),
+    "widens and narrows": lambda: nn.Sequential(
+        linear(4, 4), nn.Tanh(), linear(4, 9), nn.Tanh(), linear(9, 4), nn.Tanh()
+    ),
+    "one Linear": lambda: linear(4, 4),
+    "identity": nn.Identity,
+    "shift": lambda: lambda x: x + 3,
+    "negated": lambda: lambda x: 1 - 2 * x,
+    "residual": lambda: residual(linear(4, 4), linear(4, 4)),
+    "residual blocks": lambda: nn.Sequential(*(Block() for _ in range(3))),
+    "branches of branches": lambda: (lambda block, layer: lambda x: torch.tanh(block(x) + layer(torch.sin(block(x)))))(
+        Block(), linear(4, 4)
+    ),
+    "coupling": lambda: coupling,
+    "tokens": lambda: nn.Sequential(nn.Unflatten(1, (2, 2)), linear(2, 2), nn.Flatten(), nn.Tanh(), linear(4, 4)),
+    "one token": lambda: nn.Sequential(nn.Unflatten(1, (1, 4)), linear(4, 4), nn.Tanh()),
+    "permuted": lambda: lambda x: x.unflatten(1, (2, 2)).transpose(1, 2).flatten(1) * 2,
+    "batch norm": lambda: nn.Sequential(nn.BatchNorm1d(4, dtype=torch.float64), linear(4, 4)).eval(),
+}
+
+
+class Block(nn.Module):
+    """A residual block."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = linear(4, 6), linear(6, 4)
+
+    def forward(self, x):
+        return x + self.second(torch.tanh(self.first(x)))
+
+
+@pytest.mark.parametrize("name", SQUARE)
+def test_logabsdet_is_that_of_the_dense_jacobian(name):
+    model, x = SQUARE[name](), torch.randn(5, 4, dtype=torch.float64)
+    found = jacobian(model, x, factored=True).logabsdet()
+    assert found.shape == (5,)
+    wanted = torch.linalg.slogdet(matrices(reference(model, x), x))[1]
+    assert torch.allclose(found, wanted, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("shape", [(1,), (), (2, 2, 1)])
+def test_logabsdet_of_samples_of_other_shapes(shape):
+    x = torch.randn(5, *shape, dtype=torch.float64)
+    model = lambda x: torch.sin(x) * 2 + x  # noqa: E731
+    wanted = torch.linalg.slogdet(matrices(reference(model, x), x))[1]
+    assert torch.allclose(jacobian(model, x, factored=True).logabsdet(), wanted, rtol=1e-10, atol=1e-12)
+
+
+def test_a_singular_jacobian_has_a_logabsdet_of_minus_infinity():
+    x = torch.randn(6, 4, dtype=torch.float64)
+    x[0, 2] = -1.0
+    x[1:] = x[1:].abs()
+    layer, zero = linear(4, 4), linear(4, 4)
+    nn.init.zeros_(zero.weight)
+    dead = jacobian(nn.Sequential(nn.ReLU(), layer), x, factored=True).logabsdet()
+    assert torch.isneginf(dead).tolist() == [True, *[False] * 5]
+    assert torch.isneginf(jacobian(nn.Sequential(layer, nn.Tanh(), zero), x, factored=True).logabsdet()).all()
+    assert torch.isneginf(jacobian(lambda x: x * 0, x, factored=True).logabsdet()).all()
+
+
+def test_a_jacobian_that_is_not_square_has_no_determinant_and_the_error_gives_its_shape():
+    with pytest.raises(JacobianError, match=r"\(3, 4\).*square"):
+        jacobian(linear(4, 3), torch.randn(5, 4, dtype=torch.float64), factored=True).logabsdet()
+    with pytest.raises(JacobianError, match=r"\(12, 4\).*square"):
+        jacobian(
+            nn.Sequential(linear(4, 12), nn.Unflatten(1, (3, 4))), torch.randn(5, 4).double(), factored=True
+        ).logabsdet()
+
+
+WIDTH, BATCH = 40, 300
+LONG = {
+    "Linear and elementwise": lambda: nn.Sequential(*(m for _ in range(3) for m in (linear(WIDTH, WIDTH), nn.Tanh()))),
+    "ReLU, dropout, batch norm": lambda: nn.Sequential(
+        linear(WIDTH, WIDTH),
+        nn.LeakyReLU(),
+        nn.Dropout(),
+        nn.BatchNorm1d(WIDTH, dtype=torch.float64),
+        linear(WIDTH, WIDTH),
+    ).eval(),
+    "shifts": lambda: (lambda layer: lambda x: torch.tanh(layer(x) + 1) - 2)(linear(WIDTH, WIDTH)),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_a_chain_of_square_layers_has_its_determinant_without_a_dense_jacobian(name):
+    record = jacobian(LONG[name](), torch.randn(BATCH, WIDTH, dtype=torch.float64), factored=True)
+    with Counted() as count:
+        record.logabsdet()
+    assert count.largest_bytes <= 2 * 8 * BATCH * WIDTH  # a dense one is 20 times that
+    assert count.multiply_adds == 0
+
+
+def test_logabsdet_holds_one_segment_of_the_width_of_the_chain_however_large_the_batch():
+    """No budget can be given, so none may be exceeded: 2 inputs and outputs and 600 in between, 140,000 samples."""
+    model = nn.Sequential(nn.Linear(2, 600), nn.Tanh(), nn.Linear(600, 2))
+    found = jacobian(model, torch.randn(140_000, 2), factored=True).logabsdet()
+    assert found.shape == (140_000,)
+
+
+# What can go wrong
+
+
+def test_vectors_of_another_shape_are_refused():
+    record = factored("linear")
+    for call, vector in ((record.mv, torch.ones(5, 3)), (record.vm, torch.ones(5, 4)), (record.mv, torch.ones(4))):
+        with pytest.raises(JacobianError, match=r"shape \(5, "):
+            call(vector.double())
+
+
+def test_vectors_of_another_type_are_refused():
+    record = factored("linear")
+    for call, vector in ((record.mv, torch.ones(5, 4)), (record.vm, torch.ones(5, 3))):
+        with pytest.raises(JacobianError, match="float32"):
+            call(vector)
+
+
+@pytest.mark.parametrize("other", [("mlp", 5), ("linear", 4)])
+def test_gram_refuses_jacobians_of_other_inputs(other):
+    with pytest.raises(JacobianError, match=r"\(5, 4\), \("):
+        factored("linear").gram(factored(*other))
+
+
+def test_a_budget_too_small_says_what_is_needed_and_that_is_enough():
+    record = factored("cnn-same")
+    for call in (record.dense, lambda chunk_bytes: record.gram(record, chunk_bytes)):
+        with pytest.raises(BudgetError, match="chunk_bytes=") as caught:
+            call(10)
+        assert torch.isfinite(call(caught.value.needed)).all()
+        with pytest.raises(BudgetError):
+            call(caught.value.needed - 1)
+
+
+@pytest.mark.parametrize("call", ["dense", "mv", "vm", "gram", "logabsdet"])
+def test_no_nan_is_handed_on(call):
+    model, x = nn.Sequential(linear(4, 4), nn.Tanh(), linear(4, 4)), torch.randn(5, 4, dtype=torch.float64)
+    with torch.no_grad():
+        model[2].weight[0, 0] = float("nan")
+    record = jacobian(model, x, factored=True)
+    arguments = {"mv": (x,), "vm": (x,), "gram": (record,)}.get(call, ())
+    with pytest.raises(JacobianError):
+        getattr(record, call)(*arguments)
+
+
+# Tapes
+
+
+@pytest.mark.parametrize("call", ["dense", "mv", "vm", "gram", "logabsdet"])
+def test_without_create_graph_nothing_has_a_tape(call):
+    model, x = nn.Sequential(linear(4, 4), nn.Tanh(), linear(4, 4)), torch.randn(5, 4, dtype=torch.float64)
+    record = jacobian(model, x.requires_grad_(), factored=True)
+    arguments = {"mv": (x.detach(),), "vm": (x.detach(),), "gram": (record,)}.get(call, ())
+    assert not getattr(record, call)(*arguments).requires_grad
+    assert not record.value.requires_grad
+
+
+def test_with_create_graph_all_products_have_the_whole_tape():
+    model, x = nn.Sequential(linear(4, 4), nn.Tanh(), linear(4, 4)), torch.randn(5, 4, dtype=torch.float64)
+    x.requires_grad_()
+    record = jacobian(model, x, factored=True, create_graph=True)
+    j = jacobian(model, x, mode="reverse", create_graph=True)
+    v = torch.randn(5, 4, dtype=torch.float64)
+    pairs = {
+        "dense": (record.dense(), j),
+        "mv": (record.mv(v), torch.einsum("bmn,bn->bm", j, v)),
+        "vm": (record.vm(v), torch.einsum("bmn,bm->bn", j, v)),
+        "gram": (record.gram(record), j @ j.mT),
+        "logabsdet": (record.logabsdet(), torch.linalg.slogdet(j)[1]),
+    }
+    leaves = [x, *model.parameters()]
+    for name, (ours, theirs) in pairs.items():
+        weights = torch.linspace(1, 2, ours.numel(), dtype=torch.float64).view(ours.shape)
+        gradients = [
+            torch.autograd.grad((value * weights).sum(), leaves, retain_graph=True, materialize_grads=True)
+            for value in (ours, theirs)
+        ]
+        for mine, his in zip(*gradients, strict=True):
+            assert error(mine, his) < 1e-9, name
+
+
+def test_every_network_of_the_table_with_rules_is_offered_factored():
+    assert all(isinstance(factored(name), FactoredJacobian) for name in MODELS if MODELS[name].layerwise)

@@ -1,0 +1,514 @@
+"""Every mode gives the Jacobian of autograd, whatever the network, the batch, the budget and the circumstances."""
+
+import copy
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jac_references import (
+    LAYERWISE,
+    MODELS,
+    MODULES,
+    Counted,
+    build,
+    error,
+    functional_jacobian,
+    inputs,
+    module,
+    taped_jacobian,
+)
+from jac_references import jacobian as reference
+from torch import nn
+
+from nas.jac import jacobian
+from nas.jac.errors import NoRuleError
+
+MODES = ("auto", "layerwise", "reverse", "forward")
+BOUND = {torch.float64: 1e-10, torch.float32: 1e-5}
+PAIRS = [
+    (name, mode)
+    for name, case in MODELS.items()
+    for mode in MODES
+    if (case.layerwise or mode != "layerwise") and (case.forward or mode != "forward")
+]
+NO_SECOND_DERIVATIVE = ("encoder",)  # torch has none for its attention kernel on processors
+SOME = ("mlp", "widens", "cnn-same", "batch-norm", "in-place-first", "residual-in-place", "sine", "tokens", "cumsum")
+FEWER = [(name, mode) for name, mode in PAIRS if name in SOME or mode == "layerwise"]
+
+
+# Against the references
+
+
+@pytest.mark.parametrize("dtype", BOUND, ids=str)
+@pytest.mark.parametrize(("name", "mode"), PAIRS)
+def test_every_mode_equals_a_loop_of_autograd(name, mode, dtype):
+    wanted = reference(build(name), inputs(name))
+    ours = jacobian(build(name, dtype), inputs(name, dtype=dtype), mode=mode)
+    assert ours.dtype == dtype
+    assert error(ours, wanted) < BOUND[dtype]
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "recurrent"])  # torch's GRU has no vmap
+def test_torch_func_agrees_with_the_reference(name):
+    assert error(functional_jacobian(build(name), inputs(name)), reference(build(name), inputs(name))) < 1e-10
+
+
+@pytest.mark.parametrize("name", [name for name, case in MODELS.items() if not case.layerwise])
+def test_layerwise_refuses_what_has_no_rule(name):
+    with pytest.raises(NoRuleError, match="mode='reverse'"):
+        jacobian(build(name), inputs(name), mode="layerwise")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_derivatives_by_closed_branches_are_exactly_zero(mode):
+    j = jacobian(build("gated-dense"), inputs("gated-dense"), mode=mode).unflatten(1, (6, 4))
+    assert (j[:, 2:4] == 0).all()  # the middle one of three branches, two channels each
+    assert (j[:, :2] != 0).any()
+    assert (j[:, 4:] != 0).any()
+
+
+ACTIVATIONS = [
+    nn.ReLU(),
+    nn.Tanh(),
+    nn.GELU(),
+    nn.Softplus(),
+    nn.LeakyReLU(0.2),
+    nn.SiLU(),
+    nn.Sigmoid(),
+    nn.Identity(),
+    nn.Dropout(),
+]
+
+
+@st.composite
+def mlps(draw):
+    """Linears and activations, and the shape of their input."""
+    widths, layers = draw(st.lists(st.integers(1, 6), min_size=2, max_size=5)), []
+    for into, out in pairwise(widths):
+        layers += [nn.Linear(into, out, bias=draw(st.booleans())), draw(st.sampled_from(ACTIVATIONS))]
+    return nn.Sequential(*layers), (widths[0],)
+
+
+@st.composite
+def cnns(draw):
+    """One or two convolutions, activations and a pooling, and the shape of their input."""
+    groups, layers = draw(st.integers(1, 2)), []
+    channels = [groups * draw(st.integers(1, 2)) for _ in range(draw(st.integers(2, 3)))]
+    size = torch.tensor([draw(st.integers(3, 6)), draw(st.integers(3, 6))])
+    shape = (channels[0], *size.tolist())
+    for into, out in pairwise(channels):
+        kernel, stride, dilation = draw(st.integers(1, 3)), draw(st.integers(1, 2)), draw(st.integers(1, 2))
+        reach = dilation * (kernel - 1) + 1
+        padding = draw(st.sampled_from([p for p in range(3) if min(size) + 2 * p >= reach]))
+        mode = draw(st.sampled_from(["zeros", "circular", "replicate"])) if padding <= min(size) else "zeros"
+        layers += [nn.Conv2d(into, out, kernel, stride, padding, dilation, groups, padding_mode=mode)]
+        layers += [draw(st.sampled_from(ACTIVATIONS))]
+        size = (size + 2 * padding - reach) // stride + 1
+    layers += [draw(st.sampled_from([nn.Identity(), nn.MaxPool2d(2, 1, 1), nn.AvgPool2d(2, 1, 1)])), nn.Flatten()]
+    return nn.Sequential(*layers), shape
+
+
+@settings(max_examples=30, deadline=None)
+@given(network=st.one_of(mlps(), cnns()), seed=st.integers(0, 1000), batch=st.integers(1, 3))
+def test_random_networks_agree_with_torch_func(network, seed, batch):
+    model, shape = network[0].double().eval(), network[1]
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(generator=generator)
+    x = torch.randn(batch, *shape, dtype=torch.float64, generator=generator)
+    wanted = functional_jacobian(model, x)
+    for found in (jacobian(model, x, mode="layerwise"), jacobian(model, x), jacobian(model, x, chunk_bytes=8 * 800)):
+        assert error(found, wanted) < 1e-10
+
+
+# Batches and budgets
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_batched_chunked_and_single_samples_give_the_same(name):
+    model, x = build(name), inputs(name)
+    whole = jacobian(model, x)
+    single = torch.cat([jacobian(model, x[i : i + 1]) for i in range(len(x))])
+    assert error(single, whole) < 1e-12
+    for samples in (1, 3):  # a budget of so many samples' largest value, or a little more
+        chunk_bytes = samples * 8 * 200
+        assert error(jacobian(model, x, chunk_bytes=chunk_bytes), whole) < 1e-12
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ["mlp", "bottleneck", "cnn-same", "residual"])
+def test_a_budget_of_one_direction_at_a_time_changes_nothing(name, mode):
+    model, x = build(name), inputs(name)
+    widest = {"mlp": 7, "bottleneck": 12, "cnn-same": 60, "residual": 50}[name]
+    assert error(jacobian(model, x, mode=mode, chunk_bytes=8 * widest), reference(model, x)) < 1e-12
+
+
+@pytest.mark.parametrize("mode", ["layerwise", "reverse", "forward"])
+@pytest.mark.parametrize("batch", [1, 2, 17])
+def test_batches_may_have_any_size(mode, batch):
+    x = inputs("cnn-1d", batch)
+    assert error(jacobian(build("cnn-1d"), x, mode=mode), reference(build("cnn-1d"), x)) < 1e-10
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_function_may_hold_a_constant_for_each_sample(mode):
+    scale = torch.linspace(1, 2, 5, dtype=torch.float64)[:, None]
+    x = inputs("linear")
+    assert (
+        error(
+            jacobian(lambda x: torch.tanh(x * scale) + scale, x, mode=mode),
+            reference(lambda x: torch.tanh(x * scale), x),
+        )
+        < 1e-10
+    )
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_function_may_write_out_the_batch_size(mode):
+    x = inputs("linear")
+    function = lambda x: torch.tanh(x.view(5, 2, 2)).reshape(5, 4)  # noqa: E731
+    assert error(jacobian(function, x, mode=mode), reference(function, x)) < 1e-10
+
+
+# Circumstances
+
+
+@pytest.mark.parametrize("mode", ["layerwise", "reverse", "forward"])
+@pytest.mark.parametrize("name", ["mlp", "cnn-stride", "tokens", "pooling", "group-norm"])
+def test_inputs_need_not_be_contiguous(name, mode):
+    model, x = build(name), inputs(name)
+    wanted = reference(model, x)
+    apart = torch.stack([x, x + 1], -1)[..., 0]
+    turned = x.transpose(0, -1).contiguous().transpose(0, -1)
+    for other in (apart, turned):
+        assert not other.is_contiguous()
+        assert error(jacobian(model, other, mode=mode), wanted) < 1e-12
+    alike = x[:1].expand(5, *x.shape[1:])
+    assert error(jacobian(model, alike, mode=mode), reference(model, alike)) < 1e-12
+
+
+@pytest.mark.parametrize(
+    "around", [torch.no_grad, torch.inference_mode, torch.enable_grad], ids=["no_grad", "inference_mode", "enable_grad"]
+)
+@pytest.mark.parametrize("mode", ["layerwise", "reverse", "forward"])
+@pytest.mark.parametrize("name", ["mlp", "pooling", "residual-in-place", "sine", "means", "tokens"])
+def test_the_grad_mode_around_does_not_matter(name, mode, around):
+    model, x = build(name), inputs(name)
+    wanted = reference(model, x)
+    with around():
+        ours, of_new_input = jacobian(model, x, mode=mode), jacobian(model, x * 1, mode=mode)
+        of_leaf = jacobian(model, inputs(name).requires_grad_(), mode=mode)
+    for found in (ours, of_new_input, of_leaf):
+        assert error(found, wanted) < 1e-12
+        assert not found.requires_grad
+
+
+@pytest.mark.parametrize(("name", "mode"), FEWER)
+def test_without_create_graph_there_is_no_tape(name, mode):
+    assert not jacobian(build(name), inputs(name).requires_grad_(), mode=mode).requires_grad
+
+
+@pytest.mark.parametrize(("name", "mode"), [(name, mode) for name, mode in PAIRS if name not in NO_SECOND_DERIVATIVE])
+def test_with_create_graph_gradients_are_those_of_double_backward(name, mode):
+    if mode == "forward" and any(isinstance(part, nn.LayerNorm) for part in module(name).modules()):
+        pytest.skip("refused, see test_jac_errors")
+    model, x = build(name), inputs(name).requires_grad_()
+    leaves = [x, *(model if isinstance(model, nn.Module) else model.__self__).parameters()]
+    wanted = taped_jacobian(model, x)
+    weights = torch.randn_like(wanted)
+    for chunk_bytes in (2**28, 8 * 200) if mode == "layerwise" else (2**28,):
+        ours = jacobian(model, x, mode=mode, create_graph=True, chunk_bytes=chunk_bytes)
+        assert ours.requires_grad or not wanted.requires_grad
+        for mine, theirs in zip(gradients(ours, weights, leaves), gradients(wanted, weights, leaves), strict=True):
+            assert error(mine, theirs) < 1e-9
+
+
+def gradients(jacobian, weights, leaves):
+    if not jacobian.requires_grad:
+        return [torch.zeros_like(leaf) for leaf in leaves]
+    found = (jacobian * weights).sum() + jacobian.square().sum()
+    return torch.autograd.grad(found, leaves, retain_graph=True, materialize_grads=True, allow_unused=True)
+
+
+@pytest.mark.parametrize("mode", ["layerwise", "reverse", "forward"])
+@pytest.mark.parametrize("x_first", [True, False], ids=["leaf", "not-a-leaf"])
+def test_the_tape_reaches_what_x_was_made_from(mode, x_first):
+    model, z = build("mlp"), inputs("mlp").requires_grad_()
+    x = z if x_first else torch.sin(z)
+    weights = torch.linspace(-1, 1, 5 * 3 * 6, dtype=torch.float64).view(5, 3, 6)
+    ours = torch.autograd.grad((jacobian(model, x, mode=mode, create_graph=True) * weights).sum(), z, retain_graph=True)
+    wanted = torch.autograd.grad((taped_jacobian(model, x) * weights).sum(), z)
+    assert error(ours[0], wanted[0]) < 1e-10
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_create_graph_keeps_the_tape_under_no_grad_too(mode):
+    with torch.no_grad():
+        assert jacobian(build("mlp"), inputs("mlp"), mode=mode, create_graph=True).requires_grad
+
+
+# Nothing is changed, nothing is shared
+
+
+@pytest.mark.parametrize(("name", "mode"), [(name, mode) for name, mode in FEWER if name in MODULES])
+def test_network_and_input_are_left_bit_for_bit(name, mode):
+    model, x = module(name), inputs(name)
+    for number, parameter in enumerate(model.parameters()):
+        parameter.requires_grad_(number % 2 == 0)
+        parameter.grad = torch.ones_like(parameter)
+    before, x_before = copy.deepcopy(model), x.clone()
+    for create_graph in (False, True):
+        if create_graph and mode == "forward" and any(isinstance(part, nn.LayerNorm) for part in model.modules()):
+            continue
+        jacobian(model, x, mode=mode, create_graph=create_graph, chunk_bytes=8 * 600)
+    assert torch.equal(x, x_before)
+    assert not x.requires_grad
+    assert x.grad is None
+    for now, then in zip(model.modules(), before.modules(), strict=True):
+        assert now.training == then.training
+        assert now._forward_hooks.keys() == then._forward_hooks.keys()
+    for (key, now), (_, then) in zip(model.named_parameters(), before.named_parameters(), strict=True):
+        assert torch.equal(now, then), key
+        assert now.requires_grad == then.requires_grad, key
+        assert torch.equal(now.grad, torch.ones_like(now)), key
+    for key, value in before.state_dict().items():
+        assert torch.equal(model.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("mode", MODES)
+def test_an_in_place_operation_at_the_input_does_not_reach_x(mode, create_graph):
+    x = inputs("linear")
+    before, function = x.clone(), lambda x: x.mul_(2).sin()
+    ours = jacobian(function, x, mode=mode, create_graph=create_graph)
+    assert torch.equal(x, before)
+    assert error(ours, reference(function, before)) < 1e-12
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_in_place_operation_at_the_input_of_what_has_no_rule_does_not_reach_x(mode):
+    x = inputs("linear")
+    before, function = x.clone(), lambda x: x.mul_(2).cumsum(1)
+    if mode != "layerwise":
+        assert error(jacobian(function, x, mode=mode), reference(function, before)) < 1e-12
+    else:
+        with pytest.raises(NoRuleError):
+            jacobian(function, x, mode=mode)
+    assert torch.equal(x, before)
+
+
+class Shifted(nn.Module):
+    """An operation that hands directions on as they are, and a constant matrix."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 3, dtype=torch.float64))
+
+    def forward(self, x):
+        return (x + 1) @ self.weight
+
+
+class Factor(nn.Module):
+    """Multiplied by a parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.factor = nn.Parameter(torch.randn(4, dtype=torch.float64))
+
+    def forward(self, x):
+        return self.factor * x
+
+
+LINEAR = {
+    "linear": lambda: nn.Linear(4, 3).double(),
+    "flatten-linear": lambda: nn.Sequential(nn.Unflatten(1, (2, 2)), nn.Flatten(), nn.Linear(4, 3)).double(),
+    "dropout-linear": lambda: nn.Sequential(nn.Dropout(), nn.Linear(4, 3)).double().eval(),
+    "linear-shift": lambda: nn.Sequential(nn.Linear(4, 3), nn.Unflatten(1, (1, 3))).double(),
+    "shift-matmul": Shifted,
+    "factor": Factor,
+    "convolution": lambda: nn.Sequential(nn.Unflatten(1, (1, 4)), nn.Conv1d(1, 1, 4), nn.Flatten()).double(),
+    "identity": nn.Identity,
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("batch", [1, 5])
+@pytest.mark.parametrize("chunk_bytes", [2**28, 8 * 8])
+@pytest.mark.parametrize("name", LINEAR)
+def test_the_result_may_be_written_into(name, chunk_bytes, batch, mode):
+    """Neither a weight, nor x, nor another sample's Jacobian moves; where J is constant, sharing is tempting."""
+    model, x = LINEAR[name](), inputs("linear", batch)
+    before, x_before = copy.deepcopy(model.state_dict()), x.clone()
+    j = jacobian(model, x, mode=mode, chunk_bytes=chunk_bytes)
+    other = j[-1].clone()
+    j[0] = 7.0
+    j[0] -= 1.0
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert torch.equal(x, x_before)
+    assert batch == 1 or torch.equal(j[-1], other)
+
+
+# What it costs, in multiply-adds
+
+
+def narrowing():
+    return nn.Sequential(nn.Linear(500, 100), nn.ReLU(), nn.Linear(100, 10), nn.Softmax(1)).double(), 500, 51_000
+
+
+def widening():
+    return nn.Sequential(nn.Linear(2, 100), nn.Tanh(), nn.Linear(100, 300)).double(), 2, 30_200
+
+
+def with_cumsum(network):
+    model, width, work = network()
+    return (lambda x: model(x).cumsum(1)), width, work
+
+
+@pytest.mark.parametrize("chunk_bytes", [2**28, 100_000])
+@pytest.mark.parametrize("rules", [True, False], ids=["rules", "no-rules"])
+@pytest.mark.parametrize(("network", "directions"), [(narrowing, 10), (widening, 2)])
+def test_auto_carries_as_many_directions_as_the_narrow_end_has(network, directions, rules, chunk_bytes):
+    model, width, work = network() if rules else with_cumsum(network)
+    x = torch.randn(4, width, dtype=torch.float64)
+    with Counted() as count:
+        jacobian(model, x, chunk_bytes=chunk_bytes)
+    values = (directions + 3) * len(x) * work  # forward mode carries values along with each direction
+    assert count.multiply_adds <= directions * len(x) * work + values
+
+
+def test_a_bottleneck_carries_as_many_directions_as_it_is_wide():
+    model = nn.Sequential(nn.Linear(200, 2), nn.Tanh(), nn.Linear(2, 50), nn.Tanh(), nn.Linear(50, 300)).double()
+    work = 200 * 2 + 2 * 50 + 50 * 300
+    with Counted() as count:
+        jacobian(model, torch.randn(4, 200, dtype=torch.float64))
+    assert count.multiply_adds <= 4 * (3 * work + 2 * 200 * 300)  # two directions, a forward pass, one product
+
+
+@pytest.mark.parametrize("name", LAYERWISE)
+def test_layerwise_runs_the_network_once_and_auto_with_it(name):
+    model, calls = build(name), []
+
+    def watched(x):
+        calls.append(len(x))
+        return model(x)
+
+    jacobian(watched, inputs(name))
+    assert calls == [5]
+
+
+# What the recording must not overlook
+
+
+class Tripled(nn.Linear):
+    """A subclass of a module that has a rule."""
+
+    def forward(self, x):
+        return super().forward(x) * 3
+
+
+class Around(nn.Sequential):
+    """A Sequential with a shortcut."""
+
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+def linear():
+    return nn.Linear(4, 4).double()
+
+
+def patched():
+    layer = linear()
+    layer.forward = lambda x: torch.sin(x)
+    return layer
+
+
+def hooked(register):
+    layer = linear()
+    register(layer)
+    return layer
+
+
+DISGUISED = {
+    "subclass": lambda: Tripled(4, 4).double(),
+    "subclass-of-sequential": lambda: Around(linear(), nn.Tanh()),
+    "forward-replaced": patched,
+    "forward-of-sequential-replaced": lambda: nn.Sequential(patched()),
+    "forward-hook": lambda: hooked(lambda m: m.register_forward_hook(lambda m, args, out: out * 2)),
+    "forward-hook-with-keywords": lambda: hooked(
+        lambda m: m.register_forward_hook(lambda m, args, kwargs, out: out * 2, with_kwargs=True)
+    ),
+    "forward-pre-hook": lambda: hooked(lambda m: m.register_forward_pre_hook(lambda m, args: (args[0] * 2,))),
+    "backward-hook": lambda: hooked(lambda m: m.register_full_backward_hook(lambda m, into, out: None)),
+    "weight-norm": lambda: nn.utils.parametrizations.weight_norm(linear()).eval(),
+    "spectral-norm": lambda: nn.utils.parametrizations.spectral_norm(linear()).eval(),
+    "orthogonal": lambda: nn.utils.parametrizations.orthogonal(linear()).eval(),
+    "old-weight-norm": lambda: nn.utils.weight_norm(linear()).eval(),
+}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("inside", [False, True], ids=["alone", "in-sequential"])
+@pytest.mark.parametrize("mode", ["auto", "layerwise"])
+@pytest.mark.parametrize("name", DISGUISED)
+def test_what_is_not_quite_the_module_with_a_rule_is_run_as_it_is(name, mode, inside):
+    model = DISGUISED[name]()
+    model = nn.Sequential(linear(), model, nn.Tanh()) if inside else model
+    x = inputs("linear")
+    assert error(jacobian(model, x, mode=mode), reference(model, x)) < 1e-10
+
+
+def test_a_hook_for_all_modules_is_seen():
+    x, model = inputs("linear"), nn.Sequential(linear(), nn.Tanh())
+    handle = nn.modules.module.register_module_forward_hook(lambda m, args, out: out * 2)
+    try:
+        assert error(jacobian(model, x), reference(model, x)) < 1e-10
+    finally:
+        handle.remove()
+
+
+HIDDEN = {
+    "vmap": lambda x: x + torch.vmap(torch.sin)(x),
+    "vmap-alone": lambda x: torch.vmap(torch.sin)(x),
+    "grad-of-energy": lambda x: x - torch.vmap(torch.func.grad(lambda z: (z**3).sum()))(x),
+    "checkpoint": lambda x: x + torch.utils.checkpoint.checkpoint(torch.sin, x, use_reentrant=False),
+    "aten": lambda x: x + torch.ops.aten.sin(x),
+    "detach": lambda x: x * x.detach(),
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_what_goes_around_torch_functions_is_not_taken_for_a_constant(name):
+    x = inputs("linear")
+    assert error(jacobian(HIDDEN[name], x), reference(HIDDEN[name], x)) < 1e-10
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("make", [lambda x: torch.jit.script(linear()), lambda x: torch.jit.trace(linear(), x)])
+def test_a_torchscript_module_is_not_taken_for_a_constant(make):
+    x = inputs("linear")
+    scripted = make(x)
+    for function in (scripted, lambda x: x + scripted(x)):
+        assert error(jacobian(function, x), reference(function, x)) < 1e-10
+
+
+class Cubed(torch.autograd.Function):
+    """A function with a backward pass and no forward derivative; more outputs than inputs."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return torch.cat([x.flip(1) ** 3] * 3, 1)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return 3 * x**2 * gradient.unflatten(1, (3, -1)).sum(1).flip(1)
+
+
+def test_auto_does_without_forward_derivatives_where_there_are_none():
+    x = inputs("linear")
+    assert error(jacobian(Cubed.apply, x), reference(Cubed.apply, x)) < 1e-10

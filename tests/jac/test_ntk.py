@@ -1,0 +1,406 @@
+"""The kernel of all outputs: equal to the slow reference for every model, method and division of the work."""
+
+import copy
+from itertools import pairwise
+
+import ntk_references as reference
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from nas.jac import ntk_blocks, ntk_survey
+from nas.jac.errors import BudgetError, JacobianError
+from nas.jac.layers import Factors, Rows, add_product, weight_jacobian
+from nas.jac.ntk import ntk, paired_gram
+from nas.jac.ntk_modes import guarded
+from nas.jac.ntk_survey import survey
+from nas.jac.ntk_work import Sizes, Work, flops_of_factors, flops_of_rows, rows_are_cheaper
+from nas.nn import BlockLinear, GatedConcat
+
+METHODS = ("layerwise", "contraction", "products")
+NOT_TRANSFORMABLE = ("opaque", "half seen", "attention")
+EXACT, SINGLE = 1e-10, 1e-5
+
+
+def batches(shape: tuple[int, ...], *sizes: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    return [torch.randn(size, *shape, dtype=dtype) for size in sizes]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", reference.MODELS)
+def test_kernel_equals_the_reference(name, method):
+    model, shape = reference.build(name)
+    x1, x2 = batches(shape, 3, 2)
+    if method == "products" and name in NOT_TRANSFORMABLE:
+        with pytest.raises(JacobianError, match="use method='layerwise'"):
+            ntk(model, x1, method=method)
+        return
+    one = ntk(model, x1, method=method)
+    two = ntk(model, x1, x2, method=method)
+    assert reference.error(one, reference.kernel(model, model.parameters(), x1)) < EXACT
+    assert reference.error(two, reference.kernel(model, model.parameters(), x1, x2)) < EXACT
+
+
+@pytest.mark.parametrize("name", reference.MODELS)
+def test_float32_kernel_equals_the_reference(name):
+    model, shape = reference.build(name)
+    (x,) = batches(shape, 3)
+    expected = reference.kernel(model, model.parameters(), x)
+    kernel = ntk(model.float(), x.float())
+    assert kernel.dtype == torch.float32
+    assert reference.error(kernel, expected) < SINGLE
+
+
+OTHERWISE = {
+    "mlp": set(), "depthwise": set(), "conv3d": set(), "residual": set(), "norms": set(), "called twice": set(),
+    "frozen": set(),
+    "tied": {"encode.weight"},
+    "two roles": {"linear.bias"},
+    "turned": {"turned.weight", "turned.bias"},
+    "bare": {"scale", "offset", "second.weight", "first.bias"},
+    "tokens": {"position", "turned.weight", "turned.bias"},
+    "as many tokens as samples": {"position", "turned.weight", "turned.bias"},
+    "opaque": {"weight"},
+    "half seen": {"weight"},
+    "dead end": set(),
+    "transposed": {"0.weight", "0.bias"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHERWISE)
+def test_parameters_of_layers_are_done_layerwise_and_the_rest_is_found(name):
+    model, shape = reference.build(name)
+    (x,) = batches(shape, 3)
+    known = survey(guarded(model, x, batch=False), x)
+    names = {id(parameter): key for key, parameter in model.named_parameters()}
+    assert {names[id(leaf)] for leaf in known.others} == OTHERWISE[name]
+    inside = {names[id(leaf)] for leaf in known.in_layers}
+    used = {key for key, p in model.named_parameters() if p.requires_grad and "idle" not in key}
+    assert inside == used - OTHERWISE[name]
+    assert known.alone == (name in NOT_TRANSFORMABLE)
+
+
+@pytest.mark.parametrize("rows", [True, False])
+@pytest.mark.parametrize("name", [n for n in reference.MODELS if n not in ("groups", "depthwise")])
+def test_both_ways_of_a_layer_give_the_same_kernel(name, rows, monkeypatch):
+    model, shape = reference.build(name)
+    x1, x2 = batches(shape, 3, 2)
+    monkeypatch.setattr(ntk_survey, "rows_are_cheaper", lambda size, work: rows)
+    for output in ("full", "trace", "sum"):
+        expected = reference.kernel(model, model.parameters(), x1, x2, output)
+        assert reference.error(ntk(model, x1, x2, output), expected) < EXACT
+    each = torch.arange(2)
+    pairs = reference.kernel(model, model.parameters(), x1, x2)[each, each]
+    assert reference.error(paired_gram(model, x1[:2], x2), pairs) < EXACT
+
+
+@given(
+    size=st.builds(Sizes, st.integers(1, 9), st.integers(1, 9), st.integers(1, 9)),
+    batch=st.integers(1, 5),
+    seeds=st.integers(1, 4),
+)
+@settings(max_examples=25, deadline=None)
+def test_counted_work_is_the_work_that_is_done(size, batch, seeds):
+    h, g = torch.randn(batch, size.inputs, size.positions), torch.randn(batch, seeds, size.outputs, size.positions)
+    work = Work(2 * batch, batch * batch, seeds, summed=False)
+    kernel = torch.zeros(1, batch * seeds, batch * seeds)
+    with FlopCounterMode(display=False) as count:
+        j = weight_jacobian(h, g, 1), weight_jacobian(h, g, 1)
+        kernel = kernel + (j[0].flatten(0, 1) @ j[1].flatten(0, 1).T)
+    assert count.get_total_flops() == flops_of_rows(size, work)
+    with FlopCounterMode(display=False) as count:
+        out = torch.zeros_like(kernel)
+        add_product(out, Factors(h, g, bias=False), Factors(h, g, bias=False))
+    assert count.get_total_flops() == flops_of_factors(size, work)
+    assert torch.allclose(out, kernel, rtol=1e-3, atol=1e-3)
+
+
+def test_linear_goes_by_grams_and_convolution_with_large_maps_by_its_jacobian():
+    work = Work(samples=32, pairs=32 * 32, seeds=10, summed=False)
+    assert not rows_are_cheaper(Sizes(784, 512, 1), work)
+    assert rows_are_cheaper(Sizes(288, 32, 28 * 28), work)
+    for size in (Sizes(784, 512, 1), Sizes(288, 32, 784), Sizes(512 * 9, 512, 4), Sizes(64, 64, 16)):
+        assert rows_are_cheaper(size, work) == (flops_of_rows(size, work) < flops_of_factors(size, work))
+
+
+def least_bytes(call) -> int:
+    with pytest.raises(BudgetError) as refused:
+        call(1)
+    return refused.value.needed
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("output", ["full", "trace", "sum"])
+@pytest.mark.parametrize("name", ["mlp", "pooling", "called twice", "bare"])
+def test_chunks_give_the_same_kernel(name, output, method):
+    model, shape = reference.build(name)
+    x1, x2 = batches(shape, 4, 2)
+    for pair in ((x1, None), (x1[:3], x2)) if output == "full" else ((x1, None),):
+        whole = ntk(model, *pair, output, method)
+        least = least_bytes(lambda budget, pair=pair: ntk(model, *pair, output, method, chunk_bytes=budget))
+        for budget in (least, 3 * least):
+            assert reference.error(ntk(model, *pair, output, method, chunk_bytes=budget), whole) < EXACT
+
+
+def test_smallest_budget_divides_samples_and_outputs(monkeypatch):
+    plans = []
+    whole = ntk_blocks.plan
+    monkeypatch.setattr(ntk_blocks, "plan", lambda *args: plans.append(whole(*args)) or plans[-1])
+    model, shape = reference.build("pooling")
+    (x,) = batches(shape, 5)
+    ntk(model, x)
+    ntk(model, x, chunk_bytes=least_bytes(lambda budget: ntk(model, x, chunk_bytes=budget)))
+    assert (plans[0].samples, plans[0].seeds) == (5, plans[0].total)
+    assert (plans[-1].samples, plans[-1].seeds) == (1, 1)
+
+
+def test_batched_and_one_by_one_are_the_same():
+    model, shape = reference.build("residual")
+    x1, x2 = batches(shape, 4, 3)
+    whole = ntk(model, x1, x2)
+    for a in range(4):
+        for b in range(3):
+            assert reference.error(ntk(model, x1[a : a + 1], x2[b : b + 1])[0, 0], whole[a, b]) < EXACT
+
+
+@pytest.mark.parametrize("name", ["mlp", "residual", "bare"])
+def test_kernel_is_exactly_symmetric_and_positive_semidefinite(name):
+    model, shape = reference.build(name)
+    (x,) = batches(shape, 6)
+    kernel = ntk(model, x)
+    matrix = kernel.permute(0, 2, 1, 3).flatten(2).flatten(0, 1)
+    assert matrix.data_ptr() == kernel.data_ptr()
+    assert torch.equal(matrix, matrix.T)
+    values = torch.linalg.eigvalsh(matrix)
+    assert values[0] > -1e-12 * values[-1]
+    assert values[-1] > 0
+
+
+@pytest.mark.parametrize("size", [1, 127, 128, 300])
+def test_mirror_copies_the_upper_triangle(size):
+    kernel = torch.randn(size, size)
+    expected = kernel.triu() + kernel.triu(1).T
+    ntk_blocks.mirror(kernel)
+    assert torch.equal(kernel, expected)
+
+
+@given(
+    batch=st.integers(1, 4),
+    channels=st.integers(1, 2),
+    groups=st.integers(1, 2),
+    kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    stride=st.integers(1, 2),
+    padding=st.tuples(st.integers(0, 2), st.integers(0, 1)),
+    dilation=st.integers(1, 2),
+    side=st.integers(5, 7),
+    bias=st.booleans(),
+)
+@settings(max_examples=30, deadline=None)
+def test_any_convolution(batch, channels, groups, kernel, stride, padding, dilation, side, bias):
+    first = nn.Conv2d(groups * channels, groups, kernel, stride, padding, dilation, groups, bias)
+    model = nn.Sequential(first, nn.Tanh(), nn.Flatten(), nn.LazyLinear(2)).double()
+    x = torch.randn(batch, groups * channels, side, side, dtype=torch.float64)
+    model(x)
+    assert reference.error(ntk(model, x), reference.kernel(model, model.parameters(), x)) < EXACT
+
+
+@given(widths=st.lists(st.integers(1, 6), min_size=2, max_size=4), batch=st.integers(1, 5), tokens=st.integers(0, 4))
+@settings(max_examples=30, deadline=None)
+def test_any_mlp(widths, batch, tokens):
+    parts = [part for i, o in pairwise(widths) for part in (nn.Linear(i, o), nn.Tanh())]
+    model = nn.Sequential(*parts).double()
+    x = torch.randn(batch, *([tokens] if tokens else []), widths[0], dtype=torch.float64)
+    assert reference.error(ntk(model, x), reference.kernel(model, model.parameters(), x)) < EXACT
+
+
+@pytest.mark.parametrize("name", ["mlp", "pooling", "called twice", "bare", "as many tokens as samples"])
+def test_paired_gram_is_the_kernel_of_equal_samples(name):
+    model, shape = reference.build(name)
+    x1, x2 = batches(shape, 4, 4)
+    each = torch.arange(4)
+    least = least_bytes(lambda budget: paired_gram(model, x1, x2, budget))
+    for budget in (2**28, 2 * least, least):
+        assert reference.error(paired_gram(model, x1, x2, budget), ntk(model, x1, x2)[each, each]) < EXACT
+        assert reference.error(paired_gram(model, x1, x1, budget), ntk(model, x1)[each, each]) < EXACT
+
+
+class Gated(nn.Module):
+    """README's own gated network, made small; the third branch has a different width from the others' kernel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        kernels = (1, 3, 5)
+        parts = [(nn.Conv2d(2, 3, k, padding=k // 2), nn.BatchNorm2d(3), nn.ReLU(inplace=True)) for k in kernels]
+        self.mix = GatedConcat([nn.Sequential(*part, nn.AdaptiveAvgPool2d(2)) for part in parts])
+        self.head = BlockLinear(3, 3 * 2 * 2, 4)
+
+    def forward(self, x: Tensor, architecture: tuple) -> Tensor:
+        return self.head(self.mix(x, architecture[0]).map(lambda z: z.flatten(1)))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("architecture", [(1,), ((0, 2),)])
+def test_closed_branches_contribute_nothing_and_are_not_touched(architecture, method):
+    supernet = Gated().double().eval()
+    (x,) = batches((2, 6, 6), 3)
+    opened = {architecture[0]} if isinstance(architecture[0], int) else set(architecture[0])
+    kept = [*(p for i in opened for p in supernet.mix.branches[i].parameters()), supernet.head.bias]
+    kept += [supernet.head.weights[i] for i in opened]
+
+    def fn(x: Tensor) -> Tensor:
+        return supernet(x, architecture)
+
+    expected = reference.kernel(fn, kept, x)
+    for i in set(range(3)) - opened:  # whatever is done with them shows
+        for parameter in (*supernet.mix.branches[i].parameters(), supernet.head.weights[i]):
+            parameter.data.fill_(float("nan"))
+    assert reference.error(ntk(fn, x, method=method), expected) < EXACT
+    known = survey(guarded(fn, x, batch=False), x)
+    assert {id(leaf) for leaf in (*known.in_layers, *known.others)} == {id(leaf) for leaf in kept}
+    assert not known.others
+
+
+def test_a_function_may_use_what_was_computed_before_it():
+    weight, shift = (torch.randn(3, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    made = weight * 2 + shift.tanh()
+    (x,) = batches((5,), 4)
+
+    def fn(x: Tensor) -> Tensor:
+        return torch.tanh(F.linear(x, made))
+
+    expected = reference.kernel(fn, [weight, shift], x)
+    for method in ("layerwise", "contraction"):
+        assert reference.error(ntk(fn, x, method=method), expected) < EXACT
+    made.sum().backward()  # the tape is still there
+    assert weight.grad is not None
+
+
+def test_a_network_that_is_dead_at_some_samples():
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)).double()
+    nn.init.constant_(model[0].bias, -1.0)
+    x = torch.tensor([[0.0, 0.0], [0.0, 0.0], [9.0, -9.0], [-9.0, 9.0]], dtype=torch.float64)
+    for rows in (x, x.flip(0), x.view(2, 2, 2), x.view(2, 2, 2).flip(0)):
+        assert reference.error(ntk(model, rows), reference.kernel(model, model.parameters(), rows)) < EXACT
+
+
+class DeadTokens(nn.Module):
+    """A Linear over ``(T, B, F)`` that has no gradient where its input is zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turned, self.head = nn.Linear(3, 3), nn.Linear(3, 2)
+        nn.init.constant_(self.turned.bias, -1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.turned(x.transpose(0, 1)).transpose(0, 1)))
+
+
+def test_a_layout_that_cannot_be_told_from_dead_samples_is_not_guessed():
+    model = DeadTokens().double()
+    x = torch.cat([torch.zeros(2, 2, 3, dtype=torch.float64), 9 * torch.randn(2, 2, 3, dtype=torch.float64)])
+    for rows in (x, x.flip(0)):
+        expected = reference.kernel(model, model.parameters(), rows)
+        assert expected[2:, 2:].abs().min() > 0 or expected[:2, :2].abs().min() > 0
+        assert reference.error(ntk(model, rows), expected) < EXACT
+
+
+def test_layouts_of_memory_do_not_matter():
+    model, shape = reference.build("residual")
+    (x,) = batches(shape, 3)
+    expected = ntk(model, x)
+    spread = torch.randn(3, *shape, 2, dtype=torch.float64)
+    spread[..., 0] = x
+    assert reference.error(ntk(model, spread[..., 0]), expected) < EXACT
+    model = model.to(memory_format=torch.channels_last)
+    assert reference.error(ntk(model, x.to(memory_format=torch.channels_last)), expected) < EXACT
+
+
+def test_autocast_is_for_the_network_and_not_for_the_kernel():
+    model, shape = reference.build("stride", torch.float32)
+    (x,) = batches(shape, 3, dtype=torch.float32)
+    exact = ntk(model, x)
+    with torch.autocast("cpu", torch.bfloat16):
+        kernel, expected = ntk(model, x), reference.kernel(model, model.parameters(), x)
+    assert kernel.dtype == torch.float32
+    assert reference.error(kernel, expected) < 1e-2  # a network in eight bits, rounded in another order
+    assert reference.error(kernel, exact) > SINGLE
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_kernel_is_the_same_where_gradients_are_off_and_has_no_tape(context):
+    model, shape = reference.build("mlp")
+    (x,) = batches(shape, 3)
+    expected = ntk(model, x)
+    with context():
+        kernel = ntk(model, x.clone())
+    assert not expected.requires_grad
+    assert not kernel.requires_grad
+    assert torch.equal(kernel, expected)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_model_and_input_are_left_as_they_were(method):
+    model, shape = reference.build("residual")
+    model = nn.Sequential(nn.ReLU(inplace=True), model)
+    (x,) = batches(shape, 3)
+    given = x.clone()
+    model[1][0].weight.grad = torch.ones_like(model[1][0].weight)
+    before = copy.deepcopy(model.state_dict())
+    modes = [module.training for module in model.modules()]
+    ntk(model, x, method=method)
+    assert torch.equal(x, given)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert [module.training for module in model.modules()] == modes
+    assert torch.equal(model[1][0].weight.grad, torch.ones_like(model[1][0].weight))
+    assert [p.grad is None for p in model.parameters()].count(False) == 1
+    assert all(p.requires_grad for p in model.parameters())
+    assert not any(m._forward_hooks or m._backward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+class Largest(TorchDispatchMode):
+    """Notes the largest tensor that any operation makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(tensor, Tensor):
+                self.numel = max(self.numel, tensor.untyped_storage().nbytes() // tensor.element_size())
+        return result
+
+
+def test_the_jacobian_of_a_linear_layers_weight_is_never_made():
+    model = nn.Sequential(nn.Linear(60, 50), nn.ReLU(), nn.Linear(50, 40), nn.ReLU(), nn.Linear(40, 4)).double()
+    (x,) = batches((60,), 6)
+    with Largest() as seen:
+        ntk(model, x)
+    assert seen.numel <= 60 * 50  # one weight; six samples with four outputs each would take 24 of them
+    with Largest() as seen:
+        ntk(model, x, method="contraction")
+    assert seen.numel >= 24 * 60 * 50
+
+
+def test_no_tensor_is_larger_than_the_budget():
+    model, shape = reference.build("pooling")
+    (x,) = batches(shape, 12)
+    least = least_bytes(lambda budget: ntk(model, x, chunk_bytes=budget))
+    outputs = ntk(model, x[:1]).shape[-1]
+    for budget in (least, 4 * least):
+        with Largest() as seen:
+            ntk(model, x, output="trace", chunk_bytes=budget)
+        assert seen.numel * 8 <= max(budget, 12 * 12 * 8, outputs**2 * 8)
+
+
+def test_rows_and_factors_of_some_samples_are_views():
+    rows, factors = Rows(torch.randn(5, 2, 3)), Factors(torch.randn(5, 3, 1), torch.randn(5, 2, 4, 1), bias=True)
+    assert torch.equal(rows.part(1, 3).j, rows.j[1:3])
+    assert factors.part(4, 9).samples == 1
+    assert factors.part(1, 3).bias

@@ -1,0 +1,137 @@
+"""The kernels of traces and of summed outputs, and the one in which a batch normalises itself."""
+
+import ntk_references as reference
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nas.jac.errors import JacobianError
+from nas.jac.ntk import ntk
+
+METHODS = ("layerwise", "contraction", "products")
+EXACT = 1e-10
+
+
+@pytest.mark.parametrize("output", ["trace", "sum"])
+@pytest.mark.parametrize("name", reference.MODELS)
+def test_trace_and_sum_equal_the_reference(name, output):
+    model, shape = reference.build(name)
+    x1, x2 = (torch.randn(size, *shape, dtype=torch.float64) for size in (3, 2))
+    one, two = (reference.kernel(model, model.parameters(), x1, other, output) for other in (None, x2))
+    methods = METHODS[:2] if name in ("opaque", "half seen", "attention") else METHODS
+    for method in methods:
+        assert reference.error(ntk(model, x1, None, output, method), one) < EXACT
+        assert reference.error(ntk(model, x1, x2, output, method), two) < EXACT
+    assert torch.equal(ntk(model, x1, output=output), ntk(model, x1, output=output).T)
+
+
+def test_trace_and_sum_are_those_of_the_full_kernel():
+    model, shape = reference.build("residual")
+    x = torch.randn(4, *shape, dtype=torch.float64)
+    full = ntk(model, x)
+    assert reference.error(ntk(model, x, output="trace"), full.diagonal(dim1=2, dim2=3).sum(-1)) < EXACT
+    assert reference.error(ntk(model, x, output="sum"), full.sum((2, 3))) < EXACT
+
+
+class Network(nn.Module):
+    """Convolutions with BatchNorm, as searched ones are."""
+
+    def __init__(self, momentum: float | None = 0.1, track: bool = True) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3, momentum=momentum), nn.ReLU(inplace=True))
+        self.second = nn.Sequential(nn.Conv2d(3, 4, 3, groups=1), nn.BatchNorm2d(4, track_running_stats=track))
+        self.head = nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Linear(16, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                nn.init.normal_(module.weight)
+                nn.init.normal_(module.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.second(self.first(x)))
+
+
+def network(**kwargs) -> tuple[nn.Module, Tensor]:
+    model, x = Network(**kwargs).double(), torch.randn(6, 2, 6, 6, dtype=torch.float64)
+    with torch.no_grad():
+        model(x + 1)  # running statistics of their own, and a counter at 1
+    return model, x
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in model.state_dict().items()}
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize("method", METHODS[:2])
+@pytest.mark.parametrize("plain", [False, True])
+def test_batch_statistics_equal_the_reference_and_leave_no_trace(method, plain):
+    model, x = network()
+    before = state(model)
+    fn = (lambda x: model(x)) if plain else model
+    kernel = ntk(fn, x, output="sum", method=method, statistics="batch")
+    assert same(before, state(model))
+    assert reference.error(kernel, reference.batch_kernel(model, model.parameters(), x)) < EXACT
+    assert torch.allclose(kernel, kernel.T, rtol=0, atol=1e-12 * float(kernel.max()))
+    assert not kernel.requires_grad
+
+
+@pytest.mark.parametrize("variant", [{"momentum": None}, {"track": False}, {"momentum": None, "track": False}])
+def test_batch_statistics_with_every_kind_of_memory(variant):
+    model, x = network(**variant)
+    before = state(model)
+    kernel = ntk(model, x, output="sum", statistics="batch")
+    assert same(before, state(model))
+    assert reference.error(kernel, reference.batch_kernel(model, model.parameters(), x)) < EXACT
+
+
+def test_chunks_give_the_same_kernel_with_batch_statistics():
+    model, x = network()
+    whole = ntk(model, x, output="sum", statistics="batch")
+    with pytest.raises(JacobianError, match="takes") as refused:
+        ntk(model, x, output="sum", statistics="batch", chunk_bytes=1)
+    for factor in (1, 2, 4):
+        budget = factor * refused.value.needed
+        assert reference.error(ntk(model, x, output="sum", statistics="batch", chunk_bytes=budget), whole) < EXACT
+
+
+def test_running_and_batch_statistics_give_different_matrices():
+    model, x = network()
+    coupled = ntk(model, x, output="sum", statistics="batch")
+    separate = ntk(model.eval(), x, output="sum")
+    assert reference.error(separate, reference.kernel(model, model.parameters(), x, output="sum")) < EXACT
+    assert reference.error(separate, coupled) > 0.1
+
+
+def test_without_batchnorm_they_are_the_same():
+    model, shape = reference.build("pooling")
+    x = torch.randn(4, *shape, dtype=torch.float64)
+    coupled = ntk(model.train(), x, output="sum", statistics="batch")
+    assert reference.error(coupled, ntk(model, x, output="sum")) < EXACT
+
+
+class Failing(nn.Module):
+    """A BatchNorm, and an error after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.norm(x)
+        raise KeyError("after the BatchNorm")
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_an_error_leaves_statistics_as_they_were(plain):
+    model, x = Failing(), torch.randn(4, 3, dtype=torch.float64)
+    before = state(model)
+    fn = (lambda x: model(x)) if plain else model
+    with pytest.raises(KeyError):
+        ntk(fn, x, output="sum", statistics="batch")
+    assert same(before, state(model))
+    with pytest.raises(JacobianError, match=r"model\.eval"):
+        ntk(fn, x)
+    assert same(before, state(model))

@@ -1,0 +1,189 @@
+"""``scripts/sensitivity.py`` on a small trained run: what it prints and draws, and what it says to mistakes."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from runs import RUNS, finish, tiny
+
+from nas.data import ordered
+from nas.train import make_report
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "sensitivity.py"
+
+
+@pytest.fixture(scope="module")
+def script():
+    """The script as a module."""
+    spec = importlib.util.spec_from_file_location("sensitivity", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["sensitivity"] = module  # its dataclasses look there
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["sensitivity"]
+
+
+def trained(name, folder):
+    """A finished run with its report, and its folder."""
+    torch.set_num_threads(1)
+    run = finish(tiny(RUNS[name]), folder)
+    return run, make_report(run), folder
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """A run with BatchNorm and averaged weights."""
+    return trained("chain-fair-adamw-ema", tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module", params=["with", "without"])
+def finished(request, tmp_path_factory):
+    """Runs with and without BatchNorm and averaged weights."""
+    if request.param == "with":
+        return request.getfixturevalue("one")
+    return trained("two_branch-uniform-sgd", tmp_path_factory.mktemp("run"))
+
+
+def left_in(folder):
+    """The names of the files there that are not the run's own."""
+    own = r"step_\d+\.pt|report\.json|metrics\.jsonl|events\..*"
+    return sorted(path.name for path in folder.iterdir() if not re.fullmatch(own, path.name))
+
+
+@pytest.fixture
+def call(script, capsys, monkeypatch):
+    """The script's status, lines and error for these words."""
+    monkeypatch.setattr("warnings.showwarning", None)  # the script sets its own; put back afterwards
+
+    def run(*words):
+        status = 0
+        try:
+            script.main([str(word) for word in words])
+        except SystemExit as stop:
+            status, message = (1, f"{stop.code}\n") if isinstance(stop.code, str) else (stop.code, "")
+            out, err = capsys.readouterr()
+            return status, out.splitlines(), err + message
+        out, err = capsys.readouterr()
+        return status, out.splitlines(), err
+
+    return run
+
+
+def test_probabilities_times_and_the_check_are_printed_and_the_maps_drawn(call, finished):
+    run, report, folder = finished
+    status, lines, err = call(folder, "--picture", 7)
+    assert (status, err) == (0, "")
+    assert lines[0] == f"Test picture 7 of {len(run.splits.test)}: {run.splits.classes[run.splits.test.labels[7]]}"
+    assert f"subnetwork {report.subnetworks[0].architecture} " in lines[1]
+    chances = [float(re.search(r" ([\d.]+)%", line)[1]) for line in lines[2:5]]
+    assert chances == sorted(chances, reverse=True)
+    assert sum(chances) == pytest.approx(100, abs=0.2)
+    jacobian = r"Jacobian \(1, 3, 3, 16, 16\): [\d.]+ ms, then [\d.]+ ms \(median of 20 calls\)"
+    assert re.fullmatch(jacobian, lines[5])
+    assert lines[6].startswith("It agrees with finite differences: largest error ")
+    assert lines[7] == f"drawn: {folder / 'sensitivity_7.png'}"
+    with Image.open(folder / "sensitivity_7.png") as picture:
+        assert picture.format == "PNG"
+        colours = len(picture.convert("RGB").getcolors(1 << 24))
+    assert colours > 200  # a map, not an empty frame
+    assert left_in(folder) == ["sensitivity_7.png"]
+    (folder / "sensitivity_7.png").unlink()
+
+
+def test_the_subnetwork_is_the_one_that_the_report_judged(script, finished):
+    run, report, folder = finished
+    splits = run.splits
+    for row in report.subnetworks:
+        network = script.load(folder, row.architecture, 0).network
+        ((x, y),) = ordered(splits.test, splits.mean, splits.std, len(splits.test))
+        with torch.no_grad():
+            chances = network(x)
+        (judged,) = run.judge("test", [run.space.decode(row.architecture)])
+        assert F.nll_loss(chances.log(), y).item() == pytest.approx(judged.loss, rel=1e-5)
+        assert (chances.argmax(1) == y).float().mean().item() == pytest.approx(row.test_accuracy, abs=1e-6)
+
+
+def test_the_maps_say_what_a_brighter_pixel_does(script, finished):
+    _, _, folder = finished
+    subject = script.load(folder, None, 2)
+    jac, _, _ = script.timed_jacobian(subject)
+    maps = script.pixel_maps(jac, subject.std).double()
+    network, x = subject.network.double(), subject.x.double()
+    for row, column in (5, 5), (9, 12):
+        brighter = torch.zeros_like(x)
+        brighter[:, :, row, column] = 1e-6 / subject.std.double()  # of all channels, on the scale from 0 to 1
+        with torch.no_grad():
+            change = (network(x + brighter) - network(x - brighter))[0] / 2e-6
+        assert torch.allclose(maps[:, row, column], change, rtol=1e-2, atol=1e-3 * maps.abs().max().item())
+
+
+def test_architecture_classes_and_place_can_be_chosen(call, finished, tmp_path):
+    run, _, folder = finished
+    other = run.space.encode(tuple(0 for _ in run.space.slots))
+    status, lines, _ = call(folder, "-a", other, "-c", "1", "-o", tmp_path / "one.png")
+    assert status == 0
+    assert f"subnetwork {other} " in lines[1]
+    assert lines[-1] == f"drawn: {tmp_path / 'one.png'}"
+    assert [path.name for path in tmp_path.iterdir()] == ["one.png"]
+    assert left_in(folder) == []
+
+
+WRONG = {
+    "no such folder": (["{folder}/nowhere"], r"run=.*/nowhere: has no checkpoint in it; .*"),
+    "no run": (["{empty}"], r"run=.*: has no checkpoint in it; name the folder of a run of nas-train"),
+    "architecture too long": (["{folder}", "-a", "0-0-0-0-0"], r"architecture=.*: must have one entry for each of .*"),
+    "no architecture": (["{folder}", "-a", "best"], r"architecture=best: must be one number a slot.*"),
+    "no such branch": (["{folder}", "-a", "{beyond}"], r"architecture=.*: entry 9 .*"),
+    "picture too large": (["{folder}", "-p", "25"], r"picture=25: must be .* of the 25 test pictures; write 0 to 24"),
+    "picture negative": (["{folder}", "--picture=-1"], r"picture=-1: must be .*"),
+    "picture no number": (["{folder}", "-p", "cat"], r"argument -p/--picture: invalid int value: 'cat'; --help .*"),
+    "no class": (["{folder}", "-c", "0"], r"--classes=0: must be at least 1; .*"),
+    "no folder for the drawing": (["{folder}", "-o", "{empty}/gone/x.png"], r".*/gone/x\.png.*: No such file .*"),
+    "unknown option": (["{folder}", "--loud"], r"unrecognized arguments: --loud; .*"),
+    "nothing": ([], r"the following arguments are required: run; .*"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_mistake_is_one_line_and_leaves_nothing(call, one, tmp_path, case):
+    run, _, folder = one
+    words, message = WRONG[case]
+    beyond = "-".join("9" for _ in run.space.slots)
+    status, lines, err = call(*(word.format(folder=folder, empty=tmp_path, beyond=beyond) for word in words))
+    assert status == 1
+    assert re.fullmatch(rf"sensitivity: {message}\n", err), err
+    assert not any(line.startswith("drawn") for line in lines)
+    assert left_in(folder) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_half_written_is_left(call, one, tmp_path):
+    _, _, folder = one
+    (tmp_path / "maps.png").mkdir()
+    status, _, err = call(folder, "-o", tmp_path / "maps.png")
+    assert status == 1
+    assert re.fullmatch(r"sensitivity: .*maps\.png.*: Is a directory\n", err), err
+    assert [path.name for path in tmp_path.iterdir()] == ["maps.png"]
+
+
+def test_a_run_without_a_report_says_what_to_do(call, one, tmp_path):
+    _, _, folder = one
+    newest = max(folder.glob("step_*.pt"))
+    (tmp_path / newest.name).write_bytes(newest.read_bytes())
+    status, _, err = call(tmp_path)
+    assert status == 1
+    assert re.fullmatch(r"sensitivity: run=.*: has no report\.json yet, .*; let the run finish, or write .*\n", err)
+
+
+def test_it_runs_as_a_program(one, tmp_path):
+    _, _, folder = one
+    command = [sys.executable, SCRIPT, folder, "-o", tmp_path / "maps.png"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"drawn: {tmp_path / 'maps.png'}"
