@@ -119,11 +119,11 @@ class Bare(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first, self.second = nn.Linear(5, 4), nn.Linear(4, 3)
-        self.scale, self.offset = nn.Parameter(torch.randn(4)), nn.Parameter(torch.randn(1, 4))
+        self.scale, self.offset = nn.Parameter(torch.randn(4)), nn.Parameter(torch.randn(1, 2))
         self.register_buffer("mask", torch.tensor([1.0, 0.0, 1.0, 1.0]))
 
     def forward(self, x: Tensor) -> Tensor:
-        z = torch.tanh(self.first(x)) * self.scale + self.offset
+        z = torch.tanh(self.first(x)) * self.scale + torch.cat([self.offset, self.offset], 1)
         return F.linear(z, self.second.weight * self.mask, self.second.bias) * self.first.bias.sum()
 
 

@@ -10,19 +10,21 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from nas.jac.checks import check_modes, check_output, refuse_batch_statistics, refuse_dropout
+from nas.jac.checks import check_modes, check_output, refuse_batch_statistics, refuse_dropout, undo_count
 from nas.jac.errors import BudgetError, JacobianError
 
 Function = Callable[[Tensor], Tensor]
 _DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout}
+
+NORMS = {"layer_norm", "native_layer_norm", "instance_norm"}
 
 
 class IndependentSamples(TorchFunctionMode):
     """Refuses what couples the samples of a batch or draws noise, wherever in a function it is called.
 
     Args:
-        forward_tape: refuse LayerNorm too. In torch 2.14 its forward-mode derivative cannot be differentiated: no
-            gradient reaches its input by way of the statistics, without a word.
+        forward_tape: refuse LayerNorm and its like too. In torch 2.14 their forward-mode derivatives cannot be
+            differentiated: no gradient reaches their input by way of the statistics, without a word.
     """
 
     def __init__(self, forward_tape: bool = False) -> None:
@@ -33,13 +35,13 @@ class IndependentSamples(TorchFunctionMode):
         self, func: Callable, types: Iterable[type], args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is F.batch_norm and kwargs.get("training", args[5] if len(args) > 5 else False):
+        if func in (F.batch_norm, torch.batch_norm) and kwargs.get("training", args[5] if len(args) > 5 else False):
             refuse_batch_statistics("batch_norm")
         drops = func in _DROPOUTS and kwargs.get("training", args[2] if len(args) > 2 else True)
         if drops and kwargs.get("p", args[1] if len(args) > 1 else 0.5) > 0:
             refuse_dropout("dropout")
-        if func is F.layer_norm and self.forward_tape:
-            rule = "layer_norm's forward-mode derivative cannot be differentiated"
+        if self.forward_tape and getattr(func, "__name__", "") in NORMS:
+            rule = f"{func.__name__}'s forward-mode derivative cannot be differentiated"
             raise JacobianError("create_graph", True, rule, "use mode='layerwise' or mode='reverse'")
         return func(*args, **kwargs)
 
@@ -57,8 +59,13 @@ def guarded(model: Function, forward_tape: bool = False) -> Function:
     check_modes(model)
 
     def run(x: Tensor) -> Tensor:
-        with IndependentSamples(forward_tape):
-            return check_output(model(x.clone()), len(x))  # a model that works in place changes the copy
+        try:
+            with IndependentSamples(forward_tape):
+                y = model(x.clone())  # a model that works in place changes the copy
+        except JacobianError as error:
+            undo_count(error)
+            raise
+        return check_output(y, len(x))
 
     return run
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import traceback
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,10 @@ CHUNK_BYTES = 2**28
 """Default budget for the directions that are under way at once: 256 MiB."""
 GRAM_BYTES = 2**25
 """The same for Gram products, whose results are small: 32 MiB."""
+
+SLOPES = "look for infinite slopes, such as sqrt at 0, and weights"
+WEIGHTS = "look at the network's weights"
+"""Remedies for what is not finite."""
 
 
 def check_input(name: str, x: Tensor) -> None:
@@ -80,6 +85,8 @@ def check_output(y: object, batch: int) -> Tensor:
     if y.dim() < 1 or y.shape[0] != batch:
         rule = f"must have the batch first: {batch} samples went in"
         raise JacobianError("output", tuple(y.shape), rule, "return (B, ...), one output for each sample")
+    if y.numel() == 0:
+        raise JacobianError("output", tuple(y.shape), "must have at least one entry", "return (B, ...)")
     return y
 
 
@@ -136,3 +143,31 @@ def refuse_dropout(where: str) -> None:
     """
     rule = "draws anew in training mode, so that the function has no fixed derivative"
     raise JacobianError("model", where, rule, "call model.eval() first")
+
+
+def undo_count(error: BaseException) -> None:
+    """Take back the batch that a BatchNorm has counted before it was refused.
+
+    ``nn.BatchNorm`` counts before it calls the function that is watched; its frame is in the error's traceback.
+
+    Args:
+        error: what was raised inside the model.
+    """
+    running = {id(module): module for module in modules_at(error)}  # it has several frames
+    for module in running.values():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.num_batches_tracked is not None:
+            module.num_batches_tracked.sub_(1)
+
+
+def modules_at(error: BaseException) -> list[nn.Module]:
+    """The modules that were running when an error was raised.
+
+    Args:
+        error: with its traceback.
+
+    Returns:
+        From the outermost to the innermost.
+    """
+    frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
+    found = [local.get("self", local.get("model")) for local in frames]
+    return [module for module in found if isinstance(module, nn.Module)]

@@ -35,12 +35,13 @@ def compiled(model: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[Tensor],
     from torch._inductor import compile as inductor  # half a second that nobody else should wait for
 
     check_input("x", x)
+    x = x.detach().contiguous()  # the compiled code takes strides as given
     with torch.no_grad():
-        graph = make_fx(lambda inputs: factorise(model, inputs).unchecked())(x.detach())
+        graph = make_fx(lambda inputs: factorise(model, inputs).unchecked())(x)
         graph.graph.eliminate_dead_code()
         graph.recompile()
         # Straight to Inductor: the inputs' kind is checked below, and torch.compile's guards would double the time.
-        fast = inductor(graph, [x.detach()])
+        fast = inductor(graph, [x])
     kind = (x.shape, x.dtype, x.device)
 
     def call(x: Tensor) -> Tensor:
@@ -50,7 +51,7 @@ def compiled(model: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[Tensor],
             found = f"{tuple(x.shape)}, {x.dtype}, {x.device}"
             raise JacobianError("x", found, rule, "call compiled(model, x) once for each kind of input")
         with torch.no_grad():
-            result: Tensor = fast(x)
+            result: Tensor = fast(x.contiguous())
         check_finite("jacobian", result, "the Jacobian", "look for infinite slopes, such as sqrt at 0, and weights")
         return result
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from nas.jac.checks import CHUNK_BYTES, GRAM_BYTES, check_finite
+from nas.jac.checks import CHUNK_BYTES, GRAM_BYTES, SLOPES, WEIGHTS, check_finite
 from nas.jac.errors import BudgetError, JacobianError
 from nas.jac.maps import Dense, eye, flat
 from nas.jac.products import gram_product
@@ -37,6 +37,7 @@ class FactoredJacobian:
         widths = [node.value.numel() // batch for node in self.order]
         self.widest = max(widths)
         """Number of entries of a sample's largest value on the way: what one direction takes."""
+        self._taped = torch.is_grad_enabled()
         self._narrows = widths[-1] == min(widths)
         self._is_chain = all(len(node.edges) == 1 for node in self.order[1:])
 
@@ -64,9 +65,11 @@ class FactoredJacobian:
         Returns:
             ``(B, *out, *in)``.
         """
-        whole, finite = self._multiplied(chunk_bytes)
+        with torch.set_grad_enabled(self._taped):
+            whole, finite = self._multiplied(int(chunk_bytes))
         if not finite:
-            check_finite("jacobian", whole, "the Jacobian", "look for infinite slopes, such as sqrt at 0, and weights")
+            check_finite("jacobian", whole, "the Jacobian", SLOPES)
+        check_finite("output", self.stop.value, "the output", WEIGHTS)
         return whole
 
     def unchecked(self) -> Tensor:
@@ -109,7 +112,10 @@ class FactoredJacobian:
             ``(B, *out)``.
         """
         self._check_vector("v", v, self.start)
-        return self.push(v.unsqueeze(1), self.stop).squeeze(1)
+        with torch.set_grad_enabled(self._taped):
+            product = self.push(v.unsqueeze(1), self.stop).squeeze(1)
+        check_finite("mv", product, "the product", SLOPES)
+        return product
 
     def vm(self, u: Tensor) -> Tensor:
         """The product with a vector a sample from the left, ``u J``.
@@ -121,7 +127,10 @@ class FactoredJacobian:
             ``(B, *in)``.
         """
         self._check_vector("u", u, self.stop)
-        return self.pull(u.unsqueeze(1), self.start).squeeze(1)
+        with torch.set_grad_enabled(self._taped):
+            product = self.pull(u.unsqueeze(1), self.start).squeeze(1)
+        check_finite("vm", product, "the product", SLOPES)
+        return product
 
     def logabsdet(self) -> Tensor:
         """The logarithm of ``|det J|``, factor by factor where factors are square.
@@ -141,9 +150,12 @@ class FactoredJacobian:
             raise JacobianError("jacobian", shape, "must be square to have a determinant", "use gram or dense")
         total = self.start.value.new_zeros(self.start.value.shape[0])
         before = self.start
-        for cut in (node for node in self.cuts()[1:] if node.width == n):
-            total = total + self._segment_logabsdet(before, cut)
-            before = cut
+        with torch.set_grad_enabled(self._taped):
+            for cut in (node for node in self.cuts()[1:] if node.width == n):
+                total = total + self._segment_logabsdet(before, cut)
+                before = cut
+        if not (total < torch.inf).all():
+            check_finite("logabsdet", total.nan_to_num(neginf=0, posinf=torch.inf, nan=torch.nan), "it", SLOPES)
         return total
 
     def _segment_logabsdet(self, before: Node, after: Node) -> Tensor | float:
@@ -151,7 +163,8 @@ class FactoredJacobian:
             known = after.edges[0][1].logabsdet(after.width)
             if known is not None:
                 return known
-        segment = FactoredJacobian(before, after).dense()
+        part = FactoredJacobian(before, after)
+        segment = part.dense(max(CHUNK_BYTES, part.bytes_each))
         return torch.linalg.slogdet(segment.view(len(segment), after.width, before.width))[1]
 
     def pull(self, cotangents: Tensor, stop: Node, start: Node | None = None) -> Tensor:
@@ -219,7 +232,10 @@ class FactoredJacobian:
         Returns:
             ``(B, M, M of other)``.
         """
-        return gram_product(self, other, chunk_bytes)
+        with torch.set_grad_enabled(self._taped):
+            product = gram_product(self, other, int(chunk_bytes))
+        check_finite("gram", product, "the product", SLOPES)
+        return product
 
     def cuts(self) -> list[Node]:
         """The values that every path from the input to the output goes through, in order.
@@ -250,9 +266,10 @@ class FactoredJacobian:
         return min(cuts, key=lambda cut: costs.get(id(cut), cut.width * (work + m * n)))
 
     def _check_vector(self, name: str, vector: Tensor, node: Node) -> None:
-        if vector.shape != node.value.shape:
-            shape = tuple(node.value.shape)
-            raise JacobianError(name, tuple(vector.shape), f"must have the shape {shape}", "pass one vector a sample")
+        wanted, found = ((tuple(t.shape), t.dtype, t.device) for t in (node.value, vector))
+        if found != wanted:
+            rule = f"must be of shape {wanted[0]}, {wanted[1]}, on {wanted[2]}"
+            raise JacobianError(name, found, rule, "pass one vector a sample")
 
     def _chunked(
         self, carry: Callable[[Tensor, Node, Node], Tensor], to: Node, at: Node, chunk_bytes: int | None
@@ -287,6 +304,11 @@ class FactoredJacobian:
                 return pulled.clone() if pulled.data_ptr() == matrix.data_ptr() else pulled  # it may be a weight's
         return flat(self.pull(eye(at.width, at.shape, self.start.value), to, at))
 
+    @property
+    def bytes_each(self) -> int:
+        """What one direction of the whole batch takes, in bytes."""
+        return self.start.value.shape[0] * self.widest * self.start.value.element_size()
+
     def at_once(self, chunk_bytes: int) -> int:
         """How many directions of the whole batch the budget holds.
 
@@ -299,7 +321,7 @@ class FactoredJacobian:
         Raises:
             BudgetError: not even one.
         """
-        bytes_each = self.start.value.shape[0] * self.widest * self.start.value.element_size()
+        bytes_each = self.bytes_each
         if chunk_bytes < bytes_each:
             raise BudgetError(chunk_bytes, bytes_each)
         return chunk_bytes // bytes_each

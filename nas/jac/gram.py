@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from nas.jac.autodiff import directions_at_once, guarded
-from nas.jac.checks import GRAM_BYTES, check_finite, check_input
+from nas.jac.checks import GRAM_BYTES, SLOPES, check_finite, check_input
 from nas.jac.errors import BudgetError, JacobianError, NoRuleError
-from nas.jac.jacobian import factorise, output_shape
+from nas.jac.factored import CACHED
+from nas.jac.jacobian import factorise, output
 from nas.jac.ntk import paired_gram
+from nas.jac.products import pair_product
 
 Function = Callable[[Tensor], Tensor]
 
@@ -46,18 +48,27 @@ def gram(model: Function, x1: Tensor, x2: Tensor, wrt: str = "input", chunk_byte
         raise JacobianError("wrt", wrt, "must be input or parameters", "use wrt='input'")
     check_input("x1", x1)
     check_input("x2", x2)
+    chunk_bytes = int(chunk_bytes)
+    if (x1.dtype, x1.device) != (x2.dtype, x2.device):
+        rule = f"must be of the type of x1, {x1.dtype} on {x1.device}"
+        raise JacobianError("x2", f"{x2.dtype} on {x2.device}", rule, "pass x2.to(x1)")
     if x1.shape != x2.shape:
         rule = f"must have the shape of x1, {tuple(x1.shape)}: samples are taken in pairs"
         raise JacobianError("x2", tuple(x2.shape), rule, "pass batches of one size, or call ntk for all pairs")
     products = _by_input if wrt == "input" else paired_gram
     result = products(model, x1, x2, chunk_bytes)
-    check_finite("gram", result, "the product", "look for infinite slopes, such as sqrt at 0, and weights")
+    check_finite("gram", result, "the product", SLOPES)
     return result
 
 
 def _by_input(model: Function, x1: Tensor, x2: Tensor, chunk_bytes: int) -> Tensor:
     try:
         with torch.no_grad():
+            if x1.shape[0] == 1 and x1.numel() <= CACHED and x2 is not x1:
+                try:
+                    return pair_product(factorise(model, torch.cat([x1, x2])), chunk_bytes)
+                except NoRuleError:
+                    pass  # or there is one for two runs
             a = factorise(model, x1.detach())
             b = a if x2 is x1 else factorise(model, x2.detach())
             return a.gram(b, chunk_bytes)
@@ -68,7 +79,10 @@ def _by_input(model: Function, x1: Tensor, x2: Tensor, chunk_bytes: int) -> Tens
             raise
         multiply = _by_input
     if multiply is _by_autodiff and _fits(model, x1, chunk_bytes):
-        return _by_autodiff(model, x1, x2, chunk_bytes)
+        try:
+            return _by_autodiff(model, x1, x2, chunk_bytes)
+        except RuntimeError:  # torch's word for a forward derivative or a batching rule that is not there
+            return _by_rows(model, x1, x2, chunk_bytes)
     halves = zip(x1.tensor_split(2), x2.tensor_split(2), strict=True)
     return torch.cat([_by_input(model, *half, chunk_bytes) for half in halves])
 
@@ -76,7 +90,7 @@ def _by_input(model: Function, x1: Tensor, x2: Tensor, chunk_bytes: int) -> Tens
 def _fits(model: Function, x: Tensor, chunk_bytes: int) -> bool:
     """Whether one direction of the batch fits the budget; one that does not for a single sample is an error."""
     try:
-        directions_at_once(x, output_shape(model, x).numel(), chunk_bytes)
+        directions_at_once(x, output(model, x)[0].numel(), chunk_bytes)
     except BudgetError:
         if len(x) == 1:
             raise
@@ -97,3 +111,29 @@ def _by_autodiff(model: Function, x1: Tensor, x2: Tensor, chunk_bytes: int) -> T
         at_once = directions_at_once(x2, m, chunk_bytes)
         parts = [columns(units[first : first + at_once]) for first in range(0, m, at_once)]
     return torch.cat(parts).permute(1, 2, 0)
+
+
+def _by_rows(model: Function, x1: Tensor, x2: Tensor, chunk_bytes: int) -> Tensor:
+    """Rows of both Jacobians by backward passes, block against block; those of ``J(x2)`` are made for each block."""
+    with torch.inference_mode(False), torch.enable_grad():
+        row1, m = _row_maker(model, x1)
+        row2, _ = _row_maker(model, x2)
+        at_once = max(1, directions_at_once(x1, m, chunk_bytes) // 2)
+        blocks = [range(first, min(first + at_once, m)) for first in range(0, m, at_once)]
+        parts = []
+        for block in blocks:
+            left = torch.stack([row1(i) for i in block], 1)
+            parts.append(torch.cat([left @ torch.stack([row2(i) for i in other], 1).mT for other in blocks], 2))
+    return torch.cat(parts, 1)
+
+
+def _row_maker(model: Function, x: Tensor) -> tuple[Callable[[int], Tensor], int]:
+    """A function from an output's number to its row, ``(B, N)``, and the number of outputs."""
+    leaf = x.detach().clone().requires_grad_()
+    y = guarded(model)(leaf).reshape(len(x), -1)
+
+    def row(number: int) -> Tensor:
+        derivative = torch.autograd.grad(y[:, number].sum(), leaf, retain_graph=True, materialize_grads=True)[0]
+        return derivative.flatten(1)
+
+    return row, y.shape[1]

@@ -6,12 +6,24 @@ from collections.abc import Callable
 from typing import Literal, overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nas.jac import autodiff, structure
-from nas.jac.checks import CHUNK_BYTES, check_finite, check_input, check_modes, check_output
+from nas.jac.checks import (
+    CHUNK_BYTES,
+    SLOPES,
+    WEIGHTS,
+    check_finite,
+    check_input,
+    check_modes,
+    check_output,
+    modules_at,
+    refuse_dropout,
+    undo_count,
+)
 from nas.jac.errors import BudgetError, JacobianError, NoRuleError
 from nas.jac.factored import FactoredJacobian
+from nas.jac.ntk_modes import draws_noise
 from nas.jac.record import NO_RULE, Node, apply, no_rule
 
 MODES = ("auto", "forward", "reverse", "layerwise")
@@ -84,6 +96,10 @@ def jacobian(
     if factored and mode not in ("auto", "layerwise"):
         raise JacobianError("factored", factored, f"is not offered by mode='{mode}'", "use mode='layerwise'")
     check_input("x", x)
+    chunk_bytes = int(chunk_bytes)
+    if create_graph and torch.is_inference_mode_enabled():
+        with torch.inference_mode(False):
+            return jacobian(model, x.clone(), mode, chunk_bytes, True, factored=factored)  # type: ignore[call-overload]
     if mode in ("auto", "layerwise"):
         try:
             with torch.set_grad_enabled(create_graph):
@@ -94,7 +110,7 @@ def jacobian(
         except NoRuleError:
             if mode == "layerwise" or factored:
                 raise
-    return _checked(_autodiff(model, x, mode, chunk_bytes, create_graph))
+    return _autodiff(model, x, mode, chunk_bytes, create_graph)
 
 
 def factorise(model: Callable[[Tensor], Tensor], x: Tensor) -> FactoredJacobian:
@@ -110,17 +126,18 @@ def factorise(model: Callable[[Tensor], Tensor], x: Tensor) -> FactoredJacobian:
         The Jacobians, unexpanded.
 
     Raises:
-        JacobianError: from a rule, with the module's name where one is found.
-        NoRuleError: an operation has no rule.
+        _named: an operation has no rule.
         no_rule: the same, inside TorchScript.
+        JacobianError: from a rule, with the module's name where one is found.
         RuntimeError: the model's own.
     """
     start = Node(x)
     try:
         stop = apply(model, start)
-    except NoRuleError:
-        raise
-    except JacobianError:
+    except NoRuleError as error:
+        raise _named(error, model) from None
+    except JacobianError as error:
+        undo_count(error)
         check_modes(model)  # it knows modules by name
         raise
     except RuntimeError as error:
@@ -129,6 +146,15 @@ def factorise(model: Callable[[Tensor], Tensor], x: Tensor) -> FactoredJacobian:
         raise no_rule("a TorchScript function") from None  # its interpreter wraps what is raised inside
     check_output(stop.value, x.shape[0])
     return FactoredJacobian(start, stop)
+
+
+def _named(error: NoRuleError, model: object) -> NoRuleError:
+    """The same error, with the innermost module of ``model`` that was running as its key."""
+    if not isinstance(model, nn.Module):
+        return error
+    names = {id(module): name for name, module in model.named_modules() if name}
+    running = [names[id(module)] for module in modules_at(error) if id(module) in names]
+    return NoRuleError(running[-1], error.value, error.rule, error.remedy) if running else error
 
 
 def _dense(model: Callable[[Tensor], Tensor], record: FactoredJacobian, chunk_bytes: int) -> Tensor:
@@ -140,9 +166,9 @@ def _dense(model: Callable[[Tensor], Tensor], record: FactoredJacobian, chunk_by
 
 
 def _autodiff(model: Callable[[Tensor], Tensor], x: Tensor, mode: str, chunk_bytes: int, create_graph: bool) -> Tensor:
-    shape = output_shape(model, x)
+    y = output(model, x)
     if mode == "auto":
-        if x[0].numel() < shape.numel() and not create_graph:
+        if x.numel() < y.numel() and not create_graph:
             try:
                 return _autodiff(model, x, "forward", chunk_bytes, create_graph)
             except RuntimeError:  # torch's word for a forward derivative that is not there
@@ -151,7 +177,9 @@ def _autodiff(model: Callable[[Tensor], Tensor], x: Tensor, mode: str, chunk_byt
     try:
         with torch.set_grad_enabled(create_graph):
             flat = getattr(autodiff, mode)(model, x, chunk_bytes, create_graph)
-            return flat.reshape(len(x), *shape, *x.shape[1:])
+            check_finite("jacobian", flat, "the Jacobian", SLOPES)
+            check_finite("output", y, "the output", WEIGHTS)
+            return flat.reshape(len(x), *y.shape[1:], *x.shape[1:])
     except BudgetError:
         if len(x) == 1:
             raise
@@ -159,22 +187,20 @@ def _autodiff(model: Callable[[Tensor], Tensor], x: Tensor, mode: str, chunk_byt
         return torch.cat([_autodiff(model, half, mode, chunk_bytes, create_graph) for half in x.tensor_split(2)])
 
 
-def output_shape(model: Callable[[Tensor], Tensor], x: Tensor) -> torch.Size:
-    """The shape of one sample's output, found by a run.
+def output(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """What the model gives, without a tape.
 
-    Refuses, with a :class:`JacobianError`: an output that is no batch, coupled samples.
+    Refuses, with a :class:`JacobianError`: an output that is no batch, coupled samples, random numbers.
 
     Args:
         model: ``(B, *in)`` to ``(B, *out)``.
         x: ``(B, *in)``.
 
     Returns:
-        ``out``.
+        ``(B, *out)``.
     """
     with torch.no_grad():
-        return autodiff.guarded(model)(x.detach()).shape[1:]
-
-
-def _checked(jacobian: Tensor) -> Tensor:
-    check_finite("jacobian", jacobian, "the Jacobian", "look for infinite slopes, such as sqrt at 0, and for weights")
-    return jacobian
+        y, noise = draws_noise(autodiff.guarded(model), x.detach())
+    if noise:
+        refuse_dropout(type(model).__name__)
+    return y

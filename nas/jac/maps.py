@@ -54,6 +54,9 @@ class Identity(LinearMap):
 
     pull = push
 
+    def logabsdet(self, width: int) -> float:
+        return 0.0
+
 
 class Scaled(LinearMap):
     """An elementwise operation: its slope at every entry, ``(B, *shape)`` or ``(1, *shape)``."""

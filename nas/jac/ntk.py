@@ -90,6 +90,7 @@ def ntk(
     if statistics == "batch":
         _check_batch_statistics(output, x2, method)
     x1, x2 = _checked(x1, x2)
+    chunk_bytes = int(chunk_bytes)
     fn = guarded(model, x1, statistics == "batch")
     with exactly(x1):
         if statistics == "batch":
@@ -133,7 +134,7 @@ def paired_gram(model: Callable[[Tensor], Tensor], x1: Tensor, x2: Tensor, chunk
     fn = guarded(model, x1, batch=False)
     with exactly(x1):
         known = survey(fn, x1)
-        kernel = equal_pairs(fn, known, x1, other, _seeds(known, x1, "full"), chunk_bytes)
+        kernel = equal_pairs(fn, known, x1, other, _seeds(known, x1, "full"), int(chunk_bytes))
     check_finite("gram", kernel, "it", "see where the network or its gradients overflow, and for which sample")
     return kernel
 

@@ -49,7 +49,7 @@ def _of_layers(fn: Callable[[Tensor], Tensor], known: Survey, x: Tensor, seeds: 
     stacks = output_gradients(y, list(uses.values()), seeds, known)
     del y
     gradients = dict(zip(uses, stacks, strict=True))
-    del stacks
+    del stacks, uses
     made: list[Feature] = []
     for number, (layer, own) in enumerate(zip(known.layers, calls, strict=True)):
         made += _of_layer(layer, own, [gradients[id(use)] for use in own], work)

@@ -153,14 +153,12 @@ class Recorder(TorchFunctionMode):
 
     Attributes:
         uses: the calls, in order.
-        seen: ``id`` of every tensor that wants a gradient and was an argument of some call.
         elements: entries of all tensors that calls gave and that need the tape: about what the tape holds.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.uses: list[Use] = []
-        self.seen: set[int] = set()
         self.elements = 0
 
     def __torch_function__(
@@ -168,7 +166,6 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         y = func(*args, **kwargs)
-        self.seen.update(id(t) for t in tensors_in((args, kwargs)) if t.is_leaf and t.requires_grad)
         self.elements += sum(t.numel() for t in tensors_in([y]) if t.requires_grad)
         names = SIGNATURES.get(func)
         if names is not None and y.requires_grad:

@@ -44,7 +44,9 @@ def vectorised_rows(
 def vectorises(fn: Callable[[Tensor], Tensor], chosen: Sequence[Tensor], rest: Sequence[Tensor], x: Tensor) -> bool:
     """Whether :func:`vectorised_rows` can do ``fn``, found by trying.
 
-    It cannot do everything: recurrent layers, for one, or values that are read into Python.
+    Parameters have to be in sight: with all of them replaced by values without a tape, the output must have none. It
+    has one where a parameter is used inside a ``torch.autograd.Function``, or before ``fn``. And torch has no rule for
+    everything: not for recurrent layers, for one, nor for values that are read into Python.
 
     Args:
         fn: guarded function, ``(B, *in)`` to ``(B, M)``.
@@ -53,11 +55,14 @@ def vectorises(fn: Callable[[Tensor], Tensor], chosen: Sequence[Tensor], rest: S
         x: ``(B, *in)``, a few samples.
 
     Returns:
-        False where torch has no rule for an operation, or ``fn`` fails on single samples.
+        False where a parameter is out of sight, or torch has no rule for an operation.
     """
-    outputs = fn(x[:1]).shape[1]
+    tensors = (*chosen, *rest)
+    y = run_with(fn, tensors, detached(tensors), x)
+    if y.requires_grad:
+        return False
     try:
-        vectorised_rows(fn, chosen, rest, x, x.new_ones(1, outputs))
+        vectorised_rows(fn, chosen, rest, x, torch.ones_like(y[:1]))
     except RuntimeError:
         return False
     return True

@@ -130,12 +130,11 @@ def survey(fn: Callable[[Tensor], Tensor], x: Tensor, layers: bool = True) -> Su
     inside = [leaf for layer in found for leaf in (layer.weight, layer.bias) if leaf is not None]
     held = set(map(id, inside))
     others = [leaf for leaf in parameters if id(leaf) not in held]
-    hidden = tape.custom or not all(id(leaf) in record.seen for leaf in parameters)
     return Survey(
         layers=found,
         others=others,
         in_layers=inside,
-        alone=bool(others) and (hidden or not vectorises(fn, others, inside, x[:2])),
+        alone=bool(others) and not vectorises(fn, others, inside, x[:2]),
         outputs=y[0].numel(),
         elements=record.elements // len(probe),
         output_dtype=y.dtype,

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
@@ -26,13 +25,11 @@ class Tape:
         leaves: the parameters that the output depends on, by ``id``.
         arrivals: how many edges lead to each of them, by ``id``: one for each operation that used it.
         nodes: every operation.
-        custom: whether a ``torch.autograd.Function`` is among them, which other tools cannot look into.
     """
 
     leaves: dict[int, Tensor]
     arrivals: dict[int, int]
     nodes: set[Node]
-    custom: bool
 
 
 def read_tape(y: Tensor) -> Tape:
@@ -47,7 +44,7 @@ def read_tape(y: Tensor) -> Tape:
     Raises:
         JacobianError: a parameter is complex.
     """
-    tape = Tape({}, {}, set(), False)
+    tape = Tape({}, {}, set())
     waiting: list[Node | None] = [get_gradient_edge(y).node] if y.requires_grad else []
     while waiting:
         node = waiting.pop()
@@ -59,7 +56,6 @@ def read_tape(y: Tensor) -> Tape:
             tape.arrivals[id(leaf)] = tape.arrivals.get(id(leaf), 0) + 1
         elif node is not None and node not in tape.nodes:
             tape.nodes.add(node)
-            tape.custom = tape.custom or isinstance(node, BackwardCFunction)
             waiting += [child for child, _ in node.next_functions]
     return tape
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from nas.jac.errors import BudgetError, JacobianError
 from nas.jac.maps import Dense, Rectified, Reshaped, Scaled, eye, flat
-from nas.jac.record import Node
+from nas.jac.record import Node, no_rule
 
 if TYPE_CHECKING:
     from nas.jac.factored import FactoredJacobian
@@ -40,34 +41,65 @@ def gram_product(a: FactoredJacobian, b: FactoredJacobian, chunk_bytes: int) -> 
     if a.start.value.shape != b.start.value.shape:
         shapes = f"{tuple(a.start.value.shape)}, {tuple(b.start.value.shape)}"
         raise JacobianError("inputs", shapes, "must have the same shape", "pass batches of one size")
-    heads = _head(a), _head(b)
-    if heads[0] is not None and heads[1] is not None:
-        return _by_columns(a, b, heads[0], heads[1], chunk_bytes)
-    return _by_directions(a, b, chunk_bytes)
+    head_a, head_b = _head(a), _head(b)
+    if head_a is None or head_b is None:
+        return _by_directions(a, b, chunk_bytes)
+    return _by_columns(head_a, head_b, len(a.start.value), chunk_bytes)
 
 
-class Head:
-    """What a network begins with: an elementwise slope (or none) and a Linear.
+def pair_product(both: FactoredJacobian, chunk_bytes: int) -> Tensor:
+    """``J_a J_b^T`` of two samples that were recorded as one batch, which takes half the calls.
 
     Args:
-        slope: ``(B or 1, N)``; 1 where nothing comes before the Linear.
+        both: Jacobians ``(2, M, N)``, unexpanded.
+        chunk_bytes: budget in bytes for what is under way at once.
+
+    Returns:
+        ``(1, M, M)``.
+
+    Raises:
+        no_rule: the network does not begin with elementwise operations and a Linear.
+    """
+    head = _head(both)
+    if head is None:
+        raise no_rule("pairs of a network that does not begin with a Linear")
+    return _by_columns(head.part(slice(0, 1)), head.part(slice(-1, None)), 1, chunk_bytes)
+
+
+@dataclass
+class Head:
+    """A network as an elementwise slope (or none), a Linear, and the Jacobian of the rest.
+
+    Attributes:
+        slope: ``(B or 1, N)``; None where nothing comes before the Linear.
         weight: ``(O, N)``.
-        after: the Linear's output.
+        rows: ``(B or 1, M, O)``.
     """
 
-    def __init__(self, slope: Tensor | None, weight: Tensor, after: Node) -> None:
-        self.slope, self.weight, self.after = slope, weight, after
+    slope: Tensor | None
+    weight: Tensor
+    rows: Tensor
+
+    def part(self, samples: slice) -> Head:
+        """That of some of the samples.
+
+        Args:
+            samples: which.
+
+        Returns:
+            Views.
+        """
+        return Head(None if self.slope is None else self.slope[samples], self.weight, self.rows[samples])
 
 
 def _head(jacobian: FactoredJacobian) -> Head | None:
     slope: Tensor | None = None
-    cuts = jacobian.cuts()
-    for before, node in pairwise(cuts):
+    for before, node in pairwise(jacobian.cuts()):
         if len(node.edges) != 1 or node.edges[0][0] is not before:
             return None
         derivative = node.edges[0][1]
-        if isinstance(derivative, Dense) and len(node.shape) == 1:
-            return Head(slope, derivative.weight, node)
+        if isinstance(derivative, Dense) and node.value.dim() == 2:
+            return Head(slope, derivative.weight, _rows(jacobian, node))
         if isinstance(derivative, (Scaled, Rectified)):
             own = derivative.slope.flatten(1)
             slope = own if slope is None else slope * own
@@ -76,39 +108,34 @@ def _head(jacobian: FactoredJacobian) -> Head | None:
     return None
 
 
-def _by_columns(a: FactoredJacobian, b: FactoredJacobian, head_a: Head, head_b: Head, chunk_bytes: int) -> Tensor:
-    batch, n, like = len(a.start.value), a.start.width, a.start.value
-    rows = [_rows(a, head_a), _rows(b, head_b)]
-    slope = head_a.slope if head_b.slope is None else head_b.slope
-    if head_a.slope is not None and head_b.slope is not None:
-        slope = head_a.slope * head_b.slope
-    inner, m, k = head_a.weight.shape[0], rows[0].shape[1], rows[1].shape[1]
+def _rows(jacobian: FactoredJacobian, after: Node) -> Tensor:
+    if after is jacobian.stop:
+        return eye(jacobian.stop.width, jacobian.stop.shape, jacobian.start.value)
+    return jacobian.rows(after, jacobian.stop)
+
+
+def _by_columns(a: Head, b: Head, batch: int, chunk_bytes: int) -> Tensor:
+    slope = a.slope if b.slope is None else b.slope
+    if a.slope is not None and b.slope is not None:
+        slope = a.slope * b.slope
+    inner, n, m, k = *a.weight.shape, a.rows.shape[1], b.rows.shape[1]
     # Either the weights' own Gram, then the rows around it; or the rows' columns, then their Gram. Counted work.
-    shared = head_b.weight.shape[0] * inner <= inner * (m + k) + m * k
-    each = (inner if shared else m + k) * like.element_size() * (1 if slope is None and shared else batch)
+    shared = b.weight.shape[0] * inner <= inner * (m + k) + m * k
+    each = (inner if shared else m + k) * a.weight.element_size() * (1 if slope is None and shared else batch)
     if chunk_bytes < each:
         raise BudgetError(chunk_bytes, each)
-    step = max(1, min(chunk_bytes, CACHE_BYTES) // each)
-    total: Tensor | float = 0.0
-    for first in range(0, n, step):
-        block = slice(first, first + step)
-        left, right = head_a.weight[:, block], head_b.weight[:, block]
+
+    def product(left: Tensor, right: Tensor, slope: Tensor | None) -> Tensor:
         if not shared:
-            left, right = rows[0] @ left, rows[1] @ right
-        if slope is not None:
-            left = left * slope[:, None, block]
-        total = total + left @ right.mT
-    assert isinstance(total, Tensor)
-    if shared:
-        total = rows[0] @ total @ rows[1].mT
-    return total.expand(batch, m, k)
+            left, right = a.rows @ left, b.rows @ right
+        return (left if slope is None else left * slope.unsqueeze(1)) @ right.mT
 
-
-def _rows(jacobian: FactoredJacobian, head: Head) -> Tensor:
-    """What comes after the Linear, ``(B or 1, M, O)``."""
-    if head.after is jacobian.stop:
-        return eye(jacobian.stop.width, jacobian.stop.shape, jacobian.start.value)
-    return jacobian.rows(head.after, jacobian.stop)
+    step = max(1, min(chunk_bytes, CACHE_BYTES) // each)
+    total = product(a.weight[:, :step], b.weight[:, :step], None if slope is None else slope[:, :step])
+    for i in range(step, n, step):
+        block = slice(i, i + step)
+        total = total + product(a.weight[:, block], b.weight[:, block], None if slope is None else slope[:, block])
+    return _own((a.rows @ total @ b.rows.mT if shared else total).expand(batch, m, k))
 
 
 def _by_directions(a: FactoredJacobian, b: FactoredJacobian, chunk_bytes: int) -> Tensor:
@@ -116,4 +143,9 @@ def _by_directions(a: FactoredJacobian, b: FactoredJacobian, chunk_bytes: int) -
     units, at_once = eye(b.stop.width, b.stop.shape, b.start.value), min(a.at_once(chunk_bytes), b.at_once(chunk_bytes))
     blocks = (units[:, first : first + at_once] for first in range(0, b.stop.width, at_once))
     columns = torch.cat([flat(a.push(b.pull(block, b.start), a.stop)) for block in blocks], 1)
-    return columns.mT.expand(len(a.start.value), -1, -1)
+    return _own(columns.mT.expand(len(a.start.value), -1, -1))
+
+
+def _own(result: Tensor) -> Tensor:
+    """The result in memory that nothing else shares."""
+    return result.contiguous() if result.stride(0) == 0 else result

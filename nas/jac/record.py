@@ -76,6 +76,8 @@ class Recorded(Tensor):
             return func(*[_value(a) for a in args], **{key: _value(value) for key, value in (kwargs or {}).items()})
         name, named = getattr(func, "__name__", type(func).__name__), kwargs or {}
         in_place = named.get("inplace") or (name[-1] == "_" and name[:2] != "__")
+        if name == "__get__":
+            name = func.__self__.__name__  # type: ignore[attr-defined]
         rule = RULES.get(name[:-1] if in_place and name[-1] == "_" else name)
         if rule is None:
             raise no_rule(name)
@@ -92,11 +94,11 @@ class Recorded(Tensor):
         if node.edges and node.value.dtype is not node.edges[0][0].value.dtype:
             raise no_rule(f"{name} to {node.value.dtype}")
         if in_place:
-            return _rewritten(args[0], node, name)
+            return _rewritten(args[0] if args else (kwargs or {}).get("input"), node, name)
         return wrap(node)
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         # Reached only by what goes around torch functions (vmap, TorchScript): it must not pass for a constant.
         raise no_rule(str(func))
 
@@ -180,20 +182,15 @@ def apply(model: Callable[[Tensor], Tensor], node: Node) -> Node:
         Its output.
 
     Raises:
-        NoRuleError: an operation without a rule; the message names the module in a Sequential.
-        no_rule: the same.
+        no_rule: it does what has no rule.
     """
     kind = type(model)
     direct = MODULES.get(kind)
     if direct is not None and _runs_forward(model):
         return direct(model, node)
     if kind is nn.Sequential and _runs_forward(model):
-        for name, child in model._modules.items():  # type: ignore[attr-defined]
-            try:
-                node = apply(child, node)
-            except NoRuleError as error:
-                where = name if error.key == "operation" else f"{name}.{error.key}"
-                raise NoRuleError(where, error.value, error.rule, error.remedy) from None
+        for child in model._modules.values():  # type: ignore[attr-defined]
+            node = apply(child, node)
         return node
     out = model(wrap(node))
     if not isinstance(out, Recorded):

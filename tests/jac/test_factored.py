@@ -2,6 +2,9 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jac_references import LAYERWISE, MODELS, Counted, build, error, inputs, matrices
 from jac_references import jacobian as reference
 from torch import nn
@@ -68,6 +71,70 @@ def test_gram_is_the_product_of_the_dense_jacobians(name):
     for chunk_bytes in (2**23, 5 * 8 * 200):
         assert error(a.gram(b, chunk_bytes), j @ k.mT) < 1e-10
     assert error(a.gram(a), j @ j.mT) < 1e-10
+
+
+@st.composite
+def programs(draw):
+    """Steps of a random graph: what to do, and with which of the values so far; and how many inputs there are."""
+    steps = st.tuples(
+        st.sampled_from(["linear", "tanh", "relu", "add", "mul", "cat", "slice", "reuse"]), *[st.integers(0, 50)] * 3
+    )
+    return draw(st.integers(1, 5)), draw(st.lists(steps, min_size=1, max_size=9)), draw(st.integers(1, 5))
+
+
+def network_of(program, seed):
+    """The function that the steps of a program make, ending in a Linear; weights are drawn by ``seed``."""
+    _, steps, outputs = program
+
+    def function(x):
+        generator, values = torch.Generator().manual_seed(seed), [x]
+
+        def layer(value, out):
+            weight = torch.randn(out, value.shape[1], generator=generator, dtype=torch.float64)
+            return F.linear(value, weight / value.shape[1] ** 0.5)
+
+        for operation, i, j, size in steps:
+            a, b = values[-1 - i % min(2, len(values))], values[j % len(values)]
+            values.append(
+                {
+                    "linear": lambda a=a, size=size: layer(a, 1 + size % 6),
+                    "tanh": lambda a=a: torch.tanh(a),
+                    "relu": lambda a=a: torch.relu(a),
+                    "add": lambda a=a, b=b: a + layer(b, a.shape[1]),
+                    "mul": lambda a=a, b=b: a * (b if b.shape == a.shape else layer(b, a.shape[1])),
+                    "cat": lambda a=a, b=b: torch.cat([a, b], 1),
+                    "slice": lambda a=a: a[:, : 1 + a.shape[1] // 2],
+                    "reuse": lambda a=a, b=b: layer(b, a.shape[1]) - 2 * a,
+                }[operation]()
+            )
+        return layer(values[-1], outputs)
+
+    return function
+
+
+@settings(max_examples=60, deadline=None)
+@given(program=programs(), seed=st.integers(0, 1000))
+def test_random_graphs(program, seed):
+    """Values that are used often or never, branches that meet late, bottlenecks in between."""
+    function, n = network_of(program, seed), program[0]
+    x = torch.randn(3, n, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    record, j = jacobian(function, x, factored=True), reference(function, x)
+    scale = max(1.0, j.abs().max().item())
+    v, u = x.cos(), record.value.cos()
+    pairs = {
+        "dense": (record.dense(), j),
+        "in chunks": (record.dense(8 * 3 * record.widest), j),
+        "mv": (record.mv(v), (j @ v.unsqueeze(2)).squeeze(2)),
+        "vm": (record.vm(u), (u.unsqueeze(1) @ j).squeeze(1)),
+        "gram": (record.gram(record) / scale, j @ j.mT / scale),
+    }
+    for name, (ours, wanted) in pairs.items():
+        assert (ours - wanted).abs().max() < 1e-11 * scale, name
+    if n == program[2]:
+        found, wanted = record.logabsdet(), torch.linalg.slogdet(j)[1]
+        regular = wanted > -10
+        assert torch.allclose(found[regular], wanted[regular], rtol=0, atol=1e-8)
+        assert (found[~regular] < -9).all()
 
 
 def test_gram_takes_another_network_of_the_same_inputs():

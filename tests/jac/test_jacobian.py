@@ -26,7 +26,6 @@ from nas.jac import jacobian
 from nas.jac.errors import NoRuleError
 
 MODES = ("auto", "layerwise", "reverse", "forward")
-BOUND = {torch.float64: 1e-10, torch.float32: 1e-5}
 PAIRS = [
     (name, mode)
     for name, case in MODELS.items()
@@ -41,13 +40,16 @@ FEWER = [(name, mode) for name, mode in PAIRS if name in SOME or mode == "layerw
 # Against the references
 
 
-@pytest.mark.parametrize("dtype", BOUND, ids=str)
 @pytest.mark.parametrize(("name", "mode"), PAIRS)
-def test_every_mode_equals_a_loop_of_autograd(name, mode, dtype):
-    wanted = reference(build(name), inputs(name))
-    ours = jacobian(build(name, dtype), inputs(name, dtype=dtype), mode=mode)
-    assert ours.dtype == dtype
-    assert error(ours, wanted) < BOUND[dtype]
+def test_every_mode_equals_a_loop_of_autograd(name, mode):
+    assert error(jacobian(build(name), inputs(name), mode=mode), reference(build(name), inputs(name))) < 1e-10
+
+
+@pytest.mark.parametrize(("name", "mode"), FEWER)
+def test_in_float32_it_is_that_of_float64_to_rounding(name, mode):
+    ours = jacobian(build(name, torch.float32), inputs(name, dtype=torch.float32), mode=mode)
+    assert ours.dtype == torch.float32
+    assert error(ours, reference(build(name), inputs(name))) < 1e-5
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "recurrent"])  # torch's GRU has no vmap
@@ -139,10 +141,10 @@ def test_batched_chunked_and_single_samples_give_the_same(name):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", ["mlp", "bottleneck", "cnn-same", "residual"])
+@pytest.mark.parametrize("name", ["mlp", "bottleneck", "cnn-1d", "two-branches"])
 def test_a_budget_of_one_direction_at_a_time_changes_nothing(name, mode):
     model, x = build(name), inputs(name)
-    widest = {"mlp": 7, "bottleneck": 12, "cnn-same": 60, "residual": 50}[name]
+    widest = {"mlp": 7, "bottleneck": 12, "cnn-1d": 16, "two-branches": 15}[name]
     assert error(jacobian(model, x, mode=mode, chunk_bytes=8 * widest), reference(model, x)) < 1e-12
 
 
@@ -244,9 +246,10 @@ def test_the_tape_reaches_what_x_was_made_from(mode, x_first):
     assert error(ours[0], wanted[0]) < 1e-10
 
 
+@pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("mode", MODES)
-def test_create_graph_keeps_the_tape_under_no_grad_too(mode):
-    with torch.no_grad():
+def test_create_graph_keeps_the_tape_whatever_the_grad_mode_around(mode, around):
+    with around():
         assert jacobian(build("mlp"), inputs("mlp"), mode=mode, create_graph=True).requires_grad
 
 

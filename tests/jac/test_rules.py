@@ -55,7 +55,7 @@ ACTIVATIONS: dict[str, list[Callable]] = {
     "mish": [F.mish],
     "softplus": [F.softplus, lambda x: F.softplus(x, 3, 1), lambda x: F.softplus(x, beta=0.5, threshold=0.2)],
     "softsign": [F.softsign],
-    "logsigmoid": [F.logsigmoid, nn.LogSigmoid()],
+    "log_sigmoid": [F.logsigmoid, nn.LogSigmoid()],
     "hardtanh": [F.hardtanh, lambda x: F.hardtanh(x, -0.5, 0.7), nn.Hardtanh(-0.2, 0.1)],
     "hardswish": [F.hardswish],
     "hardsigmoid": [F.hardsigmoid],
@@ -64,7 +64,8 @@ ACTIVATIONS: dict[str, list[Callable]] = {
     "tanhshrink": [F.tanhshrink],
     "hardshrink": [F.hardshrink, lambda x: F.hardshrink(x, 0.8)],
     "softshrink": [F.softshrink, lambda x: F.softshrink(x, 0.8)],
-    "threshold": [lambda x: torch.threshold(x, 0.1, 3.0), lambda x: F.threshold(x, 0.1, 3.0), nn.Threshold(0.2, -1.0)],
+    "threshold": [lambda x: torch.threshold(x, 0.1, 3.0)],
+    "_threshold": [lambda x: F.threshold(x, 0.1, 3.0), nn.Threshold(0.2, -1.0)],
 }
 ARITHMETIC: dict[str, list[Callable]] = {
     "pow": [
@@ -405,6 +406,7 @@ def test_a_rule_can_be_differentiated_again(name, i):
 IN_PLACE: dict[str, Callable] = {
     **{f"{name}_": getattr(torch.Tensor, f"{name}_") for name in ANYWHERE.split() if name != "asinh"},
     "torch.relu_": torch.relu_,
+    "relu_ by keyword": lambda h: torch.relu_(input=h),
     "add_": lambda h: h.add_(h.exp(), alpha=2),
     "add_ number": lambda h: h.add_(3),
     "sub_": lambda h: h.sub_(ROW),
