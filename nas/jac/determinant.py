@@ -133,7 +133,8 @@ def _det(matrices: Tensor) -> Tensor:
 
 def _slogdet(matrices: Tensor) -> SignLogDet:
     if matrices.shape[-1] > CLOSED_FORM:
-        return SignLogDet(*torch.linalg.slogdet(matrices))
+        sign, logabsdet = torch.linalg.slogdet(matrices)
+        return SignLogDet(sign.detach(), logabsdet)
     scale = matrices.new_zeros(len(matrices))
     for dim in (2, 1):  # rows, then columns, to have entries of about 1 that multiply without loss of range
         size = matrices.detach().abs().amax(dim, keepdim=True)

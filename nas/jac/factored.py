@@ -32,14 +32,13 @@ class FactoredJacobian:
 
     def __init__(self, start: Node, stop: Node) -> None:
         self.start, self.stop = start, stop
-        self.order = between(start, stop)
+        self.order, self._is_chain = between(start, stop)
         batch = start.value.shape[0]
         widths = [node.value.numel() // batch for node in self.order]
         self.widest = max(widths)
         """Number of entries of a sample's largest value on the way: what one direction takes."""
         self._taped = torch.is_grad_enabled()
         self._narrows = widths[-1] == min(widths)
-        self._is_chain = all(len(node.edges) == 1 for node in self.order[1:])
 
     @property
     def value(self) -> Tensor:
@@ -66,7 +65,20 @@ class FactoredJacobian:
             ``(B, *out, *in)``.
         """
         with torch.set_grad_enabled(self._taped):
-            whole, finite = self._multiplied(int(chunk_bytes))
+            return self.checked(int(chunk_bytes))
+
+    def checked(self, chunk_bytes: int) -> Tensor:
+        """As :meth:`dense`, in the grad mode that is on.
+
+        Refuses, with a :class:`JacobianError`: what :meth:`dense` refuses.
+
+        Args:
+            chunk_bytes: budget in bytes.
+
+        Returns:
+            ``(B, *out, *in)``.
+        """
+        whole, finite = self._multiplied(chunk_bytes)
         if not finite:
             check_finite("jacobian", whole, "the Jacobian", SLOPES)
         check_finite("output", self.stop.value, "the output", WEIGHTS)
@@ -97,10 +109,10 @@ class FactoredJacobian:
         else:
             after = self._chunked(self.push, self.stop, cut, chunk_bytes).mT
             whole = after @ self._chunked(self.pull, self.start, cut, chunk_bytes)
-        shape = self.shape
-        if whole.shape[0] != shape[0]:
-            whole = whole.expand(shape[0], -1, -1).contiguous()
-        return (whole if whole.shape == shape else whole.reshape(shape)), finite
+        batch = self.start.value.shape[0]
+        if whole.shape[0] != batch:
+            whole = whole.expand(batch, -1, -1).contiguous()
+        return (whole if vectors and self.stop.value.dim() == 2 else whole.reshape(self.shape)), finite
 
     def mv(self, v: Tensor) -> Tensor:
         """The product with a vector a sample, ``J v``.
@@ -301,7 +313,8 @@ class FactoredJacobian:
             matrix = derivative.matrix()
             if matrix is not None:
                 pulled = flat(self.pull(matrix, to, before))
-                return pulled.clone() if pulled.data_ptr() == matrix.data_ptr() else pulled  # it may be a weight's
+                shared = isinstance(derivative, Dense) and pulled.data_ptr() == matrix.data_ptr()
+                return pulled.clone() if shared else pulled  # the memory may be the weight's
         return flat(self.pull(eye(at.width, at.shape, self.start.value), to, at))
 
     @property

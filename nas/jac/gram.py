@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nas.jac.autodiff import directions_at_once, guarded
-from nas.jac.checks import GRAM_BYTES, SLOPES, check_finite, check_input
+from nas.jac.checks import CHUNK_BYTES, GRAM_BYTES, SLOPES, check_finite, check_input
 from nas.jac.errors import BudgetError, JacobianError, NoRuleError
 from nas.jac.factored import CACHED
 from nas.jac.jacobian import factorise, output
@@ -18,7 +18,7 @@ from nas.jac.products import pair_product
 Function = Callable[[Tensor], Tensor]
 
 
-def gram(model: Function, x1: Tensor, x2: Tensor, wrt: str = "input", chunk_bytes: int = GRAM_BYTES) -> Tensor:
+def gram(model: Function, x1: Tensor, x2: Tensor, wrt: str = "input", chunk_bytes: int | None = None) -> Tensor:
     """The products ``J(x1_b) J(x2_b)^T``, sample by sample, without holding a Jacobian.
 
     By the input: a network that begins with elementwise operations and a Linear is worked through in blocks of
@@ -36,7 +36,8 @@ def gram(model: Function, x1: Tensor, x2: Tensor, wrt: str = "input", chunk_byte
         x1: ``(B, *in)``.
         x2: of the same shape; the same tensor is looked at once.
         wrt: ``input`` or ``parameters``.
-        chunk_bytes: budget in bytes for what is under way at once, besides the values of a forward pass.
+        chunk_bytes: budget in bytes for what is under way at once, besides the values of a forward pass. Left out:
+            8 MiB by the input, 256 MiB by the parameters, or as much as one direction of one sample takes.
 
     Returns:
         ``(B, M, M)``.
@@ -48,7 +49,6 @@ def gram(model: Function, x1: Tensor, x2: Tensor, wrt: str = "input", chunk_byte
         raise JacobianError("wrt", wrt, "must be input or parameters", "use wrt='input'")
     check_input("x1", x1)
     check_input("x2", x2)
-    chunk_bytes = int(chunk_bytes)
     if (x1.dtype, x1.device) != (x2.dtype, x2.device):
         rule = f"must be of the type of x1, {x1.dtype} on {x1.device}"
         raise JacobianError("x2", f"{x2.dtype} on {x2.device}", rule, "pass x2.to(x1)")
@@ -56,7 +56,13 @@ def gram(model: Function, x1: Tensor, x2: Tensor, wrt: str = "input", chunk_byte
         rule = f"must have the shape of x1, {tuple(x1.shape)}: samples are taken in pairs"
         raise JacobianError("x2", tuple(x2.shape), rule, "pass batches of one size, or call ntk for all pairs")
     products = _by_input if wrt == "input" else paired_gram
-    result = products(model, x1, x2, chunk_bytes)
+    if chunk_bytes is not None:
+        result = products(model, x1, x2, int(chunk_bytes))
+    else:
+        try:
+            result = products(model, x1, x2, GRAM_BYTES if wrt == "input" else CHUNK_BYTES)
+        except BudgetError as error:
+            result = products(model, x1, x2, error.needed)
     check_finite("gram", result, "the product", SLOPES)
     return result
 

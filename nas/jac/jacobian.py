@@ -161,7 +161,7 @@ def _dense(model: Callable[[Tensor], Tensor], record: FactoredJacobian, chunk_by
     """Multiply out; if one direction of the batch exceeds the budget, one half of the batch after the other."""
     x = record.start.value
     if x.shape[0] == 1 or record.widest * x.shape[0] * x.element_size() <= chunk_bytes:
-        return record.dense(chunk_bytes)
+        return record.checked(chunk_bytes)
     return torch.cat([_dense(model, factorise(model, half), chunk_bytes) for half in x.tensor_split(2)])
 
 

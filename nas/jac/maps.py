@@ -211,18 +211,20 @@ class Softmaxed(LinearMap):
     __slots__ = ("dim", "p")
 
     def __init__(self, p: Tensor, dim: int) -> None:
-        self.p, self.dim = p.unsqueeze(1), dim
+        self.p, self.dim = p, dim
 
     def push(self, tangents: Tensor, /) -> Tensor:
-        weighted = tangents * self.p
-        return torch.addcmul(weighted, weighted.sum(self.dim, keepdim=True), self.p, value=-1)
+        p = self.p.unsqueeze(1)
+        weighted = tangents * p
+        return torch.addcmul(weighted, weighted.sum(self.dim, keepdim=True), p, value=-1)
 
     pull = push
 
     def matrix(self) -> Tensor | None:
-        if self.p.dim() != 3:
+        p = self.p
+        if p.dim() != 2:
             return None
-        return torch.addcmul(torch.diag_embed(self.p.squeeze(1)), self.p.mT, self.p, value=-1)
+        return torch.addcmul(torch.diag_embed(p), p.unsqueeze(2), p.unsqueeze(1), value=-1)
 
 
 class LogSoftmaxed(LinearMap):

@@ -205,7 +205,7 @@ def _runs_forward(module: Any) -> bool:
     return not hooks and "forward" not in own
 
 
-def between(start: Node, stop: Node) -> list[Node]:
+def between(start: Node, stop: Node) -> tuple[list[Node], bool]:
     """The nodes on the way from ``start`` to ``stop``, each after those that it was made from.
 
     Args:
@@ -213,14 +213,14 @@ def between(start: Node, stop: Node) -> list[Node]:
         stop: the last node.
 
     Returns:
-        ``[start, ..., stop]``; one node if they are the same.
+        ``[start, ..., stop]``, one node if they are the same; and whether they are a chain.
     """
     chain, node = [stop], stop
     while node is not start and len(node.edges) == 1:
         node = node.edges[0][0]
         chain.append(node)
     if node is start:
-        return chain[::-1]
+        return chain[::-1], True
     order, seen, waiting = [start], {id(start)}, [stop]
     while waiting:
         node = waiting[-1]
@@ -232,4 +232,4 @@ def between(start: Node, stop: Node) -> list[Node]:
         if id(node) not in seen:
             seen.add(id(node))
             order.append(node)
-    return order
+    return order, False

@@ -88,7 +88,7 @@ def test_weights_and_buffers_changed_in_place_count(network, fast):
             before = fast(x)
             tensor.mul_(1.5).add_(0.3)
             assert error(fast(x), jacobian(network, x)) < 1e-10
-            assert tensor is network[4].bias or not torch.equal(fast(x), before) or tensor is network[0].bias
+            assert not torch.equal(fast(x), before)
 
 
 @needs_compiler

@@ -70,6 +70,7 @@ def test_determinant_is_that_of_the_reference(case: tuple[nn.Module, Tensor], fu
     assert det.shape == sign.shape == logabsdet.shape == (5,)
     assert error(det, expected) < 1e-10
     assert torch.equal(sign, expected.sign())
+    assert not sign.requires_grad
     assert error(logabsdet, expected.abs().log()) < 1e-10
 
 

@@ -48,8 +48,12 @@ def points(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
     return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+def square(n: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(n, 5), nn.Tanh(), nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, n))
+
+
 def question() -> nn.Sequential:
-    return nn.Sequential(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 2))
+    return square(2)
 
 
 def fused_jacobian(model: nn.Module, x: Tensor) -> Tensor:
@@ -227,13 +231,15 @@ def test_graph_of_gradients_is_refused_only_where_it_is_used() -> None:
     plain = torch.autograd.grad(jacobian_det(net, x).square().sum(), inputs)
     taped = torch.autograd.grad(jacobian_det(net, x).square().sum(), inputs, create_graph=True)
     assert all(map(torch.equal, plain, taped))
-    for gradient in taped:
+    linear = torch.autograd.grad(jacobian_det(net, x).sum(), inputs, create_graph=True)
+    for gradient in taped + linear:
         with pytest.raises(JacobianError, match="pass fused=False"):
             gradient.sum().backward(retain_graph=True)
 
 
-def test_results_are_ordinary_tensors() -> None:
-    net, x = seeded(question), points(4, 2).requires_grad_()
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_results_are_ordinary_tensors(n: int) -> None:
+    net, x = seeded(lambda: square(n)), points(4, n).requires_grad_()
     det = jacobian_det(net, x)
     det.sum().backward()
     for tensor in (det, x.grad, *(p.grad for p in list(net.parameters())[:5])):
@@ -246,9 +252,10 @@ def test_results_are_ordinary_tensors() -> None:
 # Memory that is used again
 
 
-def test_results_are_not_overwritten_by_later_calls() -> None:
-    net = seeded(question)
-    batches = [points(5, 2, seed=seed) for seed in range(6)]
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_results_are_not_overwritten_by_later_calls(n: int) -> None:
+    net = seeded(lambda: square(n))
+    batches = [points(5, n, seed=seed) for seed in range(6)]
     dets = [jacobian_det(net, x) for x in batches]
     later = [torch.autograd.grad(det.sum(), net[2].weight)[0] for det in dets]
     for x, det, gradient in zip(batches, dets, later, strict=True):
@@ -308,6 +315,19 @@ def test_blocks_without_grad_mode_change_nothing(monkeypatch: pytest.MonkeyPatch
             assert_close(part, all_at_once, 1e-13)
 
 
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("function", [jacobian_det, slogdet])
+def test_bad_numbers_are_refused_in_memory_that_has_been_used(function: Callable, bad: float) -> None:
+    net, x = seeded(question), points(4, 2)
+    expected = function(net, x)
+    broken = x.clone()
+    broken[2, 1] = bad
+    with pytest.raises(JacobianError, match=r"x=(nan|inf): the input has 1 entries .* the first at \(2, 1\)"):
+        function(net, broken)
+    again = function(net, x)
+    assert all(map(torch.equal, again, expected))
+
+
 # Who may take it
 
 
@@ -355,10 +375,7 @@ OTHERS = {
 }
 
 
-IGNORED = pytest.mark.xfail(reason="nas.jac.record.apply overlooks a forward that is set on an instance", strict=True)
-
-
-@pytest.mark.parametrize("name", [pytest.param(o, marks=IGNORED) if "forward" in o else o for o in OTHERS])
+@pytest.mark.parametrize("name", OTHERS)
 def test_what_is_no_chain_goes_the_general_way(name: str) -> None:
     net, x = seeded(OTHERS[name]), points(4, 2)
     assert read_chain(net, x) is None
@@ -376,6 +393,8 @@ def test_inputs_that_are_no_short_vectors_go_the_general_way() -> None:
         wide = seeded(lambda n=n: nn.Sequential(nn.Linear(n, n), nn.Tanh()))
         assert (read_chain(wide, points(2, n)) is None) == (n > WIDEST)
     assert read_chain(net, points(3, 3)) is None
+    with pytest.raises(RuntimeError, match="must have the same dtype"):
+        jacobian_det(net, points(3, 2).float())
 
 
 def test_autocast_and_transforms_go_the_general_way() -> None:
