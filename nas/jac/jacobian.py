@@ -90,6 +90,7 @@ def jacobian(
     Raises:
         JacobianError: ``mode`` is none of the four, or ``factored`` with ``forward`` or ``reverse``.
         NoRuleError: in mode ``layerwise``, the model does what has no rule.
+        RuntimeError: the model's own.
     """
     if mode not in MODES:
         raise JacobianError("mode", mode, f"must be one of {', '.join(MODES)}", "use mode='auto'")
@@ -110,7 +111,13 @@ def jacobian(
         except NoRuleError:
             if mode == "layerwise" or factored:
                 raise
-    return _autodiff(model, x, mode, chunk_bytes, create_graph)
+    try:
+        return _autodiff(model, x, mode, chunk_bytes, create_graph)
+    except RuntimeError as error:
+        if mode != "forward":
+            raise
+        rule = f"met what torch has no forward derivative for ({str(error).splitlines()[0]})"
+        raise JacobianError("mode", mode, rule, "use mode='reverse'") from error
 
 
 def factorise(model: Callable[[Tensor], Tensor], x: Tensor) -> FactoredJacobian:

@@ -8,6 +8,7 @@ functions are the same thing, and a module that is called twice or a residual su
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -63,6 +64,14 @@ PLAIN |= {Tensor.new_zeros, Tensor.new_ones, Tensor.new_full, Tensor.new_empty, 
 """What may be asked of a tensor without depending on its values."""
 
 
+class _Recording(threading.local):
+    taped = False
+    """Whether the recording that this thread makes keeps an autograd tape."""
+
+
+_recording = _Recording()
+
+
 class Recorded(Tensor):
     """The tensor that a recorded network is given: it carries a node along, and sees every torch function."""
 
@@ -84,8 +93,11 @@ class Recorded(Tensor):
         given = [_unwrap(a) for a in args]
         if named:
             given, named = _arranged(given, {key: _unwrap(value) for key, value in named.items()})
+        if not torch.is_grad_enabled():  # apply() has switched it on
+            raise no_rule(f"{name} inside an autograd.Function or torch.no_grad()")
         try:
-            node = rule(*given, **named)
+            with torch.set_grad_enabled(_recording.taped):
+                node = rule(*given, **named)
         except TypeError:
             _check_signature(rule, name, given, named)
             raise
@@ -192,7 +204,12 @@ def apply(model: Callable[[Tensor], Tensor], node: Node) -> Node:
         for child in model._modules.values():  # type: ignore[attr-defined]
             node = apply(child, node)
         return node
-    out = model(wrap(node))
+    before, _recording.taped = _recording.taped, torch.is_grad_enabled()
+    try:
+        with torch.enable_grad():  # what switches it off keeps derivatives to itself, and is refused
+            out = model(wrap(node))
+    finally:
+        _recording.taped = before
     if not isinstance(out, Recorded):
         raise no_rule(f"{kind.__name__}: an output of type {type(out).__name__} that does not depend on the input")
     return out.node

@@ -363,3 +363,39 @@ def test_forward_mode_refuses_a_tape_where_torch_would_give_a_wrong_gradient(mod
     with pytest.raises(JacobianError, match=r"create_graph=True.*mode='reverse'"):
         jacobian(model, x().requires_grad_(), mode="forward", create_graph=True)
     assert error(jacobian(model, x(), mode="forward"), reference(model, x())) < 1e-10
+
+
+# What keeps its derivative to itself
+
+
+class Reversed(torch.autograd.Function):
+    """A gradient reversal: its derivative is not that of what it computes."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        return -g
+
+
+def without_tape(x):
+    with torch.no_grad():
+        y = torch.sin(x)
+    return y + 2 * x
+
+
+@pytest.mark.parametrize(("function", "slope"), [(lambda x: Reversed.apply(x) * 2, -2), (without_tape, 2)])
+def test_a_derivative_that_is_declared_is_taken_and_not_computed(function, slope):
+    with pytest.raises(NoRuleError, match=r"autograd\.Function or torch\.no_grad"):
+        jacobian(function, x(), mode="layerwise")
+    wanted = slope * torch.eye(4, **DOUBLE).expand(5, 4, 4)
+    assert torch.equal(jacobian(function, x()), wanted)
+    assert torch.equal(jacobian(function, x(), mode="reverse"), wanted)
+
+
+def test_forward_mode_says_what_to_use_where_there_is_no_forward_derivative():
+    with pytest.raises(JacobianError, match=r"mode=forward.*mode='reverse'") as caught:
+        jacobian(lambda x: Reversed.apply(x), x(), mode="forward")
+    line(caught)
