@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -83,6 +85,8 @@ class Row:
 
 def jac_suite(rounds: int, threads: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Measure everything; ``say`` is told what is being measured. The result is plain data."""
+    warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)  # torch's own, where torch.func begins
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that there is no CUDA is no news
     jax = Jax(threads)
     rows = []
     for case in all_cases(jax):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from nas.jac.checks import check_modes, check_output, refuse_batch_statistics, refuse_dropout, undo_count
+from nas.jac.checks import check_apart, check_modes, check_output, refuse_batch_statistics, refuse_dropout, undo_count
 from nas.jac.errors import BudgetError, JacobianError
 
 Function = Callable[[Tensor], Tensor]
@@ -99,6 +99,7 @@ def reverse(model: Function, x: Tensor, chunk_bytes: int, create_graph: bool) ->
             )[0]
             return derivative.reshape(len(x), -1)
 
+        check_apart(row, y.detach())
         return torch.cat(_vectorised(row, units, at_once)).transpose(0, 1)
 
 
@@ -128,6 +129,7 @@ def forward(model: Function, x: Tensor, chunk_bytes: int, create_graph: bool) ->
             derivative: Tensor = torch.func.jvp(run, (at,), (tangent,))[1]
             return derivative.reshape(len(x), -1).to(x.dtype)
 
+        check_apart(lambda tangents: column(tangents.view_as(x)), torch.zeros_like(x).reshape(len(x), -1))
         return torch.cat(_vectorised(column, units, at_once)).permute(1, 2, 0)
 
 

@@ -35,6 +35,7 @@ class CheckResult:
         found: the entry there of the Jacobian that was given.
         tolerance: the largest ``error`` with which the Jacobian passes.
         columns: how many of each sample's input entries were moved.
+        inputs: how many it has.
         kinks: how many of the entries looked at are at a kink and were not judged.
     """
 
@@ -46,7 +47,11 @@ class CheckResult:
     found: float
     tolerance: float
     columns: int
+    inputs: int
     kinks: int
+
+    def __bool__(self) -> bool:
+        return self.ok
 
     @property
     def ok(self) -> bool:
@@ -56,10 +61,12 @@ class CheckResult:
     def __str__(self) -> str:
         verdict = "agrees with" if self.ok else "DIFFERS FROM"
         kinks = f"; {self.kinks} entries are at a kink and not judged" if self.kinks else ""
+        scale = abs(self.found - self.expected) / self.error if self.error else 0
+        against = f" of {scale:.2g}" if scale else ""
         return (
-            f"{verdict} finite differences: largest error {self.error:.1e} of the largest derivative "
-            f"(at most {self.tolerance:.1e}), at sample {self.sample}, output {self.output}, input {self.input}: "
-            f"{self.found:.6g}, by differences {self.expected:.6g}; {self.columns} columns{kinks}"
+            f"{verdict} finite differences: largest error {self.error:.1e}{against} (at most {self.tolerance:.1e}), "
+            f"at sample {self.sample}, output {self.output}, input {self.input}: {self.found:.6g}, by differences "
+            f"{self.expected:.6g}; {self.columns} of {self.inputs} columns{kinks}"
         )
 
 
@@ -79,6 +86,8 @@ def check(
     al., *Numerical Recipes*, 3rd edition, section 5.7). That costs two forward passes a column, or four where something
     is amiss; up to ``2 * log2(B) + 2`` more see to it that samples do not influence each other and nothing is drawn
     at random.
+
+    It sees the columns that it looks at: a wrong entry elsewhere is found with ``columns`` as large as the input.
 
     An error is counted relative to the largest absolute derivative of its sample in the columns looked at, or to 1e6
     times what rounding does to a difference, where all derivatives are smaller than that.
@@ -130,6 +139,7 @@ def check(
         found=given[worst.sample, worst.row, worst.column].item(),
         tolerance=max(torch.finfo(given.dtype).eps ** 0.5, EXACT) if tolerance is None else tolerance,
         columns=len(drawn),
+        inputs=given.shape[2],
         kinks=worst.kinks,
     )
 

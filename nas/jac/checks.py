@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import traceback
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +85,8 @@ def check_output(y: object, batch: int) -> Tensor:
         raise JacobianError("output", y.dtype, "must be of a real floating-point type", "return scores, not indices")
     if y.dim() < 1 or y.shape[0] != batch:
         rule = f"must have the batch first: {batch} samples went in"
-        raise JacobianError("output", tuple(y.shape), rule, "return (B, ...), one output for each sample")
+        remedy = "return (B, ...), one output for each sample; pass a single sample as x.unsqueeze(0)"
+        raise JacobianError("output", tuple(y.shape), rule, remedy)
     if y.numel() == 0:
         raise JacobianError("output", tuple(y.shape), "must have at least one entry", "return (B, ...)")
     return y
@@ -143,6 +145,28 @@ def refuse_dropout(where: str) -> None:
     """
     rule = "draws anew in training mode, so that the function has no fixed derivative"
     raise JacobianError("model", where, rule, "call model.eval() first")
+
+
+def check_apart(pulled: Callable[[Tensor], Tensor], y: Tensor) -> None:
+    """Refuse a function that mixes samples, for two directions more.
+
+    Args:
+        pulled: from cotangents ``(B, M)`` to ``(B, *in)``.
+        y: its output ``(B, M)``.
+
+    Raises:
+        JacobianError: outputs of one half of the batch depend on inputs of the other half.
+    """
+    half = len(y) // 2
+    weights = torch.arange(1, y[0].numel() + 1, dtype=y.dtype, device=y.device).cos()  # no entry cancels another
+    for own, other in ((slice(half), slice(half, None)), (slice(half, None), slice(half))) if half else ():
+        cotangents = torch.zeros_like(y)
+        cotangents[own] = weights
+        strange = pulled(cotangents)[other]
+        if ((strange != 0) & ~strange.isnan()).any():
+            rule = "mixes the samples of a batch, so that no sample has a Jacobian of its own"
+            remedy = "make each output a function of its own sample; pass a single sample as x.unsqueeze(0)"
+            raise JacobianError("model", "output", rule, remedy)
 
 
 def undo_count(error: BaseException) -> None:

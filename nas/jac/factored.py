@@ -40,6 +40,9 @@ class FactoredJacobian:
         self._taped = torch.is_grad_enabled()
         self._narrows = widths[-1] == min(widths)
 
+    def __repr__(self) -> str:
+        return f"FactoredJacobian(shape={tuple(self.shape)})"
+
     @property
     def value(self) -> Tensor:
         """What the network gave, ``(B, *out)``."""

@@ -11,7 +11,8 @@ from torch.autograd import Function
 
 from nas.jac.checks import check_finite, check_input
 from nas.jac.errors import JacobianError
-from nas.jac.tape import Layout, Loan, Tape, inference
+from nas.jac.loan import Loan
+from nas.jac.tape import Layout, Tape, inference
 
 
 class Jacobian(Function):
@@ -57,12 +58,12 @@ class Determinant(Function):
         tape = loan.tape
         with inference(True):
             tape.push(x, weights)
-            finite = math.isfinite(x.sum().item())
-        det = DETERMINANT[tape.n](tape)
-        if not (finite and math.isfinite(det.sum().item())):
+            DETERMINANT[tape.n](tape, tape.det)
+            finite = math.isfinite(tape.checked.sum().item())
+        if not finite:
             check_input("x", x)
-            check_finite("det", det, "the determinant", "look at the network's weights, or use slogdet")
-        return det
+            check_finite("det", tape.det, "the determinant", "look at the network's weights, or use slogdet")
+        return tape.det.clone()
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple:
@@ -95,21 +96,21 @@ def _gradients(ctx: Any, tape: Tape, matrices: tuple[Tensor | None, ...], g: Ten
     return None, *FirstOnly.apply(len(grads), g, *ctx.inputs, *grads)
 
 
-# Determinants of ``tape.jacobian``, as ordinary tensors, and the gradient of ``tape.jacobian`` (into ``tape.adjoint``)
-# where that of the determinants is ``g``: by Jacobi's formula, ``g`` times the cofactors.
+# Determinants of ``tape.jacobian``, into ``out``, and the gradient of ``tape.jacobian``, into ``tape.adjoint``, where
+# that of the determinants is ``g``: by Jacobi's formula, ``g`` times the cofactors.
 
 
-def _det1(tape: Tape) -> Tensor:
-    return tape.entries[0][0].clone()
+def _det1(tape: Tape, out: Tensor) -> None:
+    out.copy_(tape.entries[0][0])
 
 
 def _cofactors1(tape: Tape, g: Tensor) -> None:
     tape.adjoint_entries[0][0].copy_(g)
 
 
-def _det2(tape: Tape) -> Tensor:
+def _det2(tape: Tape, out: Tensor) -> None:
     (a, b), (c, d) = tape.entries
-    return mul(a, d).addcmul_(b, c, value=-1)
+    mul(a, d, out=out).addcmul_(b, c, value=-1)
 
 
 def _cofactors2(tape: Tape, g: Tensor) -> None:
@@ -122,12 +123,11 @@ def _cofactors2(tape: Tape, g: Tensor) -> None:
     mul(b, minus, out=dc)
 
 
-def _det3(tape: Tape) -> Tensor:
+def _det3(tape: Tape, out: Tensor) -> None:
     jacobian, cofactors = tape.jacobian, tape.cofactors
-    with inference(True):
-        for i in range(3):
-            torch.linalg.cross(jacobian[i - 2], jacobian[i - 1], dim=0, out=cofactors[i])
-    return (jacobian[0] * cofactors[0]).sum(0)
+    for i in range(3):
+        torch.linalg.cross(jacobian[i - 2], jacobian[i - 1], dim=0, out=cofactors[i])
+    torch.sum(jacobian[0] * cofactors[0], 0, out=out)
 
 
 def _cofactors3(tape: Tape, g: Tensor) -> None:

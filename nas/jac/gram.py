@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nas.jac.autodiff import directions_at_once, guarded
-from nas.jac.checks import CHUNK_BYTES, GRAM_BYTES, SLOPES, check_finite, check_input
+from nas.jac.checks import CHUNK_BYTES, GRAM_BYTES, SLOPES, check_apart, check_finite, check_input
 from nas.jac.errors import BudgetError, JacobianError, NoRuleError
 from nas.jac.factored import CACHED
 from nas.jac.jacobian import factorise, output
@@ -114,6 +114,7 @@ def _by_autodiff(model: Function, x1: Tensor, x2: Tensor, chunk_bytes: int) -> T
         columns = torch.func.vmap(
             lambda unit: torch.func.jvp(run, (x1.detach().clone(),), pullback(unit))[1].reshape(len(x1), -1)
         )
+        check_apart(lambda cotangents: pullback(cotangents.view_as(y))[0], y.reshape(len(y), -1))
         at_once = directions_at_once(x2, m, chunk_bytes)
         parts = [columns(units[first : first + at_once]) for first in range(0, m, at_once)]
     return torch.cat(parts).permute(1, 2, 0)

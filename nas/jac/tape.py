@@ -7,23 +7,21 @@ written out: with ``U = [z | V]`` before an activation and ``A = [f(z) | f'(z) V
 
     dV = f'(z) dT        dz = f'(z) da + f''(z) sum_k dT_k V_k.
 
-A small network's step is made of calls more than of numbers. So the memory and all views of it are made once for a
-shape and used again, and they are inference tensors (no version counters, nothing to record), which must be written in
-inference mode.
+A small network's step is made of calls more than of numbers. So the memory, all views of it and the functions that
+work on them are made once for a shape and used again (:mod:`nas.jac.loan`), and the memory is inference tensors (no
+version counters, nothing to record), which must be written in inference mode.
 
 Source: Griewank and Walther, *Evaluating Derivatives* (2008), chapter 3 (vector forward mode) and its adjoint.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, mm, mul, mv
 
-from nas.jac.checks import check_input
 from nas.jac.curves import Curve
 
 # What torch.inference_mode enters, without the microseconds that the class around it takes.
@@ -33,8 +31,6 @@ Layout = tuple[tuple[int, Curve | None], ...]
 """Of each stage, a Linear (or nothing) and an activation (or nothing): features and activation."""
 Key = tuple[torch.Size, torch.dtype, torch.device, Layout]
 """What memory is made for: shape ``(B, N)`` and type of the input, and the stages."""
-
-KEPT_BYTES, KEPT_KEYS, KEPT_EACH = 2**23, 8, 2
 
 
 def sample_bytes(layout: Layout, n: int, itemsize: int) -> int:
@@ -70,52 +66,114 @@ class Block:
 
 
 class Stage:
-    """A Linear's output ``before``, what the activation makes of it (``after``), and the gradient of ``before``."""
+    """A Linear's output ``before``, what the activation makes of it (``after``), and the gradient of ``before``.
 
-    __slots__ = ("adjoint", "after", "before", "curve", "pairs", "q", "slope", "slope_all")
+    ``push(weight, bias)`` carries values and tangents from ``last``, the output of the stage before, to ``after``;
+    ``pull(weight)`` carries the gradient that ``adjoint`` holds of ``after`` to ``before`` and on to ``below``, the
+    adjoint of the stage before (None: there is none). A weight of None is no Linear.
+    """
 
-    def __init__(self, like: Tensor, features: int, curve: Curve | None) -> None:
-        shape = (features, *like.shape[1:])
-        self.curve, self.adjoint = curve, Block(like.new_empty(shape))
-        self.before = self.after = Block(like.new_empty(shape))
-        if curve is not None:
-            if not curve.in_place:
-                self.after = Block(like.new_empty(shape))
-            self.slope, self.q = like.new_empty(features, shape[2]), like.new_empty(features, shape[2])
-            self.slope_all = self.slope.unsqueeze(1)
-            # The gradients of T's columns, and V's columns (T's where it has overwritten V).
-            self.pairs = list(zip(self.adjoint.columns, self.before.columns, strict=True))
+    def __init__(self, last: Block, below: Block | None, features: int, curve: Curve | None) -> None:
+        shape = (features, *last.all.shape[1:])
+        self.adjoint, self.before = Block(last.all.new_empty(shape)), Block(last.all.new_empty(shape))
+        in_place = curve is None or curve.in_place
+        self.after = self.before if in_place else Block(last.all.new_empty(shape))
+        activate, deactivate = _activation(self, curve) if curve is not None else (None, None)
+        self.push = _push(last, self.before, activate)
+        self.pull = _pull(self.adjoint, below, deactivate)
+
+
+# The functions below are closures and not methods, since names of theirs are found faster than attributes.
+
+
+def _push(last: Block, before: Block, activate: Callable[[], None] | None) -> Callable[[Any, Any], None]:
+    source, flat, value_t = last.flat, before.flat, before.value_t
+
+    def push(weight: Tensor | None, bias: Tensor | None) -> None:
+        if weight is None:
+            before.all.copy_(last.all)
+        else:
+            mm(weight, source, out=flat)
+            if bias is not None:
+                value_t.add_(bias)
+        if activate is not None:
+            activate()
+
+    return push
+
+
+def _pull(adjoint: Block, below: Block | None, deactivate: Callable[[], None] | None) -> Callable[[Any], None]:
+    flat_t, out = adjoint.flat_t, None if below is None else below.flat_t
+
+    def pull(weight: Tensor | None) -> None:
+        if deactivate is not None:
+            deactivate()
+        if below is not None:
+            if weight is None:
+                below.all.copy_(adjoint.all)
+            else:
+                mm(flat_t, weight, out=out)
+
+    return pull
+
+
+def _activation(stage: Stage, curve: Curve) -> tuple[Callable[[], None], Callable[[], None]]:
+    z, a, dz = stage.before.value, stage.after.value, stage.adjoint.value
+    v, t, both = stage.before.tangents, stage.after.tangents, stage.adjoint.all
+    slope, q, one = torch.empty_like(z), torch.empty_like(z), z.new_ones(())
+    slope_all, value, bend, bends = slope.unsqueeze(1), curve.value, curve.bend, curve.bends
+    # Columns of dT, and of V (of T where it has overwritten V).
+    (first, partner), *others = zip(stage.adjoint.columns, stage.before.columns, strict=True)
+
+    def activate() -> None:
+        value(z, a, slope, one)
+        mul(v, slope_all, out=t)
+
+    def deactivate() -> None:
+        if bends:
+            mul(first, partner, out=q)
+            for dt_k, v_k in others:
+                q.addcmul_(dt_k, v_k)
+            both.mul_(slope_all)
+            bend(dz, q, z, a, slope)
+        else:
+            both.mul_(slope_all)
+
+    return activate, deactivate
 
 
 class Tape:
     """The memory of one forward and backward pass."""
 
     def __init__(self, key: Key) -> None:
-        (batch, n), dtype, device, layout = key
-        self.n = n
-        outputs, curve = layout[-1]
+        (batch, self.n), dtype, device, layout = key
+        n, (outputs, curve) = self.n, layout[-1]
         self.head = curve is None  # a last Linear without activation: only its tangents are wanted
         with inference(True):
-            start = torch.zeros(n, 1 + n, batch, dtype=dtype, device=device)
-            self.input = Block(start)
-            for column, ones in enumerate(self.input.columns):
+            whole = torch.zeros(n + 1, 1 + n, batch, dtype=dtype, device=device)
+            last, below = Block(whole[:n]), None
+            self.input, self.ones = last, whole.new_ones(batch)
+            self.det = whole[n, 0]  # next to the values of the input: one sum tells whether all of them are finite
+            self.checked = whole[:, 0]
+            for column, ones in enumerate(last.columns):
                 ones[column] = 1  # dx_i / dx_k
-            self.one, self.ones = start.new_ones(()), start.new_ones(batch)
-            self.stages = [Stage(start, features, curve) for features, curve in (layout[:-1] if self.head else layout)]
+            self.stages: list[Stage] = []
+            for features, curve in layout[:-1] if self.head else layout:
+                self.stages.append(Stage(last, below, features, curve))
+                last, below = self.stages[-1].after, self.stages[-1].adjoint
+            self.last, self.below = last, below
             if self.head:
-                self.jacobian = start.new_empty(outputs, n, batch)
-                self.flat = self.jacobian.view(outputs, -1)
-                self.top = Block(start.new_zeros(outputs, 1 + n, batch))  # its values stay 0
+                self.jacobian = whole.new_empty(outputs, n, batch)
+                self.top = Block(whole.new_zeros(outputs, 1 + n, batch))  # its values stay 0
             else:
-                self.jacobian, self.top = self.stages[-1].after.tangents, self.stages[-1].adjoint
+                assert below is not None
+                self.jacobian, self.top = last.tangents, below
+            self.flat = self.jacobian.view(outputs, -1) if self.head else None
             self.adjoint = self.top.tangents
-            below = [None, *(stage.adjoint for stage in self.stages)]
-            self.backward = list(zip(range(len(self.stages)), self.stages, below, strict=False))[::-1]
             self.entries = [row.unbind() for row in self.jacobian.unbind()]
             self.adjoint_entries = [row.unbind() for row in self.adjoint.unbind()]
-            self.minus = start.new_empty(batch)  # scratch for determinants
-            self.cofactors = start.new_empty(self.jacobian.shape if n == 3 else 0)
-            self.kept = batch * sample_bytes(layout, n, dtype.itemsize) <= KEPT_BYTES and device.type == "cpu"
+            self.minus = whole.new_empty(batch)  # scratch for determinants
+            self.cofactors = whole.new_empty(self.jacobian.shape if n == 3 else 0)
 
     def push(self, x: Tensor, weights: Sequence[Any]) -> None:
         """Carry values and tangents forward, into ``jacobian``; in inference mode.
@@ -124,25 +182,13 @@ class Tape:
             x: ``(B, N)``.
             weights: weight and bias of each stage; None where it has none.
         """
-        last = self.input
-        last.value_t.copy_(x)
-        for stage, weight, bias in zip(self.stages, weights[::2], weights[1::2], strict=False):
-            before, curve = stage.before, stage.curve
-            if weight is None:
-                before.all.copy_(last.all)
-            else:
-                mm(weight, last.flat, out=before.flat)
-                if bias is not None:
-                    before.value_t.add_(bias)
-            last = stage.after
-            if curve is not None:
-                curve.value(before.value, last.value, stage.slope, self.one)
-                if curve.in_place:
-                    last.tangents.mul_(stage.slope_all)
-                else:
-                    mul(before.tangents, stage.slope_all, out=last.tangents)
+        self.input.value_t.copy_(x)
+        number = 0
+        for stage in self.stages:
+            stage.push(weights[number], weights[number + 1])
+            number += 2
         if self.head:
-            mm(weights[-2], last.right, out=self.flat)
+            mm(weights[-2], self.last.right, out=self.flat)
 
     def pull(self, matrices: Sequence[Any]) -> None:
         """Carry the gradient of ``jacobian``, which is in ``adjoint``, backward to all stages; in inference mode.
@@ -153,26 +199,12 @@ class Tape:
         # The values behind the last activation do not enter the Jacobian: their gradient is 0.
         if not self.head:
             self.top.value.zero_()
-        elif self.stages:
-            mm(self.top.flat_t, matrices[-1], out=self.stages[-1].adjoint.flat_t)
-        for number, stage, below in self.backward:
-            here, curve = stage.adjoint, stage.curve
-            if curve is not None:
-                if curve.bends:
-                    q, (first, *others) = stage.q, stage.pairs
-                    mul(*first, out=q)
-                    for pair in others:
-                        q.addcmul_(*pair)
-                    here.all.mul_(stage.slope_all)
-                    curve.bend(here.value, q, stage.before.value, stage.after.value, stage.slope)
-                else:
-                    here.all.mul_(stage.slope_all)
-            if below is not None:
-                matrix = matrices[number]
-                if matrix is None:
-                    below.all.copy_(here.all)
-                else:
-                    mm(here.flat_t, matrix, out=below.flat_t)
+        elif self.below is not None:
+            mm(self.top.flat_t, matrices[-1], out=self.below.flat_t)
+        number = len(self.stages)
+        while number:
+            number -= 1
+            self.stages[number].pull(matrices[number])
 
     def gradients(self, needed: Sequence[bool]) -> list[Tensor | None]:
         """The gradients of the weights, after ``pull``, as ordinary tensors; in grad mode off.
@@ -191,7 +223,7 @@ class Tape:
             found.append(mv(here.value, self.ones) if needed[len(found)] else None)
             last = stage.after
         if self.head:
-            found += (mm(self.top.right, last.right_t) if needed[len(found)] else None), None
+            found += (mm(self.top.right, self.last.right_t) if needed[len(found)] else None), None
         return found
 
     def input_gradient(self, matrix: Tensor | None) -> Tensor | None:
@@ -207,37 +239,3 @@ class Tape:
             return None
         dz = self.stages[0].adjoint.value_t
         return mm(dz, matrix) if matrix is not None else dz.clone(memory_format=torch.contiguous_format)
-
-
-class Loan:
-    """A tape for as long as this object lives; then the next one of its kind may have it.
-
-    Small ones on the CPU are kept, at most ``KEPT_KEYS * KEPT_EACH`` of ``KEPT_BYTES`` each. On other devices a
-    tape could still be read by a stream when the object dies.
-    """
-
-    __slots__ = ("key", "tape")
-    _free: ClassVar[OrderedDict[Key, list[Tape]]] = OrderedDict()  # each change to it is one step of the interpreter
-
-    def __init__(self, x: Tensor, layout: Layout) -> None:
-        self.key = key = x.shape, x.dtype, x.device, layout
-        free = self._free.get(key)
-        try:
-            if free:
-                self.tape = free.pop()
-                return
-        except IndexError:  # another thread took the last one
-            pass
-        check_input("x", x)  # what shape and type alone tell is checked with the first x of this kind
-        self.tape = Tape(key)
-
-    def __del__(self) -> None:
-        if not hasattr(self, "tape") or not self.tape.kept:
-            return
-        free = self._free.get(self.key)
-        if free is None:
-            self._free[self.key] = [self.tape]
-            while len(self._free) > KEPT_KEYS:
-                self._free.popitem(last=False)
-        elif len(free) < KEPT_EACH:
-            free.append(self.tape)

@@ -227,3 +227,10 @@ def test_what_cannot_be_checked_is_refused_in_one_line(case):
         check(function, x, jac, columns=0 if case == "no columns" else 16)
     assert re.match(message, str(error.value)), error.value
     assert "\n" not in str(error.value)
+
+
+def test_a_result_is_true_when_the_jacobian_passes():
+    x = torch.randn(3, 4, dtype=torch.float64)
+    exact = torch.diag_embed(x.cos())
+    assert check(torch.sin, x, exact)
+    assert not check(torch.sin, x, exact * 2)

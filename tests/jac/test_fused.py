@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from jac_references import taped_jacobian
 from torch import Tensor, nn
 
-from nas.jac import JacobianError, determinant, jacobian_det, slogdet, tape
+from nas.jac import JacobianError, determinant, jacobian_det, loan, slogdet
 from nas.jac.chain import WIDEST, read_chain
 from nas.jac.fused import Jacobian
 
@@ -287,18 +287,20 @@ def test_threads_do_not_share_memory() -> None:
     assert not wrong
 
 
-def test_kept_memory_is_bounded() -> None:
-    net = seeded(question)
+def test_kept_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, kept = seeded(question), loan.Loan._free
     for batch in range(1, 30):
         held = [jacobian_det(net, points(batch, 2)) for _ in range(4)]
         del held
-    kept = tape.Loan._free
-    assert len(kept) <= tape.KEPT_KEYS
-    assert all(len(free) <= tape.KEPT_EACH for free in kept.values())
-    before = sum(map(len, kept.values()))
-    jacobian_det(net, points(30_000, 2))  # 27 MB in float64
-    assert sum(map(len, kept.values())) == before
-    assert not any(key[0][0] == 30_000 for key in kept)
+    assert len(kept) == loan.KEPT_KINDS
+    assert all(len(free) <= loan.KEPT_EACH for free in kept.values())
+    monkeypatch.setattr(loan, "KEPT_BYTES", 2**20)
+    for batch in (300, 301, 302, 303, 304, 305):  # 0.3 MB each
+        jacobian_det(net, points(batch, 2))
+    assert [key[0][0] for key in kept][-1] == 305
+    assert len(kept) == 3
+    jacobian_det(net, points(3000, 2))
+    assert [key[0][0] for key in kept] == [303, 304, 305]
 
 
 def test_blocks_without_grad_mode_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -399,3 +399,26 @@ def test_forward_mode_says_what_to_use_where_there_is_no_forward_derivative():
     with pytest.raises(JacobianError, match=r"mode=forward.*mode='reverse'") as caught:
         jacobian(lambda x: Reversed.apply(x), x(), mode="forward")
     line(caught)
+
+
+@pytest.mark.parametrize("mode", ["auto", "reverse", "forward"])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x - x.mean(0),
+        lambda x: x.softmax(0),
+        lambda x: x.cumsum(0),
+        lambda x: x.flip(0),
+        lambda x: nn.Linear(5, 5, **DOUBLE)(x.mT).mT,
+    ],
+)
+def test_samples_that_are_mixed_are_refused(function, mode):
+    with pytest.raises(JacobianError, match="mixes the samples") as caught:
+        jacobian(function, x(), mode=mode)
+    line(caught)
+
+
+def test_a_single_sample_without_a_batch_is_refused():
+    square = nn.Sequential(nn.Linear(4, 7), nn.Tanh(), nn.Linear(7, 4)).double()
+    with pytest.raises(JacobianError, match=r"x\.unsqueeze\(0\)"):
+        jacobian(square, x()[0])
