@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -87,6 +88,7 @@ def jac_suite(rounds: int, threads: int, say: Callable[[str], None]) -> dict[str
     """Measure everything; ``say`` is told what is being measured. The result is plain data."""
     warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)  # torch's own, where torch.func begins
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that there is no CUDA is no news
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # else its workers keep the cores busy for a while
     jax = Jax(threads)
     rows = []
     for case in all_cases(jax):
