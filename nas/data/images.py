@@ -97,6 +97,30 @@ def stratified(pool: ImageSet, fraction: float, draws: torch.Generator, key: str
     return pool.subset((~held_out).nonzero().flatten()), pool.subset(held_out.nonzero().flatten())
 
 
+def thinned(pool: ImageSet, number: int, draws: torch.Generator, key: str) -> ImageSet:
+    """``number`` of the pictures of ``pool``, in its order, with the same share of each class.
+
+    Args:
+        pool: what to choose from.
+        number: how many to keep.
+        draws: decides which pictures.
+        key: the setting that holds ``number``, for the message.
+
+    Raises:
+        DataError: there are fewer pictures than that.
+    """
+    if number > len(pool):
+        raise DataError(key, number, f"there are {len(pool)} training pictures", f"write {key}=0 for all of them")
+    place = torch.empty(len(pool), dtype=torch.float64)
+    for label in range(len(pool.classes)):
+        members = (pool.labels == label).nonzero().flatten()
+        # The k-th of n members stands at (k + 1/2) / n of the way: any first part has the same share of every class.
+        place[members[torch.randperm(len(members), generator=draws)]] = (
+            torch.arange(len(members), dtype=torch.float64) + 0.5
+        ) / max(1, len(members))
+    return pool.subset(place.argsort(stable=True)[:number].sort().values)
+
+
 def statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each channel, float32 ``(C,)``, on the [0, 1] scale.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nas.data.cifar import load_cifar
 from nas.data.folder import load_folder
-from nas.data.images import ImageSet, Splits, statistics, stratified
+from nas.data.images import ImageSet, Splits, statistics, stratified, thinned
 from nas.data.small import load_digits, make_synthetic
 from nas.errors import SettingError
 from nas.seeds import generator
@@ -20,11 +20,14 @@ def load_splits(settings: DataSettings, seed: int, progress: bool = False) -> Sp
         progress: show a bar on stderr while pictures are downloaded or decoded.
 
     Raises:
-        DataError: the data set cannot be had or read, or a class has too few pictures to be split.
+        DataError: the data set cannot be had or read, a class has too few pictures to be split, or there are fewer
+            training pictures than are to be kept.
         SettingError: there is no such data set.
     """
     pool, test = _pool_and_test(settings, seed, progress)
     train, val = stratified(pool, settings.val_fraction, generator(seed, "split"), "data.val_fraction")
+    if settings.train_images:
+        train = thinned(train, settings.train_images, generator(seed, "train_images"), "data.train_images")
     mean, std = statistics(train.images)
     return Splits(train, val, test, mean, std)
 

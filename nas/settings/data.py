@@ -15,6 +15,8 @@ class DataSettings:
     name: str = MISSING
     val_fraction: float = 0.1
     """Share of the training pictures that is held out for validation."""
+    train_images: int = 0
+    """Training pictures that are kept, the same share of each class; 0 keeps all."""
     crop: int = 4
     """Pixels of zero padding that a random crop may move into; 0 switches it off."""
     flip: bool = True
@@ -31,7 +33,7 @@ class DataSettings:
             "must be above 0: subnetworks are compared on held-out pictures",
             "write for example data.val_fraction=0.1",
         )
-        not_negative("data", self, "crop", "cutout")
+        not_negative("data", self, "train_images", "crop", "cutout")
 
 
 @dataclass

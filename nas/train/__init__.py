@@ -1,5 +1,6 @@
 """Training a supernet: the loop, its step, evaluation and checkpoints."""
 
+from nas.train.alone import train_alone
 from nas.train.evaluate import Judgement, architectures_to_judge, judge, recalibrate
 from nas.train.loop import Interrupted, fit
 from nas.train.optimize import GatedOptimizer, learning_rate
@@ -25,5 +26,6 @@ __all__ = [
     "make_report",
     "recalibrate",
     "tables",
+    "train_alone",
     "train_step",
 ]

@@ -1,0 +1,44 @@
+"""One subnetwork trained by itself from scratch: the truth that a supernet's ranking is held against."""
+
+from __future__ import annotations
+
+import torch
+
+from nas.data import Batches, Splits, ordered
+from nas.seeds import derive
+from nas.settings import TrainRunSettings
+from nas.space import Architecture, SearchSpace
+from nas.train.evaluate import Judgement, judge
+from nas.train.optimize import GatedOptimizer, learning_rate
+from nas.train.step import Loss, train_step
+
+
+def train_alone(settings: TrainRunSettings, space: SearchSpace, splits: Splits, architecture: Architecture) -> Judgement:
+    """Train ``architecture`` as ``nas-train gate=fixed`` does, without its files, and judge it on the test pictures.
+
+    The same settings give the same weights as there, bit for bit. The running BatchNorm statistics are what is
+    judged: a network that was trained alone has its own.
+
+    Args:
+        settings: of the run; the gate, the evaluation and what is tracked are not looked at.
+        space: ``build_space(settings.space, ...)`` for the pictures of ``splits``.
+        splits: ``load_splits(settings.data, settings.seed)``.
+
+    Raises:
+        DivergedError: the loss stopped being finite.
+    """
+    train, seed = settings.train, settings.seed
+    memory_format = torch.channels_last if train.channels_last else torch.preserve_format
+    supernet = space.supernet(seed).to(memory_format=memory_format)
+    optimizer = GatedOptimizer(supernet, settings.optimizer, train.clip_norm)
+    loss_fn = Loss(train.label_smoothing, train.precision)
+    stream = (settings.data, train.batch_size, seed, "cpu", train.channels_last)
+    batches = Batches(splits.train, splits.mean, splits.std, *stream)
+    total = train.epochs * batches.steps_per_epoch
+    torch.manual_seed(derive(seed, "global"))  # as in a run: what a user's own layers draw from
+    for step in range(total):
+        x, y = batches.batch(step)
+        lr = learning_rate(train, settings.optimizer.lr, step, total, batches.steps_per_epoch)
+        train_step(supernet, optimizer, loss_fn, x, y, (architecture,), lr, step)
+    test = list(ordered(splits.test, splits.mean, splits.std, 256, "cpu", train.channels_last))
+    return judge(supernet, [architecture], test, precision_name=train.precision)[0]
