@@ -17,14 +17,12 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:  # --help answers without torch
     from PIL import Image
     from torch import Tensor, nn
 
-    from nas.data import Splits
-    from nas.settings import TrainRunSettings
 
 REPEATS = 20
 UNIT = "change of the probability per unit of pixel value (0 black, 1 white), all channels of a pixel together"
@@ -125,27 +123,19 @@ def load(folder: Path, text: str | None, picture: int) -> Subject:
     """The subnetwork named ``text`` of the run in ``folder``, on a picture of the test split."""
     from torch import nn
 
-    from nas.data import load_splits, ordered
-    from nas.errors import CheckpointError, DataError
-    from nas.space import build_space, extract
-    from nas.train import recalibrate
-    from nas.train.checkpoint import load_newest
+    from nas.data import ordered
+    from nas.errors import DataError
+    from nas.space import extract
+    from nas.train import load_trained, recalibrate
 
-    state = load_newest(folder)
-    if state is None:
-        raise CheckpointError("run", folder, "has no checkpoint in it", "name the folder of a run of nas-train")
-    settings = settings_of(state["settings"])
-    splits = load_splits(settings.data, settings.seed)
-    space = build_space(settings.space, splits.channels, splits.image_size, len(splits.classes))
+    trained = load_trained(folder)
+    splits, space, supernet = trained.splits, trained.space, trained.supernet
     architecture = space.decode(text if text is not None else best_architecture(folder))
     if not 0 <= picture < len(splits.test):
         rule = f"must be the index of one of the {len(splits.test)} test pictures"
         raise DataError("picture", picture, rule, f"write 0 to {len(splits.test) - 1}")
-
-    supernet = space.supernet(settings.seed)
-    load_weights(supernet, state, folder)
-    if settings.evaluate.recalibrate:
-        recalibrate(supernet, architecture, calibration(splits, settings))
+    if trained.settings.evaluate.recalibrate:
+        recalibrate(supernet, architecture, trained.calibration())
     subnet = extract(supernet.eval(), architecture)
     chosen = splits.test.subset(splits.test.labels.new_tensor([picture]))
     ((x, y),) = ordered(chosen, splits.mean, splits.std, 1)
@@ -158,18 +148,8 @@ def load(folder: Path, text: str | None, picture: int) -> Subject:
         classes=splits.classes,
         label=label,
         title=f"Test picture {picture} of {len(splits.test):,}: {splits.classes[label]}",
-        subtitle=f"{folder.resolve().name} at step {state['step']:,}, subnetwork {name}",
+        subtitle=f"{folder.resolve().name} at step {trained.step:,}, subnetwork {name}",
     )
-
-
-def settings_of(data: dict[str, Any]) -> TrainRunSettings:
-    """The settings that a checkpoint has as plain data."""
-    from nas import settings
-    from nas.config.compose import SCHEMAS
-
-    groups = {group: schemas[data[group]["name"]](**data[group]) for group, schemas in SCHEMAS.items()}
-    train, evaluate = settings.TrainSettings(**data["train"]), settings.EvaluateSettings(**data["evaluate"])
-    return settings.TrainRunSettings(**groups, train=train, evaluate=evaluate, seed=data["seed"])
 
 
 def best_architecture(folder: Path) -> str:
@@ -185,37 +165,6 @@ def best_architecture(folder: Path) -> str:
     except (ValueError, KeyError):
         rule = "has a report.json that cannot be read"
         raise CheckpointError("run", folder, rule, "write the subnetwork's --architecture=0-2-1-3") from None
-
-
-def load_weights(supernet: nn.Module, state: dict[str, Any], folder: Path) -> None:
-    """The weights of a checkpoint, or their moving averages where the run keeps them: what its report judges."""
-    import torch
-
-    from nas.errors import CheckpointError
-
-    try:
-        supernet.load_state_dict(state["model"])
-    except RuntimeError as error:
-        rule = f"its checkpoint does not fit the network ({' '.join(str(error).split()[:30])} ...)"
-        raise CheckpointError("run", folder, rule, "take the network as it was") from None
-    averages = state["optimizer"]["average"]
-    if averages:
-        with torch.no_grad():
-            trained = [p for p in supernet.parameters() if p.requires_grad]
-            for parameter, average in zip(trained, averages, strict=True):
-                parameter.copy_(average)
-
-
-def calibration(splits: Splits, settings: TrainRunSettings) -> list[tuple[Tensor, Tensor]]:
-    """The training pictures on which the run's report estimates BatchNorm statistics."""
-    import torch
-
-    from nas.data import ordered
-    from nas.seeds import generator
-
-    order = torch.randperm(len(splits.train), generator=generator(settings.seed, "recalibrate"))
-    some = splits.train.subset(order[: settings.evaluate.recalibrate_images])
-    return list(ordered(some, splits.mean, splits.std, settings.evaluate.batch_size))
 
 
 def timed_jacobian(subject: Subject) -> tuple[Tensor, float, float]:

@@ -24,6 +24,7 @@ ORDER = (
     ("train",),
     ("score",),
     ("search",),
+    ("rank",),
     ("export",),
     ("bench",),
     ("config",),

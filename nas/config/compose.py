@@ -18,28 +18,7 @@ from nas.errors import SettingError
 
 T = TypeVar("T")
 
-SCHEMAS: dict[str, dict[str, type]] = {
-    "space": {
-        "two_branch": settings.TwoBranchSettings,
-        "chain": settings.ChainSettings,
-        "macro": settings.MacroSettings,
-        "custom": settings.CustomSettings,
-    },
-    "gate": {
-        "fixed": settings.FixedGateSettings,
-        "uniform": settings.UniformGateSettings,
-        "fair": settings.FairGateSettings,
-        "learned": settings.LearnedGateSettings,
-    },
-    "data": {
-        "digits": settings.DigitsSettings,
-        "cifar10": settings.CifarSettings,
-        "cifar100": settings.Cifar100Settings,
-        "folder": settings.FolderSettings,
-        "synthetic": settings.SyntheticSettings,
-    },
-    "optimizer": {"sgd": settings.SGDSettings, "adamw": settings.AdamWSettings},
-}
+SCHEMAS = settings.GROUPS
 """The dataclass behind ``schema/<group>/<name>``, which a file in ``conf/<group>/`` names in its defaults."""
 
 # Groups are left open: OmegaConf would not let another choice take the place of the dataclass's default.

@@ -21,6 +21,7 @@ from nas.settings.gate import (
     LearnedGateSettings,
     UniformGateSettings,
 )
+from nas.settings.groups import GROUPS, train_settings
 from nas.settings.rules import MISSING
 from nas.settings.space import ChainSettings, CustomSettings, MacroSettings, SpaceSettings, TwoBranchSettings
 from nas.settings.train import (
@@ -34,6 +35,7 @@ from nas.settings.train import (
 )
 
 __all__ = [
+    "GROUPS",
     "MISSING",
     "AdamWSettings",
     "BenchSettings",
@@ -59,4 +61,5 @@ __all__ = [
     "TrainSettings",
     "TwoBranchSettings",
     "UniformGateSettings",
+    "train_settings",
 ]

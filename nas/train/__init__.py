@@ -7,6 +7,7 @@ from nas.train.optimize import GatedOptimizer, learning_rate
 from nas.train.report import Report, make_report, tables
 from nas.train.run import Run, choose_device
 from nas.train.step import BranchNorms, GateTeacher, Loss, StepResult, train_step
+from nas.train.trained import Trained, load_trained
 
 __all__ = [
     "BranchNorms",
@@ -18,11 +19,13 @@ __all__ = [
     "Report",
     "Run",
     "StepResult",
+    "Trained",
     "architectures_to_judge",
     "choose_device",
     "fit",
     "judge",
     "learning_rate",
+    "load_trained",
     "make_report",
     "recalibrate",
     "tables",

@@ -13,7 +13,9 @@ from nas.train.optimize import GatedOptimizer, learning_rate
 from nas.train.step import Loss, train_step
 
 
-def train_alone(settings: TrainRunSettings, space: SearchSpace, splits: Splits, architecture: Architecture) -> Judgement:
+def train_alone(
+    settings: TrainRunSettings, space: SearchSpace, splits: Splits, architecture: Architecture
+) -> Judgement:
     """Train ``architecture`` as ``nas-train gate=fixed`` does, without its files, and judge it on the test pictures.
 
     The same settings give the same weights as there, bit for bit. The running BatchNorm statistics are what is
