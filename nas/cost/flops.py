@@ -8,10 +8,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from nas.cost.paths import PathCost
 from nas.space import Architecture, SearchSpace
 
 
-class PathFlops:
+class PathFlops(PathCost):
     """Forward FLOPs of any path, from one count a choice.
 
     A path costs what all paths share, plus what each of its choices adds. (Exact where a choice does not change
@@ -24,12 +25,7 @@ class PathFlops:
 
     def __init__(self, space: SearchSpace, supernet: nn.Module, picture: tuple[int, int, int]) -> None:
         self._probe, self._picture = copy.deepcopy(supernet).cpu().eval(), picture
-        first: Architecture = tuple(0 for _ in space.slots)
-        self._base = self.count(first)
-        self._added = [
-            [self.count((*first[:i], choice, *first[i + 1 :])) - self._base for choice in range(len(slot.choices))]
-            for i, slot in enumerate(space.slots)
-        ]
+        super().__init__(space)
         everything: Architecture = tuple(tuple(range(len(slot.choices))) for slot in space.slots)
         self.everything = self.count(everything)
         """With all gates open."""
@@ -37,15 +33,6 @@ class PathFlops:
     def count(self, architecture: Architecture) -> int:
         """Forward FLOPs of any architecture for one picture, counted by running it."""
         return count_flops(self._probe, architecture, self._picture)
-
-    def __call__(self, architecture: Architecture) -> int:
-        """Forward FLOPs of an architecture for one picture, added up where one branch a slot is open."""
-        total = self._base
-        for added, entry in zip(self._added, architecture, strict=True):
-            if not isinstance(entry, int):
-                return self.count(architecture)
-            total += added[entry]
-        return total
 
     def skipped_share(self, architecture: Architecture) -> float:
         """Share of the FLOPs of the supernet with all gates open that this path does not spend."""

@@ -91,7 +91,8 @@ class LearnedGate(Gate):
         if not math.isfinite(value):
             rule = f"the held-out loss is {value} at step {step} on path {tuple(map(int, architecture))}"
             raise DivergedError("gate.lr", self.settings.lr, rule, "lower optimizer.lr or gate.lr")
-        (self.logits.grad,) = torch.autograd.grad(loss, [self.logits])
+        # A choice may compute nothing; if no open branch reaches the loss, the gradient is zero.
+        (self.logits.grad,) = torch.autograd.grad(loss, [self.logits], materialize_grads=True)
         self._optimizer.step()
         return value
 

@@ -9,6 +9,7 @@ from nas.nn.gated import (
     WeightedBranch,
     ZeroPadded,
     gated_blocks,
+    gated_slots,
     open_branches,
 )
 from nas.nn.operations import OPERATIONS, MBConv, conv_bn_relu, operation
@@ -26,6 +27,7 @@ __all__ = [
     "ZeroPadded",
     "conv_bn_relu",
     "gated_blocks",
+    "gated_slots",
     "open_branches",
     "operation",
 ]

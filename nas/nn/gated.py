@@ -95,10 +95,16 @@ def _scaled(widths: tuple[int, ...], after: int, before: int) -> tuple[int, ...]
 
 
 class GatedBlock(nn.Module):
-    """What the gated blocks share: named branches, one slot of an architecture."""
+    """What the gated blocks share: named branches, one slot of an architecture.
 
-    def __init__(self, branches: Iterable[nn.Module], choices: Sequence[str] | None = None) -> None:
+    Blocks with the same ``slot`` share it: one entry of an architecture opens their branches alike.
+    """
+
+    def __init__(
+        self, branches: Iterable[nn.Module], choices: Sequence[str] | None = None, slot: str | None = None
+    ) -> None:
         super().__init__()
+        self.slot = slot
         self.branches = nn.ModuleList(branches)
         self.choices = tuple(choices or (f"branch{i}" for i in range(len(self.branches))))
         if not self.branches or len(self.choices) != len(self.branches):
@@ -138,6 +144,7 @@ class GatedConcat(GatedBlock):
         widths: channels that each branch gives. Only ``dense()`` needs them; when left out they are found by
             running the branches once on tensors without memory (torch's meta device).
         choices: names of the branches.
+        slot: name of the slot, where it has several blocks; otherwise the block is a slot of its own.
 
     Shapes:
         ``x`` is whatever the branches take; the result stands for ``(B, sum(widths), ...)``.
@@ -148,8 +155,9 @@ class GatedConcat(GatedBlock):
         branches: Iterable[nn.Module],
         widths: Sequence[int] | None = None,
         choices: Sequence[str] | None = None,
+        slot: str | None = None,
     ) -> None:
-        super().__init__(branches, choices)
+        super().__init__(branches, choices, slot)
         self.widths = None if widths is None else tuple(widths)
         if self.widths is not None and len(self.widths) != len(self.branches):
             rule = f"must have one entry for each of the {len(self.branches)} branches"
@@ -188,6 +196,7 @@ class GatedSum(GatedBlock):
     Args:
         branches: modules that take the same input and give the same shape.
         choices: names of the branches.
+        slot: name of the slot, where it has several blocks; otherwise the block is a slot of its own.
     """
 
     def forward(self, x: Tensor, active: Active) -> Tensor:
@@ -199,5 +208,20 @@ class GatedSum(GatedBlock):
 
 
 def gated_blocks(module: nn.Module) -> dict[str, GatedBlock]:
-    """The gated blocks inside ``module`` by name, in the order in which they were assigned: its slots."""
+    """The gated blocks inside ``module`` by name, in the order in which they were assigned."""
     return {name: child for name, child in module.named_modules() if isinstance(child, GatedBlock)}
+
+
+def gated_slots(module: nn.Module) -> dict[str, list[GatedBlock]]:
+    """The slots of ``module``, in the order in which their first blocks were assigned, with all their blocks.
+
+    Raises:
+        SpaceError: blocks of one slot have different choices.
+    """
+    slots: dict[str, list[GatedBlock]] = {}
+    for name, block in gated_blocks(module).items():
+        slots.setdefault(block.slot or name, []).append(block)
+    for name, blocks in slots.items():
+        if len({block.choices for block in blocks}) > 1:
+            raise SpaceError("slot", name, "has blocks with different choices", "give them the same, or other slots")
+    return slots

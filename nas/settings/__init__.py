@@ -14,6 +14,7 @@ from nas.settings.data import (
     FolderSettings,
     SyntheticSettings,
 )
+from nas.settings.export import ExportSettings
 from nas.settings.gate import (
     FairGateSettings,
     FixedGateSettings,
@@ -22,8 +23,18 @@ from nas.settings.gate import (
     UniformGateSettings,
 )
 from nas.settings.groups import GROUPS, train_settings
+from nas.settings.rank import RankRunSettings, RankSettings
 from nas.settings.rules import MISSING
-from nas.settings.space import ChainSettings, CustomSettings, MacroSettings, SpaceSettings, TwoBranchSettings
+from nas.settings.score import ScoreSettings
+from nas.settings.search import SearchRunSettings, SearchSettings
+from nas.settings.space import (
+    CellSettings,
+    ChainSettings,
+    CustomSettings,
+    MacroSettings,
+    SpaceSettings,
+    TwoBranchSettings,
+)
 from nas.settings.train import (
     AdamWSettings,
     EvaluateSettings,
@@ -39,6 +50,7 @@ __all__ = [
     "MISSING",
     "AdamWSettings",
     "BenchSettings",
+    "CellSettings",
     "ChainSettings",
     "Cifar100Settings",
     "CifarSettings",
@@ -46,6 +58,7 @@ __all__ = [
     "DataSettings",
     "DigitsSettings",
     "EvaluateSettings",
+    "ExportSettings",
     "FairGateSettings",
     "FixedGateSettings",
     "FolderSettings",
@@ -53,7 +66,12 @@ __all__ = [
     "LearnedGateSettings",
     "MacroSettings",
     "OptimizerSettings",
+    "RankRunSettings",
+    "RankSettings",
     "SGDSettings",
+    "ScoreSettings",
+    "SearchRunSettings",
+    "SearchSettings",
     "SpaceSettings",
     "SyntheticSettings",
     "TrackSettings",

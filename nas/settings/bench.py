@@ -19,6 +19,6 @@ class BenchSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        one_of("suite", self.suite, "gating", "jac")
+        one_of("suite", self.suite, "gating", "jac", "search")
         require(self.rounds >= 3, "rounds", self.rounds, "must be at least 3: it takes medians", "use rounds=100")
         require(self.threads >= 1, "threads", self.threads, "must be at least 1", "use threads=1")

@@ -8,7 +8,7 @@ from typing import Any
 from nas.errors import SettingError
 from nas.settings.data import Cifar100Settings, CifarSettings, DigitsSettings, FolderSettings, SyntheticSettings
 from nas.settings.gate import FairGateSettings, FixedGateSettings, LearnedGateSettings, UniformGateSettings
-from nas.settings.space import ChainSettings, CustomSettings, MacroSettings, TwoBranchSettings
+from nas.settings.space import CellSettings, ChainSettings, CustomSettings, MacroSettings, TwoBranchSettings
 from nas.settings.train import (
     AdamWSettings,
     EvaluateSettings,
@@ -23,6 +23,7 @@ GROUPS: dict[str, dict[str, type]] = {
         "two_branch": TwoBranchSettings,
         "chain": ChainSettings,
         "macro": MacroSettings,
+        "cell": CellSettings,
         "custom": CustomSettings,
     },
     "gate": {

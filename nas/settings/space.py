@@ -72,6 +72,20 @@ class MacroSettings(SpaceSettings):
 
 
 @dataclass
+class CellSettings(SpaceSettings):
+    """NAS-Bench-201: one cell of 6 edges with 5 operations, repeated; 15,625 architectures."""
+
+    name: str = "cell"
+    cells: int = 5
+    """In each of the three stages; N in the publication."""
+    width: int = 16
+    """Channels of the first stage; the second and the third have twice and four times as many."""
+
+    def __post_init__(self) -> None:
+        positive("space", self, "cells", "width")
+
+
+@dataclass
 class CustomSettings(SpaceSettings):
     """A module of the user's own with gated blocks in it and ``forward(x, architecture)``."""
 

@@ -141,9 +141,31 @@ class TrainRunSettings:
     seed: int = 0
     run: str = "unnamed"
     """Names the folder ``outputs/train/<run>``; the same name goes on with the same run."""
+    architecture: str = ""
+    """Train this one alone instead of a supernet, beside a random one of the same FLOPs; ``best`` of the two below."""
+    checkpoint: str = ""
+    """With ``architecture``: a run of a supernet whose weights it inherits in a further training."""
+    search: str = ""
+    """With ``architecture``: a search of ``nas-search``, for its checkpoint and its best."""
 
     def __post_init__(self) -> None:
+        self._check_retraining()
         require(self.seed >= 0, "seed", self.seed, "must not be negative", "write for example seed=1")
         ok = re.fullmatch(r"[\w.+-]+", self.run) is not None and self.run not in (".", "..")
         rule = "must be a plain name of letters, digits, '.', '_', '+' and '-'"
         require(ok, "run", self.run, rule, "write for example run=first; hydra.run.dir=PATH chooses any folder")
+
+    def _check_retraining(self) -> None:
+        given = next((key for key in ("checkpoint", "search") if getattr(self, key)), None)
+        if given is not None:
+            rule = "is for training a subnetwork of it alone"
+            require(bool(self.architecture), given, getattr(self, given), rule, "write architecture=best beside it")
+        both = f"{self.checkpoint}, {self.search}"
+        ok = not (self.checkpoint and self.search)
+        require(ok, "checkpoint, search", both, "a search has its own checkpoint", "leave one of them out")
+        ok = self.architecture != "best" or given is not None
+        remedy = "write checkpoint=outputs/train/NAME or search=outputs/search/NAME beside it"
+        require(ok, "architecture", "best", "of what, has to be said", remedy)
+        ok = not self.architecture or isinstance(self.gate, UniformGateSettings)
+        rule = "must be left out where architecture= is given: that is trained with a fixed gate"
+        require(ok, "gate", getattr(self.gate, "name", self.gate), rule, "leave out one of them")

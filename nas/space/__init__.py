@@ -2,6 +2,7 @@
 
 from nas.space.base import Architecture, SearchSpace, Slot
 from nas.space.build import build_space, check_supernet
+from nas.space.chained import Chained
 from nas.space.extract import extract
 
-__all__ = ["Architecture", "SearchSpace", "Slot", "build_space", "check_supernet", "extract"]
+__all__ = ["Architecture", "Chained", "SearchSpace", "Slot", "build_space", "check_supernet", "extract"]

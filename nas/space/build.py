@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from nas.errors import NasError, NasWarning, SettingError, SpaceError
 from nas.nn import GatedBlock, GatedConcat, gated_blocks
-from nas.settings import ChainSettings, CustomSettings, MacroSettings, SpaceSettings, TwoBranchSettings
+from nas.settings import CellSettings, ChainSettings, CustomSettings, MacroSettings, SpaceSettings, TwoBranchSettings
 from nas.space.base import Architecture, SearchSpace
+from nas.space.cell import CellSpace
 from nas.space.chain import ChainSpace
 from nas.space.custom import CustomSpace
 from nas.space.macro import MacroSpace
@@ -32,9 +33,12 @@ def build_space(settings: SpaceSettings, channels: int = 3, image_size: int = 32
             return ChainSpace(settings, channels, image_size, classes)
         case MacroSettings():
             return MacroSpace(settings, channels, image_size, classes)
+        case CellSettings():
+            return CellSpace(settings, channels, image_size, classes)
         case CustomSettings():
             return CustomSpace(settings)
-    raise SettingError("space.name", settings.name, "is not a known space", "use two_branch, chain, macro or custom")
+    remedy = "use two_branch, chain, macro, cell or custom"
+    raise SettingError("space.name", settings.name, "is not a known space", remedy)
 
 
 def check_supernet(space: SearchSpace, supernet: nn.Module, channels: int, image_size: int, classes: int) -> None:
@@ -49,31 +53,27 @@ def check_supernet(space: SearchSpace, supernet: nn.Module, channels: int, image
     """
     probe = copy.deepcopy(supernet).eval()
     x = torch.randn(2, channels, image_size, image_size, generator=torch.Generator().manual_seed(0))
-    architecture: Architecture = tuple(0 for _ in space.slots)
+    blocks, own = gated_blocks(probe), gated_blocks(supernet)
     seen: dict[str, Tensor] = {}
-    hooks = [
+    for name, block in blocks.items():
         block.register_forward_pre_hook(lambda _, args, name=name: seen.__setitem__(name, args[0]))
-        for name, block in gated_blocks(probe).items()
-    ]
     with torch.no_grad():
-        try:
+        for choice in range(max(len(slot.choices) for slot in space.slots)):
+            before = set(seen)
             with _explained(space, x):
-                y = probe(x, architecture)
-                blocks = {name: block for name, block in gated_blocks(probe).items() if name in seen}
-                shapes = {name: _shapes(block, seen[name]) for name, block in blocks.items()}
-        finally:
-            for hook in hooks:
-                hook.remove()
-        for name, block in gated_blocks(supernet).items():
-            if name in shapes:
-                _check_block(name, block, shapes[name])
-        with _explained(space, x):  # what stands behind the other branches
-            for choice in range(1, max(len(slot.choices) for slot in space.slots)):
-                probe(x, tuple(min(choice, len(slot.choices) - 1) for slot in space.slots))
+                y = probe(x, _all_at(space, choice))
+                new = [name for name in blocks if name in seen and name not in before]
+                shapes = {name: _shapes(blocks[name], seen[name]) for name in new}
+            for name in new:
+                _check_block(name, own[name], shapes[name])
         if tuple(y.shape) != (2, classes):
             rule = f"gives {tuple(y.shape)} for 2 pictures; the data needs (2, {classes})"
             raise SpaceError("space", space.name, rule, "give the last layer one output a class (space.kwargs)")
-        _warn_of_batchnorm(probe, x, architecture)
+        _warn_of_batchnorm(probe, x, _all_at(space, 0))
+
+
+def _all_at(space: SearchSpace, choice: int) -> Architecture:
+    return tuple(min(choice, len(slot.choices) - 1) for slot in space.slots)
 
 
 @contextmanager

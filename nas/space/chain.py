@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from nas.nn import BlockConv2d, GatedConcat, GatedSum, conv_bn_relu, operation
 from nas.settings import ChainSettings
-from nas.space.base import Architecture, SearchSpace, Slot
+from nas.space.base import SearchSpace, Slot
+from nas.space.chained import Chained
 
 
 class ConcatSlot(nn.Module):
@@ -22,7 +23,7 @@ class ConcatSlot(nn.Module):
         return F.relu(self.project(self.mix(x, active)))
 
 
-class ChainNet(nn.Module):
+class ChainNet(Chained):
     """A stem, slots in stages, global average pooling and a Linear."""
 
     def __init__(self, settings: ChainSettings, channels: int, classes: int) -> None:
@@ -43,10 +44,11 @@ class ChainNet(nn.Module):
                 width = out
         self.head = nn.Linear(width, classes)
 
-    def forward(self, x: Tensor, architecture: Architecture) -> Tensor:
-        x = self.stem(x)
-        for block, active in zip(self.blocks, architecture, strict=True):
-            x = block(x, active)
+    def prologue(self, x: Tensor) -> Tensor:
+        y: Tensor = self.stem(x)
+        return y
+
+    def epilogue(self, x: Tensor) -> Tensor:
         y: Tensor = self.head(x.mean(dim=(2, 3)))
         return y
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from nas.errors import SettingError, SpaceError
-from nas.nn import gated_blocks
+from nas.nn import gated_slots
 from nas.settings import CustomSettings
 from nas.space.base import SearchSpace, Slot
 
@@ -19,7 +19,7 @@ class CustomSpace(SearchSpace):
     """The space of the module that ``settings.factory`` gives; its slots are the gated blocks found in it.
 
     Entry ``i`` of an architecture belongs to the i-th gated block, in the order in which the module's
-    ``__init__`` assigned them.
+    ``__init__`` assigned them; blocks that name the same ``slot`` count as one.
 
     Raises:
         SettingError: the factory cannot be imported or called, or gives no module.
@@ -29,7 +29,7 @@ class CustomSpace(SearchSpace):
     def __init__(self, settings: CustomSettings) -> None:
         self._settings = settings
         module = self.build()
-        slots = tuple(Slot(name, block.choices) for name, block in gated_blocks(module).items())
+        slots = tuple(Slot(name, blocks[0].choices) for name, blocks in gated_slots(module).items())
         if not slots:
             rule = "has no gated block"
             remedy = "put a nas.nn.GatedConcat or GatedSum around the branches that are to be chosen from"

@@ -7,13 +7,14 @@ from torch import Tensor, nn
 from nas.nn import GatedSum, conv_bn_relu, operation
 from nas.settings import MacroSettings
 from nas.space.base import Architecture, SearchSpace, Slot
+from nas.space.chained import Chained
 
 CANDIDATES = ("skip", "mb3_k3", "mb6_k5")
 """Digits 0, 1 and 2 of the published table: Identity, MB3_K3, MB6_K5."""
 DEPTHS = (2, 3, 3)
 
 
-class MacroNet(nn.Module):
+class MacroNet(Chained):
     """Stem 32; stages of 64, 128 and 256 channels, the first slot of each with stride 2; head 1280."""
 
     def __init__(self, channels: int, classes: int) -> None:
@@ -30,10 +31,11 @@ class MacroNet(nn.Module):
         self.last = conv_bn_relu(width, 1280, 1)
         self.head = nn.Linear(1280, classes)
 
-    def forward(self, x: Tensor, architecture: Architecture) -> Tensor:
-        x = self.stem(x)
-        for block, active in zip(self.blocks, architecture, strict=True):
-            x = block(x, active)
+    def prologue(self, x: Tensor) -> Tensor:
+        y: Tensor = self.stem(x)
+        return y
+
+    def epilogue(self, x: Tensor) -> Tensor:
         y: Tensor = self.head(self.last(x).mean(dim=(2, 3)))
         return y
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nas.errors import DivergedError
 from nas.gate import LearnedGate
-from nas.nn import Active, gated_blocks
+from nas.nn import Active, gated_slots
 from nas.space import Architecture
 from nas.train.optimize import GatedOptimizer
 
@@ -98,8 +98,10 @@ class BranchNorms:
     """
 
     def __init__(self, supernet: nn.Module) -> None:
-        blocks = gated_blocks(supernet).values()
-        self._parameters = [[list(branch.parameters()) for branch in block.branches] for block in blocks]
+        self._parameters = [
+            [[p for branch in branches for p in branch.parameters()] for branches in choices]
+            for choices in _branches(supernet)
+        ]
 
     def __call__(self, paths: Sequence[Architecture]) -> dict[tuple[int, int], float]:
         """Norms by (slot, choice), for branches with parameters."""
@@ -110,6 +112,12 @@ class BranchNorms:
             if grads:
                 norms[slot, choice] = float(nn.utils.get_total_norm(grads))
         return norms
+
+
+def _branches(supernet: nn.Module) -> list[list[tuple[nn.Module, ...]]]:
+    """For each slot the branches of each of its choices: one for every block of the slot."""
+    slots = gated_slots(supernet).values()
+    return [list(zip(*(block.branches for block in blocks), strict=True)) for blocks in slots]
 
 
 def _indices(entry: Active) -> tuple[int, ...]:
@@ -123,8 +131,8 @@ class GateTeacher:
         self._supernet, self._loss_fn = supernet, loss_fn
         is_norm = nn.modules.batchnorm._BatchNorm
         inside = [
-            [[m for m in b.modules() if isinstance(m, is_norm)] for b in block.branches]
-            for block in gated_blocks(supernet).values()
+            [[m for branch in branches for m in branch.modules() if isinstance(m, is_norm)] for branches in choices]
+            for choices in _branches(supernet)
         ]
         gated = {id(m) for slot in inside for norms in slot for m in norms}
         self._norms = inside

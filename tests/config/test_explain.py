@@ -36,7 +36,7 @@ WRONG = {
     "++space.foo=1": r"space\.foo=1: there is no setting space\.foo; leave it out, or choose one of name, branches, .*",
     "hydra.foo=1": r"hydra\.foo=1: there is no setting hydra\.foo; choose one of .*",
     "space.widths=[3]": r"space\.widths=\[3\]: there is no setting space\.widths; choose one of name, branches, .*",
-    "space=foo": r"space=foo: there is no such choice; choose one of chain, custom, macro, two_branch",
+    "space=foo": r"space=foo: there is no such choice; choose one of cell, chain, custom, macro, two_branch",
     "data=imagenet": r"data=imagenet: there is no such choice; choose one of cifar10, cifar100, digits, folder, .*",
     # of the wrong type
     "train.epochs=many": r"train\.epochs=many: must be a whole number; .*",

@@ -123,3 +123,40 @@ def test_a_factory_that_cannot_be_called_is_refused(module, attribute, kwargs, m
 def test_an_error_of_the_users_own_is_not_hidden(module):
     with pytest.raises(RuntimeError, match="this factory is broken"):
         custom(f"{module}:broken")
+
+
+CELLS = """
+from torch import nn
+from nas.nn import GatedSum
+
+class Cells(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cells = nn.ModuleList()
+        for _ in range(3):
+            for edge in ("first", "second"):
+                branches = [nn.Identity(), nn.Conv2d(3, 3, 3, padding=1)]
+                self.cells.append(GatedSum(branches, ["skip", "conv3"], slot=edge))
+        self.head = nn.Linear(3, 5)
+
+    def forward(self, x, architecture):
+        for number, cell in enumerate(self.cells):
+            x = cell(x, architecture[number % 2])
+        return self.head(x.mean(dim=(2, 3)))
+"""
+
+
+def test_blocks_that_name_the_same_slot_are_one_slot(tmp_path, monkeypatch):
+    (tmp_path / "net_of_cells.py").write_text(CELLS)
+    monkeypatch.syspath_prepend(tmp_path)
+    space = custom("net_of_cells:Cells")
+    assert [(slot.name, slot.choices) for slot in space.slots] == [
+        ("first", ("skip", "conv3")),
+        ("second", ("skip", "conv3")),
+    ]
+    supernet, x = space.supernet(seed=2), torch.randn(2, 3, 8, 8)
+    check_supernet(space, supernet, 3, 8, 5)
+    for architecture in space.enumerate():
+        network = space.subnet(architecture, seed=2)
+        assert torch.equal(network(x), supernet(x, architecture))
+        assert sum(isinstance(module, torch.nn.Conv2d) for module in network.modules()) == 3 * sum(architecture)

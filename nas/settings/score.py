@@ -1,0 +1,50 @@
+"""What a run of training-free proxies can be told."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from nas.errors import require
+from nas.settings.data import DataSettings, DigitsSettings
+from nas.settings.space import ChainSettings, SpaceSettings
+
+
+@dataclass
+class ScoreSettings:
+    """Everything that ``nas-score`` can be told."""
+
+    space: SpaceSettings = field(default_factory=ChainSettings)
+    data: DataSettings = field(default_factory=DigitsSettings)
+    proxies: list[str] = field(default_factory=lambda: ["naswot", "jacob_cov", "synflow"])
+    rank_sum: list[str] = field(default_factory=list)
+    """Proxies whose ranks are added up; none for all that are asked."""
+    architectures: int = 200
+    """Drawn from the space by seed, none twice; the whole space if it has no more."""
+    only: list[str] = field(default_factory=list)
+    """These architectures, as the space writes them, instead of drawn ones."""
+    weights: int = 1
+    """Draws of initial weights, of ``seed``, ``seed + 1`` and so on; a score is their mean."""
+    batch_size: int = 32
+    batches: int = 2
+    """Batches of training pictures; all proxies but ``zico`` see the first alone."""
+    threads: int = 0
+    """CPU threads; 0 leaves torch's own choice."""
+    progress: bool = True
+    seed: int = 0
+    run: str = "unnamed"
+    """Names the folder ``outputs/score/<run>``; the same name goes on with the same run."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("architectures", 1), ("weights", 1), ("batch_size", 2), ("batches", 1)):
+            value, remedy = getattr(self, name), f"write for example {name}={getattr(type(self), name)}"
+            require(value >= least, name, value, f"must be at least {least}", remedy)
+        for name in ("seed", "threads"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative", f"write {name}=0")
+        require(self.threads <= 1024, "threads", self.threads, "must be at most 1024", "0 leaves torch's own choice")
+        left_out = [name for name in self.rank_sum if name not in self.proxies]
+        rule = f"must be among the proxies asked for: {', '.join(self.proxies)}"
+        require(not left_out, "rank_sum", ", ".join(left_out), rule, "ask for it in proxies=[...] too")
+        ok = re.fullmatch(r"[\w.+-]+", self.run) is not None and self.run not in (".", "..")
+        rule = "must be a plain name of letters, digits, '.', '_', '+' and '-'"
+        require(ok, "run", self.run, rule, "write for example run=first; hydra.run.dir=PATH chooses any folder")

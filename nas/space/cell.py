@@ -1,0 +1,184 @@
+"""NAS-Bench-201 (Dong and Yang, ICLR 2020), exactly: one cell of 6 edges with 5 operations, 15,625 architectures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from nas.errors import ArchitectureError, SpaceError
+from nas.nn import Active, GatedSum, open_branches
+from nas.settings import CellSettings
+from nas.space.base import Architecture, SearchSpace, Slot
+
+CANDIDATES = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+NONE = CANDIDATES.index("none")
+NODES = 4
+EDGES = tuple((source, node) for node in range(1, NODES) for source in range(node))
+"""In the order of the published string: by the node that an edge leads to, then by the node that it comes from."""
+STAGES = 3
+EXAMPLE = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|avg_pool_3x3~2|"
+
+
+class Zero(nn.Module):
+    """The operation ``none``, for those who ask for its value; a cell does not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x)
+
+
+def relu_conv_bn(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Sequential:
+    """ReLU, convolution without bias, BatchNorm; ``H' = ceil(H / stride)``."""
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False)
+    return nn.Sequential(nn.ReLU(), conv, nn.BatchNorm2d(out_channels))
+
+
+def _candidates(width: int) -> list[nn.Module]:
+    # In the order of CANDIDATES. The padding is not part of the average.
+    average = nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
+    return [Zero(), nn.Identity(), relu_conv_bn(width, width, 1), relu_conv_bn(width, width, 3), average]
+
+
+def _slot_name(source: int, node: int) -> str:
+    return f"edge{source}_{node}"
+
+
+class Cell(nn.Module):
+    """Node 0 is the input; every other node sums up what its edges make of the nodes before; the last is the output.
+
+    An edge whose value reaches no output is computed all the same, as in the published networks.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.edges = nn.ModuleList(
+            GatedSum(_candidates(width), CANDIDATES, slot=_slot_name(source, node)) for source, node in EDGES
+        )
+
+    def forward(self, x: Tensor, entries: Sequence[Active | None]) -> Tensor:
+        """The output for the six edges' ``entries``; None for an edge that adds nothing."""
+        nodes = [x]
+        for node in range(1, NODES):
+            total = None
+            for (source, into), edge, entry in zip(EDGES, self.edges, entries, strict=True):
+                if into == node and entry is not None:
+                    value = edge(nodes[source], entry)
+                    total = value if total is None else total + value
+            nodes.append(torch.zeros_like(x) if total is None else total)
+        return nodes[-1]
+
+
+class Reduction(nn.Module):
+    """The residual block between two stages: ``(B, C, H, W)`` in, ``(B, 2C, H/2, W/2)`` out."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv_a = relu_conv_bn(width, 2 * width, 3, stride=2)
+        self.conv_b = relu_conv_bn(2 * width, 2 * width, 3)
+        self.shortcut = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(width, 2 * width, 1, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.shortcut(x) + self.conv_b(self.conv_a(x))
+        return y
+
+
+class CellNet(nn.Module):
+    """Stem, three stages of equal cells with reductions between them, BatchNorm-ReLU, average, Linear.
+
+    The initial weights are torch's defaults, as in the published networks.
+    """
+
+    def __init__(self, settings: CellSettings, channels: int, classes: int) -> None:
+        super().__init__()
+        width = settings.width
+        self.stem = nn.Sequential(nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
+        self.cells = nn.ModuleList()
+        for stage in range(STAGES):
+            if stage > 0:
+                self.cells.append(Reduction(width))
+                width *= 2
+            self.cells.extend(Cell(width) for _ in range(settings.cells))
+        self.last = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU())
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor, architecture: Architecture) -> Tensor:
+        entries = [_computed(entry) for entry in architecture]
+        x = self.stem(x)
+        for cell in self.cells:
+            x = cell(x, entries) if isinstance(cell, Cell) else cell(x)
+        y: Tensor = self.head(self.last(x).mean(dim=(2, 3)))
+        return y
+
+
+def _computed(entry: Active) -> Active | None:
+    """What is left of an entry without ``none``; None if nothing is."""
+    indices = open_branches(entry, len(CANDIDATES))
+    if NONE not in indices:
+        return entry
+    return tuple(index for index in indices if index != NONE) or None
+
+
+class CellSpace(SearchSpace):
+    """The space of :class:`CellNet`: a slot for each edge of the cell, the same in every cell.
+
+    An architecture is written as published, ``|nor_conv_3x3~0|+|none~0|skip_connect~1|+|...|``: the nodes 1 to 3,
+    each with the operations on its edges and where they come from. It is the only form: tuples of numbers are in
+    circulation in two orders of the operations. Where several gates of an edge are open, each has its entry.
+
+    Raises:
+        SpaceError: the sides of the pictures cannot be halved twice.
+    """
+
+    def __init__(self, settings: CellSettings, channels: int, image_size: int, classes: int) -> None:
+        if image_size % 2 ** (STAGES - 1):
+            rule = "must be divisible by 4 for space cell"
+            raise SpaceError("data.image_size", image_size, rule, "use 16 or 32, or space=chain")
+        super().__init__(settings.name, tuple(Slot(_slot_name(*edge), CANDIDATES) for edge in EDGES))
+        self._arguments = (settings, channels, classes)
+
+    def build(self) -> nn.Module:
+        return CellNet(*self._arguments)
+
+    def encode(self, architecture: Architecture) -> str:
+        """The published string."""
+        nodes: list[list[str]] = [[] for _ in range(1, NODES)]
+        for (source, node), entry in zip(EDGES, self.validate(architecture), strict=True):
+            indices = (entry,) if isinstance(entry, int) else entry
+            nodes[node - 1] += [f"{CANDIDATES[index]}~{source}" for index in indices]
+        return "+".join(f"|{'|'.join(entries)}|" for entries in nodes)
+
+    def decode(self, text: str) -> Architecture:
+        """The architecture of a published string.
+
+        Raises:
+            ArchitectureError: it has another form, an operation that there is not, or not each edge in its place.
+        """
+        nodes = text.split("+")
+        if len(nodes) != NODES - 1:
+            raise _unreadable(text, f"must have {NODES - 1} nodes, joined by '+'; it has {len(nodes)}")
+        return tuple(entry for node, part in enumerate(nodes, start=1) for entry in _entries(text, node, part))
+
+
+def _entries(text: str, node: int, part: str) -> list[Active]:
+    """What ``part`` of the published string ``text`` says of the edges that lead to ``node``."""
+    if not re.fullmatch(r"\|(\w+~\d\|)+", part, re.ASCII):
+        raise _unreadable(text, f"node {node} must read |operation~source|...|, not {part!r}")
+    read = [(entry[:-2], int(entry[-1])) for entry in part.strip("|").split("|")]
+    entries: list[list[int]] = [[] for _ in range(node)]
+    sources = [source for _, source in read]
+    if sources != sorted(sources) or set(sources) != set(range(node)):
+        rule = f"node {node} must have the edges from {', '.join(map(str, range(node)))}, in this order"
+        raise _unreadable(text, f"{rule}, not from {', '.join(map(str, sources))}")
+    for name, source in read:
+        if name not in CANDIDATES:
+            raise _unreadable(text, f"{name} is not an operation of this space ({', '.join(CANDIDATES)})")
+        if CANDIDATES.index(name) in entries[source]:
+            raise _unreadable(text, f"node {node} has {name} from {source} twice")
+        entries[source].append(CANDIDATES.index(name))
+    return [entry[0] if len(entry) == 1 else tuple(entry) for entry in entries]
+
+
+def _unreadable(text: str, rule: str) -> ArchitectureError:
+    return ArchitectureError("architecture", text, rule, f"write for example {EXAMPLE}")

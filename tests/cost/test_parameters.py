@@ -1,0 +1,104 @@
+"""Parameters of paths: what all paths share plus what their choices add."""
+
+import pytest
+import torch
+from references import ModuleSpace
+from torch import nn
+
+from nas.cost import PathFlops, PathParameters, count_parameters
+from nas.errors import SpaceError
+from nas.nn import BlockLinear, GatedConcat, GatedSum
+from nas.settings import CellSettings, ChainSettings, MacroSettings, TwoBranchSettings
+from nas.space import build_space, extract
+
+CHAIN = {
+    "widths": [4, 6],
+    "depths": [1, 2],
+    "strides": [1, 2],
+    "candidates": ["conv3", "skip", "sep5", "mb2_k3", "max_pool3"],
+}
+SPACES = {
+    "two_branch": TwoBranchSettings(branches=3),
+    "chain of sums": ChainSettings(**CHAIN),
+    "chain of concatenations": ChainSettings(**CHAIN, merge="concat"),
+    "macro": MacroSettings(),
+    "cell": CellSettings(cells=1, width=4),
+}
+
+
+def of(name):
+    space = build_space(SPACES[name], image_size=16)
+    return space, space.supernet()
+
+
+class Custom(nn.Module):
+    """Branches of several widths, a consumer with a weight for each, and a layer that is used twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.twice = nn.Conv2d(3, 3, 3, padding=1)
+        self.unused = nn.Linear(100, 100)
+        self.left = GatedSum([nn.Conv2d(3, 3, k, padding=k // 2) for k in (1, 3, 5)])
+        self.right = GatedConcat([nn.Conv2d(3, w, 1) for w in (1, 2, 7)], [1, 2, 7])
+        self.head = BlockLinear(3, [1, 2, 7], 4)
+
+    def forward(self, x, architecture):
+        x = self.left(self.twice(self.twice(x)), architecture[0])
+        return self.head(self.right(x, architecture[1]).map(lambda t: t.mean(dim=(2, 3))))
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_added_parameters_are_those_of_the_extracted_network(name):
+    space, supernet = of(name)
+    parameters = PathParameters(space, supernet)
+    random = torch.Generator().manual_seed(0)
+    several = tuple((0, 2) for _ in space.slots)
+    found = set()
+    for architecture in [*space.sample_many(15, random), tuple(2 for _ in space.slots), several]:
+        counted = count_parameters(extract(supernet, architecture))
+        assert parameters(architecture) == counted
+        found.add(counted)
+    assert len(found) > (6 if len(space.slots) > 1 else 1)
+
+
+def test_a_users_network_is_counted_alike():
+    space = ModuleSpace(Custom)
+    parameters = PathParameters(space, space.supernet())
+    for architecture in space.enumerate():
+        kernel, width = (1, 3, 5)[architecture[0]], (1, 2, 7)[architecture[1]]
+        branches = 3 * 3 * kernel**2 + 3 + 3 * width + width
+        assert parameters(architecture) == (3 * 3 * 9 + 3) + branches + (4 * width + 4)
+
+
+def test_what_layers_share_counts_once():
+    layer = nn.Linear(3, 5)
+    assert count_parameters(nn.Sequential(layer, nn.ReLU(), layer)) == 20
+
+
+def test_slots_that_share_parameters_do_not_add_up_and_are_refused():
+    def shared():
+        net = Custom()
+        net.left.branches[2] = net.right.branches[1]
+        return net
+
+    space = ModuleSpace(shared)
+    with pytest.raises(SpaceError, match=r"slot=right: shares parameters with slot left, so that they do not add up; "):
+        PathParameters(space, space.supernet())
+
+
+def test_counting_leaves_the_supernet_as_it_was():
+    space, supernet = of("cell")
+    before = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
+    PathParameters(space, supernet).smallest()
+    assert supernet.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in supernet.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["two_branch", "chain of sums", "chain of concatenations"])
+def test_the_smallest_architecture_is_the_smallest_of_all(name):
+    space, supernet = of(name)
+    for cost in (PathParameters(space, supernet), PathFlops(space, supernet, (3, 16, 16))):
+        architecture, value = cost.smallest()
+        assert value == cost(architecture) == min(map(cost, space.enumerate()))
+    wide = build_space(SPACES["macro"])
+    assert PathParameters(wide, wide.supernet()).smallest() == ((0,) * 8, 387_882)  # as published

@@ -1,0 +1,407 @@
+"""NAS-Bench-201 as published: its network, its parameters and multiply-accumulates, its strings."""
+
+import itertools
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from nas.cost import PathFlops, count_parameters
+from nas.errors import ArchitectureError, SettingError, SpaceError
+from nas.nn import gated_blocks, gated_slots
+from nas.settings import CellSettings, SGDSettings
+from nas.space import build_space, check_supernet, extract
+from nas.space.cell import CANDIDATES, Zero
+from nas.train import GatedOptimizer, Loss, train_step
+
+SMALLEST = "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"
+LARGEST = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|nor_conv_3x3~0|nor_conv_3x3~1|nor_conv_3x3~2|"
+TOP = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
+PUBLISHED = [
+    (SMALLEST, 10, 32, 73_306, 7_783_050),
+    (LARGEST, 10, 32, 1_531_546, 220_119_690),
+    (SMALLEST, 100, 32, 79_156, 7_788_900),
+    (LARGEST, 100, 32, 1_537_396, 220_125_540),
+    (SMALLEST, 120, 16, 80_456, 1_953_400),
+    (LARGEST, 120, 16, 1_538_696, 55_037_560),
+    (TOP, 10, 32, 1_289_000, 184_730_000),
+    (TOP, 100, 32, 1_294_000, 184_740_000),
+    (TOP, 120, 16, 1_296_000, 46_190_000),
+]
+"""Of the benchmark: architecture, classes, side of the pictures, parameters, FLOPs. (The last three as it prints them,
+to three digits of a million parameters and two of FLOPs.) Its FLOPs are multiply-accumulates, and 1 for each bias."""
+
+# Strings with each operation on each edge, nodes without a value, and edges that reach no output.
+CASES = [
+    SMALLEST,
+    LARGEST,
+    TOP,
+    "|avg_pool_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+|nor_conv_3x3~0|none~1|avg_pool_3x3~2|",
+    "|skip_connect~0|+|avg_pool_3x3~0|nor_conv_1x1~1|+|skip_connect~0|avg_pool_3x3~1|nor_conv_1x1~2|",
+    "|none~0|+|skip_connect~0|nor_conv_3x3~1|+|none~0|nor_conv_1x1~1|skip_connect~2|",  # convolutions of zeros
+    "|nor_conv_3x3~0|+|none~0|none~1|+|none~0|none~1|skip_connect~2|",  # the output is zero
+    "|nor_conv_3x3~0|+|nor_conv_1x1~0|none~1|+|skip_connect~0|none~1|none~2|",  # two edges that lead nowhere
+]
+
+
+def small(**settings):
+    return build_space(CellSettings(**{"cells": 2, "width": 4, **settings}), image_size=8, classes=5)
+
+
+def batch(seed=0):
+    random = torch.Generator().manual_seed(seed)
+    return torch.randn(6, 3, 8, 8, generator=random), torch.randint(5, (6,), generator=random)
+
+
+# ------------------------------------------------------------------------------------------------- the network
+
+
+class PublishedNet(nn.Module):
+    """The benchmark's stand-alone network written out edge by edge, for one string."""
+
+    def __init__(self, text, width, cells, classes):
+        super().__init__()
+        self.text = text
+        self.stem = nn.Sequential(nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width))
+        self.cells = nn.ModuleList()
+        for stage in (1, 2, 4):
+            if stage > 1:
+                self.cells.append(self.residual(width * stage // 2, width * stage))
+            for _ in range(cells):
+                self.cells.append(self.cell(width * stage))
+        self.last = nn.Sequential(nn.BatchNorm2d(width * 4), nn.ReLU())
+        self.head = nn.Linear(width * 4, classes)
+
+    def cell(self, width):
+        edges = nn.ModuleDict()
+        for number, (name, _) in enumerate(entry for node in self.nodes() for entry in node):
+            if name.startswith("nor_conv"):
+                edges[str(number)] = self.relu_conv_bn(width, width, int(name[-1]), 1)
+        return nn.ModuleDict({"edges": edges})
+
+    def residual(self, before, after):
+        shortcut = nn.Sequential(nn.AvgPool2d(2, 2, 0), nn.Conv2d(before, after, 1, 1, 0, bias=False))
+        a, b = self.relu_conv_bn(before, after, 3, 2), self.relu_conv_bn(after, after, 3, 1)
+        return nn.ModuleDict({"conv_a": a, "conv_b": b, "shortcut": shortcut})
+
+    @staticmethod
+    def relu_conv_bn(before, after, kernel, stride):
+        conv = nn.Conv2d(before, after, kernel, stride, {1: 0, 3: 1}[kernel], bias=False)
+        return nn.Sequential(nn.ReLU(), conv, nn.BatchNorm2d(after, affine=True, track_running_stats=True))
+
+    def nodes(self):
+        return [[part.split("~") for part in node.strip("|").split("|")] for node in self.text.split("+")]
+
+    def run_cell(self, cell, x):
+        values, number = [x], 0
+        for node in self.nodes():
+            arriving = []
+            for name, source in node:
+                value = values[int(source)]
+                if name == "none":
+                    arriving.append(value * 0.0)
+                elif name == "skip_connect":
+                    arriving.append(value)
+                elif name == "avg_pool_3x3":
+                    arriving.append(average_of_what_is_there(value))
+                else:
+                    arriving.append(cell["edges"][str(number)](value))
+                number += 1
+            values.append(sum(arriving))
+        return values[-1]
+
+    def forward(self, x):
+        x = self.stem(x)
+        for cell in self.cells:
+            if "shortcut" in cell:
+                x = cell["conv_b"](cell["conv_a"](x)) + cell["shortcut"](x)
+            else:
+                x = self.run_cell(cell, x)
+        return self.head(self.last(x).mean(dim=3).mean(dim=2))
+
+
+def average_of_what_is_there(x):
+    """Over the 3x3 neighbours inside the picture."""
+    padded, ones = F.pad(x, (1, 1, 1, 1)), F.pad(torch.ones_like(x), (1, 1, 1, 1))
+    height, width = x.shape[2:]
+    shifts = [(i, j) for i in range(3) for j in range(3)]
+    total, count = (sum(t[:, :, i : i + height, j : j + width] for i, j in shifts) for t in (padded, ones))
+    return total / count
+
+
+def plain(name):
+    """A supernet's name of a tensor in the network of one path."""
+    return re.sub(r"branches\.\d\.", "", name)
+
+
+def published(supernet, architecture, text):
+    """The published network with the weights of a path of the supernet, in float64."""
+    network = PublishedNet(text, width=4, cells=2, classes=5).double()
+    weights = extract(supernet, architecture).state_dict()
+    network.load_state_dict({plain(name): value for name, value in weights.items()})  # strict: the same tensors
+    return network
+
+
+@pytest.mark.parametrize("text", CASES)
+def test_a_path_equals_the_published_network(text):
+    """In float64, several steps of training and then evaluation: outputs, gradients, BatchNorm statistics."""
+    space = small()
+    supernet, architecture = space.supernet(seed=3).double(), space.decode(text)
+    for module in supernet.modules():
+        if isinstance(module, nn.BatchNorm2d):  # biases that make something of zeros
+            nn.init.normal_(module.bias, generator=torch.Generator().manual_seed(1))
+    reference = published(supernet, architecture, text)
+    for seed in range(3):
+        x, y = batch(seed)
+        ours, theirs = supernet(x.double(), architecture), reference(x.double())
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+        for output in (ours, theirs):
+            F.cross_entropy(output, y).backward()
+    found = {plain(name): p.grad for name, p in supernet.named_parameters() if p.grad is not None}
+    expected = {name: p.grad for name, p in reference.named_parameters()}
+    assert found.keys() <= expected.keys()
+    for name, gradient in expected.items():
+        if name in found:
+            torch.testing.assert_close(found[name], gradient, rtol=1e-7, atol=1e-10)
+        else:  # what reaches no output has none; the published none multiplies by zero
+            assert gradient is None or not gradient.count_nonzero()
+    statistics = dict(published(supernet, architecture, text).named_buffers())
+    for name, buffer in reference.named_buffers():
+        torch.testing.assert_close(statistics[name], buffer, rtol=1e-9, atol=1e-12)
+    x = batch(9)[0].double()
+    torch.testing.assert_close(supernet.eval()(x, architecture), reference.eval()(x), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("text", "classes", "side", "parameters", "flops"), PUBLISHED)
+def test_parameters_and_flops_are_the_published_ones(text, classes, side, parameters, flops):
+    space = build_space(CellSettings(), image_size=side, classes=classes)
+    architecture, supernet = space.decode(text), space.supernet()
+    network = extract(supernet, architecture)
+    counted = PathFlops.count(_Probe(supernet, (3, side, side)), architecture) // 2 + classes
+    if text == TOP:
+        assert round(count_parameters(network), -3) == parameters
+        assert round(counted, -4) == flops
+    else:
+        assert (count_parameters(network), counted) == (parameters, flops)
+
+
+class _Probe:
+    """What PathFlops needs to count one path."""
+
+    def __init__(self, supernet, picture):
+        self._probe, self._picture = supernet.eval(), picture
+
+
+def test_cells_stages_and_operations_are_as_published():
+    supernet, shapes = build_space(CellSettings(width=8)).supernet().eval(), []
+    for cell in supernet.cells:
+        cell.register_forward_hook(lambda _, args, y: shapes.append(tuple(y.shape[1:])))
+    supernet(torch.randn(1, 3, 32, 32), (1, 2, 3, 4, 1, 2))
+    assert shapes == [(8, 32, 32)] * 5 + [(16, 16, 16)] * 6 + [(32, 8, 8)] * 6
+    blocks = gated_blocks(supernet)
+    assert len(blocks) == 15 * 6
+    for block in blocks.values():
+        assert block.choices == ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+        none, skip, *convs, pool = block.branches
+        assert not [*none.parameters(), *skip.parameters(), *pool.parameters()]
+        for conv, kernel in zip(convs, (1, 3), strict=True):
+            assert [type(part) for part in conv] == [nn.ReLU, nn.Conv2d, nn.BatchNorm2d]
+            assert conv[1].kernel_size == (kernel, kernel)
+
+
+# ---------------------------------------------------------------------------------------------- what is computed
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *CASES,
+        "|nor_conv_3x3~0|skip_connect~0|+|none~0|nor_conv_1x1~0|none~1|+|none~0|skip_connect~1|avg_pool_3x3~2|nor_conv_1x1~2|",
+    ],
+)
+def test_an_extracted_network_equals_the_supernet_bit_for_bit(text, training):
+    space = small()
+    supernet, architecture = space.supernet(seed=1).train(training), space.decode(text)
+    network = extract(supernet, architecture)
+    x, y = batch()
+    ours, alone = supernet(x, architecture), network(x)
+    assert torch.equal(ours, alone)
+    for output in (ours, alone):
+        F.cross_entropy(output, y).backward()
+    own = dict(network.named_parameters())
+    for name, parameter in supernet.named_parameters():
+        if name not in own or own[name].grad is None:
+            assert parameter.grad is None
+        else:
+            assert torch.equal(parameter.grad, own[name].grad)
+    whole = supernet.state_dict()
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in network.state_dict().items())
+
+
+def test_none_is_not_computed(monkeypatch):
+    """Neither alone nor beside other open gates; a node without a value is zeros."""
+    space = small(cells=1)
+    supernet, x = space.supernet().eval(), batch()[0]
+    supernet.cells[0].register_forward_hook(lambda _, args, y: seen.append((args[0], y)))
+    monkeypatch.setattr(Zero, "forward", lambda *_: pytest.fail("none was computed"))
+    with torch.no_grad():
+        for architecture in ((0,) * 6, (3, 0, 0, 2, 1, 0), ((0,), 0, 0, 0, 0, (0,))):
+            seen = []
+            supernet(x, architecture)
+            ((before, after),) = seen
+            if architecture[3] == 0:
+                assert after.shape == before.shape
+                assert not after.count_nonzero()
+        both, alone = supernet(x, ((0, 3), 1, (2, 0), 4, 0, (1, 0, 3))), supernet(x, (3, 1, 2, 4, 0, (1, 3)))
+    assert torch.equal(both, alone)
+
+
+def test_an_edge_that_leads_nowhere_is_computed_as_published():
+    space = small(cells=1)
+    flops = PathFlops(space, space.supernet(), (3, 8, 8))
+    nowhere = space.decode("|nor_conv_3x3~0|+|none~0|none~1|+|none~0|none~1|none~2|")
+    assert flops(nowhere) == flops.count(nowhere) == flops((3, 0, 0, 1, 1, 1)) > flops((0,) * 6)
+
+
+def test_cost_is_additive_for_every_kind_of_path():
+    space = small(cells=1)
+    flops, random = PathFlops(space, space.supernet(), (3, 8, 8)), torch.Generator().manual_seed(0)
+    for architecture in [space.decode(text) for text in CASES] + space.sample_many(20, random):
+        assert flops(architecture) == flops.count(architecture)
+    assert flops.smallest() == (space.decode(SMALLEST), flops((0,) * 6))
+
+
+def test_closed_operations_stay_bit_unchanged():
+    space, avoided = small(), CANDIDATES.index("nor_conv_1x1")
+    supernet, settings = space.supernet(), SGDSettings(lr=0.05, momentum=0.9, weight_decay=0.05)
+    optimizer = GatedOptimizer(supernet, settings, ema_decay=0.9)
+    for step in range(2):  # moments and statistics that could move
+        train_step(supernet, optimizer, Loss(), *batch(), [(2,) * 6, (3,) * 6], settings.lr, step)
+    before = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
+    others = [i for i in range(len(CANDIDATES)) if i != avoided]
+    paths = [(3, 3, 3, 3, 3, 3), *(tuple(others[(step + edge) % 4] for edge in range(6)) for step in range(12))]
+    for step, path in enumerate(paths):
+        train_step(supernet, optimizer, Loss(), *batch(step), [path], settings.lr, step)
+    moved = {name for name, tensor in supernet.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert moved == {name for name in before if f".branches.{avoided}." not in name}
+
+
+def test_every_cell_has_the_same_architecture():
+    space = small()
+    slots = gated_slots(space.supernet())
+    assert (
+        list(slots)
+        == [slot.name for slot in space.slots]
+        == [f"edge{edge}" for edge in ("0_1", "0_2", "1_2", "0_3", "1_3", "2_3")]
+    )
+    assert [len(blocks) for blocks in slots.values()] == [6] * 6
+
+
+def test_the_check_of_a_supernet_sees_every_operation_of_every_edge():
+    """Also of edges that the first path, none everywhere, does not call."""
+    space = small()
+    supernet = space.supernet()
+    check_supernet(space, supernet, 3, 8, 5)
+    supernet.cells[3].edges[4].branches[4] = nn.AvgPool2d(2)
+    with pytest.raises(SpaceError, match=r"slot=cells\.3\.edges\.4: its branches disagree in shape: .*avg_pool_3x3"):
+        check_supernet(space, supernet, 3, 8, 5)
+
+
+# ---------------------------------------------------------------------------------------------------- settings
+
+
+def test_pictures_that_cannot_be_halved_twice_are_refused():
+    with pytest.raises(SpaceError, match=r"data\.image_size=30: must be divisible by 4 for space cell; use 16 or 32"):
+        build_space(CellSettings(), image_size=30)
+
+
+@pytest.mark.parametrize("name", ["cells", "width"])
+def test_a_network_without_cells_or_width_is_refused(name):
+    with pytest.raises(SettingError, match=rf"space\.{name}=0: must be above 0"):
+        CellSettings(**{name: 0})
+
+
+def test_the_initial_weights_are_torchs_own():
+    space = small(cells=1)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        stem = nn.Conv2d(3, 4, 3, bias=False).weight
+        torch.manual_seed(0)
+        assert torch.equal(space.build().stem[0].weight, stem)
+
+
+# ----------------------------------------------------------------------------------------------------- strings
+
+
+def test_decode_undoes_encode_for_all_15625_architectures():
+    space = small()
+    assert space.size == 15_625
+    texts = {space.encode(architecture): architecture for architecture in space.enumerate()}
+    assert len(texts) == 15_625
+    assert all(space.decode(text) == architecture for text, architecture in texts.items())
+
+
+def test_strings_are_the_published_ones():
+    space = small()
+    assert space.encode((3, 3, 3, 1, 3, 2)) == (
+        "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_1x1~2|"
+    )
+    assert space.encode((0, 1, 2, 3, 4, 0)) == (
+        "|none~0|+|skip_connect~0|nor_conv_1x1~1|+|nor_conv_3x3~0|avg_pool_3x3~1|none~2|"
+    )
+    assert all(space.encode(space.decode(text)) == text for text in CASES)
+
+
+def test_several_open_gates_have_an_entry_each():
+    space = small()
+    architecture = ((1, 3), 0, (4, 0), 2, 2, (0, 1, 2, 3, 4))
+    text = space.encode(architecture)
+    assert text.startswith("|skip_connect~0|nor_conv_3x3~0|+|none~0|avg_pool_3x3~1|none~1|+|nor_conv_1x1~0|")
+    assert space.decode(text) == architecture
+
+
+def variants():
+    nodes = TOP.split("+")
+    yield "0-1-2-3-4-0", "must have 3 nodes, joined by '+'; it has 1"
+    yield "", "must have 3 nodes"
+    yield "+".join(nodes[:2]), "must have 3 nodes, joined by '+'; it has 2"
+    yield f"{TOP}+|none~0|", "must have 3 nodes, joined by '+'; it has 4"
+    yield TOP.replace("skip_connect", "skip"), "skip is not an operation of this space (none, skip_connect, "
+    yield TOP.replace("nor_conv_3x3~0|+", "nor_conv_5x5~0|+"), "nor_conv_5x5 is not an operation"
+    yield TOP.replace("skip_connect~0", "skip_connect~1"), "node 3 must have the edges from 0, 1, 2, in this order, not"
+    yield TOP.replace("|nor_conv_3x3~2", ""), "node 3 must have the edges from 0, 1, 2, in this order, not from 0, 1"
+    yield TOP.replace("|nor_conv_3x3~0|+", "|nor_conv_3x3~1|+"), "node 1 must have the edges from 0, in this order"
+    yield TOP.replace("~2", "~3"), "node 3 must have the edges from 0, 1, 2"
+    yield f"{nodes[0]}+|none~1|none~0|+{nodes[2]}", "node 2 must have the edges from 0, 1, in this order, not from 1, 0"
+    yield f"{nodes[0]}+|none~0|none~0|none~1|+{nodes[2]}", "node 2 has none from 0 twice"
+    yield TOP[1:], "node 1 must read |operation~source|...|, not 'nor_conv_3x3~0|'"
+    yield TOP.replace("~2", ""), "node 3 must read |operation~source|...|"
+    yield TOP.replace("~2", "~-2"), "node 3 must read"
+    yield TOP.replace("~2", "~12"), "node 3 must read"
+    yield TOP.replace("|+|", "| + |"), "node 1 must read"
+
+
+@pytest.mark.parametrize(("text", "rule"), list(variants()))
+def test_a_string_that_is_not_published_is_refused(text, rule):
+    with pytest.raises(ArchitectureError, match=re.escape(rule)) as caught:
+        small().decode(text)
+    assert str(caught.value).startswith(f"architecture={text}: ")
+    assert caught.value.remedy
+
+
+def test_the_example_of_the_refusal_is_itself_a_string():
+    space = small()
+    with pytest.raises(ArchitectureError) as caught:
+        space.decode("1-0-2")
+    example = caught.value.remedy.rpartition(" ")[2]
+    assert space.encode(space.decode(example)) == example
+
+
+def test_an_architecture_of_another_shape_is_refused():
+    space = small()
+    for architecture in itertools.chain([(0,) * 5, (0,) * 7], [(5, 0, 0, 0, 0, 0), (0, 0, 0, 0, 0, ())]):
+        with pytest.raises(ArchitectureError):
+            space.encode(architecture)

@@ -1,0 +1,90 @@
+"""A supernet that says it is a chain is held to it."""
+
+import pytest
+import torch
+from chains import AwkwardNet, TrivialNet, custom, lively, slots
+from torch import nn
+
+from nas.errors import SpaceError
+from nas.settings import ChainSettings, MacroSettings
+from nas.space import Chained, build_space
+from nas.space.chained import survey
+
+X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+SLOTS = custom("AwkwardNet").slots
+SPACES = {
+    "chain": build_space(ChainSettings(merge="concat")),
+    "macro": build_space(MacroSettings()),
+    "custom": custom("AwkwardNet"),
+}
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_the_pieces_in_a_row_are_the_forward_pass(name):
+    space = SPACES[name]
+    supernet, y = lively(space), X
+    architecture = space.sample(torch.Generator().manual_seed(0))
+    for number in range(len(space.slots) + 2):
+        y = supernet.piece(number, y, architecture)
+    assert torch.equal(y, supernet(X, architecture))
+
+
+def test_a_survey_finds_the_norms_and_the_size_of_each_piece():
+    pieces = survey(AwkwardNet().eval(), SLOTS, X)
+    assert [len(piece.norms) for piece in pieces] == [1, 1, 3, 1, 1]  # not the one without running statistics
+    assert [piece.picture_bytes for piece in pieces] == [4 * 4 * 8 * 8] * 4 + [4 * 3]
+
+
+def test_a_survey_leaves_the_supernet_as_it_is():
+    supernet = AwkwardNet().eval()
+    before = {name: value.clone() for name, value in supernet.state_dict().items()}
+    survey(supernet, SLOTS, X)
+    assert all(torch.equal(value, before[name]) for name, value in supernet.state_dict().items())
+    assert not any(module._forward_pre_hooks for module in supernet.modules())
+
+
+def test_weights_that_are_no_numbers_are_not_mistaken_for_a_broken_chain():
+    supernet = AwkwardNet().eval()
+    nn.init.constant_(supernet.head.weight, torch.nan)
+    survey(supernet, SLOTS, X)
+
+
+def refused(supernet: Chained, match: str, its_slots=SLOTS) -> None:
+    with pytest.raises(SpaceError, match=match):
+        survey(supernet.eval(), its_slots, X)
+    assert not any(module._forward_pre_hooks for module in supernet.modules())
+
+
+def test_a_piece_that_changes_its_input_is_refused():
+    supernet = AwkwardNet()
+    supernet.blocks[2].branches[1][0] = nn.ReLU(inplace=True)
+    refused(supernet, f"changes its input in place in {SLOTS[2].name}; use inplace=False")
+
+
+def test_a_change_in_place_within_a_piece_is_no_concern():
+    supernet = AwkwardNet()
+    supernet.blocks[1].branches = supernet.blocks[1].mix.branches
+    for branch in supernet.blocks[1].branches:
+        branch[2] = nn.ReLU(inplace=True)
+    survey(supernet.eval(), SLOTS, X)
+
+
+def test_a_norm_of_two_pieces_is_refused():
+    supernet = AwkwardNet()
+    supernet.blocks[2].branches[2][1] = supernet.stem[1]
+    refused(supernet, "BatchNorm in two pieces")
+    supernet = AwkwardNet()
+    supernet.blocks[0].branches[1][1] = supernet.blocks[2].branches[2][1]
+    refused(supernet, "BatchNorm in two pieces")
+
+
+def test_a_forward_that_does_something_else_is_refused():
+    class Scaled(AwkwardNet):
+        def forward(self, x, architecture):
+            return super().forward(x, architecture) * 2
+
+    refused(Scaled(), r"forward gives something else .* on \(0, 0, 0\)")
+
+
+def test_a_block_for_each_slot_is_asked_for():
+    refused(TrivialNet(), "has 8 blocks for 3 slots", slots(3, 3, 3))
