@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.benchmark import Timer
 
 BLOCKS = 5
 """Runs are timed in blocks, so long that the clock does not matter; quartiles need several of them."""
@@ -33,6 +32,8 @@ def latency(network: nn.Module, x: Tensor, min_run_s: float = 0.2, threads: int 
         min_run_s: seconds to measure for, at least; a first run is not counted.
         threads: of torch on the CPU, while measuring.
     """
+    from torch.utils.benchmark import Timer  # it looks for a compiler, and tells everybody who has no GPU
+
     assert min_run_s > 0, min_run_s
     modes = {module: module.training for module in network.modules()}  # a part may be frozen
     network.eval()

@@ -1,0 +1,51 @@
+"""``nas-score``: what training-free proxies say about subnetworks."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nas.cli.entry import run_verb, same_command
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def job(config: DictConfig, folder: Path) -> None:
+    """Score, or go on scoring, in ``folder``; print the best."""
+    from nas.config import settings_from
+    from nas.settings import ScoreSettings
+
+    settings = settings_from(config, ScoreSettings)
+
+    from rich.console import Console
+
+    from nas.score.report import carry_out, table
+    from nas.score.run import ScoreRun
+    from nas.train import Interrupted
+    from nas.train.memory import keep_freed_memory
+
+    keep_freed_memory()
+    run = ScoreRun(settings, folder)
+    out = Console(quiet=not settings.progress, soft_wrap=True, highlight=False, markup=False, emoji=False)
+    done = f", {len(run.journal.rows):,} scored before" if run.journal.rows else ""
+    out.print(f"{run.space.name}: {len(run.wanted):,} of {run.space.size:,} architectures{done}; {folder}")
+    try:
+        carry_out(run, out)
+    except Interrupted as stop:
+        found = f"{len(run.journal.rows):,} of {len(run.wanted):,} architectures are in {run.journal.path}"
+        out.print(f"{stop}; {found}; to go on: {same_command(settings.run)}")
+        sys.exit(128 + stop.signal_number)
+    path = run.write()
+    out.print(table(run))
+    out.print(f"scores: {path}")
+
+
+def main() -> None:
+    """Entry point of the console command."""
+    run_verb("score", job)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,252 @@
+"""How well one ordering agrees with another: rank correlations with their uncertainty, and what the pick costs.
+
+Kendall's tau-b (Kendall, "The treatment of ties in ranking problems", Biometrika 1945) and Spearman's rho, with
+percentile bootstrap intervals (Efron and Tibshirani, 1993) over architectures: the architectures are drawn anew with
+replacement, and the correlation is computed again. A constant predictor orders nothing: its correlation is 0 here,
+where the formula would divide by 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from scipy import stats
+from torch import Tensor
+
+from nas.errors import NasError
+from nas.seeds import generator
+
+CONFIDENCE = 0.95
+RESAMPLES = 1000
+SMALLEST_TOP = 10
+"""The best tenth has at least so many architectures, where there are so many."""
+_BLOCK = 512
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """A predictor against the truth. With several draws of the predictor, each figure is the mean over them."""
+
+    n: int
+    """Architectures."""
+    draws: int
+    tau: float
+    tau_low: float
+    """Of the 95 % interval over architectures."""
+    tau_high: float
+    tau_spread: float | None
+    """Standard deviation of tau over the draws; None of a single draw."""
+    rho: float
+    rho_low: float
+    rho_high: float
+    top_n: int
+    top_tau: float
+    """Tau among the ``top_n`` architectures that are truly best: a tenth of all."""
+    regret: float
+    """Best true accuracy minus that of the predicted best, 0 to 1; the mean over predictions that tie for it."""
+    pick_rank: float
+    """The predicted best's place in the true order, 1 the best."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much larger one predictor's tau is than another's, on the same architectures."""
+
+    difference: float
+    low: float
+    """Of the 95 % interval, both predictors on the same resamples."""
+    high: float
+
+    @property
+    def certain(self) -> bool:
+        """Whether the interval leaves 0 out."""
+        return self.low > 0 or self.high < 0
+
+
+def kendall_tau(a: Tensor, b: Tensor) -> float:
+    """Kendall's tau-b of two ``(n,)`` lists; 0 if either is constant.
+
+    Raises:
+        NasError: fewer than 2 numbers, or one that is not a number. Infinities have their place in the order.
+    """
+    return _of_scipy(stats.kendalltau, a, b)
+
+
+def spearman_rho(a: Tensor, b: Tensor) -> float:
+    """Spearman's rho of two ``(n,)`` lists; 0 if either is constant.
+
+    Raises:
+        NasError: fewer than 2 numbers, or one that is not a number.
+    """
+    return _of_scipy(stats.spearmanr, a, b)
+
+
+def _of_scipy(function: Callable[..., Any], a: Tensor, b: Tensor) -> float:
+    assert a.shape == b.shape == a.shape[:1], f"{tuple(a.shape)} and {tuple(b.shape)} are not two lists of a length"
+    _check(a)
+    _check(b)
+    a, b = _places(a), _places(b)
+    if not (a.any() and b.any()):  # all in place 0
+        return 0.0
+    return float(function(a.numpy(), b.numpy()).statistic)
+
+
+def _places(values: Tensor) -> Tensor:
+    """Each value's place among the distinct ones, from 0: the same order, and infinities can be subtracted."""
+    return values.unique(return_inverse=True)[1]
+
+
+def _check(values: Tensor) -> None:
+    if values.shape[-1] < 2:
+        rule = "a ranking needs at least 2 architectures"
+        raise NasError("architectures", values.shape[-1], rule, "take more of them")
+    wrong = int(values.isnan().sum())
+    if wrong:
+        rule = f"{wrong} of {values.numel()} values are not numbers, so they have no order"
+        raise NasError("predictions", "nan", rule, "give those architectures a worst value, such as -inf")
+
+
+# --------------------------------------------------------------------------------------------------- resampling
+
+
+def resamples(n: int, number: int = RESAMPLES, seed: int = 0) -> Tensor:
+    """How often each of ``n`` architectures occurs in each of ``number`` bootstrap resamples: ``(number, n)``."""
+    drawn = torch.randint(n, (number, n), generator=generator(seed, "bootstrap"))
+    return torch.zeros(number, n).scatter_add_(1, drawn, torch.ones(number, n))
+
+
+def kendall_taus(a: Tensor, b: Tensor, counts: Tensor) -> Tensor:
+    """Kendall's tau-b on each resample, ``(number,)``, all at once.
+
+    With ``w`` the counts of a resample and ``s_ij = sign(a_i - a_j) sign(b_i - b_j)``, concordant minus discordant
+    pairs are ``sum_{i<j} w_i w_j s_ij``: one matrix product serves all resamples. Sums of whole numbers this small
+    are exact in float32, so the result is SciPy's on the drawn-out resample, to rounding.
+
+    Args:
+        a, b: ``(n,)``.
+        counts: ``(number, n)`` from :func:`resamples`.
+    """
+    a, b, n = _places(a), _places(b), len(a)
+    agree = torch.zeros(len(counts), dtype=torch.float64)
+    for start in range(0, n, _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        signs = torch.sign(a[rows, None] - a[None, start:]) * torch.sign(b[rows, None] - b[None, start:])
+        later = counts[:, start:] @ signs.float().triu_(1).T  # each pair once
+        agree += (later * counts[:, rows]).sum(dim=1, dtype=torch.float64)
+    pairs = n * (n - 1) / 2
+    untied = (pairs - _tied_pairs(a, counts)) * (pairs - _tied_pairs(b, counts))
+    return torch.where(untied > 0, agree / untied.clamp(min=1).sqrt(), 0.0)
+
+
+def _tied_pairs(values: Tensor, counts: Tensor) -> Tensor:
+    number = _group_counts(values, counts)[0]
+    return (number * (number - 1) / 2).sum(dim=1)
+
+
+def _group_counts(values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """How often each distinct value occurs in each resample, ascending, and which one each architecture has."""
+    distinct, group = values.unique(return_inverse=True)
+    number = torch.zeros(len(counts), len(distinct), dtype=torch.float64)
+    return number.index_add_(1, group, counts.double()), group
+
+
+def spearman_rhos(a: Tensor, b: Tensor, counts: Tensor) -> Tensor:
+    """Spearman's rho on each resample, ``(number,)``: Pearson's correlation of the ranks within it."""
+    x, y = _centred_ranks(a, counts), _centred_ranks(b, counts)
+    w = counts.double()
+    scale = ((w * x * x).sum(dim=1) * (w * y * y).sum(dim=1)).sqrt()
+    return torch.where(scale > 0, (w * x * y).sum(dim=1) / scale.clamp(min=1e-9), 0.0)
+
+
+def _centred_ranks(values: Tensor, counts: Tensor) -> Tensor:
+    """Each architecture's rank in each resample, ties sharing their mean, minus the mean rank: ``(number, n)``."""
+    number, group = _group_counts(values, counts)
+    mean_rank = number.cumsum(dim=1) - number / 2  # up to a constant, which the next line takes away
+    return (mean_rank - values.numel() / 2)[:, group]
+
+
+def interval(values: Tensor) -> tuple[float, float]:
+    """The percentile interval of a statistic's resampled values ``(number,)``."""
+    tail = (1 - CONFIDENCE) / 2
+    low, high = values.quantile(torch.tensor([tail, 1 - tail], dtype=values.dtype)).tolist()
+    return low, high
+
+
+# ------------------------------------------------------------------------------------------------- the comparison
+
+
+def correlate(prediction: Tensor, truth: Tensor, counts: Tensor | None = None) -> Correlation:
+    """All figures of a predictor.
+
+    Args:
+        prediction: ``(n,)``, or ``(draws, n)`` of several draws of one predictor; larger means better.
+        truth: ``(n,)`` true accuracies.
+        counts: of :func:`resamples`; the same for predictors that are compared.
+
+    Raises:
+        NasError: fewer than 2 architectures, or a prediction that is not a number.
+    """
+    draws, truth = torch.atleast_2d(prediction).double(), truth.double()
+    _check(draws)
+    _check(truth)
+    counts = resamples(len(truth)) if counts is None else counts
+    taus = torch.tensor([kendall_tau(draw, truth) for draw in draws], dtype=torch.float64)
+    tau_low, tau_high = interval(_mean(kendall_taus, draws, truth, counts))
+    rho_low, rho_high = interval(_mean(spearman_rhos, draws, truth, counts))
+    top = best(truth)
+    costs = [pick(draw, truth) for draw in draws]
+    return Correlation(
+        n=len(truth),
+        draws=len(draws),
+        tau=float(taus.mean()),
+        tau_low=tau_low,
+        tau_high=tau_high,
+        tau_spread=float(taus.std()) if len(taus) > 1 else None,
+        rho=sum(spearman_rho(draw, truth) for draw in draws) / len(draws),
+        rho_low=rho_low,
+        rho_high=rho_high,
+        top_n=len(top),
+        top_tau=sum(kendall_tau(draw[top], truth[top]) for draw in draws) / len(draws),
+        regret=sum(regret for regret, _ in costs) / len(costs),
+        pick_rank=sum(rank for _, rank in costs) / len(costs),
+    )
+
+
+def compare(prediction: Tensor, other: Tensor, truth: Tensor, counts: Tensor | None = None) -> Difference:
+    """Whether one predictor orders better than another: the difference of their taus, resampled in pairs.
+
+    Args:
+        prediction, other: ``(n,)`` or ``(draws, n)`` each; larger means better.
+        truth: ``(n,)``.
+        counts: of :func:`resamples`.
+    """
+    counts = resamples(len(truth)) if counts is None else counts
+    found, truth = [], truth.double()
+    for values in (prediction, other):
+        draws = torch.atleast_2d(values).double()
+        mean = sum(kendall_tau(draw, truth) for draw in draws) / len(draws)
+        found.append((mean, _mean(kendall_taus, draws, truth, counts)))
+    (tau, resampled), (other_tau, other_resampled) = found
+    return Difference(tau - other_tau, *interval(resampled - other_resampled))
+
+
+def _mean(function: Callable[..., Tensor], draws: Tensor, truth: Tensor, counts: Tensor) -> Tensor:
+    """A statistic on each resample, averaged over the draws."""
+    return torch.stack([function(draw, truth, counts) for draw in draws]).mean(dim=0)
+
+
+def best(truth: Tensor) -> Tensor:
+    """Indices of the truly best tenth; at least ``SMALLEST_TOP``, and all that tie with the last of them."""
+    number = min(max(math.ceil(len(truth) / 10), SMALLEST_TOP), len(truth))
+    return (truth >= truth.sort(descending=True).values[number - 1]).nonzero().flatten()
+
+
+def pick(prediction: Tensor, truth: Tensor) -> tuple[float, float]:
+    """What choosing the predicted best costs: its regret and its true rank, each the mean over those that tie."""
+    picked = truth[prediction == prediction.max()]
+    ranks = 1 + (truth[None, :] > picked[:, None]).sum(dim=1)
+    return float(truth.max() - picked.mean()), float(ranks.double().mean())

@@ -1,0 +1,67 @@
+"""What a person sees of a run of proxies: a bar while it goes on, and a table at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from nas.score.journal import Row
+from nas.score.run import ScoreRun
+from nas.train.loop import Interrupted, stop_signals
+
+SHOWN = 20
+"""Rows that the table has at most; the file has all."""
+
+
+def carry_out(run: ScoreRun, out: Console) -> None:
+    """Score what is left, with a bar.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM came; what was found is in the journal.
+        ScoreError: a proxy cannot be had of a subnetwork.
+    """
+    with stop_signals() as received, _bar(run, out) as bar:
+        task = bar.add_task("scoring", total=len(run.wanted), completed=len(run.journal.rows), each="")
+        new = 0.0
+        for number, row in enumerate(run, 1):
+            new += row.seconds
+            bar.update(task, advance=1, each=f"{1000 * new / number:,.0f} ms each")
+            if received and len(run.journal.rows) < len(run.wanted):
+                raise Interrupted(received[0])
+
+
+@contextmanager
+def _bar(run: ScoreRun, out: Console) -> Iterator[Progress]:
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[each]}"), TimeRemainingColumn())
+    hidden = not run.settings.progress or not out.is_terminal
+    with Progress(TextColumn("scoring"), *columns, TextColumn("left"), console=out, disable=hidden) as bar:
+        yield bar
+
+
+def table(run: ScoreRun) -> Table:
+    """The best, by the sum of their ranks, or by the one proxy there is."""
+    ranked, names = run.ranked(), run.settings.proxies
+    summed = run.settings.rank_sum or names
+    by = f"the rank sum of {', '.join(summed)}" if len(summed) > 1 else summed[0]
+    shown = Table(title=f"Best by {by}", title_justify="left", caption_justify="left")
+    shown.add_column("", justify="right")
+    shown.add_column("architecture", overflow="fold")
+    for name in (*names, *(["rank sum"] if len(summed) > 1 else []), "ms"):
+        shown.add_column(name, justify="right")
+    for place, (row, total) in enumerate(ranked[:SHOWN], 1):
+        values = [number(row, name) for name in names] + ([f"{total:g}"] if len(summed) > 1 else [])
+        shown.add_row(str(place), Text(row.architecture), *values, f"{1000 * row.seconds:,.0f}")
+    if len(ranked) > SHOWN:
+        shown.caption = f"and {len(ranked) - SHOWN:,} more in scores.csv"
+    return shown
+
+
+def number(row: Row, name: str) -> str:
+    """A value for people: whole numbers whole, others to five digits."""
+    value = row.values[name]
+    return f"{value:,.0f}" if value.is_integer() else f"{value:.5g}"

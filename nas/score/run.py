@@ -1,0 +1,144 @@
+"""A run of proxies over a space: which architectures, on which pictures, and where the results are kept."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nas.data import Splits, load_splits, ordered
+from nas.errors import DataError
+from nas.score.errors import ScoreError
+from nas.score.journal import Journal, Row
+from nas.score.proxies import PROXIES, check_names
+from nas.score.ranks import rank_sum
+from nas.score.scoring import score
+from nas.seeds import generator
+from nas.settings import ScoreSettings
+from nas.space import Architecture, SearchSpace, build_space, check_supernet, extract
+
+RANK_SUM = "rank_sum"
+"""Name of the column."""
+
+
+class ScoreRun:
+    """Everything that a run of ``nas-score`` consists of.
+
+    Subnetworks are cut out of the supernets of ``seed``, ``seed + 1``, ... as they are initialised, so that each has
+    the weights that it would have alone.
+
+    Args:
+        settings: of the run.
+        folder: where it writes; if it holds a journal of a run with the same settings, that run goes on.
+
+    Attributes:
+        space: the search space.
+        wanted: the architectures to score, as the space writes them, in order.
+        journal: the rows that there are.
+
+    Raises:
+        NasError: settings, data, network or journal are not usable; ``folder`` is as it was.
+    """
+
+    def __init__(self, settings: ScoreSettings, folder: Path) -> None:
+        check_names(settings.proxies)
+        self.settings, self.folder = settings, folder
+        known = asdict(settings)
+        for name in ("run", "progress", "rank_sum"):  # they change no score
+            known.pop(name)
+        self.journal = Journal(folder / "scores.jsonl", known)
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        splits = load_splits(settings.data, settings.seed, settings.progress)
+        shape = splits.channels, splits.image_size, len(splits.classes)
+        self.space = build_space(settings.space, *shape)
+        chosen = choose(self.space, settings)
+        self.wanted = [self.space.encode(architecture) for architecture in chosen]
+        self._supernets = [self.space.supernet(settings.seed + draw) for draw in range(settings.weights)]
+        check_supernet(self.space, self._supernets[0], *shape)
+        self._batches = first_batches(splits, settings)
+
+    def __iter__(self) -> Iterator[Row]:
+        """Score what is not in the journal yet, a row at a time; each is kept before it is handed out.
+
+        Raises:
+            ScoreError: a proxy cannot be had of a subnetwork; it names the architecture.
+        """
+        done = {row.architecture for row in self.journal.rows}
+        for text in self.wanted:
+            if text not in done:
+                row = self._score(text)
+                self.journal.add(row)
+                yield row
+
+    def _score(self, text: str) -> Row:
+        settings, architecture, draws = self.settings, self.space.decode(text), []
+        for draw, supernet in enumerate(self._supernets):
+            try:
+                subnet = extract(supernet, architecture)
+                draws.append(score(subnet, settings.proxies, self._batches, settings.seed + draw))
+            except ScoreError as error:
+                rule = f"{error.rule} (architecture {text})"
+                raise ScoreError(error.key, error.value, rule, error.remedy) from error
+        values = {name: sum(one.values[name] for one in draws) / len(draws) for name in settings.proxies}
+        return Row(text, values, sum(one.seconds for one in draws))
+
+    def ranked(self) -> list[tuple[Row, float]]:
+        """All rows and their rank sums, the best first; equal ones in the order in which they were scored."""
+        rows = self.journal.rows
+        names = self.settings.rank_sum or self.settings.proxies
+        better = {name: PROXIES[name].higher_is_better for name in names}
+        sums = rank_sum({name: [row.values[name] for row in rows] for name in names}, better)
+        return sorted(zip(rows, sums, strict=True), key=lambda pair: -pair[1])
+
+    def write(self) -> Path:
+        """Write ``scores.csv``, the best first: whole, or not at all."""
+        path, names = self.folder / "scores.csv", self.settings.proxies
+        unfinished = path.with_suffix(".unfinished")
+        with unfinished.open("w", newline="") as file:
+            out = csv.writer(file, lineterminator="\n")
+            out.writerow(["architecture", *names, RANK_SUM, "seconds"])
+            for row, total in self.ranked():
+                values = [repr(row.values[name]) for name in names]
+                out.writerow([row.architecture, *values, f"{total:g}", f"{row.seconds:.4f}"])
+        os.replace(unfinished, path)
+        return path
+
+
+def choose(space: SearchSpace, settings: ScoreSettings) -> list[Architecture]:
+    """The architectures that ``settings`` ask for, none twice.
+
+    Raises:
+        ArchitectureError: one of ``only`` does not fit the space.
+    """
+    if settings.only:
+        return list(dict.fromkeys(space.decode(text) for text in settings.only))
+    if settings.architectures >= space.size:
+        return list(space.enumerate())
+    draws = generator(settings.seed, "architectures")
+    if 2 * settings.architectures > space.size:  # most draws would be known
+        everything = list(space.enumerate())
+        return [everything[i] for i in torch.randperm(len(everything), generator=draws)[: settings.architectures]]
+    found: dict[Architecture, None] = {}
+    while len(found) < settings.architectures:
+        found[space.sample(draws)] = None
+    return list(found)
+
+
+def first_batches(splits: Splits, settings: ScoreSettings) -> list[tuple[Tensor, Tensor]]:
+    """Batches of training pictures, as they are, in a random order of ``seed``.
+
+    Raises:
+        DataError: there are too few pictures.
+    """
+    number = settings.batch_size * settings.batches
+    if number > len(splits.train):
+        rule = f"{settings.batches} such batches need {number} training pictures; there are {len(splits.train)}"
+        raise DataError("batch_size", settings.batch_size, rule, "make it smaller, or take batches=1")
+    order = torch.randperm(len(splits.train), generator=generator(settings.seed, "score"))[:number]
+    return list(ordered(splits.train.subset(order), splits.mean, splits.std, settings.batch_size))

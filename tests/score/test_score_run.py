@@ -1,0 +1,170 @@
+"""Runs of proxies over a space: what is scored, that a stopped run goes on, and the files."""
+
+import csv
+import json
+import math
+from dataclasses import asdict, replace
+from itertools import islice
+
+import pytest
+import torch
+
+from nas.data import load_splits
+from nas.errors import ArchitectureError, DataError, NasError, SettingError
+from nas.score import PROXIES, ScoreError, rank_sum, score
+from nas.score.run import ScoreRun, choose, first_batches
+from nas.settings import ChainSettings, DigitsSettings, ScoreSettings, SyntheticSettings, TwoBranchSettings
+from nas.space import build_space
+
+CHAIN = ChainSettings(widths=[4], depths=[3], strides=[1], candidates=["skip", "conv1", "conv3"])
+TINY = ScoreSettings(
+    space=CHAIN,
+    data=SyntheticSettings(size=100, image_size=8, classes=3),
+    proxies=["naswot", "snip", "ntk_condition"],
+    architectures=6,
+    batch_size=8,
+    progress=False,
+)
+SPACE = build_space(CHAIN, 3, 8, 3)
+
+
+def finish(settings, folder):
+    folder.mkdir(exist_ok=True)
+    run = ScoreRun(settings, folder)
+    rows = list(run)
+    run.write()
+    return run, rows
+
+
+def contents(folder):
+    """``scores.csv`` without its times."""
+    with (folder / "scores.csv").open() as file:
+        return [row[:-1] for row in csv.reader(file)]
+
+
+@pytest.mark.parametrize("number", [1, 5, 20, 26, 27, 1000])
+def test_architectures_are_drawn_by_seed_and_none_twice(number):
+    settings = replace(TINY, architectures=number)
+    drawn = choose(SPACE, settings)
+    assert len(drawn) == len(set(drawn)) == min(number, 27)
+    assert drawn == choose(SPACE, settings)
+    assert number >= 27 or drawn != choose(SPACE, replace(settings, seed=1))
+    assert all(SPACE.validate(architecture) == architecture for architecture in drawn)
+
+
+def test_only_what_is_named_is_scored_and_once():
+    assert choose(SPACE, replace(TINY, only=["2-0-1", "0-0-0", "2-0-1"])) == [(2, 0, 1), (0, 0, 0)]
+    with pytest.raises(ArchitectureError):
+        choose(SPACE, replace(TINY, only=["2-0-3"]))
+
+
+def test_an_architecture_is_scored_with_the_weights_it_would_have_alone(tmp_path):
+    settings = replace(TINY, only=["2-0-1"], weights=2, seed=3)
+    _, (row,) = finish(settings, tmp_path)
+    batches = first_batches(load_splits(settings.data, 3), settings)
+    alone = [score(SPACE.subnet((2, 0, 1), seed), TINY.proxies, batches, seed).values for seed in (3, 4)]
+    assert row.values == {name: (alone[0][name] + alone[1][name]) / 2 for name in TINY.proxies}
+    assert alone[0] != alone[1]
+
+
+def test_a_stopped_run_goes_on_and_ends_as_if_undisturbed(tmp_path):
+    whole, rows = finish(TINY, tmp_path / "whole")
+    (tmp_path / "stopped").mkdir()
+    first = list(islice(ScoreRun(TINY, tmp_path / "stopped"), 2))
+    assert not (tmp_path / "stopped" / "scores.csv").exists()
+    with (tmp_path / "stopped" / "scores.jsonl").open("a") as file:
+        file.write('{"architecture": "0-')  # a crash in the middle of a line
+    _, rest = finish(replace(TINY, progress=True), tmp_path / "stopped")
+    assert len(first) == 2
+    assert [row.architecture for row in (*first, *rest)] == [row.architecture for row in rows] == whole.wanted
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
+    assert finish(TINY, tmp_path / "stopped")[1] == []
+
+
+def test_a_run_goes_on_with_its_own_settings_alone(tmp_path):
+    finish(TINY, tmp_path)
+    before = (tmp_path / "scores.jsonl").read_bytes()
+    with pytest.raises(DataError, match=r"other settings \(batches: 2 -> 1; space.widths: \[4\] -> \[8\]\)"):
+        ScoreRun(replace(TINY, batches=1, space=replace(CHAIN, widths=[8])), tmp_path)
+    assert (tmp_path / "scores.jsonl").read_bytes() == before
+    finish(replace(TINY, rank_sum=["snip"], run="renamed"), tmp_path)  # these change no score
+
+
+@pytest.mark.parametrize("text", ["nonsense\n", "[1]\n", '{"settings": 3}\n', '{"settings": {}}\n{"no": 1}\n'])
+def test_a_file_that_is_no_journal_is_refused_and_kept(tmp_path, text):
+    (tmp_path / "scores.jsonl").write_text(text)
+    with pytest.raises(DataError):
+        ScoreRun(TINY, tmp_path)
+    assert (tmp_path / "scores.jsonl").read_text() == text
+
+
+def test_the_file_has_every_architecture_the_best_first(tmp_path):
+    run, rows = finish(TINY, tmp_path)
+    header, *lines = contents(tmp_path)
+    assert header == ["architecture", *TINY.proxies, "rank_sum"]
+    assert sorted(line[0] for line in lines) == sorted(row.architecture for row in rows)
+    sums = [float(line[-1]) for line in lines]
+    assert sums == sorted(sums, reverse=True)
+    by_name = {row.architecture: row for row in rows}
+    for line in lines:
+        assert [float(cell) for cell in line[1:-1]] == list(by_name[line[0]].values.values())
+    better = {name: PROXIES[name].higher_is_better for name in TINY.proxies}
+    columns = {name: [row.values[name] for row in rows] for name in TINY.proxies}
+    assert dict(zip(by_name, rank_sum(columns, better), strict=True)) == {r.architecture: s for r, s in run.ranked()}
+
+
+def test_an_infinite_score_is_kept_and_ranks_last(tmp_path):
+    run, _ = finish(replace(TINY, proxies=["snip", "naswot"]), tmp_path)
+    first = run.journal.rows[0]
+    path = tmp_path / "scores.jsonl"
+    path.write_text(path.read_text().replace(json.dumps(first.values["naswot"]), "-Infinity"))
+    again, rest = finish(replace(TINY, proxies=["snip", "naswot"], rank_sum=["naswot"]), tmp_path)
+    assert rest == []
+    assert again.ranked()[-1][0].architecture == first.architecture
+    assert contents(tmp_path)[-1][2] == "-inf"
+
+
+def test_what_a_subnetwork_cannot_have_is_told_with_its_name(tmp_path):
+    linear = replace(TINY, proxies=["meco"], space=TwoBranchSettings(), data=DigitsSettings(), architectures=1)
+    finish(linear, tmp_path)  # has feature maps
+    with pytest.raises(ScoreError, match=r"needs at least 2 batches.*\(architecture [0-2]-[0-2]-[0-2]\)"):
+        finish(replace(TINY, proxies=["zico"], batches=1), tmp_path / "zico")
+    assert not list((tmp_path / "zico").iterdir())
+
+
+def test_bad_settings_are_refused_before_anything_is_written(tmp_path):
+    for change, error in (
+        ({"proxies": ["nas"]}, ScoreError),
+        ({"proxies": []}, ScoreError),
+        ({"proxies": ["snip", "snip"]}, ScoreError),
+        ({"batch_size": 60}, DataError),
+        ({"only": ["9-9-9"]}, ArchitectureError),
+    ):
+        with pytest.raises(error):
+            ScoreRun(replace(TINY, **change), tmp_path)
+    for change in ({"architectures": 0}, {"weights": 0}, {"batch_size": 1}, {"batches": 0}, {"seed": -1}):
+        with pytest.raises(SettingError):
+            replace(TINY, **change)
+    with pytest.raises(SettingError, match="rank_sum=zen: must be among"):
+        replace(TINY, rank_sum=["snip", "zen"])
+    assert not list(tmp_path.iterdir())
+    assert asdict(TINY) == asdict(TINY)
+
+
+def test_ranks_are_shared_by_equal_values_and_infinities_are_worst():
+    columns = {"up": [1.0, 2.0, 2.0, 5.0], "down": [1.0, 2.0, 3.0, 4.0]}
+    assert rank_sum(columns, {"up": True, "down": False}) == [1 + 4, 2.5 + 3, 2.5 + 2, 4 + 1]
+    infinite = {"up": [-math.inf, 0.0, math.inf, 3.0]}
+    assert rank_sum(infinite, {"up": True}) == rank_sum(infinite, {"up": True})
+    assert rank_sum(infinite, {"up": True}) == [1.5, 3.0, 1.5, 4.0]
+    assert rank_sum(infinite, {"up": False}) == [1.5, 4.0, 1.5, 3.0]
+    for wrong in ({"up": [1.0, math.nan]}, {"up": [1.0], "down": [1.0, 2.0]}, {}):
+        with pytest.raises(NasError):
+            rank_sum(wrong, {"up": True, "down": True})
+
+
+def test_scores_do_not_depend_on_the_number_of_architectures(tmp_path):
+    _, few = finish(replace(TINY, architectures=2), tmp_path / "few")
+    torch.manual_seed(5)
+    _, many = finish(replace(TINY, architectures=4), tmp_path / "many")
+    assert [row.values for row in few] == [row.values for row in many[:2]]
