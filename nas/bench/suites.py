@@ -9,15 +9,26 @@ from rich.table import Table
 
 from nas.bench.jac import jac_suite, jac_table
 from nas.bench.report import gating_suite, gating_table
+from nas.bench.search import search_suite, search_table
 from nas.settings import BenchSettings
+
+SUITES: dict[str, Callable[[int, int, Callable[[str], None]], dict[str, Any]]] = {
+    "gating": gating_suite,
+    "jac": jac_suite,
+    "search": search_suite,
+}
+TABLES: dict[str, Callable[[dict[str, Any]], Table]] = {
+    "gating": gating_table,
+    "jac": jac_table,
+    "search": search_table,
+}
 
 
 def measure(settings: BenchSettings, say: Callable[[str], None]) -> dict[str, Any]:
     """Measure everything of a suite; ``say`` is told what is being measured. The result is plain data."""
-    suite = jac_suite if settings.suite == "jac" else gating_suite
-    return suite(settings.rounds, settings.threads, say)
+    return SUITES[settings.suite](settings.rounds, settings.threads, say)
 
 
 def table(result: dict[str, Any]) -> Table:
     """What ``measure`` gave, for a terminal."""
-    return jac_table(result) if result["suite"] == "jac" else gating_table(result)
+    return TABLES[result["suite"]](result)

@@ -39,6 +39,11 @@ class RankSettings:
             self.sum = _names("rank.sum", self.sum, "rank.sum=[loss,parameters]")
         positive("rank", self, "proxy_images", "finetune_steps", "finetune_lr", "memory_mb")
         not_negative("rank", self, "threads")
+        ok = self.proxy_images >= 2
+        require(ok, "rank.proxy_images", self.proxy_images, "must be at least 2: proxies compare pictures", "write 64")
+        require(
+            self.threads <= 1024, "rank.threads", self.threads, "must be at most 1024", "0 leaves torch's own choice"
+        )
 
 
 @dataclass

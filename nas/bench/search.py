@@ -1,0 +1,136 @@
+"""What a search costs: evaluating many subnetworks, scoring one, and the search around it."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from nas.bench.compare import interleave, machine
+from nas.bench.table import frame, in_sections, spread
+from nas.score import score
+from nas.search import Evaluator, Search, search
+from nas.settings import ChainSettings, SearchRunSettings, SearchSettings, SyntheticSettings
+from nas.space import build_space
+from nas.train import judge
+from nas.train.evaluate import Batch
+
+GRADIENT_PROXIES = ("ntk_condition", "jacob_cov", "synflow", "snip", "grasp", "grad_norm", "fisher", "zico")
+SAMPLERS = ("random", "tpe", "nsga2", "exhaustive")
+PICTURES = 128
+"""To judge on, and as many to calibrate on."""
+SCORED = 16
+"""Pictures in each of two batches."""
+TRIALS = 200
+TOGETHER, APART = "together", "apart"
+Calls = dict[str, Callable[[], object]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a ratio of two times, or a time."""
+
+    network: str
+    """What is done; heads a section of the table."""
+    what: str
+    median: float
+    low: float
+    """First quartile over the rounds."""
+    high: float
+    """Third quartile."""
+    rounds: int
+    bar: float | None
+    """What the median may be at most."""
+
+
+def search_suite(rounds: int, threads: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Measure everything; ``say`` is told what is being measured. The result is plain data."""
+    say("all subnetworks of a chain")
+    network = "all 256 subnetworks of chain, recalibrated / each alone"
+    rows = [_ratio(network, f"{PICTURES} + {PICTURES} pictures of 32x32", evaluation(PICTURES), 0.45, rounds // 20)]
+    say("gradient proxies")
+    network, without = f"gradient proxies of a chain subnetwork, {SCORED} pictures / one by one", GRADIENT_PROXIES[1:]
+    rows.append(_ratio(network, "all eight", proxies(GRADIENT_PROXIES, SCORED), 0.4, rounds // 5))
+    rows.append(_ratio(network, "all but ntk_condition", proxies(without, SCORED), None, rounds // 5))
+    say("the search around evaluations")
+    network = f"nas-search besides evaluation, ms a trial in {TRIALS}"
+    for sampler, times in overheads(max(3, rounds // 20)).items():
+        low, median, high = statistics.quantiles(times, n=4, method="inclusive")
+        rows.append(Row(network, sampler, median, low, high, len(times), 20.0))
+    return {"suite": "search", "machine": machine(), "rounds": rounds, "rows": [asdict(row) for row in rows]}
+
+
+def _ratio(network: str, what: str, calls: Calls, bar: float | None, rounds: int) -> Row:
+    found = interleave(APART, calls, max(3, rounds), calls=1)[TOGETHER]
+    return Row(network, what, found.median, found.low, found.high, found.rounds, bar)
+
+
+def evaluation(pictures: int) -> Calls:
+    """Judging all subnetworks of the default chain, with their common prefixes shared, and each by itself."""
+    space = build_space(ChainSettings())
+    supernet, everything = space.supernet(), list(space.enumerate())
+    judged, calibration = [_batch(pictures, 0)], [_batch(pictures, 1)]
+
+    def together() -> object:
+        return list(Evaluator(supernet, space, judged, calibration)(everything))
+
+    return {APART: lambda: judge(supernet, everything, judged, calibration), TOGETHER: together}
+
+
+def proxies(names: Sequence[str], pictures: int) -> Calls:
+    """Scoring a subnetwork of the default chain by several proxies at once, and by one after the other."""
+    space = build_space(ChainSettings())
+    network, batches = space.subnet((1, 2, 3, 2)), [_batch(pictures, 0), _batch(pictures, 1)]
+
+    def apart() -> object:
+        return {name: score(network, [name], batches).values[name] for name in names}
+
+    return {APART: apart, TOGETHER: lambda: score(network, names, batches).values}
+
+
+def overheads(rounds: int, trials: int = TRIALS) -> dict[str, list[float]]:
+    """Milliseconds a trial of whole searches in which an evaluation costs nothing, by sampler and round."""
+    times: dict[str, list[float]] = {sampler: [] for sampler in SAMPLERS}
+    for _ in range(rounds):
+        for sampler in SAMPLERS:
+            times[sampler].append(1000 * empty_search(sampler, trials) / trials)
+    return times
+
+
+def empty_search(sampler: str, trials: int) -> float:
+    """Seconds of a search for small networks: proposals, journal, report and TensorBoard, without its start-up.
+
+    FLOPs and parameters are looked up; so there is next to nothing to evaluate.
+    """
+    how = SearchSettings(sampler=sampler, trials=trials, objectives=["flops", "parameters"], progress=False)
+    settings = SearchRunSettings(space=ChainSettings(), data=SyntheticSettings(size=100), search=how)
+    with tempfile.TemporaryDirectory() as folder:
+        run = Search(settings, Path(folder))
+        began = perf_counter()
+        found = search(run)
+        seconds = perf_counter() - began
+        run.study.close()
+    assert len(found.trials) == trials
+    return seconds
+
+
+def _batch(pictures: int, seed: int) -> Batch:
+    random = torch.Generator().manual_seed(seed)
+    return torch.randn(pictures, 3, 32, 32, generator=random), torch.randint(10, (pictures,), generator=random)
+
+
+def search_table(result: dict[str, Any]) -> Table:
+    """The result for a terminal: medians over the rounds, with half of the distance between the quartiles."""
+    shown = frame("What a search costs", result)
+    for column in ("median", "at most"):
+        shown.add_column(column, justify="right", no_wrap=True)
+    for row in in_sections(shown, result["rows"]):
+        shown.add_row(f"  {row['what']}", spread(row), "" if row["bar"] is None else f"{row['bar']:g}")
+    return shown

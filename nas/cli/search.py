@@ -1,0 +1,55 @@
+"""``nas-search``: find good subnetworks of a trained supernet, or good architectures before any training."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nas.cli.entry import run_verb, same_command
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def job(config: DictConfig, folder: Path) -> None:
+    """Search, or go on searching, in ``folder``; print the front."""
+    from nas.config import settings_from
+    from nas.settings import SearchRunSettings
+
+    settings = settings_from(config, SearchRunSettings)
+
+    from rich.console import Console
+
+    from nas.search import Search, files, front_table, search, summary
+    from nas.train import Interrupted
+
+    out = Console(quiet=not settings.search.progress, soft_wrap=True, highlight=False, markup=False, emoji=False)
+    out.width = max(out.width, 100)  # an architecture is of no use cut off
+    run = Search(settings, folder)
+    with closing(run.study):
+        before = run.study.finished()
+        begun = f"going on after {before:,} trials" if before else f"sampler {settings.search.sampler}"
+        names = ", ".join(settings.search.objectives)
+        out.print(f"{run.subject.space.name}: {run.subject.space.size:,} architectures, {names}; {begun}; {folder}")
+        try:
+            found = search(run)
+        except Interrupted as stop:
+            out.print(f"{stop} after {run.study.finished():,} trials; to go on: {same_command(settings.run)}")
+            sys.exit(128 + stop.signal_number)
+    if found.front:
+        out.print(front_table(run, found))
+    out.print(*summary(run, found), sep="\n")
+    out.print(f"run:         {folder} ({', '.join(files(folder))})")
+    out.print(f"TensorBoard: tensorboard --logdir {shlex.quote(str(folder.parent))}")
+
+
+def main() -> None:
+    """Entry point of the console command."""
+    run_verb("search", job)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""``suite=search``: what is compared computes the same, and every row has its figures."""
+
+import io
+import json
+import statistics
+
+import pytest
+from rich.console import Console
+
+from nas.bench import search, suites
+from nas.settings import BenchSettings
+from nas.train.memory import keep_freed_memory
+
+ROOM = 1.3
+"""For a noisy machine."""
+
+
+def test_together_and_apart_find_the_same():
+    calls = search.evaluation(8)
+    together, apart = calls[search.TOGETHER](), calls[search.APART]()
+    assert len(together) == 256
+    assert together == apart
+    calls = search.proxies(search.GRADIENT_PROXIES, 3)
+    together, apart = calls[search.TOGETHER](), calls[search.APART]()
+    assert list(together) == list(search.GRADIENT_PROXIES)
+    assert together == pytest.approx(apart, rel=1e-3)
+
+
+def test_an_empty_search_takes_its_time():
+    assert 0 < search.empty_search("tpe", 4) < 60
+
+
+def test_the_suite_measures_and_prints_every_row(monkeypatch):
+    nothing = dict.fromkeys([search.APART, search.TOGETHER], lambda: None)
+    monkeypatch.setattr(search, "evaluation", lambda pictures: nothing)
+    monkeypatch.setattr(search, "proxies", lambda names, pictures: nothing)
+    monkeypatch.setattr(search, "empty_search", lambda sampler, trials: search.SAMPLERS.index(sampler) + 1.0)
+    told = []
+    result = suites.measure(BenchSettings(suite="search", rounds=3), told.append)
+    assert told == ["all subnetworks of a chain", "gradient proxies", "the search around evaluations"]
+    assert json.loads(json.dumps(result)) == result
+    bars = {row["what"]: row["bar"] for row in result["rows"]}
+    assert list(bars.values()) == [0.45, 0.4, None, 20, 20, 20, 20]
+    assert [row["median"] for row in result["rows"][3:]] == [5, 10, 15, 20]  # s in 200 trials, so ms a trial
+    assert all(0 < row["low"] <= row["median"] <= row["high"] and row["rounds"] == 3 for row in result["rows"])
+    page = io.StringIO()
+    Console(file=page, width=100).print(suites.table(result))
+    for row in result["rows"]:
+        assert f"  {row['what']} " in page.getvalue()
+        assert f"{row['median']:.2f} ±" in page.getvalue()
+        assert row["network"] in page.getvalue()
+
+
+@pytest.mark.speed
+def test_shared_prefixes_save_more_than_half_of_the_time():
+    keep_freed_memory()
+    found = search.interleave(search.APART, search.evaluation(64), rounds=3, calls=1)
+    assert found[search.TOGETHER].median < 0.45 * ROOM
+
+
+@pytest.mark.speed
+def test_proxies_share_passes():
+    keep_freed_memory()
+    calls = search.proxies(search.GRADIENT_PROXIES[1:], search.SCORED)
+    assert search.interleave(search.APART, calls, rounds=10, calls=1)[search.TOGETHER].median < 0.4 * ROOM
+
+
+@pytest.mark.speed
+def test_a_search_takes_little_time_a_trial():
+    for sampler, times in search.overheads(rounds=3).items():
+        assert statistics.median(times) < 20 * ROOM, sampler

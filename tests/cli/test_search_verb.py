@@ -1,0 +1,157 @@
+"""``nas-search`` as a command: what it says, how it is stopped, and how it goes on."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import warnings
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hydra import compose, initialize_config_dir
+from runs import finish, tiny
+
+import nas.search.run
+from nas.cli.search import main
+from nas.config import conf_folder, register, settings_from
+from nas.settings import SearchRunSettings, SearchSettings
+
+QUICK = ("search.threads=1", "search.tensorboard=false", "search.batch=4")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A supernet of 9 architectures, trained for a second."""
+    torch.set_num_threads(1)
+    return finish(tiny(), tmp_path_factory.mktemp("train")).folder
+
+
+@pytest.fixture
+def nas_search(tmp_path, monkeypatch, capsys):
+    """Run ``nas-search`` with these words in an empty folder, in this process: status, output, errors."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["nas-search", *words])
+        capsys.readouterr()
+        status = 0
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            try:
+                main()
+            except SystemExit as stop:
+                status = stop.code
+        return status, *capsys.readouterr()
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def composed(*words):
+    register()
+    with initialize_config_dir(conf_folder(), version_base="1.3"):
+        return settings_from(compose("search", list(words)), SearchRunSettings)
+
+
+def test_the_file_has_every_setting_with_the_default_of_its_dataclass():
+    assert replace(composed(), run="x") == SearchRunSettings(run="x")
+    data = yaml.safe_load((Path(conf_folder()) / "search.yaml").read_text())
+    assert [*data["search"]] == [field.name for field in fields(SearchSettings)]
+    named = {field.name for field in fields(SearchRunSettings)}
+    assert {*data} - {"defaults", "hydra"} == named - {"space", "data"}
+
+
+def test_limits_and_groups_are_free_to_choose():
+    found = composed("search.limit.flops=40e6", "search.limit.zen=-3", "space=chain", "data=synthetic")
+    assert found.search.limit == {"flops": 40e6, "zen": -3.0}
+    assert (found.space.name, found.data.name) == ("chain", "synthetic")
+
+
+def test_help_needs_no_torch():
+    code = (
+        "import sys; from nas.cli.search import main\ntry: main()\nfinally: print({'torch', 'optuna'} & {*sys.modules})"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, timeout=60)
+    assert ended.stdout.endswith("set()\n")
+    assert "nas-search checkpoint=" in ended.stdout
+    assert max(map(len, ended.stdout.splitlines())) <= 120
+
+
+def test_a_search_prints_its_front_and_goes_on_where_it_was(nas_search, checkpoint, tmp_path):
+    words = (f"checkpoint={checkpoint}", *QUICK, "run=first")
+    status, out, err = nas_search(*words, "search.trials=5")
+    folder = tmp_path / "outputs" / "search" / "first"
+    assert (status, err) == (0, "")
+    assert out.startswith(f"chain: 9 architectures, loss, flops; sampler tpe; {folder}\n")
+    assert "Pareto front of loss, flops" in out
+    assert "5 of 9 architectures evaluated, 5 within the limits" in out
+    status, out, err = nas_search(*words, "search.trials=20")
+    assert (status, err) == (0, "")
+    assert "going on after 5 trials" in out
+    assert "9 of 9 architectures evaluated" in out
+    assert "no architecture is left" in out
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_says_how_to_go_on_and_loses_nothing(nas_search, checkpoint, tmp_path, monkeypatch, number):
+    words = (f"checkpoint={checkpoint}", *QUICK, "search.sampler=exhaustive")
+    told = []
+
+    class Stopped(nas.search.run.Study):
+        def tell(self, *found):
+            told.append(found[0].architecture)
+            if len(told) == 6:
+                os.kill(os.getpid(), number)
+            return super().tell(*found)
+
+    monkeypatch.setattr(nas.search.run, "Study", Stopped)
+    status, out, err = nas_search(*words, "run=stopped")
+    assert (status, err) == (128 + number, "")
+    found = re.fullmatch(rf"stopped by {number.name} after 6 trials; to go on: (.*)", out.splitlines()[-1])
+    assert found, out
+    assert not (tmp_path / "outputs" / "search" / "stopped" / "result.json").exists()
+    _, *printed = shlex.split(found[1])
+    assert nas_search(*printed)[0] == 0
+    assert len(told) == len({*told}) == 9
+    assert (tmp_path / "outputs" / "search" / "stopped" / "result.json").exists()
+
+
+WRONG = {
+    "search.objectives=[foo]": r"search\.objectives=foo: is no objective; choose from accuracy, .*, or a proxy: .*",
+    "search.objectives=[]": r"search\.objectives=\[\]: must name at least one; .*",
+    "search.objectives=[loss,loss]": r"search\.objectives=.*: must not name one twice; .*",
+    "search.limit.foo=1": r"search\.limit\.foo=foo: is no objective; .*",
+    "search.limit.flops=7": r"search\.limit\.flops=7: no architecture .* that small; the smallest has \d+; .*",
+    "search.limit.parameters=7": r"search\.limit\.parameters=7: no architecture .* that small; the smallest .*",
+    "search.limit.flops=nan": r"search\.limit\.flops=nan: must be a finite number; .*",
+    "search.limit.flops=a": r"search\.limit\.flops=a: .*",
+    "search.sampler=grid": r"search\.sampler=grid: must be one of random, tpe, nsga2, exhaustive; .*",
+    "search.rank_by=accuracy": r"search\.rank_by=accuracy: must be one of , rank_sum, loss, flops; .*",
+    "search.trials=-1": r"search\.trials=-1: must not be negative.*",
+    "search.batch=0": r"search\.batch=0: must be above 0.*",
+    "space=macro": r"checkpoint=.*: is a checkpoint of another space \(name: chain -> macro\); leave space= out.*",
+    "data=digits": r"checkpoint=.*: is a checkpoint trained on other data \(name: synthetic -> digits\); .*",
+    "checkpoint=nowhere": r"checkpoint=nowhere: does not exist; name the folder of a run of nas-train",
+    "checkpoint=''": r"checkpoint='': a checkpoint or a space must be given; .*",
+    "run=a/b": r"run=a/b: must be a plain name .*",
+    "search.trial=3": r"search\.trial=3: there is no setting .*",
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_bad_input_is_one_line_and_leaves_nothing(nas_search, checkpoint, tmp_path, words):
+    status, out, err = nas_search(f"checkpoint={checkpoint}", *QUICK, words)
+    assert status == 1
+    assert re.fullmatch(rf"nas-search: {WRONG[words]}\n", err), err
+    assert out == ""
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,289 @@
+"""Evaluating many subnetworks at once finds what evaluating each alone finds, with less work."""
+
+import copy
+import weakref
+from dataclasses import replace
+from itertools import combinations, pairwise, product
+
+import pytest
+import torch
+from chains import UnchainedNet, custom, lively, pictures
+from runs import RUNS, assert_same, finish, tiny
+from torch import nn
+
+from nas.errors import ArchitectureError, DivergedError, SettingError, SpaceError
+from nas.search import Evaluator
+from nas.search.prefix import PrefixWalk, depths_to_keep
+from nas.settings import ChainSettings, MacroSettings
+from nas.space import Chained, build_space
+from nas.train import judge, load_trained, recalibrate
+
+CHAIN = ChainSettings(widths=[4, 6], depths=[2, 1], strides=[1, 2], candidates=["skip", "conv1", "conv3"])
+BATCHES, CALIBRATION = pictures(20, 8, seed=0), pictures(14, 7, seed=1)
+LEVEL = 34 * 4 * 4 * 4 * 4
+"""Bytes: 34 pictures of 4 channels of 4x4, behind the stem of CHAIN and behind its first two slots."""
+
+
+def alone(supernet, architectures, batches=BATCHES, calibration=CALIBRATION, precision="float32"):
+    """Each by itself, on a supernet of its own."""
+    found = [judge(supernet, [a], batches, calibration, None, precision)[0] for a in architectures]
+    return {j.architecture: j for j in found}
+
+
+def together(supernet, space, architectures, batches=BATCHES, calibration=CALIBRATION, **how):
+    found = list(Evaluator(supernet, space, batches, calibration, **how)(architectures))
+    assert len(found) == len({j.architecture for j in found})
+    return {j.architecture: j for j in found}
+
+
+def chain(merge="sum"):
+    return build_space(replace(CHAIN, merge=merge), classes=3)
+
+
+@pytest.mark.parametrize("calibration", [CALIBRATION, None], ids=["recalibrated", "as it is"])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("space", [chain(), chain("concat"), custom("AwkwardNet")], ids=["sum", "concat", "awkward"])
+def test_each_is_what_it_is_alone(space, precision, calibration):
+    supernet, everything = lively(space), list(space.enumerate())
+    expected = alone(supernet, everything, calibration=calibration, precision=precision)
+    assert together(supernet, space, everything, calibration=calibration, precision=precision) == expected
+    assert len({j.loss for j in expected.values()}) > len(everything) / 2  # they can be told apart
+
+
+def test_macro_subnetworks_are_what_they_are_alone():
+    space = build_space(MacroSettings(), classes=3)
+    supernet = lively(space)
+    some = [space.decode(text) for text in ("02012100", "02012101", "02012111", "02112100", "22222222", "02012102")]
+    evaluator = Evaluator(supernet, space, BATCHES[:1], CALIBRATION[:1])
+    assert {j.architecture: j for j in evaluator(some)} == alone(supernet, some, BATCHES[:1], CALIBRATION[:1])
+    # 02012 shared by 4, 020121 by 4, 0201210 by 3: 5 + 1 + 1 + 3, then 1 + 1, then 02 and 6 more, then 8
+    assert evaluator.block_evaluations == 10 + 2 + 6 + 8
+
+
+def test_channels_last_changes_nothing():
+    space = chain()
+    supernet = lively(space).to(memory_format=torch.channels_last)
+    how = [[(x.contiguous(memory_format=torch.channels_last), y) for x, y in b] for b in (BATCHES, CALIBRATION)]
+    everything = list(space.enumerate())
+    assert together(supernet, space, everything, *how) == alone(supernet, everything, *how)
+
+
+def test_logits_are_those_of_the_subnetwork_alone():
+    space = custom("AwkwardNet")
+    supernet = lively(space)
+    walk = PrefixWalk(copy.deepcopy(supernet), space, BATCHES, CALIBRATION, "float32", 1 << 30)
+    for architecture, logits in walk.logits(list(space.enumerate())):
+        model = copy.deepcopy(supernet)
+        recalibrate(model, architecture, CALIBRATION)
+        with torch.no_grad():
+            assert_same(logits, [model(x, architecture) for x, _ in BATCHES])
+
+
+def test_several_open_gates_are_an_entry_like_any_other():
+    space = chain("concat")
+    supernet = lively(space)
+    some = list(product([0, (0, 1), (0, 2)], [2, (0, 1, 2)], [1, (2, 1), (1,)]))
+    assert together(supernet, space, some) == alone(supernet, some)
+
+
+@pytest.mark.parametrize("levels", [0, 1, 2, 3])
+def test_what_was_asked_before_does_not_matter(levels):
+    space = chain()
+    supernet, everything = lively(space), list(space.enumerate())
+    expected = alone(supernet, everything)
+    evaluator = Evaluator(supernet, space, BATCHES, CALIBRATION, memory_bytes=levels * LEVEL)
+    for some in (everything[5:7], everything[::-1], everything[6:7], [everything[3], everything[20], everything[3]]):
+        assert {j.architecture: j for j in evaluator(some)} == {a: expected[a] for a in some}
+
+
+def test_an_evaluation_that_is_left_off_leaves_nothing_behind():
+    space = chain()
+    supernet, everything = lively(space), list(space.enumerate())
+    evaluator = Evaluator(supernet, space, BATCHES, CALIBRATION)
+    next(evaluator(everything))
+    half = evaluator(everything)
+    first = [next(half) for _ in range(10)]
+    assert [*evaluator(everything)][:10] == first
+    assert [*first, *half] == [*evaluator(everything)]  # two walks through one model, taken in turns
+
+
+def test_each_distinct_architecture_is_given_once_in_lexicographic_order():
+    space = chain()
+    order = [(2, 0, 0), (0, 1, 0), (2, 0, 0), (0, (0, 1), 2), (0, 0, 1)]
+    found = Evaluator(space.supernet(), space, BATCHES, None)(iter(order))
+    assert [j.architecture for j in found] == [(0, 0, 1), (0, (0, 1), 2), (0, 1, 0), (2, 0, 0)]
+
+
+def test_a_judgement_is_given_as_soon_as_it_is_made():
+    space = chain()
+    evaluator = Evaluator(space.supernet(), space, BATCHES, CALIBRATION)
+    found = evaluator(space.enumerate())
+    counts = [evaluator.block_evaluations for _ in found]
+    assert counts[:5] == [3, 4, 5, 7, 8]
+    assert counts[-1] == 3 + 9 + 27
+
+
+def test_a_few_at_a_time_in_order_take_no_more_work_than_all_at_once():
+    space = chain()
+    evaluator, everything = Evaluator(space.supernet(), space, BATCHES, CALIBRATION), list(space.enumerate())
+    for begin in range(0, 27, 4):
+        assert len(list(evaluator(everything[begin : begin + 4]))) == len(everything[begin : begin + 4])
+    assert evaluator.block_evaluations == 3 + 9 + 27
+
+
+def test_the_supernet_stays_as_it_is():
+    space = custom("AwkwardNet")
+    supernet = lively(space).train()
+    before = copy.deepcopy(supernet.state_dict())
+    random = torch.get_rng_state()
+    together(supernet, space, space.enumerate())
+    assert_same(supernet.state_dict(), before)
+    assert all(module.training for module in supernet.modules())
+    assert supernet.blocks[0].branches[1][1].momentum is None
+    assert supernet.stem[1].momentum == 0.1
+    assert not any(module._forward_pre_hooks for module in supernet.modules())
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_all_of_three_to_the_eighth_takes_9840_block_evaluations():
+    space = custom("TrivialNet")
+    ran = [0] * 8
+    some = pictures(1, 1, seed=0, side=1)
+    evaluator = Evaluator(space.supernet(), space, some, calibration=some)  # without a BatchNorm to calibrate
+    for i, block in enumerate(evaluator._model.blocks):
+        block.register_forward_hook(lambda *_, i=i: ran.__setitem__(i, ran[i] + 1))
+    assert sum(1 for _ in evaluator(space.enumerate())) == 6561
+    assert evaluator.block_evaluations == sum(ran) == 9840
+    assert ran == [3**depth for depth in range(1, 9)]
+
+
+@pytest.mark.parametrize(
+    ("memory", "blocks"),
+    [(0, 27 * 3), (LEVEL - 1, 27 * 3), (LEVEL, 9 * 2 + 27), (2 * LEVEL, 39), (3 * LEVEL, 39), (1 << 30, 39)],
+)
+def test_no_more_is_kept_than_allowed_and_nothing_else_changes(memory, blocks):
+    space = chain()
+    supernet, everything = lively(space), list(space.enumerate())
+    walk = _Watched(copy.deepcopy(supernet), space, BATCHES, CALIBRATION, "float32", memory)
+    logits = dict(walk.logits(everything))
+    plenty = PrefixWalk(copy.deepcopy(supernet), space, BATCHES, CALIBRATION, "float32", 1 << 30)
+    assert_same(logits, dict(plenty.logits(everything)))
+    assert walk.most <= min(memory, 3 * LEVEL)  # nothing of a prefix that the walk has left
+    assert walk.block_evaluations == walk.ran // (len(BATCHES) + len(CALIBRATION)) == blocks
+
+
+def test_what_one_walk_has_kept_does_not_add_to_what_the_next_one_keeps():
+    space = chain()
+    walk = _Watched(lively(space), space, BATCHES, CALIBRATION, "float32", LEVEL)
+    for order in ([(0, 0, 0), (1, 0, 0)], [(1, 0, 0), (1, 0, 1), (1, 0, 2)]):  # behind the stem; behind two slots
+        assert len(list(walk.logits(order))) == len(order)
+    assert walk.block_evaluations == 3 + 3 + 2 + 3
+    assert walk.most == LEVEL
+
+
+class _Watched(PrefixWalk):
+    """Looks at what is alive of the levels it has made, each time it makes another."""
+
+    def __init__(self, model, *arguments):
+        super().__init__(model, *arguments)
+        self.made, self.most, self.ran = [], 0, 0
+        for block in model.blocks:
+            block.register_forward_hook(lambda *_: setattr(self, "ran", self.ran + 1))
+
+    def _advance(self, level, depth, architecture):
+        found = super()._advance(level, depth, architecture)
+        if depth < len(self._pieces):
+            self.made += [weakref.ref(x.untyped_storage()) for x in found.calibration + found.judged]
+        self.most = max(self.most, self.kept())
+        return found
+
+    def kept(self):
+        return sum({s._cdata: s.nbytes() for ref in self.made if (s := ref()) is not None}.values())
+
+
+def test_what_is_kept_is_the_best_there_is():
+    random = torch.Generator().manual_seed(0)
+    for _ in range(40):
+        growth = torch.randint(1, 4, (6,), generator=random)
+        runs = [1, 1, *growth.cumprod(0).tolist()]
+        sizes = [0, *torch.randint(1, 9, (6,), generator=random).tolist(), 0]
+        budget = int(torch.randint(0, 30, (), generator=random))
+
+        def cost(kept, runs=runs):
+            ends = [0, *kept, 7]
+            return sum(runs[b] * (b - a) for a, b in pairwise(ends))
+
+        choices = [kept for n in range(7) for kept in combinations(range(1, 7), n)]
+        fitting = [kept for kept in choices if sum(sizes[d] for d in kept) <= budget]
+        kept = tuple(depths_to_keep(runs, sizes, budget))
+        assert kept in fitting
+        assert cost(kept) == min(map(cost, fitting))
+        assert not any({*kept} < {*more} for more in fitting)
+
+
+def test_a_network_that_does_not_say_so_is_not_taken_for_a_chain():
+    class Plain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = UnchainedNet()
+
+        def forward(self, x, architecture):
+            return self.inner(x, architecture)
+
+    space, supernet = custom("AwkwardNet"), Plain()
+    evaluator = Evaluator(supernet, space, BATCHES, CALIBRATION)
+    everything = list(space.enumerate())
+    assert not evaluator.shares_prefixes
+    assert {j.architecture: j for j in evaluator(everything)} == alone(supernet, everything)
+    assert evaluator.block_evaluations == 3 * len(everything)
+
+
+def test_a_network_that_says_so_and_is_none_is_refused():
+    with pytest.raises(SpaceError, match="forward gives something else than prologue, blocks and epilogue"):
+        Evaluator(UnchainedNet(), custom("AwkwardNet"), BATCHES, CALIBRATION)
+
+
+@pytest.mark.parametrize("chained", [True, False])
+def test_a_loss_that_is_no_number_is_an_error_and_the_rest_can_be_had(chained):
+    space = chain()
+    supernet = lively(space)
+    supernet.blocks[1].branches[2][0].weight.data[0, 0, 0, 0] = torch.inf
+    if not chained:
+        supernet.__class__ = type("Same", (nn.Module,), {"forward": Chained.forward, **_pieces(supernet)})
+    evaluator = Evaluator(supernet, space, BATCHES, CALIBRATION)
+    assert evaluator.shares_prefixes is chained
+    found, fine = evaluator([(0, 1, 2), (0, 2, 0), (1, 0, 0)]), alone(supernet, [(0, 1, 2), (1, 0, 0)])
+    assert next(found) == fine[0, 1, 2]
+    with pytest.raises(DivergedError, match="architecture=0-2-0: its loss on the judged pictures is nan"):
+        next(found)
+    assert list(found) == [fine[1, 0, 0]]
+
+
+def _pieces(supernet):
+    return {name: vars(type(supernet))[name] for name in ("prologue", "epilogue")}
+
+
+def test_a_wrong_architecture_is_refused_before_anything_is_judged():
+    evaluator = Evaluator(chain().supernet(), chain(), BATCHES, CALIBRATION)
+    with pytest.raises(ArchitectureError):
+        evaluator([(0, 0, 0), (0, 0, 3)])
+    assert evaluator.block_evaluations == 0
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return finish(tiny(RUNS["chain-fair-adamw-ema"]), tmp_path_factory.mktemp("run"))
+
+
+def test_a_checkpoint_is_judged_as_its_run_judged_it(run):
+    trained = load_trained(run.folder)
+    everything = list(run.space.enumerate())
+    for split in ("val", "test"):
+        assert list(Evaluator.of(trained, split)(everything)) == run.judge(split, everything)
+    raw = Evaluator.of(trained, recalibrate=False)(everything)
+    assert list(raw) == judge(trained.supernet, everything, trained.batches(trained.splits.val))
+
+
+def test_an_unknown_split_is_refused(run):
+    with pytest.raises(SettingError, match=r"search\.split=all: must be train, val or test"):
+        Evaluator.of(load_trained(run.folder), "all")

@@ -1,0 +1,192 @@
+"""From a checkpoint to a report: the numbers are those of the evaluator, and every file says the same."""
+
+import csv
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+from runs import finish, tiny
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from nas.cost import PathFlops
+from nas.errors import CheckpointError, SettingError
+from nas.search import Evaluator, Search, read_result, search
+from nas.search.measure import Measures
+from nas.search.objectives import objective
+from nas.search.pareto import front
+from nas.search.result import sort_out
+from nas.search.study import Trial
+from nas.settings import ChainSettings, SearchRunSettings, SearchSettings, SyntheticSettings
+from nas.train import load_trained
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A supernet of 9 architectures, trained for a second."""
+    folder = tmp_path_factory.mktemp("train")
+    torch.set_num_threads(1)
+    return finish(tiny(), folder).folder
+
+
+def settings(checkpoint, **how):
+    how = {"threads": 1, "progress": False, "batch": 4, **how}
+    return SearchRunSettings(checkpoint=str(checkpoint), search=SearchSettings(**how))
+
+
+def run(run_settings, folder):
+    begun = Search(run_settings, folder)
+    try:
+        return begun, search(begun)
+    finally:
+        begun.study.close()
+
+
+def table(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_architecture_has_what_the_evaluator_and_the_costs_say(checkpoint, tmp_path):
+    begun, found = run(settings(checkpoint, sampler="exhaustive"), tmp_path)
+    trained = load_trained(checkpoint)
+    alone = {j.architecture: j for a in trained.space.enumerate() for j in Evaluator.of(trained)([a])}
+    flops = PathFlops(trained.space, trained.supernet, begun.subject.picture)
+    assert [t.architecture for t in found.trials] == list(trained.space.enumerate())
+    for trial in found.trials:
+        judged = alone[trial.architecture]
+        assert trial.values["loss"] == pytest.approx(judged.loss, rel=1e-6)
+        assert trial.values["accuracy"] == judged.accuracy
+        assert trial.values["flops"] == flops(trial.architecture)
+
+
+def test_the_files_say_the_same(checkpoint, tmp_path):
+    begun, _ = run(settings(checkpoint, sampler="exhaustive", limit={"accuracy": 0.3}), tmp_path)
+    space, trials = begun.subject.space, table(tmp_path / "trials.csv")
+    assert [row["architecture"] for row in trials] == [space.encode(a) for a in space.enumerate()]
+    feasible = [row for row in trials if row["feasible"] == "True"]
+    assert feasible == [row for row in trials if float(row["accuracy"]) >= 0.3]
+    best = front([(float(row["loss"]), float(row["flops"])) for row in feasible])
+    on_front = table(tmp_path / "front.csv")
+    assert sorted(on_front, key=str) == sorted((feasible[i] for i in best), key=str)
+    result = read_result(tmp_path)
+    assert [row["architecture"] for row in result.front] == [row["architecture"] for row in on_front]
+    assert (
+        result.best == on_front[0]["architecture"] == min(feasible, key=lambda row: float(row["loss"]))["architecture"]
+    )
+    assert result.values["loss"] == float(on_front[0]["loss"])
+    assert result.evaluated == len(trials) == 9
+    page = (tmp_path / "report.md").read_text()
+    assert f"| `{result.best}` |" in page
+    assert page.count("![") == 2
+    for name in ("front", "hypervolume"):
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            assert min(picture.size) > 300
+    board = EventAccumulator(str(tmp_path)).Reload()
+    points = {point.step: point.value for point in board.Scalars("trial/loss")}
+    assert points == {int(row["trial"]) + 1: pytest.approx(float(row["loss"])) for row in feasible}
+    assert board.Scalars("search/best_loss")[-1].value == pytest.approx(result.values["loss"])
+    assert {"front", "hypervolume"} <= {*board.Tags()["images"]}
+
+
+def test_the_result_finds_the_checkpoint_again_wherever_one_is(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(checkpoint.parent)
+    run(settings(checkpoint.name, trials=2), tmp_path)
+    monkeypatch.chdir(tmp_path)
+    result = read_result(tmp_path)
+    assert load_trained(result.checkpoint).path.samefile(load_trained(checkpoint).path)
+    assert result.space["name"] == "chain"
+
+
+def test_a_finished_search_reports_again_and_a_copy_of_the_checkpoint_is_the_same(checkpoint, tmp_path):
+    run(settings(checkpoint, trials=4), tmp_path / "run")
+    first = {name: (tmp_path / "run" / name).read_bytes() for name in ("trials.csv", "front.csv", "journal.log")}
+    copied = tmp_path / "elsewhere.pt"
+    copied.write_bytes(load_trained(checkpoint).path.read_bytes())
+    run(settings(copied, trials=4), tmp_path / "run")
+    assert {name: (tmp_path / "run" / name).read_bytes() for name in first} == first
+
+
+def test_another_checkpoint_is_another_search(checkpoint, tmp_path):
+    run(settings(checkpoint, trials=2), tmp_path / "run")
+    older = min(checkpoint.glob("step_*.pt"))
+    with pytest.raises(CheckpointError, match=r"is of another search \(checkpoint: \w+ -> \w+\)"):
+        run(settings(older, trials=2), tmp_path / "run")
+
+
+def test_a_checkpoint_of_another_space_or_other_data_is_refused(checkpoint, tmp_path):
+    other = replace(settings(checkpoint), space=ChainSettings(widths=[8], depths=[2], strides=[1]))
+    with pytest.raises(CheckpointError, match=r"is a checkpoint of another space \(.*widths: \[4\] -> \[8\]\)"):
+        Search(other, tmp_path / "run")
+    other = replace(settings(checkpoint), data=SyntheticSettings())
+    with pytest.raises(CheckpointError, match="is a checkpoint trained on other data"):
+        Search(other, tmp_path / "run")
+    same = replace(settings(checkpoint, trials=1), space=load_trained(checkpoint).settings.space)
+    run(same, tmp_path / "run")
+
+
+def test_proxies_and_latency_need_no_checkpoint(tmp_path):
+    space = ChainSettings(widths=[4], depths=[2], strides=[1], candidates=["skip", "conv3"])
+    how = SearchSettings(
+        objectives=["naswot", "parameters", "latency"], trials=4, threads=1, progress=False, proxy_images=8
+    )
+    data = SyntheticSettings(size=64, image_size=16, classes=3)
+    begun, found = run(SearchRunSettings(space=space, data=data, search=how), tmp_path)
+    assert len(found.trials) == len(found.feasible) == 4
+    assert all(t.values.keys() == {"naswot", "parameters", "latency", "flops"} for t in found.trials)
+    assert all(t.values["latency"] > 0 for t in found.trials)
+    result = read_result(tmp_path)
+    assert (result.checkpoint, result.checkpoint_digest, result.data["size"]) == (None, None, 64)
+    best = max(found.trials, key=lambda t: t.values["naswot"])
+    assert result.best == begun.subject.space.encode(best.architecture)
+
+
+def test_accuracy_without_anything_trained_is_refused(tmp_path):
+    space = ChainSettings(widths=[4], depths=[1], strides=[1])
+    data = SyntheticSettings(size=64, image_size=16, classes=3)
+    with pytest.raises(SettingError, match="accuracy and loss need a trained supernet"):
+        Search(SearchRunSettings(space=space, data=data, search=SearchSettings(threads=1)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_not_finite_is_a_failed_trial_with_its_reason(checkpoint, tmp_path, monkeypatch):
+    class Infinite(Measures):
+        def _of_network(self, architecture):
+            return {"synflow": float("nan") if architecture[0] == 1 else 1.0 + sum(architecture)}
+
+    monkeypatch.setattr("nas.search.run.Measures", Infinite)
+    _, found = run(settings(checkpoint, sampler="exhaustive", objectives=["synflow"]), tmp_path)
+    failed = [t for t in found.trials if t.failed]
+    assert [t.architecture[0] for t in failed] == [1, 1, 1]
+    assert {t.failed for t in failed} == {"synflow is nan"}
+    assert len(found.feasible) == 6
+    assert "nan" not in (tmp_path / "front.csv").read_text()
+    assert json.loads((tmp_path / "result.json").read_text())["evaluated"] == 9
+
+
+def test_a_search_in_which_everything_fails_stops(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(Measures, "_of_network", lambda *_: {"synflow": float("inf")})
+    with pytest.raises(SettingError, match="not one of 4 architectures could be evaluated; the last: synflow is inf"):
+        run(settings(checkpoint, objectives=["synflow"]), tmp_path)
+
+
+def test_a_search_that_finds_nothing_within_its_limits_says_so(checkpoint, tmp_path):
+    run(settings(checkpoint, trials=3, limit={"accuracy": 2.0}), tmp_path)
+    assert "3 were evaluated and found to break a limit" in (tmp_path / "report.md").read_text()
+    with pytest.raises(CheckpointError, match="found nothing within its limits"):
+        read_result(tmp_path)
+    with pytest.raises(CheckpointError, match="has left no result"):
+        read_result(tmp_path / "nowhere")
+
+
+def trial(number, loss, synflow, flops):
+    return Trial(number, (number,), {"loss": loss, "synflow": synflow, "flops": flops}, True, True)
+
+
+def test_the_best_one_is_the_first_objective_or_what_is_asked_for():
+    objectives = [objective(name) for name in ("loss", "synflow", "flops")]
+    trials = [trial(0, 0.1, 1.0, 9.0), trial(1, 0.2, 3.0, 8.0), trial(2, 0.3, 2.0, 7.0), trial(3, 0.4, 4.0, 6.0)]
+    broken = replace(trial(4, 0.0, 9.0, 1.0), feasible=False)
+    best = {by: sort_out(objectives, [*trials, broken], by).best.number for by in ("", "synflow", "flops", "rank_sum")}
+    assert best == {"": 0, "synflow": 3, "flops": 3, "rank_sum": 1}  # ranks 4+1, 3+3, 2+2, 1+4: flops is no quality
