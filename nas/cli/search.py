@@ -25,7 +25,9 @@ def job(config: DictConfig, folder: Path) -> None:
 
     from nas.search import Search, files, front_table, search, summary
     from nas.train import Interrupted
+    from nas.train.memory import keep_freed_memory
 
+    keep_freed_memory()
     out = Console(quiet=not settings.search.progress, soft_wrap=True, highlight=False, markup=False, emoji=False)
     out.width = max(out.width, 100)  # an architecture is of no use cut off
     run = Search(settings, folder)

@@ -1,4 +1,4 @@
-"""``nas-train``: train a gated supernet."""
+"""``nas-train``: train a gated supernet, or one of its subnetworks alone."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.cli.entry import run_verb, same_command
+from nas.cli.retrain import retrain_job
+from nas.errors import CheckpointError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -29,9 +31,13 @@ def job(config: DictConfig, folder: Path) -> None:
     from nas.train.memory import keep_freed_memory
 
     keep_freed_memory()
-    run = Run(settings, folder, OmegaConf.to_yaml(config))
     # Paths and overrides are printed as they are: not wrapped, and [conv3,skip] is no markup.
     out = Console(quiet=not settings.track.progress, soft_wrap=True, highlight=False, markup=False, emoji=False)
+    if settings.architecture:
+        return retrain_job(settings, folder, OmegaConf.to_yaml(config), out)
+    if (folder / "scratch").is_dir():
+        raise CheckpointError("run", folder, "has networks in it that were trained alone", "take another run=NAME")
+    run = Run(settings, folder, OmegaConf.to_yaml(config))
     begun = f"going on at step {run.step} of {run.total_steps}" if run.step else f"{run.total_steps} steps"
     out.print(f"{run.space.name}: {run.space.size:,} architectures, {begun}, on {run.device}; {folder}")
     with closing(run.tracker.writer):

@@ -25,6 +25,10 @@ SCHEMAS = settings.GROUPS
 VERBS: dict[str, Any] = {
     "train": settings.TrainRunSettings(**dict.fromkeys(SCHEMAS, settings.MISSING)),
     "bench": settings.BenchSettings(),
+    "score": settings.ScoreSettings(space=settings.MISSING, data=settings.MISSING),
+    "search": settings.SearchRunSettings(),
+    "rank": settings.RankRunSettings(),
+    "export": settings.ExportSettings(),
 }
 
 
@@ -39,6 +43,9 @@ def register() -> None:
     store.store(group="schema/space", name="custom", node=custom)
     for verb, schema in VERBS.items():
         store.store(group="schema", name=verb, node=schema)
+    search = OmegaConf.structured(VERBS["search"])
+    OmegaConf.set_struct(search.search.limit, False)  # any objective can have one
+    store.store(group="schema", name="search", node=search)
     OmegaConf.register_new_resolver("swept", lambda overrides: swept(overrides, sys.argv[1:]), replace=True)
 
 

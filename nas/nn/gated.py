@@ -186,7 +186,13 @@ class GatedConcat(GatedBlock):
 def _on_meta(module: nn.Module, x: Tensor) -> Tensor:
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     shadows = {name: tensor.detach().to("meta") for name, tensor in tensors.items()}
-    result: Tensor = torch.func.functional_call(module, shadows, (x,))
+    modes = {part: part.training for part in module.modules()}
+    module.eval()  # a BatchNorm that is being recalibrated would ask for the number of its batches
+    try:
+        result: Tensor = torch.func.functional_call(module, shadows, (x,))
+    finally:
+        for part, training in modes.items():
+            part.training = training
     return result
 
 

@@ -74,7 +74,7 @@ def score(
 
 def _reseed(seed: int) -> None:
     """What a network draws by itself does not depend on which proxies are asked for."""
-    torch.manual_seed(derive(seed, "score"))
+    torch.default_generator.manual_seed(derive(seed, "score"))  # torch.manual_seed would reseed CUDA too
 
 
 @contextmanager

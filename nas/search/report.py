@@ -133,7 +133,8 @@ def markdown(run: Search, found: Found, pictures: Sequence[str]) -> str:
     for trial in found.front[:SHOWN]:
         cells = row(subject.space, trial)
         values = " | ".join(o.text(trial.values[o.name]) for o in columns)
-        lines.append(f"| `{cells['architecture']}` | {cells['choices']} | {values} |".replace("`|", "`\\|"))
+        name = cells["architecture"].replace("|", "\\|")  # a cell's name is made of bars
+        lines.append(f"| `{name}` | {cells['choices']} | {values} |")
     if len(found.front) > SHOWN:
         lines += ["", f"The first {SHOWN} of {len(found.front)}; all are in `front.csv`."]
     for name in pictures:

@@ -16,6 +16,7 @@ from nas.settings import CellSettings, ChainSettings, CustomSettings, MacroSetti
 from nas.space.base import Architecture, SearchSpace
 from nas.space.cell import CellSpace
 from nas.space.chain import ChainSpace
+from nas.space.chained import Chained, survey
 from nas.space.custom import CustomSpace
 from nas.space.macro import MacroSpace
 from nas.space.two_branch import TwoBranchSpace
@@ -46,7 +47,7 @@ def check_supernet(space: SearchSpace, supernet: nn.Module, channels: int, image
 
     Raises:
         SpaceError: branches of one slot disagree in shape, or the output is not ``(B, classes)``, or the network
-            does not run on such pictures.
+            does not run on such pictures, or it is ``Chained`` and breaks what that promises.
 
     Warns:
         NasWarning: a BatchNorm normalises a concatenation with zeros in it.
@@ -69,6 +70,8 @@ def check_supernet(space: SearchSpace, supernet: nn.Module, channels: int, image
         if tuple(y.shape) != (2, classes):
             rule = f"gives {tuple(y.shape)} for 2 pictures; the data needs (2, {classes})"
             raise SpaceError("space", space.name, rule, "give the last layer one output a class (space.kwargs)")
+        if isinstance(probe, Chained):
+            survey(probe, space.slots, x)
         _warn_of_batchnorm(probe, x, _all_at(space, 0))
 
 

@@ -4,8 +4,10 @@ from nas.train.alone import train_alone
 from nas.train.evaluate import Judgement, architectures_to_judge, judge, recalibrate
 from nas.train.loop import Interrupted, fit
 from nas.train.optimize import GatedOptimizer, learning_rate
+from nas.train.picked import best_of_run, calibrated, plain_network
 from nas.train.report import Report, make_report, tables
-from nas.train.run import Run, choose_device
+from nas.train.retraining import Retraining, comparison, retrain
+from nas.train.run import Initial, Run, choose_device
 from nas.train.step import BranchNorms, GateTeacher, Loss, StepResult, train_step
 from nas.train.trained import Trained, load_trained
 
@@ -13,21 +15,28 @@ __all__ = [
     "BranchNorms",
     "GateTeacher",
     "GatedOptimizer",
+    "Initial",
     "Interrupted",
     "Judgement",
     "Loss",
     "Report",
+    "Retraining",
     "Run",
     "StepResult",
     "Trained",
     "architectures_to_judge",
+    "best_of_run",
+    "calibrated",
     "choose_device",
+    "comparison",
     "fit",
     "judge",
     "learning_rate",
     "load_trained",
     "make_report",
+    "plain_network",
     "recalibrate",
+    "retrain",
     "tables",
     "train_alone",
     "train_step",

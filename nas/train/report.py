@@ -124,7 +124,7 @@ def tables(report: Report) -> list[Table]:
         return [branches]
     subnets = Table(title="Subnetworks: best on validation pictures first", title_justify="left")
     for name in ("architecture", "choices"):
-        subnets.add_column(name)
+        subnets.add_column(name, overflow="fold")  # an architecture is of no use cut off
     for name in ("val accuracy", "test accuracy"):
         subnets.add_column(name, justify="right")
     for subnet in report.subnetworks[:SHOWN]:

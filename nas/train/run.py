@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,11 @@ import torch
 
 from nas.cost import PathFlops
 from nas.data import Batches, Splits, load_splits, ordered, unnormalise
-from nas.errors import CheckpointError, DivergedError, SettingError
+from nas.errors import CheckpointError, DivergedError, SettingError, require
 from nas.gate import LearnedGate, build_gate
 from nas.nn import gated_blocks
 from nas.seeds import derive, generator
-from nas.settings import TrainRunSettings
+from nas.settings import TrainRunSettings, train_settings
 from nas.space import Architecture, build_space, check_supernet
 from nas.track import PROBABILITY, Progress, Tracker, Writer
 from nas.train import checkpoint
@@ -41,6 +41,19 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+@dataclass(frozen=True, eq=False)
+class Initial:
+    """Weights that a run begins with instead of those of its seed.
+
+    Attributes:
+        weights: tensors by name, of the supernet or of a part of it.
+        origin: where they come from; a run goes on only with weights of the same origin.
+    """
+
+    weights: dict[str, torch.Tensor]
+    origin: str
+
+
 class Run:
     """Everything a training run consists of.
 
@@ -48,23 +61,31 @@ class Run:
         settings: of the run.
         folder: where it writes; if it holds checkpoints of a run with the same settings, that run goes on.
         config_text: the settings as YAML, for TensorBoard.
+        initial: weights to begin with; a run that goes on has its own.
 
     Raises:
         NasError: settings, data, network or checkpoints are not usable; ``folder`` is as it was.
     """
 
-    def __init__(self, settings: TrainRunSettings, folder: Path, config_text: str = "") -> None:
-        self.settings, self.folder = settings, folder
+    def __init__(
+        self, settings: TrainRunSettings, folder: Path, config_text: str = "", initial: Initial | None = None
+    ) -> None:
+        one, remedy = not settings.architecture, "call nas.train.retrain, or train it with a fixed gate"
+        require(one, "architecture", settings.architecture, "makes several runs, not one", remedy)
+        self.settings, self.folder, self.origin = settings, folder, initial.origin if initial else ""
         train, seed = settings.train, settings.seed
         state = checkpoint.load_newest(folder)
         if state is not None:
-            _same_settings(folder, state["settings"], plain(settings))
+            _same_settings(folder, state, settings, self.origin)
         self.device = choose_device(train.device)
         if train.threads:
             torch.set_num_threads(train.threads)
         self.splits = splits = load_splits(settings.data, seed, settings.track.progress)
         self.space = build_space(settings.space, splits.channels, splits.image_size, len(splits.classes))
         supernet = self.space.supernet(seed)
+        if initial is not None and state is None:
+            unknown = supernet.load_state_dict(initial.weights, strict=False).unexpected_keys
+            assert not unknown, f"initial weights of another network: {unknown}"
         check_supernet(self.space, supernet, splits.channels, splits.image_size, len(splits.classes))
         self.flops = PathFlops(self.space, supernet, (splits.channels, splits.image_size, splits.image_size))
         self.supernet = supernet.to(self.device)
@@ -182,6 +203,7 @@ class Run:
                 )
         state = {
             "settings": plain(self.settings),
+            "initial": self.origin,
             "space": {"name": self.space.name, "slots": [[s.name, list(s.choices)] for s in self.space.slots]},
             "model": self.supernet.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -195,15 +217,27 @@ class Run:
 
 
 def plain(settings: TrainRunSettings) -> dict[str, Any]:
-    """The settings as plain data, without the run's name: what makes two runs the same."""
+    """The settings as plain data, without the run's name and what makes several runs: what makes two runs the same."""
     data = asdict(settings)
-    data.pop("run")
+    for name in ("run", "architecture", "checkpoint", "search"):
+        data.pop(name)
     return data
 
 
-def _same_settings(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs between two nested dictionaries of settings, as in ``train.epochs: 2 -> 3``."""
     old, new = _flat(before), _flat(now)
-    changed = [f"{k}: {old.get(k)} -> {new.get(k)}" for k in sorted(old | new) if old.get(k) != new.get(k)]
+    return [f"{k}: {old.get(k)} -> {new.get(k)}" for k in sorted(old | new) if old.get(k) != new.get(k)]
+
+
+def _same_settings(folder: Path, state: dict[str, Any], settings: TrainRunSettings, origin: str) -> None:
+    try:
+        before = plain(train_settings(state["settings"]))  # an older version may not have had all of them
+    except SettingError as error:
+        rule = f"was begun by gated-nas {state['versions'].get('gated-nas')}: {error.key}={error.value} {error.rule}"
+        raise CheckpointError("run", folder, rule, "take another run=NAME, or the version it was begun with") from None
+    began = {"initial weights": state.get("initial", "")}
+    changed = differences({**before, **began}, {**plain(settings), "initial weights": origin})
     if changed:
         rule = f"was begun with other settings ({'; '.join(changed)})"
         raise CheckpointError("run", folder, rule, "take another run=NAME, or the settings it was begun with")

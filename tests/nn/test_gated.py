@@ -211,3 +211,11 @@ def test_open_branches_are_ascending():
 
 def test_gated_blocks_come_in_the_order_of_assignment():
     assert list(gated_blocks(Net())) == ["mix", "sum"]
+
+
+def test_widths_are_found_while_a_batch_norm_is_being_recalibrated():
+    norm = nn.BatchNorm2d(4, momentum=None)
+    mix = GatedConcat([nn.Sequential(nn.Conv2d(3, 4, 1), norm), nn.Conv2d(3, 2, 1)]).train()
+    assert mix(torch.randn(2, 3, 5, 5), 1).dense().shape == (2, 6, 5, 5)
+    assert norm.training
+    assert int(norm.num_batches_tracked) == 0

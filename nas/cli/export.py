@@ -1,0 +1,47 @@
+"""``nas-export``: a subnetwork as files that others can load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nas.cli.entry import run_verb
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def job(config: DictConfig, folder: Path) -> None:
+    """Write one subnetwork of a checkpoint into ``folder``; print what it is and how its files compare."""
+    from nas.config import settings_from
+    from nas.settings import ExportSettings
+
+    settings = settings_from(config, ExportSettings)
+
+    import torch
+    from rich.console import Console
+
+    from nas.export import export, find_source, ready, tables
+    from nas.train import load_trained
+
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    ready(folder, settings.onnx)
+    source = find_source(settings.checkpoint, settings.search, settings.architecture)
+    out = Console(highlight=False, markup=False, emoji=False)
+    out.width = max(out.width, 100)  # names of files and figures are of no use cut off
+    trained = load_trained(source.checkpoint, progress=out.is_terminal)
+    architecture = trained.space.decode(source.architecture)
+    with out.status("exporting"):
+        exported = export(trained, architecture, folder, settings.program, settings.onnx, settings.pictures)
+    out.print(*tables(exported), sep="\n")
+    out.print(f"checkpoint: {trained.path}\nfolder:     {folder}", soft_wrap=True)
+
+
+def main() -> None:
+    """Entry point of the console command."""
+    run_verb("export", job)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""``nas-train architecture=...``: train one subnetwork alone, and what it is to be compared with."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nas.cli.entry import same_command
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from nas.settings import TrainRunSettings
+
+
+def retrain_job(settings: TrainRunSettings, folder: Path, text: str, out: Console) -> None:
+    """Train, or go on training, in folders inside ``folder``; print what came out side by side."""
+    from nas.export import find_source
+    from nas.train import Interrupted, comparison, retrain
+
+    if settings.search or settings.architecture == "best":
+        source = find_source(settings.checkpoint, settings.search, settings.architecture, weights=False)
+        settings = replace(settings, checkpoint=source.checkpoint, architecture=source.architecture, search="")
+    try:
+        result = retrain(settings, folder, text, out.print)
+    except Interrupted as stop:
+        out.print(f"{stop}, saved; to go on: {same_command(settings.run)}")
+        sys.exit(128 + stop.signal_number)
+    out.width = max(out.width, 120)
+    out.print(comparison(result))
+    out.print(f"run:         {folder}\nTensorBoard: tensorboard --logdir {shlex.quote(str(folder))}")

@@ -1,0 +1,120 @@
+"""The card of an exported network: what it is, what it was measured at, and what is needed to build it again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from nas.cost import count_flops
+from nas.export.errors import ExportError
+from nas.space import Architecture
+from nas.train import Trained
+from nas.train.checkpoint import versions
+
+FORMAT = 1
+CARD, WEIGHTS, PROGRAM, ONNX, README = "card.json", "weights.safetensors", "network.pt2", "network.onnx", "README.md"
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        found = sha256()
+        while part := file.read(2**20):
+            found.update(part)
+    return found.hexdigest()
+
+
+def network_of(trained: Trained, architecture: Architecture) -> dict[str, Any]:
+    """What a network is built from, besides its weights: plain data that survives JSON."""
+    splits = trained.splits
+    network = {
+        "space": asdict(trained.settings.space),
+        "architecture": trained.space.encode(architecture),
+        "channels": splits.channels,
+        "image_size": splits.image_size,
+        "classes": len(splits.classes),
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(network))
+    return plain
+
+
+def make_card(
+    trained: Trained, architecture: Architecture, plain: nn.Module, accuracies: dict[str, float]
+) -> dict[str, Any]:
+    """The card, without the digests of the files.
+
+    Args:
+        trained: what the network was taken out of.
+        architecture: of the network.
+        plain: the network.
+        accuracies: by split, 0 to 1.
+    """
+    space, splits, settings = trained.space, trained.splits, trained.settings
+    picture = (splits.channels, splits.image_size, splits.image_size)
+    entries = [(entry,) if isinstance(entry, int) else entry for entry in architecture]
+    return {
+        "format": FORMAT,
+        "network": network_of(trained, architecture),
+        "choices": space.describe(architecture),
+        "slots": [
+            {"name": slot.name, "choices": list(slot.choices), "open": [slot.choices[i] for i in entry]}
+            for slot, entry in zip(space.slots, entries, strict=True)
+        ],
+        "accuracy": {**accuracies, "pictures": {"val": len(splits.val), "test": len(splits.test)}},
+        "batch_norm": _batch_norm(trained),
+        "flops": count_flops(trained.supernet, architecture, picture),
+        "flops_are": "2 x multiply-accumulates of convolutions and matrix products, forward, for one picture",
+        "parameters": sum(p.numel() for p in plain.parameters()),
+        "input": "float32 (batch, channels, image_size, image_size): (picture / 255 - mean) / std, channel by channel",
+        "data": {
+            "name": settings.data.name,
+            "classes": list(splits.classes),
+            "mean": splits.mean.tolist(),
+            "std": splits.std.tolist(),
+        },
+        "checkpoint": {"path": str(trained.path), "step": trained.step, "sha256": digest(trained.path)},
+        "trained_in": settings.train.precision,
+        "versions": versions(),
+    }
+
+
+def _batch_norm(trained: Trained) -> str:
+    evaluate = trained.settings.evaluate
+    if not evaluate.recalibrate:
+        return "running statistics of the training"
+    number = min(evaluate.recalibrate_images, len(trained.splits.train))
+    return f"statistics estimated for this architecture on {number} training pictures"
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """The card in an exported folder.
+
+    Raises:
+        ExportError: there is none, it is damaged, or it is of another version.
+    """
+    path = folder / CARD
+    try:
+        card = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        remedy = "name a folder that nas-export has written"
+        raise ExportError("folder", folder, f"has no {CARD} in it", remedy) from None
+    except ValueError as error:  # of JSON, or of the encoding
+        raise _damaged(path, str(error)) from None
+    if not isinstance(card, dict):
+        raise _damaged(path, "it is no JSON object")
+    if card.get("format") != FORMAT:
+        rule = f"has format {card.get('format')}, this version reads {FORMAT}"
+        raise ExportError("card", path, rule, "use the version of gated-nas that wrote it")
+    for key in ("network", "files"):
+        if not isinstance(card.get(key), dict):
+            raise _damaged(path, f"it has no {key}")
+    return card
+
+
+def _damaged(path: Path, why: str) -> ExportError:
+    return ExportError("card", path, f"is damaged ({why})", "export the network again")

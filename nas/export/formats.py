@@ -1,0 +1,136 @@
+"""The files of an exported network, each with the way to write it and the way to run what was written."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from nas.export.compare import Network
+from nas.export.errors import ExportError
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+_CHATTY = ("torch.export", "torch.onnx", "torch._dynamo", "onnxscript", "onnx_ir")
+
+
+def need_onnx() -> None:
+    """Refuse to begin where packages are missing.
+
+    Raises:
+        ExportError: at least one is.
+    """
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        rule = f"needs {', '.join(missing)}, which cannot be found"
+        raise ExportError("onnx", "true", rule, f"pip install {' '.join(PACKAGES)}")
+
+
+def write_weights(path: Path, plain: nn.Module, network: dict[str, Any]) -> None:
+    """Write the state dict, and what the network is beside it, as safetensors.
+
+    Raises:
+        ExportError: the state dict has something else than tensors in it.
+    """
+    state = plain.state_dict()
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            rule = f"{name} of its state is a {type(value).__name__}, no tensor"
+            raise ExportError("space", network["space"]["name"], rule, "keep it in a buffer")
+    # Copies, because a file of safetensors has no two names for one tensor and no memory formats.
+    tensors = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
+    path.write_bytes(safetensors.torch.save(tensors, {"format": "pt", "network": json.dumps(network)}))
+
+
+def make_program(plain: nn.Module, picture: tuple[int, int, int]) -> ExportedProgram:
+    """The network as a program with a free batch size, recorded on black pictures ``(C, H, W)``.
+
+    Raises:
+        ExportError: torch.export cannot follow a part of the network.
+    """
+    example = torch.zeros(2, *picture)  # of one, torch.export would take the size for fixed
+    try:
+        with _quiet():
+            program = torch.export.export(plain, (example,), dynamic_shapes=({0: Dim("batch")},))
+    except (RuntimeError, TypeError, ValueError) as error:
+        rule = f"torch.export cannot follow the network ({' '.join(str(error).split()[:40])} ...)"
+        raise ExportError("program", "true", rule, "program=false leaves it out, and onnx=true with it") from error
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # it names folders of this machine
+    return program
+
+
+def write_program(path: Path, program: ExportedProgram) -> None:
+    """Write the program; :func:`run_program` and ``torch.export.load`` read it."""
+    buffer = io.BytesIO()
+    with _quiet():
+        torch.export.save(program, buffer)
+    path.write_bytes(buffer.getbuffer())
+
+
+def run_program(path: Path) -> Network:
+    """The program in ``path``, ready to run."""
+    with _quiet():
+        module: nn.Module = torch.export.load(path).module()
+    return module
+
+
+def write_onnx(path: Path, program: ExportedProgram) -> None:
+    """Write the program as ONNX, with the input ``pictures`` and the output ``logits``.
+
+    Raises:
+        ExportError: an operation has no counterpart there.
+    """
+    try:
+        with _quiet():
+            translated = torch.onnx.export(
+                program, input_names=["pictures"], output_names=["logits"], dynamo=True, verbose=False
+            )
+    except (RuntimeError, TypeError, ValueError) as error:
+        rule = f"torch.onnx cannot translate the network ({' '.join(str(error).split()[:40])} ...)"
+        raise ExportError("onnx", "true", rule, "onnx=false leaves it out") from error
+    assert translated is not None, "it gives a program where it is not told to write a file"
+    model = translated.model_proto
+    for node in model.graph.node:
+        del node.metadata_props[:]  # names of torch's own operations, for debugging
+    del model.graph.metadata_props[:], model.graph.value_info[:]
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    path.write_bytes(model.SerializeToString())
+
+
+def run_onnx(path: Path) -> Network:
+    """The ONNX file in ``path``, ready to run in onnxruntime on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda x: torch.from_numpy(session.run(["logits"], {"pictures": x.contiguous().numpy()})[0])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what torch's exporters have to say to themselves off the screen; errors still come through."""
+    loggers = [logging.getLogger(name) for name in _CHATTY]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,89 @@
+"""The README of an exported folder: what lies there and how each file is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from nas.export.card import CARD, ONNX, PROGRAM, WEIGHTS
+
+_TOP = """# {name}: {architecture}
+
+- choices: {choices}
+- accuracy: {test:.1%} on {pictures:,} test pictures of {data}
+- {flops:,} FLOPs a picture (2 x multiply-accumulates), {parameters:,} parameters
+
+`{card}` has this, and the classes, as data. Exported by gated-nas {version} with torch {torch}.
+
+All files take float32 pictures `(batch, {channels}, {size}, {size})`, normalised channel by channel, and give logits
+`(batch, {classes})`:
+
+```python
+mean = torch.tensor({mean}).view(-1, 1, 1)
+std = torch.tensor({std}).view(-1, 1, 1)
+x = (pictures / 255 - mean) / std
+```
+
+## {weights}
+
+```python
+from nas.export import load  # gated-nas
+
+network = load("path/to/this/folder")  # an nn.Module in eval mode, with no gate in it
+logits = network(x)
+```
+
+It builds the network from the settings in `{card}` and runs no code from these files.{custom} The bare tensors, by the
+names they have in the supernet: `safetensors.torch.load_file("{weights}")`.
+"""
+_CUSTOM = " The module is made by\n`{factory}`, which has to be importable."
+_PROGRAM = """
+## {program}
+
+Needs torch alone:
+
+```python
+import torch
+
+network = torch.export.load("{program}").module()  # in eval mode, for any batch size
+logits = network(x)
+```
+"""
+_ONNX = """
+## {onnx}
+
+```python
+import onnxruntime
+
+session = onnxruntime.InferenceSession("{onnx}")
+(logits,) = session.run(["logits"], {{"pictures": x.numpy()}})  # any batch size
+```
+"""
+
+
+def readme(card: dict[str, Any], files: Collection[str]) -> str:
+    """The text for ``files``, those that lie in the folder."""
+    network, data = card["network"], card["data"]
+    factory = network["space"].get("factory")
+    text = _TOP.format(
+        name=network["space"]["name"],
+        architecture=network["architecture"],
+        choices=card["choices"],
+        test=card["accuracy"]["test"],
+        pictures=card["accuracy"]["pictures"]["test"],
+        data=data["name"],
+        flops=card["flops"],
+        parameters=card["parameters"],
+        card=CARD,
+        version=card["versions"]["gated-nas"],
+        torch=card["versions"]["torch"],
+        channels=network["channels"],
+        size=network["image_size"],
+        classes=network["classes"],
+        mean=[round(value, 6) for value in data["mean"]],
+        std=[round(value, 6) for value in data["std"]],
+        weights=WEIGHTS,
+        custom=_CUSTOM.format(factory=factory) if factory else "",
+    )
+    text += _PROGRAM.format(program=PROGRAM) if PROGRAM in files else ""
+    return text + (_ONNX.format(onnx=ONNX) if ONNX in files else "")

@@ -1,0 +1,39 @@
+"""What was exported, for a terminal."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from nas.export.write import Exported
+
+
+def tables(exported: Exported) -> list[Table]:
+    """The network, and its files with their largest differences from the supernet's subnetwork."""
+    card = exported.card
+    pictures = card["accuracy"]["pictures"]
+    network = Table(title="Exported network", title_justify="left", show_header=False)
+    rows = {
+        "architecture": card["network"]["architecture"],
+        "choices": card["choices"],
+        "val accuracy": f"{card['accuracy']['val']:.1%} of {pictures['val']:,} pictures",
+        "test accuracy": f"{card['accuracy']['test']:.1%} of {pictures['test']:,} pictures",
+        "FLOPs": f"{card['flops']:,} a picture (2 x MACs)",
+        "parameters": f"{card['parameters']:,}",
+        "BatchNorm": card["batch_norm"],
+    }
+    for name, value in rows.items():
+        network.add_row(name, value)
+
+    number = exported.comparisons[0].pictures
+    title = f"Files, loaded again, against the supernet's subnetwork on {number} test pictures"
+    files = Table(title=title, title_justify="left")
+    files.add_column("file")
+    for name in ("bytes", "largest difference", "at most", "same class"):
+        files.add_column(name, justify="right")
+    for one in exported.comparisons:
+        difference = "0, bit for bit" if one.difference == 0 else f"{one.difference:.1e}"
+        same = f"{one.same_class} of {one.pictures}"
+        files.add_row(
+            one.file, f"{one.size_bytes:,}", difference, f"{one.tolerance:.1e}" if one.tolerance else "0", same
+        )
+    return [network, files]

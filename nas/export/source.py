@@ -1,0 +1,63 @@
+"""Which checkpoint and which architecture a user means: given, the best of a search, or the best of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from nas.errors import CheckpointError, SettingError
+from nas.export.card import digest
+from nas.train.picked import best_of_run
+
+
+@dataclass(frozen=True)
+class Source:
+    """What to take out of what.
+
+    Attributes:
+        checkpoint: a checkpoint or the folder of a run.
+        architecture: as text.
+    """
+
+    checkpoint: str
+    architecture: str
+
+
+def find_source(checkpoint: str, search: str, architecture: str, weights: bool = True) -> Source:
+    """Settle ``architecture=best`` and ``search=``.
+
+    Args:
+        checkpoint: a checkpoint or the folder of a run; empty with ``search``.
+        search: the folder of a search; empty with ``checkpoint``.
+        architecture: as text, or ``best``: of the search, or of the report of the run.
+        weights: refuse a search that had none; otherwise its ``checkpoint`` is empty.
+
+    Raises:
+        SettingError: neither is given.
+        CheckpointError: the search has looked at untrained networks, its checkpoint is another one now, or the run has
+            no report.
+    """
+    if search:
+        from nas.search import read_result  # here, so that loading a network does not import Optuna
+
+        result = read_result(Path(search))
+        if result.checkpoint is None and not weights:
+            return Source("", result.best if architecture == "best" else architecture)
+        if not result.checkpoint:
+            rule = "has looked at untrained networks, there are no weights to take"
+            remedy = f"train the best one: nas-train architecture='{result.best}', with the search's space and data"
+            raise CheckpointError("search", search, rule, remedy)
+        path = Path(result.checkpoint)
+        if not path.is_file():
+            rule = f"its checkpoint {path} is no longer there"
+            raise CheckpointError("search", search, rule, "search again, or name checkpoint= and architecture=")
+        if digest(path) != result.checkpoint_digest:
+            rule = f"its checkpoint {path} is not the file that was searched"
+            raise CheckpointError("search", search, rule, "search again, or name checkpoint= and architecture=")
+        return Source(result.checkpoint, result.best if architecture == "best" else architecture)
+    if not checkpoint:
+        rule = "one of checkpoint and search must be given"
+        raise SettingError("checkpoint", "''", rule, "write for example checkpoint=outputs/train/first")
+    if not Path(checkpoint).exists():
+        raise CheckpointError("checkpoint", checkpoint, "does not exist", "name the folder of a run of nas-train")
+    return Source(checkpoint, best_of_run(checkpoint) if architecture == "best" else architecture)

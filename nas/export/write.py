@@ -1,0 +1,133 @@
+"""Write a subnetwork of a trained supernet as files, each of which has been loaded again and compared."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from nas.export.card import CARD, ONNX, PROGRAM, README, WEIGHTS, digest, make_card
+from nas.export.compare import Comparison, Reference
+from nas.export.errors import ExportError
+from nas.export.formats import (
+    make_program,
+    need_onnx,
+    run_onnx,
+    run_program,
+    write_onnx,
+    write_program,
+    write_weights,
+)
+from nas.export.load import load
+from nas.export.readme import readme
+from nas.space import Architecture
+from nas.train import Trained
+from nas.train.evaluate import Batch
+from nas.train.picked import calibrated, plain_network
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exported network."""
+
+    folder: Path
+    card: dict[str, Any]
+    comparisons: list[Comparison]
+    """One for each file with weights in it."""
+
+
+def ready(folder: Path, onnx: bool) -> None:
+    """Refuse what can be refused before anything is loaded.
+
+    Raises:
+        ExportError: something lies in ``folder``, or ``onnx`` lacks its packages.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        rule = "is there already, and not empty"
+        raise ExportError("run", folder, rule, "take another run=NAME, or delete the folder")
+    if onnx:
+        need_onnx()
+
+
+def export(
+    trained: Trained,
+    architecture: Architecture,
+    folder: Path,
+    program: bool = True,
+    onnx: bool = False,
+    pictures: int = 256,
+) -> Exported:
+    """Write the subnetwork ``architecture`` of ``trained`` into ``folder``, which appears whole or not at all.
+
+    The network is float32, contiguous, in eval mode, with the BatchNorm statistics that the run judges it with. Every
+    file is loaded again and compared with the supernet's subnetwork; the accuracies are those of the network that
+    was loaded again.
+
+    Args:
+        trained: the supernet and its pictures.
+        architecture: which subnetwork.
+        folder: absent or empty.
+        program: write a ``torch.export`` program.
+        onnx: write ONNX; needs ``program`` and the packages of the ``[onnx]`` extra.
+        pictures: of the test split, to compare on.
+
+    Raises:
+        ExportError: the folder is taken, the network does not fit a format, or a file computes something else.
+        ArchitectureError: ``architecture`` does not fit the space.
+        OSError: the folder cannot be written.
+    """
+    ready(folder, onnx)
+    trained.space.validate(architecture)
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    if unfinished.exists():
+        shutil.rmtree(unfinished)  # of an export that was killed
+    try:
+        unfinished.mkdir(parents=True)
+        exported = _write(trained, architecture, unfinished, program, onnx, pictures)
+        os.replace(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return Exported(folder, *exported)
+
+
+def _write(
+    trained: Trained, architecture: Architecture, folder: Path, program: bool, onnx: bool, pictures: int
+) -> tuple[dict[str, Any], list[Comparison]]:
+    splits = trained.splits
+    picture = (splits.channels, splits.image_size, splits.image_size)
+    # The files know no memory formats, so that the supernet is asked in the common one too.
+    supernet = calibrated(trained, architecture).to(memory_format=torch.contiguous_format)
+    plain = plain_network(supernet, architecture, picture)
+    number = min(pictures, len(splits.test))
+    ((x, _),) = trained.batches(splits.test.subset(torch.arange(number)), number)
+    reference = Reference.of(supernet, architecture, x.contiguous())
+
+    accuracies = {name: accuracy(plain, trained.batches(getattr(splits, name))) for name in ("val", "test")}
+    card = make_card(trained, architecture, plain, accuracies)
+    write_weights(folder / WEIGHTS, plain, card["network"])
+    comparisons = []
+    if program:
+        recorded = make_program(plain, picture)
+        write_program(folder / PROGRAM, recorded)
+        comparisons.append(reference.compare(folder / PROGRAM, run_program(folder / PROGRAM)))
+        if onnx:
+            write_onnx(folder / ONNX, recorded)
+            comparisons.append(reference.compare(folder / ONNX, run_onnx(folder / ONNX)))
+    (folder / README).write_text(readme(card, {path.name for path in folder.iterdir()}))
+    card["files"] = {path.name: digest(path) for path in sorted(folder.iterdir())}
+    (folder / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n")
+    # Last, since it is what users do: with the card, the digests and the README in place.
+    return card, [reference.compare(folder / WEIGHTS, load(folder), exact=True), *comparisons]
+
+
+@torch.no_grad()
+def accuracy(network: nn.Module, batches: list[Batch]) -> float:
+    """Share of pictures that ``network`` classifies rightly, 0 to 1."""
+    correct = sum(int((network(x).argmax(1) == y).sum()) for x, y in batches)
+    return correct / sum(len(y) for _, y in batches)

@@ -1,0 +1,204 @@
+"""One subnetwork trained alone, from scratch and from inherited weights, beside a random one of the same FLOPs."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from rich.table import Table
+
+from nas.cost import PathFlops, count_parameters
+from nas.data import load_splits
+from nas.errors import CheckpointError
+from nas.settings import FixedGateSettings, TrainRunSettings
+from nas.space import Architecture, SearchSpace, build_space, check_supernet
+from nas.track.tags import ACCURACY
+from nas.train import checkpoint
+from nas.train.loop import fit
+from nas.train.partner import TOLERANCE, of_same_flops
+from nas.train.picked import calibrated, plain_network
+from nas.train.report import make_report
+from nas.train.run import Initial, Run, differences, plain
+from nas.train.trained import Trained, load_trained
+
+AUGMENTATION = ("crop", "flip", "cutout")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the trainings.
+
+    Attributes:
+        name: ``scratch``, ``inherited`` or ``random``; of its folder too.
+        flops: forward, for one picture, 2 x multiply-accumulates.
+        initial: the weights that it inherits.
+    """
+
+    name: str
+    architecture: Architecture
+    flops: int
+    parameters: int
+    initial: Initial | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """What came out of one training; accuracies from 0 to 1."""
+
+    name: str
+    architecture: str
+    choices: str
+    flops: int
+    parameters: int
+    initial_val_accuracy: float
+    """Before the first step."""
+    val_accuracy: float
+    test_accuracy: float
+
+
+@dataclass(frozen=True)
+class Retraining:
+    """What came out of all of them."""
+
+    rows: list[Row]
+    checkpoint: str
+    """Whose weights were inherited; empty if none were."""
+    checkpoint_sha256: str
+
+    @property
+    def flops_apart(self) -> float | None:
+        """How many more FLOPs the random one has, 0.01 for one percent more; None if the space has no other one."""
+        own, last = self.rows[0], self.rows[-1]
+        return last.flops / own.flops - 1 if last.name == "random" and own.flops else None
+
+
+def retrain(
+    settings: TrainRunSettings,
+    folder: Path,
+    config_text: str = "",
+    say: Callable[[str], None] = lambda line: None,
+) -> Retraining:
+    """Train ``settings.architecture`` alone, and what it is to be compared with, and write ``retrain.json``.
+
+    Each training is a :class:`Run` with a fixed gate in a folder of its own, which goes on where it was stopped. They
+    are judged with their running BatchNorm statistics, whatever ``evaluate.recalibrate`` says: those of a supernet
+    are a mixture over its paths, but a network that is trained alone has its own.
+
+    Args:
+        settings: of the trainings; ``architecture`` as text.
+        folder: where the folders of the trainings go.
+        config_text: the settings as YAML, for TensorBoard.
+        say: takes a line before each training.
+
+    Raises:
+        NasError: settings, data, checkpoints or the architecture are not usable; nothing was written.
+        Interrupted: SIGINT or SIGTERM came; the training is saved.
+        DivergedError: a loss stopped being finite.
+    """
+    if checkpoint.saved(folder):
+        raise CheckpointError("run", folder, "is the run of a supernet", "take another run=NAME")
+    if settings.train.threads:
+        torch.set_num_threads(settings.train.threads)
+    trained = load_trained(settings.checkpoint, settings.track.progress) if settings.checkpoint else None
+    if trained is not None:
+        _must_agree(settings, trained)
+    digest = sha256(trained.path.read_bytes()).hexdigest() if trained else ""
+    space, parts = _plan(settings, trained, digest)
+    rows = []
+    for part in parts:
+        run = Run(_alone(settings, space.encode(part.architecture)), folder / part.name, config_text, part.initial)
+        with closing(run.tracker.writer):
+            if run.step == 0:
+                run.tracker.evaluated(0, [(found.architecture, found.accuracy) for found in run.judge("val")])
+            begun = f"going on at step {run.step} of {run.total_steps}" if run.step else f"{run.total_steps} steps"
+            text = f"{space.encode(part.architecture)} ({space.describe(part.architecture)})"
+            say(f"{part.name}: {text}, {part.flops:,} FLOPs, {begun}, on {run.device}; {run.folder}")
+            fit(run)
+            found = make_report(run).subnetworks[0]
+        first = _initial_accuracy(run.folder)
+        numbers = (part.flops, part.parameters, first, found.val_accuracy, found.test_accuracy)
+        rows.append(Row(part.name, found.architecture, found.choices, *numbers))
+    result = Retraining(rows, str(trained.path) if trained else "", digest)
+    _write(folder / "retrain.json", {"settings": plain(settings), **asdict(result)})
+    return result
+
+
+def _plan(settings: TrainRunSettings, trained: Trained | None, digest: str) -> tuple[SearchSpace, list[Part]]:
+    """The space, and the trainings to be made in it."""
+    splits = trained.splits if trained else load_splits(settings.data, settings.seed, settings.track.progress)
+    picture = (splits.channels, splits.image_size, splits.image_size)
+    space = build_space(settings.space, splits.channels, splits.image_size, len(splits.classes))
+    architecture = space.decode(settings.architecture)
+    supernet = space.supernet(settings.seed)
+    check_supernet(space, supernet, splits.channels, splits.image_size, len(splits.classes))
+    flops = PathFlops(space, supernet, picture)
+
+    def part(name: str, architecture: Architecture, initial: Initial | None = None) -> Part:
+        parameters = count_parameters(plain_network(supernet, architecture, picture))
+        return Part(name, architecture, flops.count(architecture), parameters, initial)
+
+    parts = [part("scratch", architecture)]
+    if trained is not None:
+        weights = plain_network(calibrated(trained, architecture), architecture, picture).state_dict()
+        parts.append(part("inherited", architecture, Initial(weights, digest)))
+    if (other := of_same_flops(space, flops, architecture, settings.seed)) is not None:
+        parts.append(part("random", other))
+    return space, parts
+
+
+def _must_agree(settings: TrainRunSettings, trained: Trained) -> None:
+    """Refuse a checkpoint of another space, or one that has learned what is test or validation data here."""
+    before, now = asdict(trained.settings), asdict(settings)
+    changed = []
+    for key in ("space", "data", "seed"):
+        changed += differences({key: before[key]}, {key: now[key]})
+    augmented = tuple(f"data.{name}:" for name in AUGMENTATION)
+    changed = [line for line in changed if not line.startswith(augmented)]
+    if changed:
+        rule = f"has another space, or its pictures were split otherwise ({'; '.join(changed)})"
+        remedy = "give the space, data and seed that it was trained with, or leave it out to train from scratch"
+        raise CheckpointError("checkpoint", settings.checkpoint, rule, remedy)
+
+
+def _alone(settings: TrainRunSettings, architecture: str) -> TrainRunSettings:
+    gate, evaluate = FixedGateSettings(architecture=architecture), replace(settings.evaluate, recalibrate=False)
+    return replace(settings, gate=gate, evaluate=evaluate, architecture="", checkpoint="", search="")
+
+
+def _initial_accuracy(folder: Path) -> float:
+    """What was found before the first step, in the curves, where it outlives an interruption."""
+    for line in (folder / "metrics.jsonl").read_text().splitlines():
+        values = json.loads(line)
+        if values["step"] == 0 and ACCURACY in values:
+            return float(values[ACCURACY])
+    raise CheckpointError("run", folder, "its metrics.jsonl has no step 0", "take another run=NAME to train it anew")
+
+
+def _write(path: Path, data: dict[str, object]) -> None:
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(data, indent=1) + "\n")
+    os.replace(unfinished, path)
+
+
+def comparison(result: Retraining) -> Table:
+    """The trainings side by side, for a terminal."""
+    table = Table(title="Trained alone: accuracy", title_justify="left", caption_justify="left")
+    for name in ("training", "architecture", "choices"):
+        table.add_column(name, overflow="fold")
+    for name in ("FLOPs", "parameters", "val at step 0", "val", "test"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in result.rows:
+        accuracies = (f"{value:.1%}" for value in (row.initial_val_accuracy, row.val_accuracy, row.test_accuracy))
+        table.add_row(row.name, row.architecture, row.choices, f"{row.flops:,}", f"{row.parameters:,}", *accuracies)
+    if result.flops_apart is None:
+        table.caption = "this space has no other architecture to compare with"
+    else:
+        far = "" if abs(result.flops_apart) <= TOLERANCE else f": there is none within {TOLERANCE:.0%}"
+        table.caption = f"random: drawn by the seed, {result.flops_apart:+.1%} FLOPs{far}"
+    return table

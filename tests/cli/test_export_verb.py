@@ -1,0 +1,185 @@
+"""``nas-export``: from a run to files, or to one line; and ``nas-train architecture=...``."""
+
+import os
+import re
+import signal
+import sys
+import time
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+import nas.export.write
+from nas.cli.export import main
+from nas.config import conf_folder, register, settings_from
+from nas.export import load
+from nas.settings import ExportSettings
+
+CELL = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|nor_conv_1x1~0|none~1|avg_pool_3x3~2|"
+
+
+@pytest.fixture
+def nas_export(nas_train, monkeypatch, capsys):
+    """Run ``nas-export`` with these words where ``nas_train`` runs; gives status, stdout and stderr."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["nas-export", *words])
+        capsys.readouterr()
+        status = 0
+        try:
+            main()
+        except SystemExit as stop:
+            status = stop.code
+        return status, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def first(nas_train, tiny):
+    """A run of two branches, as a word for ``nas-export``."""
+    assert nas_train(*tiny, "run=first").status == 0
+    return "checkpoint=outputs/train/first"
+
+
+def test_a_run_becomes_files_that_can_be_loaded(nas_export, first, tmp_path):
+    status, out, err = nas_export(first, "run=a")
+    assert (status, err) == (0, "")
+    folder = tmp_path / "outputs" / "export" / "a"
+    assert out.splitlines()[-1] == f"folder:     {folder}"
+    assert re.search(r"weights\.safetensors .* 0, bit for bit .* 75 of 75", out)
+    assert re.search(r"network\.pt2 ", out)
+    assert load(folder)(torch.zeros(3, 3, 32, 32)).shape == (3, 10)
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["a"]
+
+    status, out, err = nas_export(first, "run=a")
+    rule = r"is there already, and not empty; take another run=NAME, or delete the folder"
+    assert status == 1
+    assert re.fullmatch(rf"nas-export: run={folder}: {rule}\n", err)
+    status, out, err = nas_export("-m", first, "architecture=0,1", "run=both", "program=false")
+    assert (status, err) == (0, "")
+    made = [path.name for path in (folder.parent / "both").iterdir() if path.is_dir()]
+    assert sorted(made) == ["architecture=0", "architecture=1"]
+
+
+def test_the_file_of_the_verb_says_what_its_dataclass_says():
+    register()
+    with initialize_config_dir(conf_folder(), version_base="1.3"):
+        assert settings_from(compose("export", ["run=x"]), ExportSettings) == ExportSettings(run="x")
+
+
+WRONG = {
+    "": r"checkpoint='': one of checkpoint and search must be given; write for example checkpoint=outputs/train/first",
+    "checkpoint=nowhere/first": r"checkpoint=nowhere/first: does not exist; name the folder of a run of nas-train",
+    "checkpoint=outputs": r"architecture=best: there is no report\.json in outputs to say .*",
+    "checkpoint=outputs architecture=1": r"checkpoint=outputs: has no checkpoint in it; name the folder .*",
+    "checkpoint=a search=b": r"checkpoint, search=a, b: a search has its own checkpoint; leave one of them out",
+    "search=nowhere": r"search=nowhere: .*",
+    "FIRST architecture=5": r"architecture=\(5,\): entry 5 must name .*slot mix has 0 to 1: branch0, branch1",
+    "FIRST architecture=0-1": r"architecture=\(0, 1\): must have one entry for each of the 1 slots .*",
+    "FIRST architecture=x": r"architecture=x: must be one number a slot.*",
+    "FIRST architecture=''": r"architecture='': must not be empty; write best, or for example 1-0-2",
+    "FIRST onnx=true program=false": r"onnx=true: is translated from the program; leave program=false out, .*",
+    "FIRST onnx=true": r"onnx=true: needs onnxscript, which cannot be found; pip install onnx onnxscript onnxruntime",
+    "FIRST pictures=0": r"pictures=0: must be at least 1; write pictures=256",
+    "FIRST run=a/b": r"run=a/b: must be a plain name .*",
+    "FIRST hydra.run.dir=file/a": r"file/a: Not a directory; make room or take another folder, .*",
+    "checkpoint=old.pt architecture=0": r"checkpoint=old\.pt: has format 99, this version reads 1; use the version .*",
+    "checkpoint=cut.pt architecture=0": r"checkpoint=cut\.pt: is damaged .*; use another one, or delete it",
+}
+
+
+def test_bad_input_is_one_line_and_leaves_nothing(nas_export, first, tmp_path, monkeypatch):
+    path = max((tmp_path / "outputs" / "train" / "first").glob("step_*.pt"))
+    torch.save(torch.load(path, weights_only=True) | {"format": 99}, tmp_path / "old.pt")
+    (tmp_path / "cut.pt").write_bytes(path.read_bytes()[:-100])
+    (tmp_path / "file").touch()
+    for name in ("onnx", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, name, sys)  # there, whether installed or not
+    monkeypatch.setattr("nas.export.formats.find_spec", lambda name: None if name == "onnxscript" else name)
+    before = sorted(tmp_path.rglob("*"))
+    for words, rule in WRONG.items():
+        status, out, err = nas_export(*words.replace("FIRST", first).split())
+        assert (status, out) == (1, ""), words
+        assert re.fullmatch(rf"nas-export: {rule}\n", err), (words, err)
+        assert sorted(tmp_path.rglob("*")) == before, words
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_is_silent_and_leaves_nothing(nas_export, first, tmp_path, monkeypatch, number):
+    monkeypatch.setattr(nas.export.write, "make_program", lambda *_: os.kill(os.getpid(), number))
+    before = sorted(tmp_path.rglob("*"))
+    assert nas_export(first, "architecture=1") == (128 + number, "", "")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_cells_own_notation_is_taken_from_the_command_line(nas_train, nas_export, tiny, tmp_path):
+    words = ("space=cell", "space.cells=1", "space.width=4", "data.image_size=8", "data.size=100")
+    assert nas_train(*tiny, "train.batch_size=16", *words, "run=cells").status == 0
+    status, _, err = nas_export("checkpoint=outputs/train/cells", f"architecture='{CELL}'", "run=a", "program=false")
+    assert (status, err) == (0, "")
+    assert CELL in (tmp_path / "outputs" / "export" / "a" / "README.md").read_text()
+
+
+def test_a_subnetwork_is_trained_alone_and_compared(nas_train, first, tiny, tmp_path):
+    ended = nas_train(*tiny, "architecture=1", first, "run=alone")
+    assert (ended.status, ended.err) == (0, "")
+    folder = tmp_path / "outputs" / "train" / "alone"
+    for name, architecture in (("scratch", 1), ("inherited", 1), ("random", 0)):
+        assert re.search(
+            rf"^{name}: {architecture} \(branch{architecture}\), .* FLOPs, 4 steps, on cpu", ended.out, re.M
+        )
+        assert re.search(rf"│ {name} +│ {architecture} +│ branch{architecture} ", ended.out)
+    lines = ended.out.splitlines()
+    assert lines[-3:] == [
+        "random: drawn by the seed, +0.0% FLOPs",
+        f"run:         {folder}",
+        f"TensorBoard: tensorboard --logdir {folder}",
+    ]
+    assert (folder / "retrain.json").is_file()
+    # The other way round, and the best of a run.
+    ended = nas_train(*tiny, "run=alone")
+    assert re.fullmatch(r"nas-train: run=.*/alone: has networks in it that were trained alone; take .*\n", ended.err)
+    ended = nas_train(*tiny, "architecture=best", first, "run=first")
+    assert re.fullmatch(r"nas-train: run=.*/first: is the run of a supernet; take another run=NAME\n", ended.err)
+
+
+@pytest.mark.parametrize(
+    ("words", "rule"),
+    [
+        ("architecture=0 gate=fair", r"gate=fair: must be left out where architecture= is given.*; leave out one .*"),
+        ("architecture=best", r"architecture=best: of what, has to be said; write checkpoint=.*"),
+        ("checkpoint=a", r"checkpoint=a: is for training a subnetwork of it alone; write architecture=best beside it"),
+        ("architecture=5", r"architecture=\(5,\): entry 5 must name .*"),
+        ("architecture=0 checkpoint=nowhere", r"checkpoint=nowhere: does not exist; .*"),
+    ],
+)
+def test_wrong_words_for_a_training_alone_are_one_line(nas_train, tiny, tmp_path, words, rule):
+    ended = nas_train(*tiny, *words.split())
+    assert ended.status == 1
+    assert re.fullmatch(rf"nas-train: {rule}\n", ended.err), ended.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_stop_in_the_second_training_goes_on_with_the_same_command(nas_train, start, first, tmp_path, same_weights):
+    words = ("data=synthetic", "data.size=300", "train.threads=1", "train.epochs=10", "track.tensorboard=false")
+    words = (*words, "architecture=1", first)
+    process = start(*words, "run=stopped")
+    folder = tmp_path / "outputs" / "train"
+    while not list((folder / "stopped" / "inherited").glob("step_*.pt")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "")
+    last = out.splitlines()[-1]
+    assert last.startswith("stopped by SIGINT, saved; to go on: nas-train data=synthetic"), last
+    ended = nas_train(*words, "run=stopped")
+    assert ended.status == 0, ended.err
+    assert re.search(r"scratch: 1 .* going on at step 40 of 40", ended.out)
+    assert re.search(r"inherited: 1 .* going on at step \d+ of 40", ended.out)
+    assert nas_train(*words, "run=undisturbed").status == 0
+    for name in ("scratch", "inherited", "random"):
+        assert same_weights(folder / "stopped" / name, folder / "undisturbed" / name)
+    assert (folder / "stopped" / "retrain.json").read_bytes() == (folder / "undisturbed" / "retrain.json").read_bytes()

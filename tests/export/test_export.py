@@ -1,0 +1,215 @@
+"""An exported network computes what the supernet's subnetwork does, whatever the space and however it was trained."""
+
+import json
+import logging
+import os
+import sys
+from dataclasses import replace
+from hashlib import sha256
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from exports import KINDS, of
+
+import nas
+from nas.cost import count_flops
+from nas.errors import ArchitectureError
+from nas.export import ExportError, export, load, tables, write
+from nas.export.formats import PACKAGES
+from nas.nn import GatedBlock
+from nas.settings import CustomSettings
+from nas.train import calibrated, judge
+
+HAS_ONNX = all(find_spec(name) for name in PACKAGES)
+SLOW = ("macro", "two_branch", "chain", "cell, no input", "chain, bf16, EMA")
+"""Kinds whose program is not written here: another kind is like them in that."""
+
+
+def pictures(trained, number=40):
+    return trained.batches(trained.splits.test.subset(torch.arange(number) % len(trained.splits.test)), number)[0][0]
+
+
+def nothing_in(folder):
+    return not list(folder.iterdir())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_file_computes_what_the_subnetwork_does(make_trained, tmp_path, kind):
+    settings, text = KINDS[kind]
+    trained = make_trained(settings)
+    architecture = trained.space.decode(text)
+    exported = export(
+        trained, architecture, tmp_path / "out", kind not in SLOW, kind == "two_branch, both open" and HAS_ONNX
+    )
+    subnetwork = calibrated(trained, architecture).to(memory_format=torch.contiguous_format)
+    network = load(tmp_path / "out")
+    program = network if kind in SLOW else torch.export.load(tmp_path / "out" / "network.pt2").module()
+    assert not network.training
+    assert not any(isinstance(module, GatedBlock) for module in network.modules())
+    x = pictures(trained).contiguous()
+    for size in (1, 5, 40):
+        with torch.no_grad():
+            expected = subnetwork(x[:size], architecture)
+            assert torch.equal(network(x[:size]), expected)
+            torch.testing.assert_close(program(x[:size]), expected, rtol=1e-4, atol=1e-5)
+    state = subnetwork.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+    assert exported.comparisons[0].difference == 0
+    assert [one.file for one in exported.comparisons] == [
+        name for name in ("weights.safetensors", "network.pt2", "network.onnx") if name in exported.card["files"]
+    ]
+
+
+def test_the_card_says_what_was_measured(trained, tmp_path):
+    architecture = (2, 0)
+    card = export(trained, architecture, tmp_path / "out").card
+    assert card == json.loads((tmp_path / "out" / "card.json").read_text())
+    splits = trained.splits
+    on = [trained.batches(split) for split in (splits.val, splits.test)]
+    expected = [judge(trained.supernet, [architecture], batches, trained.calibration())[0] for batches in on]
+    assert [card["accuracy"]["val"], card["accuracy"]["test"]] == [j.accuracy for j in expected]
+    assert card["flops"] == count_flops(trained.supernet, architecture, (3, 16, 16))
+    assert card["parameters"] == sum(p.numel() for p in load(tmp_path / "out").parameters())
+    assert card["network"]["architecture"] == "2-0"
+    assert card["choices"] == "conv3, skip"
+    assert card["data"]["mean"] == splits.mean.tolist()
+    assert card["checkpoint"]["sha256"] == sha256(trained.path.read_bytes()).hexdigest()
+    for name, digest in card["files"].items():
+        assert sha256((tmp_path / "out" / name).read_bytes()).hexdigest() == digest
+    assert {*card["files"], "card.json"} == {path.name for path in (tmp_path / "out").iterdir()}
+
+
+@pytest.mark.parametrize("recalibrate", [True, False])
+def test_batchnorm_statistics_are_those_that_the_run_judges_with(trained, tmp_path, recalibrate):
+    settings = trained.settings
+    trained = replace(trained, settings=replace(settings, evaluate=replace(settings.evaluate, recalibrate=recalibrate)))
+    export(trained, (2, 2), tmp_path / "out", program=False)
+    running, state = trained.supernet.state_dict(), load(tmp_path / "out").state_dict()
+    names = [name for name in state if name.endswith("running_mean")]
+    assert names
+    assert all(torch.equal(state[name], running[name]) is not recalibrate for name in names)
+
+
+def test_the_checkpoints_supernet_is_left_as_it_was(trained, tmp_path):
+    before = {name: value.clone() for name, value in trained.supernet.state_dict().items()}
+    export(trained, (2, 1), tmp_path / "out", program=False)
+    assert all(torch.equal(value, before[name]) for name, value in trained.supernet.state_dict().items())
+
+
+def test_the_readme_and_the_tables_have_the_files_that_are_there(trained, tmp_path):
+    exported = export(trained, (1, 2), tmp_path / "out")
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "chain: 1-2" in text
+    assert "network.pt2" in text
+    assert "network.onnx" not in text
+    network, files = tables(exported)
+    assert list(files.columns[0].cells) == ["weights.safetensors", "network.pt2"]
+    assert next(iter(files.columns[2].cells)) == "0, bit for bit"
+    assert "conv1, conv3" in network.columns[1].cells
+
+
+@pytest.mark.skipif(not HAS_ONNX, reason="needs the packages of the onnx extra")
+def test_exporters_are_silent_and_write_nothing_of_this_machine(trained, tmp_path, capfd, recwarn, caplog):
+    export(trained, (2, 2), tmp_path / "out", onnx=True)
+    assert capfd.readouterr() == ("", "")
+    assert not recwarn.list
+    assert not [record for record in caplog.records if record.levelno >= logging.INFO]
+    for path in (tmp_path / "out").iterdir():
+        for package in (nas, torch):
+            if path.name != "card.json":  # which names the checkpoint
+                assert str(Path(package.__file__).parent).encode() not in path.read_bytes(), path.name
+    (example,), _ = torch.export.load(tmp_path / "out" / "network.pt2").example_inputs
+    assert not example.any()
+    import onnx
+
+    graph = onnx.load(tmp_path / "out" / "network.onnx").graph
+    assert not any(node.metadata_props for node in graph.node)
+    assert [value.name for value in (*graph.input, *graph.output)] == ["pictures", "logits"]
+    assert [value.type.tensor_type.shape.dim[0].dim_param for value in (*graph.input, *graph.output)] == ["batch"] * 2
+
+
+@pytest.mark.parametrize("off", [1e-2, float("nan")])
+def test_a_file_that_computes_something_else_is_refused_and_nothing_is_left(trained, tmp_path, monkeypatch, off):
+    run_program = write.run_program
+    monkeypatch.setattr(write, "run_program", lambda path: lambda x: run_program(path)(x) + off)
+    with pytest.raises(ExportError, match=r"file=network\.pt2: differs from the supernet's subnetwork by .*at most"):
+        export(trained, (1, 2), tmp_path / "out")
+    assert nothing_in(tmp_path)
+
+
+def test_weights_that_differ_in_one_bit_are_refused(trained, tmp_path, monkeypatch):
+    def nearly(folder):
+        network = load(folder)
+        with torch.no_grad():
+            network.head.bias[0] = torch.nextafter(network.head.bias[0], torch.tensor(9.0))
+        return network
+
+    monkeypatch.setattr(write, "load", nearly)
+    with pytest.raises(ExportError, match="at most 0 is allowed"):
+        export(trained, (1, 2), tmp_path / "out")
+    assert nothing_in(tmp_path)
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, OSError(28, "No space left on device")])
+@pytest.mark.parametrize("moment", ["write_weights", "write_program", "readme", "load"])
+def test_whatever_stops_it_nothing_is_left(trained, tmp_path, monkeypatch, stop, moment):
+    def stopped(*_):
+        raise stop
+
+    monkeypatch.setattr(write, moment, stopped)
+    with pytest.raises(stop if isinstance(stop, type) else OSError):
+        export(trained, (1, 2), tmp_path / "out", program=moment == "write_program")
+    assert nothing_in(tmp_path)
+
+
+def test_an_existing_folder_is_refused_and_kept(trained, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
+    (tmp_path / "file").touch()
+    for name in ("out", "file"):
+        with pytest.raises(ExportError, match=r"is there already, and not empty; take another run=NAME"):
+            export(trained, (1, 2), tmp_path / name)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "mine", "out"]
+
+
+def test_an_empty_folder_and_the_rest_of_a_killed_export_are_in_nobodys_way(trained, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out.unfinished").mkdir()
+    (tmp_path / "out.unfinished" / "weights.safetensors").write_bytes(b"half")
+    export(trained, (1, 2), tmp_path / "out", program=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_is_told_of(trained, tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(PermissionError):
+        export(trained, (1, 2), tmp_path / "out")
+
+
+def test_an_architecture_that_does_not_fit_is_refused(trained, tmp_path):
+    for architecture in ((1,), (1, 7)):
+        with pytest.raises(ArchitectureError):
+            export(trained, architecture, tmp_path / "out")
+    assert nothing_in(tmp_path)
+
+
+def test_absent_packages_are_named_with_the_command_to_get_them(trained, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    rule = r"onnx=true: needs .*onnxruntime, which cannot be found; pip install onnx onnxscript onnxruntime"
+    with pytest.raises(ExportError, match=rule):
+        export(trained, (1, 2), tmp_path / "out", onnx=True)
+    assert nothing_in(tmp_path)
+    export(trained, (1, 2), tmp_path / "out", program=False)
+
+
+def test_a_network_that_cannot_be_followed_is_exported_without_a_program(make_trained, tmp_path):
+    trained = make_trained(of(CustomSettings(factory="exports:Stubborn")))
+    with pytest.raises(ExportError, match=r"program=true: torch\.export cannot follow .*; program=false leaves it out"):
+        export(trained, (1,), tmp_path / "out")
+    assert nothing_in(tmp_path)
+    export(trained, (1,), tmp_path / "out", program=False)
+    x = pictures(trained)
+    assert torch.equal(load(tmp_path / "out")(x), trained.supernet(x, (1,)))

@@ -1,0 +1,114 @@
+"""What lies in an exported folder is loaded whole and unchanged, or refused in one line."""
+
+import json
+import shutil
+from hashlib import sha256
+
+import pytest
+import torch
+
+from nas.errors import NasError
+from nas.export import ExportError, export, load
+
+
+@pytest.fixture
+def folder(trained, tmp_path):
+    export(trained, (2, 0), tmp_path / "out", program=False)
+    return tmp_path / "out"
+
+
+def change(folder, edit):
+    card = json.loads((folder / "card.json").read_text())
+    edit(card)
+    (folder / "card.json").write_text(json.dumps(card))
+
+
+def test_loading_needs_card_and_weights_alone_and_leaves_the_random_numbers(folder):
+    (folder / "README.md").unlink()
+    before = torch.get_rng_state()
+    load(folder)
+    load(str(folder))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_flipped_bit_in_the_weights_is_noticed_wherever_it_is(folder):
+    path = folder / "weights.safetensors"
+    data = path.read_bytes()
+    for place in range(0, len(data), len(data) // 30):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 16]) + data[place + 1 :])
+        with pytest.raises(ExportError, match="is not the file that the card is of"):
+            load(folder)
+    path.write_bytes(data[:-1])
+    with pytest.raises(ExportError, match="is not the file that the card is of"):
+        load(folder)
+
+
+def test_damaged_weights_are_refused_even_where_the_card_was_made_to_fit(folder):
+    path = folder / "weights.safetensors"
+    for data in (b"", b"no tensors", path.read_bytes()[:-8], path.read_bytes()[:50]):
+        path.write_bytes(data)
+        change(folder, lambda card: card["files"].update({path.name: sha256(path.read_bytes()).hexdigest()}))
+        with pytest.raises(ExportError, match="is damaged"):
+            load(folder)
+
+
+@pytest.mark.parametrize(
+    ("edit", "rule"),
+    [
+        (lambda card: card["network"].update(architecture="1-0"), "describes another network"),
+        (lambda card: card["network"].update(architecture=3), "describes another network"),
+        (lambda card: card["network"].update(classes=4), "describes another network"),
+        (lambda card: card["network"]["space"].update(widths=["x"]), "describes another network"),
+        (lambda card: card["network"].update(space="chain"), "describes another network"),
+        (lambda card: card.pop("network"), "it has no network"),
+        (lambda card: card.update(files=[]), "it has no files"),
+        (lambda card: card["files"].clear(), "is not the file"),
+        (lambda card: card.update(format=2), "has format 2, this version reads 1; use the version"),
+        (lambda card: card.pop("format"), "has format None"),
+    ],
+)
+def test_a_card_that_does_not_fit_is_one_line(folder, edit, rule):
+    change(folder, edit)
+    with pytest.raises(ExportError, match=rule) as caught:
+        load(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[1]", b"\xff\xfe"])
+def test_a_damaged_card_is_one_line(folder, text):
+    (folder / "card.json").write_bytes(text)
+    with pytest.raises(ExportError, match=r"card\.json: is damaged .*; export the network again"):
+        load(folder)
+
+
+def test_what_is_missing_is_named(folder, tmp_path):
+    (folder / "weights.safetensors").unlink()
+    with pytest.raises(ExportError, match=r"weights\.safetensors: does not exist"):
+        load(folder)
+    for place in (tmp_path / "nowhere", tmp_path, folder / "card.json"):
+        with pytest.raises(ExportError, match=r"has no card\.json in it; name a folder that nas-export has written"):
+            load(place)
+
+
+def test_the_weights_of_another_network_are_refused(trained, folder, tmp_path):
+    export(trained, (1, 0), tmp_path / "other", program=False)
+    shutil.copy(tmp_path / "other" / "weights.safetensors", folder)
+    with pytest.raises(ExportError, match="is not the file that the card is of"):
+        load(folder)
+
+
+def test_a_space_of_a_later_version_is_one_line(folder):
+    # Written consistently by a version that knows more than this one.
+    from safetensors import safe_open
+    from safetensors.torch import save
+
+    path = folder / "weights.safetensors"
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        network = json.loads(file.metadata()["network"])
+    network["space"]["groups"] = 4
+    path.write_bytes(save(tensors, {"format": "pt", "network": json.dumps(network)}))
+    digest = sha256(path.read_bytes()).hexdigest()
+    change(folder, lambda card: card.update(network=network, files={path.name: digest}))
+    with pytest.raises(NasError, match=r"space\.groups=4: is unknown to this version; use the version"):
+        load(folder)

@@ -1,0 +1,287 @@
+"""A subnetwork that is trained alone, from scratch and from inherited weights, and what it is compared with."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+from runs import CHAIN, assert_same, finish, tiny
+
+from nas.cost import PathFlops
+from nas.errors import ArchitectureError, CheckpointError, SettingError
+from nas.settings import ChainSettings, FixedGateSettings, TrainRunSettings
+from nas.space import build_space
+from nas.train import Interrupted, Run, calibrated, checkpoint, comparison, judge, load_trained, retrain
+from nas.train import retraining as retraining_module
+from nas.train.partner import TOLERANCE, of_same_flops
+
+SETTINGS = replace(tiny(), architecture="2-0")
+NAMES = ["scratch", "inherited", "random"]
+
+
+def quiet(settings):
+    return replace(settings, track=replace(settings.track, tensorboard=False))
+
+
+@pytest.fixture(scope="module")
+def supernet(tmp_path_factory):
+    """The folder of a supernet's run."""
+    folder = tmp_path_factory.mktemp("supernet")
+    with torch.random.fork_rng():
+        finish(quiet(tiny()), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def settings(supernet):
+    return quiet(replace(SETTINGS, checkpoint=str(supernet)))
+
+
+@pytest.fixture(scope="module")
+def whole(settings, tmp_path_factory):
+    """The folder of an undisturbed retraining, and what it found."""
+    folder = tmp_path_factory.mktemp("retrained") / "run"
+    with torch.random.fork_rng():
+        return folder, retrain(settings, folder)
+
+
+def newest(folder):
+    state = checkpoint.load_newest(folder)
+    return {key: state[key] for key in ("model", "optimizer", "random", "step", "settings", "initial")}
+
+
+def test_scratch_is_the_run_with_a_fixed_gate(whole, settings, tmp_path):
+    alone = replace(settings, architecture="", checkpoint="", gate=FixedGateSettings(architecture="2-0"))
+    run = finish(replace(alone, evaluate=replace(alone.evaluate, recalibrate=False)), tmp_path)
+    assert_same(newest(whole[0] / "scratch"), newest(tmp_path))
+    assert whole[1].rows[0].test_accuracy == run.judge("test")[0].accuracy
+
+
+def test_inherited_begins_where_the_supernets_subnetwork_is(whole, settings, supernet):
+    trained = load_trained(supernet)
+    val = trained.batches(trained.splits.val)
+    expected = judge(calibrated(trained, (2, 0)), [(2, 0)], val)[0].accuracy
+    assert whole[1].rows[1].initial_val_accuracy == expected
+    scratch, inherited = (newest(whole[0] / name)["model"] for name in NAMES[:2])
+    assert not torch.equal(scratch["head.weight"], inherited["head.weight"])
+
+
+def test_inherited_weights_are_the_subnetworks_bit_for_bit(settings, supernet, tmp_path, monkeypatch):
+    begun = {}
+
+    def stop(run):
+        begun[run.folder.name] = {name: value.clone() for name, value in run.supernet.state_dict().items()}
+        monkeypatch.setattr(run, "total_steps", 1)
+        run.steps_per_epoch = 1
+        fit(run)
+
+    fit = retraining_module.fit
+    monkeypatch.setattr(retraining_module, "fit", stop)
+    retrain(settings, tmp_path / "run")
+    source = calibrated(load_trained(supernet), (2, 0)).state_dict()
+    on_path = [name for name in source if "branches" not in name or name.startswith(("blocks.0.branches.2",))]
+    assert any("running_mean" in name for name in on_path)
+    assert all(torch.equal(begun["inherited"][name], source[name]) for name in on_path)
+    fresh = build_space(CHAIN, 3, 16, 3).supernet(settings.seed).state_dict()
+    assert_same(begun["scratch"], fresh)
+    assert_same(begun["random"], fresh)
+
+
+def test_the_file_and_the_table_have_all_three(whole, settings):
+    folder, result = whole
+    data = json.loads((folder / "retrain.json").read_text())
+    assert [row["name"] for row in data["rows"]] == [row.name for row in result.rows] == NAMES
+    assert [row.architecture for row in result.rows][:2] == ["2-0", "2-0"]
+    assert result.rows[2].architecture != "2-0"
+    assert data["checkpoint_sha256"] == result.checkpoint_sha256 != ""
+    table = comparison(result)
+    assert list(table.columns[0].cells) == NAMES
+    assert f"{result.flops_apart:+.1%} FLOPs" in table.caption
+    for row in result.rows:
+        settings = json.loads((folder / row.name / "report.json").read_text())["settings"]
+        assert settings["evaluate"]["recalibrate"] is False
+        assert settings["gate"] == {"name": "fixed", "architecture": row.architecture}
+
+
+def test_without_a_checkpoint_nothing_is_inherited(settings, tmp_path):
+    result = retrain(replace(settings, checkpoint=""), tmp_path / "run")
+    assert [row.name for row in result.rows] == ["scratch", "random"]
+    assert result.checkpoint == result.checkpoint_sha256 == ""
+
+
+@pytest.mark.parametrize(("name", "stop"), [("scratch", 3), ("inherited", 7), ("inherited", 14), ("random", 21)])
+def test_a_stopped_retraining_ends_where_the_undisturbed_one_ends(whole, settings, tmp_path, monkeypatch, name, stop):
+    fit = retraining_module.fit
+
+    def stopping(run):
+        advance = run.progress.advance
+
+        def hit(step, *rest):
+            advance(step, *rest)
+            if step == stop:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        if run.folder.name == name:
+            run.progress.advance = hit
+        fit(run)
+
+    monkeypatch.setattr(retraining_module, "fit", stopping)
+    with pytest.raises(Interrupted):
+        retrain(settings, tmp_path / "run")
+    monkeypatch.undo()
+    assert not (tmp_path / "run" / "retrain.json").exists()
+    said = []
+    result = retrain(settings, tmp_path / "run", say=said.append)
+    assert [f"going on at step {stop} of 22" in line for line in said].index(True) == NAMES.index(name)
+    assert result == whole[1]
+    for part in NAMES:
+        assert_same(newest(tmp_path / "run" / part), newest(whole[0] / part))
+        stopped, undisturbed = (place / part / "metrics.jsonl" for place in (tmp_path / "run", whole[0]))
+        assert stopped.read_text().count("\n") == undisturbed.read_text().count("\n")
+
+
+def test_a_finished_retraining_only_reports_again(whole, settings):
+    before = (whole[0] / "retrain.json").read_bytes()
+    assert retrain(settings, whole[0]) == whole[1]
+    assert (whole[0] / "retrain.json").read_bytes() == before
+
+
+def test_another_architecture_or_other_weights_in_the_same_folder_are_refused(whole, settings, tmp_path):
+    with pytest.raises(CheckpointError, match=r"gate\.architecture: 2-0 -> 1-1.*another run=NAME"):
+        retrain(replace(settings, architecture="1-1"), whole[0])
+    other = finish(quiet(tiny(epochs=1)), tmp_path)
+    with pytest.raises(CheckpointError, match=r"initial weights: [0-9a-f]{64} -> [0-9a-f]{64}"):
+        retrain(replace(settings, checkpoint=str(other.folder)), whole[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({"space": ChainSettings(widths=[4], depths=[2], strides=[1])}, r"space\.candidates: .*conv3'\] -> .*conv5"),
+        ({"space": ChainSettings(), "architecture": "0-0-0-0"}, r".*space\.depths: \[2\] -> \[2, 2\]"),
+        ({"seed": 1}, r"seed: 0 -> 1"),
+    ],
+)
+def test_a_checkpoint_of_another_space_or_other_splits_is_refused(settings, tmp_path, change, rule):
+    with pytest.raises(CheckpointError, match=rf"another space, or its pictures were split otherwise \({rule}"):
+        retrain(replace(settings, **change), tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_pictures_must_be_those_of_the_checkpoint_but_may_be_augmented_otherwise(settings, tmp_path):
+    with pytest.raises(CheckpointError, match=r"data\.val_fraction: 0\.12 -> 0\.2"):
+        retrain(replace(settings, data=replace(settings.data, val_fraction=0.2)), tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+    retrain(replace(settings, data=replace(settings.data, crop=1, cutout=3, flip=False)), tmp_path / "run")
+
+
+@pytest.mark.parametrize("text", ["2", "7-0", "a", "best"])
+def test_an_architecture_that_does_not_fit_leaves_nothing(settings, tmp_path, text):
+    with pytest.raises(ArchitectureError):
+        retrain(replace(settings, architecture=text), tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_folder_of_a_supernets_run_is_refused(settings, supernet):
+    before = sorted(supernet.rglob("*"))
+    with pytest.raises(CheckpointError, match="is the run of a supernet; take another run=NAME"):
+        retrain(settings, supernet)
+    assert sorted(supernet.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("given", "rule"),
+    [
+        ({"checkpoint": "a"}, "checkpoint=a: is for training a subnetwork of it alone; write architecture=best"),
+        ({"search": "a"}, "search=a: is for training"),
+        ({"architecture": "best"}, "architecture=best: of what, has to be said"),
+        ({"architecture": "0-0", "checkpoint": "a", "search": "b"}, "a search has its own checkpoint"),
+        ({"architecture": "0-0", "gate": FixedGateSettings(architecture="0-0")}, "gate=fixed: must be left out where"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(given, rule):
+    with pytest.raises(SettingError, match=rule):
+        TrainRunSettings(**given)
+
+
+def test_one_run_does_not_take_the_settings_of_several(tmp_path):
+    with pytest.raises(SettingError, match=r"architecture=2-0: makes several runs.*nas\.train\.retrain"):
+        Run(SETTINGS, tmp_path)
+
+
+def test_a_checkpoint_that_lacks_newer_settings_goes_on(tmp_path):
+    run = finish(quiet(tiny()), tmp_path)
+    path = checkpoint.saved(tmp_path)[0]
+    state = torch.load(path, weights_only=True)
+    del state["initial"], state["settings"]["train"]["compile"], state["settings"]["evaluate"]["rounds"]
+    torch.save(state, path)
+    again = quiet(replace(tiny(), evaluate=replace(tiny().evaluate, rounds=2)))  # the default
+    assert Run(again, tmp_path).step == run.step
+
+
+def test_a_checkpoint_with_settings_of_a_later_version_is_one_line(tmp_path):
+    finish(quiet(tiny()), tmp_path)
+    for path in checkpoint.saved(tmp_path):
+        state = torch.load(path, weights_only=True)
+        state["settings"]["train"]["later"] = 1
+        torch.save(state, path)
+    with pytest.raises(CheckpointError, match=r"was begun by gated-nas .*: train\.later=1 is unknown to this version"):
+        Run(quiet(tiny()), tmp_path)
+
+
+# ------------------------------------------------------------------------------------- the random one
+
+
+@pytest.fixture(scope="module")
+def space():
+    return build_space(ChainSettings(widths=[4, 8], depths=[2, 2], strides=[1, 2]), 3, 16, 3)
+
+
+@pytest.fixture(scope="module")
+def flops(space):
+    return PathFlops(space, space.supernet(), (3, 16, 16))
+
+
+def test_the_random_one_is_another_of_the_same_flops(space, flops):
+    farther = []
+    for architecture in ((0, 1, 2, 3), (3, 3, 2, 1), (1, 1, 1, 1), (0, 2, 1, 2)):
+        equal = {
+            other
+            for other in space.enumerate()
+            if other != architecture and abs(flops(other) / flops(architecture) - 1) <= TOLERANCE
+        }
+        assert equal
+        found = {of_same_flops(space, flops, architecture, seed) for seed in range(30)}
+        assert found <= equal
+        assert len(found) > 1 or len(equal) == 1
+        assert of_same_flops(space, flops, architecture, 5) == of_same_flops(space, flops, architecture, 5)
+        distances = {other: abs(flops(other) - flops(architecture)) for other in equal}
+        farther += [other for other in found if distances[other] > min(distances.values())]
+    assert farther, "all within the tolerance are as good as the nearest"
+
+
+def test_where_none_has_the_same_flops_the_nearest_is_taken(space, flops):
+    most = max(space.enumerate(), key=flops)
+    everything = ((0, 1, 2, 3),) * 4  # more FLOPs than any architecture with one open branch a slot
+    assert flops(of_same_flops(space, flops, everything, 0)) == flops(most)
+
+
+def test_an_architecture_written_otherwise_is_still_the_same():
+    space = build_space(replace(CHAIN, candidates=["conv1", "conv3"], depths=[1]), 3, 16, 3)
+    flops = PathFlops(space, space.supernet(), (3, 16, 16))
+    assert of_same_flops(space, flops, ((1,),), 0) == (0,)
+
+
+def test_a_space_of_one_has_no_other():
+    space = build_space(replace(CHAIN, candidates=["conv1"]), 3, 16, 3)
+    assert of_same_flops(space, PathFlops(space, space.supernet(), (3, 16, 16)), (0, 0), 0) is None
+
+
+def test_a_retraining_without_another_architecture_says_so(settings, tmp_path):
+    space = replace(CHAIN, candidates=["conv1"])
+    result = retrain(replace(settings, space=space, architecture="0-0", checkpoint=""), tmp_path / "run")
+    assert [row.name for row in result.rows] == ["scratch"]
+    assert result.flops_apart is None
+    assert "no other architecture" in comparison(result).caption
