@@ -51,29 +51,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make_table", description="A table of truth for a small space.")
     parser.add_argument("overrides", nargs="*", help="of nas-train, such as data.root=cifar10.zip")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each architecture (default 3)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes, one thread each")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes, one thread each")
     parser.add_argument("--out", type=Path, default=Path("outputs/table/chain.csv"), help="the table to write")
-    asked = parser.parse_args()
+    asked = parser.parse_intermixed_args()  # overrides may stand on both sides of an option
+    from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    from nas.config import explain
     from nas.errors import NasError
 
     try:
         make(asked)
-    except (NasError, OmegaConfBaseException) as error:
-        sys.exit(f"make_table: {' '.join(str(error).split())}")
+    except NasError as error:
+        sys.exit(f"make_table: {error}")
+    except (HydraException, OmegaConfBaseException) as error:
+        sys.exit(f"make_table: {explain(error, asked.overrides)}")
+    except OSError as error:
+        sys.exit(f"make_table: {error.filename}: {error.strerror}; make room or take another --out, and start again")
     except KeyboardInterrupt:
         sys.exit("make_table: stopped; the same command goes on")
 
 
 def make(asked: argparse.Namespace) -> None:
     """Do what is not done yet, then write the table."""
-    from rich.progress import track
-
     from nas.errors import require
 
     require(asked.seeds >= 1, "--seeds", asked.seeds, "must be at least 1", "write --seeds 3")
-    require((asked.workers or 1) >= 1, "--workers", asked.workers, "must be at least 1", "write --workers 2")
+    require(asked.workers >= 1, "--workers", asked.workers, "must be at least 1", "write --workers 2")
     settings = compose([*DEFAULTS, *asked.overrides])
     space, _ = parts(settings, 0)
     rule = f"a table trains each of its architectures; this space has {space.size:,}, at most {MOST:,} are taken"
@@ -87,18 +91,33 @@ def make(asked: argparse.Namespace) -> None:
         for text in map(space.encode, space.enumerate())
         if (text, seed) not in found
     ]
-    with (
-        open(kept, "a") as file,
-        multiprocessing.get_context("spawn").Pool(asked.workers, begin, (settings.train.threads,)) as pool,
-    ):
+    if todo:
+        found |= train_all(todo, kept, head, asked.workers)
+    write(asked.out, head, [space.encode(a) for a in space.enumerate()], found, asked.seeds)
+    print(f"{space.size} architectures, {asked.seeds} seeds: {asked.out}")
+
+
+def train_all(
+    todo: list[tuple[TrainRunSettings, str, int]], kept: Path, head: dict[str, Any], workers: int
+) -> dict[tuple[str, int], float]:
+    """The accuracies of trainings, each noted in ``kept`` as soon as it is there."""
+    from rich.progress import track
+
+    from nas.errors import DataError
+
+    found = {}
+    begun = (begin, (todo[0][0].train.threads,))
+    with open(kept, "a") as file, multiprocessing.get_context("spawn").Pool(workers, *begun) as pool:
         if not file.tell():
             file.write(json.dumps(head) + "\n")
         for text, seed, accuracy in track(pool.imap_unordered(train_one, todo), "training", len(todo)):
+            if isinstance(accuracy, str):
+                rule = f"architecture {text} cannot be trained with seed {seed}: {accuracy}"
+                raise DataError("--out", kept, rule, "what is done is kept: the same command goes on")
             found[text, seed] = accuracy
             file.write(json.dumps([text, seed, accuracy]) + "\n")
             file.flush()
-    write(asked.out, head, [space.encode(a) for a in space.enumerate()], found, asked.seeds)
-    print(f"{space.size} architectures, {asked.seeds} seeds: {asked.out}")
+    return found
 
 
 def compose(overrides: list[str]) -> TrainRunSettings:
@@ -113,32 +132,21 @@ def compose(overrides: list[str]) -> TrainRunSettings:
         return settings_from(hydra.compose("train", [*overrides, "run=table"]), TrainRunSettings)
 
 
-@lru_cache(maxsize=1)
-def _splits(data: str, seed: int, settings: Any) -> Splits:
-    from nas.data import load_splits
-
-    return load_splits(settings.value, seed)
-
-
-class _Held:
-    """Settings as an argument of a cached function: equal to all others, since the key says which they are."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def __hash__(self) -> int:
-        return 0
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Held)
-
-
 def parts(settings: TrainRunSettings, seed: int) -> tuple[SearchSpace, Splits]:
     """The space, and the pictures of a seed."""
     from nas.space import build_space
 
-    splits = _splits(repr(settings.data), seed, _Held(settings.data))
+    splits = _splits(json.dumps(asdict(settings.data)), seed)
     return build_space(settings.space, splits.channels, splits.image_size, len(splits.classes)), splits
+
+
+@lru_cache(maxsize=1)
+def _splits(data: str, seed: int) -> Splits:
+    """The pictures that ``data`` describes: settings as JSON, since a cache needs a key that can be hashed."""
+    from nas.data import load_splits
+    from nas.settings import train_settings
+
+    return load_splits(train_settings({"data": json.loads(data)}).data, seed)
 
 
 def begin(threads: int) -> None:
@@ -154,13 +162,17 @@ def begin(threads: int) -> None:
     keep_freed_memory()
 
 
-def train_one(task: tuple[TrainRunSettings, str, int]) -> tuple[str, int, float]:
-    """One training; the test accuracy, 0 to 1."""
+def train_one(task: tuple[TrainRunSettings, str, int]) -> tuple[str, int, float | str]:
+    """One training; the test accuracy, 0 to 1, or why there is none."""
+    from nas.errors import NasError
     from nas.train.alone import train_alone
 
     settings, text, seed = task
-    space, splits = parts(settings, seed)
-    return text, seed, train_alone(replace(settings, seed=seed), space, splits, space.decode(text)).accuracy
+    try:
+        space, splits = parts(settings, seed)
+        return text, seed, train_alone(replace(settings, seed=seed), space, splits, space.decode(text)).accuracy
+    except NasError as error:  # as text: it would not survive the way to the other process
+        return text, seed, str(error)
 
 
 def head_of(settings: TrainRunSettings) -> dict[str, Any]:
@@ -174,21 +186,21 @@ def head_of(settings: TrainRunSettings) -> dict[str, Any]:
 
 
 def resume(kept: Path, head: dict[str, Any]) -> dict[tuple[str, int], float]:
-    """The trainings that are done already."""
-    from nas.errors import require
+    """The trainings that are done already; a line that was cut off when the process was killed is dropped."""
+    from nas.errors import DataError, require
 
-    if not kept.is_file():
-        return {}
-    lines = kept.read_text().splitlines()
-    ok = bool(lines) and json.loads(lines[0])["settings"] == head["settings"]
-    require(ok, "--out", kept, "was begun with other settings", "take another --out, or the settings it was begun with")
-    found = {}
-    for line in lines[1:]:
-        try:
-            text, seed, accuracy = json.loads(line)
-        except ValueError:  # a line that was cut off when the process was killed: that training is done again
-            continue
-        found[text, seed] = accuracy
+    data = kept.read_bytes() if kept.is_file() else b""
+    whole = data[: data.rfind(b"\n") + 1]
+    try:
+        lines = [json.loads(line) for line in whole.splitlines()]
+        settings = lines[0]["settings"] if lines else head["settings"]
+        found = {(text, seed): accuracy for text, seed, accuracy in lines[1:]}
+    except (ValueError, TypeError, KeyError):
+        raise DataError("--out", kept, "is there and was not written by this script", "take another --out") from None
+    remedy = "take another --out, or the settings it was begun with"
+    require(settings == head["settings"], "--out", kept, "was begun with other settings", remedy)
+    if whole != data:
+        os.truncate(kept, len(whole))
     return found
 
 

@@ -1,0 +1,51 @@
+"""``nas-rank``: hold a supernet's ranking against a table of truth."""
+
+from __future__ import annotations
+
+import shlex
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nas.cli.entry import run_verb
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def job(config: DictConfig, folder: Path) -> None:
+    """Predict, hold the predictions against the table, and write what came out into ``folder``."""
+    from nas.config import settings_from
+    from nas.settings import RankRunSettings
+
+    settings = settings_from(config, RankRunSettings)
+
+    import torch
+    from rich.console import Console
+
+    from nas.rank import Journal, draw, predict, rank, subject_of, tables, write_report
+    from nas.train.memory import keep_freed_memory
+
+    keep_freed_memory()
+    if settings.rank.threads:
+        torch.set_num_threads(settings.rank.threads)
+    subject = subject_of(settings)
+    with closing(Journal(folder / "journal.jsonl")) as journal:
+        predictions = predict(subject, settings, journal)
+    ranking = rank(predictions, subject.truth, settings.seed)
+    write_report(folder, settings, subject, predictions, ranking, draw(predictions, ranking, subject.truth))
+    out = Console(highlight=False, markup=False, emoji=False)
+    out.width = max(out.width, 115)  # the table is of no use with its figures cut off
+    out.print(*tables(ranking, subject.truth), sep="\n")
+    out.print(*ranking.conclusions, sep="\n", soft_wrap=True)
+    out.print(f"written to:  {folder}: rank.csv, predictions.csv, report.json, scatter.png", soft_wrap=True)
+    out.print(f"TensorBoard: tensorboard --logdir {shlex.quote(str(folder.parent))}", soft_wrap=True)
+
+
+def main() -> None:
+    """Entry point of the console command."""
+    run_verb("rank", job)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""Predictions of how good architectures are: by a supernet, by training-free proxies, by their mere size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from nas.cost import PathFlops, PathParameters
+from nas.rank.journal import Journal, key_of
+from nas.rank.subject import Subject
+from nas.score import PROXIES, rank_sum, score
+from nas.search import Evaluator, Finetune
+from nas.settings import RankRunSettings
+from nas.settings.rank import TRIVIAL
+from nas.space import extract
+from nas.train import Trained
+from nas.train.checkpoint import versions
+from nas.train.evaluate import Batch
+
+KINDS = ("supernet", "sum", "proxy", "trivial")
+_SAME = {"versions": versions()}
+"""What every value depends on."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What one predictor says of each architecture."""
+
+    name: str
+    kind: str
+    """One of ``KINDS``."""
+    values: Tensor
+    """``(draws, n)``, float64: a draw is a checkpoint, or a draw of initial weights."""
+    lower_is_better: bool = False
+
+    @property
+    def goodness(self) -> Tensor:
+        """The values, turned so that larger means better."""
+        return -self.values if self.lower_is_better else self.values
+
+
+def predict(subject: Subject, settings: RankRunSettings, journal: Journal) -> list[Prediction]:
+    """All predictions that ``settings`` ask for, those of the supernet first, the trivial ones last.
+
+    Values that ``journal`` knows are taken from there, all others are noted in it.
+    """
+    found = _of_supernets(subject, settings, journal) if subject.trained else []
+    found += _of_proxies(subject, settings, journal)
+    found += _trivial(subject)
+    if settings.summed:
+        by_name = {prediction.name: prediction for prediction in found}
+        found.append(add_ranks([by_name[name] for name in settings.summed]))
+    return sorted(found, key=lambda prediction: KINDS.index(prediction.kind))
+
+
+# -------------------------------------------------------------------------------------------------- of a supernet
+
+
+def _of_supernets(subject: Subject, settings: RankRunSettings, journal: Journal) -> list[Prediction]:
+    """Of each asked predictor its values in each checkpoint; loss and accuracy come out of one evaluation."""
+    values: dict[str, list[list[float]]] = {name: [] for name in settings.predictors}
+    for number, trained in enumerate(subject.trained, 1):
+        for how in dict.fromkeys(name.partition("_")[2] for name in settings.predictors):
+            label = f"supernet {how or 'recalibrated'}"
+            if len(subject.trained) > 1:
+                label += f" {number}/{len(subject.trained)}"
+            found = _evaluated(subject, trained, how, settings, journal, label)
+            for name in settings.predictors:
+                metric, _, its_how = name.partition("_")
+                if its_how == how:
+                    values[name].append([entry[metric] for entry in found])
+    return [
+        Prediction(name, "supernet", torch.tensor(of_draws, dtype=torch.float64), name.startswith("loss"))
+        for name, of_draws in values.items()
+    ]
+
+
+def _evaluated(
+    subject: Subject, trained: Trained, how: str, settings: RankRunSettings, journal: Journal, label: str
+) -> list[dict[str, float]]:
+    """Accuracy and loss of each architecture in one supernet, in the order of the table."""
+    tuned = (settings.rank.finetune_steps, settings.rank.finetune_lr) if how == "tuned" else None
+    key = key_of(
+        f"supernet_{how or 'recalibrated'}",
+        checkpoint=blake2b(trained.path.read_bytes()).hexdigest(),
+        split=settings.split,
+        finetune=tuned,
+        **_SAME,
+    )
+    encode, architectures = subject.space.encode, subject.truth.architectures
+    todo = [a for a in architectures if not journal.find(key, encode(a))]
+    if todo:
+        evaluator = Evaluator.of(
+            trained,
+            split=settings.split,
+            memory_bytes=settings.rank.memory_mb << 20,
+            recalibrate=how != "running",
+            finetune=Finetune.of(trained, *tuned) if tuned else None,
+        )
+        for judgement in track(evaluator(todo), label, len(todo), disable=not settings.rank.progress):
+            values = {"accuracy": judgement.accuracy, "loss": judgement.loss}
+            journal.add(key, encode(judgement.architecture), values)
+    return [journal.find(key, encode(a)) for a in architectures]
+
+
+# -------------------------------------------------------------------------------------------------- without training
+
+
+def _of_proxies(subject: Subject, settings: RankRunSettings, journal: Journal) -> list[Prediction]:
+    """Each proxy on the initial weights of each draw; what one pass can serve is computed once."""
+    names = [name for name in settings.proxies if name not in TRIVIAL]
+    if not names:
+        return []
+    batches = subject.batches
+    encode, architectures = subject.space.encode, subject.truth.architectures
+    values: dict[str, list[list[float]]] = {name: [] for name in names}
+    for draw in range(settings.weights):
+        seed = settings.seed + draw
+        key = key_of("proxies", seed=seed, batches=_digest(batches), space=asdict(subject.space_settings), **_SAME)
+        known = {a: journal.find(key, encode(a)) for a in architectures}
+        todo = [a for a in architectures if not known[a].keys() >= set(names)]
+        if todo:
+            supernet = subject.space.supernet(seed)
+            label = "proxies" if settings.weights == 1 else f"proxies, weights {draw + 1}/{settings.weights}"
+            for a in track(todo, label, disable=not settings.rank.progress):
+                missing = [name for name in names if name not in known[a]]
+                journal.add(key, encode(a), score(extract(supernet, a), missing, batches, seed).values)
+        for name in names:
+            values[name].append([journal.find(key, encode(a))[name] for a in architectures])
+    return [
+        Prediction(name, "proxy", torch.tensor(of_draws, dtype=torch.float64), not PROXIES[name].higher_is_better)
+        for name, of_draws in values.items()
+    ]
+
+
+def _digest(batches: Sequence[Batch]) -> str:
+    parts = (tensor.contiguous().numpy().tobytes() for batch in batches for tensor in batch)
+    return blake2b(b"".join(parts)).hexdigest()
+
+
+def _trivial(subject: Subject) -> list[Prediction]:
+    supernet = subject.trained[0].supernet if subject.trained else subject.space.supernet()
+    parameters = PathParameters(subject.space, supernet)
+    flops = PathFlops(subject.space, supernet, subject.picture)
+    return [
+        Prediction(name, "trivial", torch.tensor([[cost(a) for a in subject.truth.architectures]], dtype=torch.float64))
+        for name, cost in (("parameters", parameters), ("flops", flops))
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------- put together
+
+
+def add_ranks(members: Sequence[Prediction]) -> Prediction:
+    """The sum of the members' ranks, larger better; equal values share their mean rank.
+
+    A member with fewer draws than another takes its draws in turn.
+    """
+    names = [member.name for member in members]
+    sums = []
+    for draw in range(max(len(member.values) for member in members)):
+        columns = {member.name: member.values[draw % len(member.values)].tolist() for member in members}
+        sums.append(rank_sum(columns, {member.name: not member.lower_is_better for member in members}))
+    return Prediction(" + ".join(names), "sum", torch.tensor(sums, dtype=torch.float64))

@@ -1,0 +1,153 @@
+"""Predictions held against the truth: figures, a table of them, and what they say in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+from torch import Tensor
+
+from nas.rank.predictions import KINDS, Prediction
+from nas.score.correlation import Correlation, Difference, compare, correlate, resamples
+from nas.score.noise import Ceiling, ceiling
+from nas.score.truth import Truth
+
+
+@dataclass(frozen=True)
+class Row:
+    """One predictor and how well it orders."""
+
+    name: str
+    kind: str
+    correlation: Correlation
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What was found."""
+
+    rows: list[Row]
+    """Supernet, rank-sum, proxies, trivial ones; the best of each kind first."""
+    ceiling: Ceiling | None
+    """None where the table has one training an architecture."""
+    conclusions: list[str]
+
+
+def rank(predictions: Sequence[Prediction], truth: Truth, seed: int = 0) -> Ranking:
+    """Hold predictions against a table.
+
+    Args:
+        seed: of the bootstrap resamples, which are the same for all predictors.
+    """
+    counts, mean = resamples(len(truth.architectures), seed=seed), truth.mean
+    rows = [Row(p.name, p.kind, correlate(p.goodness, mean, counts)) for p in predictions]
+    rows.sort(key=lambda row: (KINDS.index(row.kind), -row.correlation.tau))
+    limit = ceiling(truth.accuracies, seed)
+    by_name = {prediction.name: prediction for prediction in predictions}
+    return Ranking(rows, limit, _conclude(rows, by_name, mean, counts, limit))
+
+
+# ---------------------------------------------------------------------------------------------------- in plain words
+
+
+def _conclude(
+    rows: Sequence[Row], by_name: dict[str, Prediction], truth: Tensor, counts: Tensor, limit: Ceiling | None
+) -> list[str]:
+    """One sentence for each kind, on its best, against the best trivial predictor; one on the pick; the ceiling."""
+    best = {kind: next((row for row in rows if row.kind == kind), None) for kind in KINDS}
+    trivial, said = best["trivial"], []
+    assert trivial is not None, "parameters and FLOPs are always there"
+    for kind in KINDS[:-1]:
+        row = best[kind]
+        if row is None:
+            continue
+        difference = compare(by_name[row.name].goodness, by_name[trivial.name].goodness, truth, counts)
+        said.append(f"{_subject(row, rows)} ranks {_verdict(difference)} {_called(trivial)} {_shown(difference)}.")
+    first = rows[0].correlation
+    said.append(
+        f"Taking {_called(rows[0])} at its word costs {100 * first.regret:.2f} points of accuracy: its first "
+        f"choice is number {first.pick_rank:.3g}{' on average' if first.draws > 1 else ''} of {first.n:,}."
+    )
+    if limit is None:
+        said.append("The table has one training an architecture, so it does not say how much of this is its noise.")
+    else:
+        said.append(
+            f"Against this table even a perfect predictor would reach tau {limit.tau:.2f}: one training of an "
+            f"architecture scatters by {100 * limit.noise:.2f} points, and there are {limit.seeds}."
+        )
+    return said
+
+
+def _subject(row: Row, rows: Sequence[Row]) -> str:
+    number = sum(other.kind == row.kind for other in rows)
+    name = _called(row)
+    among = f", the best of {number} {'proxies' if row.kind == 'proxy' else 'ways to ask it'}," if number > 1 else ""
+    return name[0].upper() + name[1:] + among
+
+
+def _verdict(difference: Difference) -> str:
+    if not difference.certain:
+        return "no better than" if difference.difference <= 0 else "not certainly better than"
+    return "better than" if difference.difference > 0 else "worse than"
+
+
+def _shown(difference: Difference) -> str:
+    low, high = f"{difference.low:+.2f}", f"{difference.high:+.2f}"
+    return f"(difference of tau {difference.difference:+.2f}, 95 % [{low}, {high}])"
+
+
+def _called(row: Row) -> str:
+    """How a predictor is called in a sentence."""
+    if row.kind == "trivial":
+        return {"parameters": "the parameter count", "flops": "the number of FLOPs"}[row.name]
+    if row.kind == "sum":
+        return f"the rank-sum of {row.name.replace(' + ', ' and ')}"
+    if row.kind == "proxy":
+        return f"the proxy {row.name}"
+    metric, _, how = row.name.partition("_")
+    ways = {"": "", "running": " with running statistics", "tuned": " after fine-tuning"}
+    return f"the supernet's {metric}{ways[how]}"
+
+
+# ------------------------------------------------------------------------------------------------------ as a table
+
+
+def tables(ranking: Ranking, truth: Truth) -> list[Table]:
+    """The figures for a terminal."""
+    first = ranking.rows[0].correlation
+    several = any(row.correlation.draws > 1 for row in ranking.rows)
+    seeds = truth.accuracies.shape[1]
+    trainings = "1 training" if seeds == 1 else f"the mean of {seeds} trainings"
+    low, high = float(truth.mean.min()), float(truth.mean.max())
+    title = f"{first.n:,} architectures against {trainings} each, {low:.1%} to {high:.1%} ({Path(truth.name).name})"
+    shown = Table(title=title, title_justify="left", caption_justify="left")
+    shown.add_column("predictor", no_wrap=True)
+    for name in ("Kendall tau", *(["draws"] if several else []), "Spearman rho", f"tau, best {first.top_n}"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    shown.add_column("regret", justify="right", no_wrap=True)
+    shown.add_column("pick", justify="right", no_wrap=True)
+    for row, before in zip(ranking.rows, [None, *ranking.rows], strict=False):
+        if before is not None and before.kind != row.kind:
+            shown.add_section()
+        shown.add_row(row.name, *_cells(row.correlation, several))
+    if ranking.ceiling is not None:
+        limit, gap = ranking.ceiling, [""] if several else []
+        shown.add_section()
+        shown.add_row("a perfect predictor", _range(limit.tau, limit.tau_low, limit.tau_high), style="bold")
+        shown.add_row("one training vs. the others", f"{limit.one_seed_tau:.2f}{' ' * 13}", *gap, style="dim")
+    spread = "; draws: their number, and the standard deviation of tau over them" if several else ""
+    regret = "regret: points of accuracy below the best; pick: true rank of the predicted best"
+    shown.caption = f"[low, high]: 95 % bootstrap over architectures; {regret}{spread}"
+    return [shown]
+
+
+def _cells(c: Correlation, several: bool) -> list[str]:
+    draws = [f"{c.draws} ±{c.tau_spread:.2f}" if c.tau_spread is not None else "1      "] if several else []
+    figures = [_range(c.tau, c.tau_low, c.tau_high), *draws, _range(c.rho, c.rho_low, c.rho_high)]
+    return [*figures, f"{c.top_tau:.2f}", f"{100 * c.regret:.2f}", f"{c.pick_rank:.3g}"]
+
+
+def _range(value: float, low: float, high: float) -> str:
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"

@@ -1,0 +1,100 @@
+"""What a ranking leaves behind: tables, predictions, a report and a picture, each written whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from rich.console import Console
+
+from nas.rank.predictions import Prediction
+from nas.rank.ranking import Ranking, tables
+from nas.rank.subject import Subject
+from nas.score.truth import Truth
+from nas.settings import RankRunSettings
+from nas.space import SearchSpace
+from nas.track import Writer
+from nas.train.checkpoint import versions
+
+
+def write_report(
+    folder: Path,
+    settings: RankRunSettings,
+    subject: Subject,
+    predictions: Sequence[Prediction],
+    ranking: Ranking,
+    picture: Image.Image,
+) -> None:
+    """Write ``rank.csv``, ``predictions.csv``, ``report.json``, ``scatter.png``, and all of it for TensorBoard."""
+    _write(folder / "rank.csv", _rank_csv(ranking))
+    _write(folder / "predictions.csv", _predictions_csv(predictions, subject.truth, subject.space))
+    report = {
+        "settings": _plain(settings),
+        "space": asdict(subject.space_settings),
+        "checkpoints": [{"path": str(trained.path), "step": trained.step} for trained in subject.trained],
+        "truth": {"name": subject.truth.name, "seeds": subject.truth.accuracies.shape[1]},
+        "rows": [asdict(row) for row in ranking.rows],
+        "ceiling": None if ranking.ceiling is None else asdict(ranking.ceiling),
+        "conclusions": ranking.conclusions,
+        "versions": versions(),
+    }
+    _write(folder / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
+    unfinished = folder / "scatter.unfinished"
+    picture.save(unfinished, "PNG")
+    os.replace(unfinished, folder / "scatter.png")
+    with closing(Writer(folder, settings.rank.tensorboard)) as writer:
+        writer.scalars(0, {f"tau/{row.name.replace(' ', '')}": row.correlation.tau for row in ranking.rows})
+        writer.text("rank", _markdown(ranking, subject.truth))
+        writer.image("rank/scatter", picture)
+
+
+def _rank_csv(ranking: Ranking) -> str:
+    rows = [{"predictor": row.name, "kind": row.kind, **asdict(row.correlation)} for row in ranking.rows]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _predictions_csv(predictions: Sequence[Prediction], truth: Truth, space: SearchSpace) -> str:
+    """A row an architecture: its trainings, then each predictor's draws, as they are (a loss is a loss)."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = [f"accuracy_{seed}" for seed in range(truth.accuracies.shape[1])]
+    columns = list(truth.accuracies.T)
+    for prediction in predictions:
+        several = len(prediction.values) > 1
+        names += [f"predicted_{prediction.name}" + (f"_{k}" if several else "") for k in range(len(prediction.values))]
+        columns += list(prediction.values)
+    writer.writerow(["architecture", *names])
+    for architecture, *values in zip(truth.architectures, *(c.tolist() for c in columns), strict=True):
+        writer.writerow([space.encode(architecture), *(f"{value:.8g}" for value in values)])
+    return text.getvalue()
+
+
+def _markdown(ranking: Ranking, truth: Truth) -> str:
+    """The terminal's tables as a block of code, and the sentences below them."""
+    console = Console(file=io.StringIO(), width=140)
+    console.print(*tables(ranking, truth), sep="\n")
+    assert isinstance(console.file, io.StringIO)
+    block = "\n".join("    " + line for line in console.file.getvalue().splitlines())
+    return block + "\n\n" + "\n\n".join(ranking.conclusions)
+
+
+def _plain(settings: RankRunSettings) -> dict[str, Any]:
+    return asdict(settings)
+
+
+def _write(path: Path, text: str) -> None:
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(text)
+    os.replace(unfinished, path)

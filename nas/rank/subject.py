@@ -1,0 +1,95 @@
+"""What is ranked: a table of truth, its space, and the supernets and pictures that predictions are made with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from nas.data import Splits, load_splits, ordered
+from nas.errors import CheckpointError, SettingError, require
+from nas.score.proxies import check_names
+from nas.score.truth import Truth, load_truth, table_space
+from nas.seeds import generator
+from nas.settings import RankRunSettings, SpaceSettings
+from nas.space import SearchSpace, build_space
+from nas.train import Trained, load_trained
+from nas.train.evaluate import Batch
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """All that predictions need."""
+
+    space: SearchSpace
+    space_settings: SpaceSettings
+    truth: Truth
+    """The architectures that are ranked."""
+    trained: list[Trained]
+    """One a checkpoint; without any, nothing is asked of a supernet."""
+    picture: tuple[int, int, int]
+    """Shape of a picture; where there are none, costs are those for ``(3, 32, 32)``."""
+    batches: list[Batch]
+    """Two batches of training pictures for the proxies, of the first checkpoint or as ``data`` says; else none."""
+
+
+def subject_of(settings: RankRunSettings) -> Subject:
+    """Load what ``settings`` name.
+
+    Raises:
+        NasError: a checkpoint, the pictures or the table cannot be had, or they do not belong together.
+    """
+    if settings.proxies:
+        check_names(settings.proxies)
+    trained = [load_trained(path, settings.rank.progress) for path in settings.checkpoint]
+    splits: Splits | None
+    if trained:
+        first, splits = trained[0], trained[0].splits
+        for other in trained[1:]:
+            if other.settings.space != first.settings.space:
+                rule = f"is of another space than {first.path}"
+                raise CheckpointError("checkpoint", other.path, rule, "rank checkpoints of different spaces one by one")
+        space, space_settings = first.space, first.settings.space
+    else:
+        space_settings = settings.space or _space_of_table(settings.truth)
+        if settings.data is None:
+            ok = not settings.proxies
+            remedy = "write for example data=cifar10"
+            require(ok, "data", "null", "must be given: proxies look at pictures", remedy)
+        splits = load_splits(settings.data, settings.seed, settings.rank.progress) if settings.data else None
+        shape = (splits.channels, splits.image_size, len(splits.classes)) if splits else ()
+        space = build_space(space_settings, *shape)
+    truth = load_truth(settings.truth, space, space_settings)
+    picture = (splits.channels, splits.image_size, splits.image_size) if splits else (3, 32, 32)
+    batches = _batches(splits, settings) if splits and settings.proxies else []
+    return Subject(space, space_settings, _sampled(truth, settings), trained, picture, batches)
+
+
+def _space_of_table(source: str) -> SpaceSettings:
+    space = table_space(source)
+    if space is None:
+        remedy = "write for example space=chain, or checkpoint=outputs/train/first"
+        raise SettingError("space", "null", f"must be given: the table {source} does not say it", remedy)
+    return space
+
+
+def _sampled(truth: Truth, settings: RankRunSettings) -> Truth:
+    """As many architectures of the table as are asked for, in the table's order."""
+    total, number = len(truth.architectures), settings.architectures or len(truth.architectures)
+    rule = f"the table has only {total}"
+    require(number <= total, "architectures", number, rule, "write architectures=0 for all of them")
+    require(total >= 2, "truth", settings.truth, f"has {total} architecture: one alone has no order", "give more")
+    if number == total:
+        return truth
+    drawn = torch.randperm(total, generator=generator(settings.seed, "rank"))[:number]
+    return truth.subset(drawn.sort().values)
+
+
+def _batches(splits: Splits, settings: RankRunSettings) -> list[Batch]:
+    """Two batches of training pictures, drawn by the seed: one proxy compares batches, the others see the first."""
+    number, available = 2 * settings.rank.proxy_images, len(splits.train)
+    rule = f"two batches are needed, and there are {available} training pictures"
+    remedy = f"write rank.proxy_images={available // 2} or less"
+    require(number <= available, "rank.proxy_images", settings.rank.proxy_images, rule, remedy)
+    order = torch.randperm(available, generator=generator(settings.seed, "proxies"))[:number]
+    return list(ordered(splits.train.subset(order), splits.mean, splits.std, settings.rank.proxy_images, "cpu"))

@@ -1,0 +1,224 @@
+"""What predictors say, and that nothing is computed twice."""
+
+import math
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+import torch
+from runs import CHAIN, finish, tiny
+
+from nas.cost import PathFlops
+from nas.errors import CheckpointError, DataError, NasError, SettingError
+from nas.rank import Journal, Prediction, add_ranks, predict, subject_of
+from nas.rank import predictions as module
+from nas.score import PROXIES, score
+from nas.settings import ChainSettings, RankRunSettings, RankSettings, SyntheticSettings
+from nas.space import build_space, extract
+from nas.train import judge
+
+SPACE = build_space(CHAIN, 3, 16, 3)
+QUIET = RankSettings(progress=False, tensorboard=False, proxy_images=8, finetune_steps=2, threads=1)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Two trained supernets of one space, and a table of truth for it."""
+    torch.set_num_threads(1)
+    place = tmp_path_factory.mktemp("rank")
+    for seed in (0, 1):
+        finish(replace(tiny(), seed=seed), place / f"run{seed}")
+    rows = [f"{SPACE.encode(a)},{0.4 + 0.05 * sum(a)},{0.41 + 0.049 * sum(a)}" for a in SPACE.enumerate()]
+    (place / "table.csv").write_text("\n".join(["architecture,a,b", *rows]) + "\n")
+    return place
+
+
+def settings(made, *runs, **more):
+    chosen = {"truth": str(made / "table.csv"), "rank": QUIET, "checkpoint": [str(made / run) for run in runs]}
+    return RankRunSettings(**(chosen | more))
+
+
+def predicted(wanted, folder):
+    subject = subject_of(wanted)
+    with closing(Journal(folder / "journal.jsonl")) as journal:
+        return subject, {prediction.name: prediction for prediction in predict(subject, wanted, journal)}
+
+
+def test_a_supernets_predictions_are_what_judging_each_alone_finds(made, tmp_path):
+    subject, found = predicted(settings(made, "run0", "run1"), tmp_path)
+    assert list(found) == [
+        "loss", "accuracy", "loss_running", "accuracy_running", "loss + parameters", "parameters", "flops",
+    ]  # fmt: skip
+    for draw, trained in enumerate(subject.trained):
+        for how, calibration in (("", trained.calibration()), ("_running", None)):
+            val = trained.batches(trained.splits.val)
+            judged = judge(trained.supernet, subject.truth.architectures, val, calibration)
+            assert found["accuracy" + how].values[draw].tolist() == [one.accuracy for one in judged]
+            assert found["loss" + how].values[draw].tolist() == pytest.approx([one.loss for one in judged], rel=1e-6)
+    assert found["loss"].lower_is_better
+    assert not found["accuracy"].lower_is_better
+    assert torch.equal(found["loss"].goodness, -found["loss"].values)
+
+
+def test_fine_tuned_and_test_split_are_predictions_of_their_own(made, tmp_path):
+    plain = predicted(settings(made, "run0", architectures=4), tmp_path)[1]
+    names = ["loss", "loss_tuned"]
+    other = predicted(settings(made, "run0", architectures=4, predictors=names, split="test"), tmp_path)[1]
+    more = replace(QUIET, finetune_steps=3)
+    longer = predicted(settings(made, "run0", architectures=4, predictors=names, split="test", rank=more), tmp_path)[1]
+    assert not torch.equal(plain["loss"].values, other["loss"].values)
+    assert not torch.equal(other["loss_tuned"].values, other["loss"].values)
+    assert torch.equal(other["loss"].values, longer["loss"].values)
+    assert not torch.equal(other["loss_tuned"].values, longer["loss_tuned"].values)
+
+
+def test_proxies_are_scored_on_each_draw_of_initial_weights(made, tmp_path):
+    wanted = settings(made, "run0", proxies=["naswot", "ntk_condition", "flops"], weights=2, architectures=3)
+    subject, found = predicted(wanted, tmp_path)
+    assert found["naswot"].values.shape == (2, 3)
+    assert found["naswot"].kind == "proxy"
+    assert found["ntk_condition"].lower_is_better
+    assert found["flops"].kind == "trivial"  # not asked twice
+    assert [len(x) for x, _ in subject.batches] == [8, 8]
+    for draw in range(2):
+        supernet = subject.space.supernet(draw)
+        for k, architecture in enumerate(subject.truth.architectures):
+            values = score(extract(supernet, architecture), ["naswot"], subject.batches, draw).values
+            assert found["naswot"].values[draw, k].item() == values["naswot"]
+    assert not torch.equal(*found["naswot"].values)
+
+
+def test_sizes_are_those_of_the_extracted_networks(made, tmp_path):
+    subject, found = predicted(settings(made, "run0", predictors=[]), tmp_path)
+    supernet = subject.trained[0].supernet
+    flops = PathFlops(subject.space, supernet, (3, 16, 16))
+    for k, architecture in enumerate(subject.truth.architectures):
+        count = sum(parameter.numel() for parameter in extract(supernet, architecture).parameters())
+        assert found["parameters"].values[0, k] == count
+        assert found["flops"].values[0, k] == flops.count(architecture)
+
+
+def test_what_the_journal_has_is_not_computed_again(made, tmp_path, monkeypatch):
+    wanted = settings(made, "run0", proxies=["naswot"], architectures=5)
+    first = predicted(wanted, tmp_path)[1]
+    lines = (tmp_path / "journal.jsonl").read_text().splitlines()
+    assert len(lines) == 15
+    (tmp_path / "journal.jsonl").write_text("\n".join(lines[:7]) + "\n" + lines[7][:20])  # killed while it wrote
+    asked = []
+
+    def watched(self, architectures):
+        architectures = list(architectures)
+        asked.extend(architectures)
+        return original(self, architectures)
+
+    original = module.Evaluator.__call__
+    monkeypatch.setattr(module.Evaluator, "__call__", watched)
+    again = predicted(wanted, tmp_path)[1]
+    assert len(asked) == 3
+    for name, prediction in first.items():
+        assert torch.equal(prediction.values, again[name].values)
+    scored = []
+    monkeypatch.setattr(module, "score", lambda *given: scored.append(given[1]) or score(*given))
+    more = predicted(replace(wanted, proxies=["naswot", "snip"]), tmp_path)[1]
+    assert scored == [["snip"]] * 5
+    assert torch.equal(more["naswot"].values, first["naswot"].values)
+    assert len(asked) == 3
+
+
+def test_a_file_that_is_no_journal_is_refused(tmp_path):
+    (tmp_path / "journal.jsonl").write_text('{"a": 1}\n')
+    with pytest.raises(DataError, match=r"is not a journal of nas-rank; take another run=NAME"):
+        Journal(tmp_path / "journal.jsonl")
+
+
+def test_infinities_survive_the_journal(tmp_path):
+    with closing(Journal(tmp_path / "j")) as journal:
+        journal.add("k", "0-1", {"naswot": -math.inf, "synflow": 0.1 + 0.2})
+    with closing(Journal(tmp_path / "j")) as journal:
+        assert journal.find("k", "0-1") == {"naswot": -math.inf, "synflow": 0.1 + 0.2}
+        assert journal.find("k", "1-1") == {}
+
+
+def prediction(name, *draws, lower=False):
+    return Prediction(name, "proxy", torch.tensor(draws, dtype=torch.float64), lower)
+
+
+def test_ranks_are_added_in_the_right_direction_draw_by_draw():
+    loss = prediction("loss", [0.1, 0.3, 0.2], [0.3, 0.2, 0.1], lower=True)
+    size = prediction("size", [10, 10, 30])
+    total = add_ranks([loss, size])
+    assert total.values.tolist() == [[3 + 1.5, 1 + 1.5, 2 + 3], [1 + 1.5, 2 + 1.5, 3 + 3]]
+    assert (total.name, total.kind, total.lower_is_better) == ("loss + size", "sum", False)
+
+
+def test_some_architectures_are_drawn_by_the_seed_in_the_order_of_the_table(made):
+    drawn = [subject_of(settings(made, "run0", architectures=5, seed=seed)).truth for seed in (0, 0, 1)]
+    assert drawn[0].architectures == drawn[1].architectures != drawn[2].architectures
+    assert drawn[0].architectures == sorted(drawn[0].architectures)
+    everything = subject_of(settings(made, "run0")).truth
+    worth = dict(zip(everything.architectures, everything.accuracies.tolist(), strict=True))
+    assert drawn[0].accuracies.tolist() == [worth[a] for a in drawn[0].architectures]
+
+
+def test_the_space_comes_from_the_table_where_there_is_no_checkpoint(made, tmp_path):
+    text = (made / "table.csv").read_text()
+    head = (
+        '# settings: {"space": {"name": "chain", "widths": [4], "depths": [2], "strides": [1], '
+        '"candidates": ["skip", "conv1", "conv3"]}}\n'
+    )
+    (tmp_path / "headed.csv").write_text(head + text)
+    subject = subject_of(settings(made, truth=str(tmp_path / "headed.csv")))
+    assert subject.space_settings == CHAIN
+    assert (subject.trained, subject.batches, subject.picture) == ([], [], (3, 32, 32))
+    data = SyntheticSettings(size=100, image_size=16, classes=3, crop=2)
+    subject = subject_of(settings(made, space=CHAIN, data=data, proxies=["naswot"]))
+    assert subject.picture == (3, 16, 16)
+
+
+def test_what_does_not_belong_together_is_one_line(made, tmp_path):
+    def refused(error, words, **more):
+        with pytest.raises(error, match=words):
+            subject_of(settings(made, **more))
+
+    refused(SettingError, r"space=null: must be given: the table .* does not say it; write for example space=chain")
+    refused(SettingError, "data=null: must be given: proxies look at pictures", space=CHAIN, proxies=["naswot"])
+    refused(NasError, r"proxies=foo: .*naswot", space=CHAIN, proxies=["foo"])
+    refused(SettingError, "architectures=10: the table has only 9; write", space=CHAIN, architectures=10)
+    refused(DataError, "9 of 9 architectures do not fit", space=ChainSettings())
+    finish(tiny(replace(tiny(), space=replace(CHAIN, widths=[5]))), tmp_path / "other")
+    other = {"checkpoint": [str(made / "run0"), str(tmp_path / "other")]}
+    refused(CheckpointError, r"checkpoint=.*other.*: is of another space than .*run0", **other)
+    (tmp_path / "one.csv").write_text("architecture,a\n0-0,0.5\n")
+    refused(SettingError, "has 1 architecture: one alone", truth=str(tmp_path / "one.csv"), space=CHAIN)
+    more = replace(QUIET, proxy_images=1000)
+    wanted = settings(made, "run0", proxies=["naswot"], rank=more)
+    with pytest.raises(SettingError, match=r"rank.proxy_images=1000: two batches are needed.*; write .*=4\d or less"):
+        subject_of(wanted)
+
+
+WRONG = [
+    ({"predictors": ["lose"]}, "predictors=lose: must be one of loss, accuracy"),
+    ({"predictors": ["loss", "loss"]}, "predictors=.*: names one of them twice"),
+    ({"architectures": 1}, "architectures=1: must be 0 for all, or at least 2"),
+    ({"weights": 0}, "weights=0: must be at least 1"),
+    ({"split": "train"}, "split=train: must be one of val, test"),
+    ({"checkpoint": [3]}, r"checkpoint=\[3\]: must be a name or a list of names"),
+    ({"checkpoint": "a", "space": CHAIN}, "space=given: a checkpoint has its own; leave space out"),
+    ({"rank": RankSettings(sum=["loss", "flops"])}, "rank.sum=loss: must be one of parameters, flops"),
+    ({"run": "a/b"}, "run=a/b: must be a plain name"),
+    ({"seed": -1}, "seed=-1: must not be negative"),
+]
+
+
+@pytest.mark.parametrize(("words", "expected"), WRONG)
+def test_a_wrong_setting_is_one_line(words, expected):
+    with pytest.raises(SettingError, match=expected):
+        RankRunSettings(**words)
+
+
+def test_the_rank_sum_is_of_loss_and_parameters_where_there_is_a_loss():
+    assert RankRunSettings(checkpoint="a").summed == ["loss", "parameters"]
+    assert RankRunSettings(checkpoint="a", predictors=["accuracy"]).summed == []
+    assert RankRunSettings().summed == []
+    assert RankRunSettings(proxies=["naswot"], rank=RankSettings(sum=["naswot", "flops"])).summed == ["naswot", "flops"]
+    assert set(PROXIES) >= {"parameters", "flops"}

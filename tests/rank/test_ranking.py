@@ -1,0 +1,148 @@
+"""Rows, sentences, files and the picture, on predictions whose worth is known."""
+
+import csv
+import io
+import json
+import math
+import re
+
+import pytest
+import torch
+from rich.console import Console
+
+from nas.rank import Prediction, Subject, draw, rank, tables, write_report
+from nas.score.correlation import kendall_tau
+from nas.score.truth import Truth
+from nas.settings import ChainSettings, RankRunSettings, RankSettings
+from nas.space import build_space
+
+SETTINGS = ChainSettings(widths=[4], depths=[3], strides=[1])
+SPACE = build_space(SETTINGS)
+
+
+def noise(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def truth_of(seeds):
+    accuracies = 0.5 + 0.05 * noise(64, 1) + 0.01 * noise(64, seeds, seed=1)
+    return Truth("table.csv", list(SPACE.enumerate()), accuracies, None, False)
+
+
+def predictions_for(truth, supernet=0.2, draws=1):
+    """A good parameter count, useless FLOPs and a proxy between them, and a supernet with so much noise."""
+    scale = (truth.mean - truth.mean.mean()) / truth.mean.std()
+
+    def of(seed, noisy, number=1):
+        return scale + noisy * noise(number, 64, seed=seed)
+
+    return [
+        Prediction("loss", "supernet", -of(2, supernet, draws), lower_is_better=True),
+        Prediction("accuracy_running", "supernet", of(6, 3.0, draws)),
+        Prediction("naswot", "proxy", of(3, 1.5)),
+        Prediction("parameters", "trivial", of(4, 0.6)),
+        Prediction("flops", "trivial", of(5, 3.0)),
+    ]
+
+
+@pytest.fixture(autouse=True)
+def _few_tables(monkeypatch):
+    monkeypatch.setattr("nas.score.noise.TABLES", 20)
+
+
+@pytest.fixture
+def truth():
+    return truth_of(3)
+
+
+def test_rows_stand_by_kind_and_the_best_of_a_kind_first(truth):
+    predictions = predictions_for(truth)
+    found = rank(predictions[::-1], truth)
+    assert [row.name for row in found.rows] == ["loss", "accuracy_running", "naswot", "parameters", "flops"]
+    by_name = {prediction.name: prediction for prediction in predictions}
+    for row in found.rows:
+        assert row.correlation.tau == pytest.approx(kendall_tau(by_name[row.name].goodness[0], truth.mean))
+    assert found == rank(predictions, truth)
+    assert found.ceiling.tau > found.rows[0].correlation.tau
+
+
+@pytest.mark.parametrize(
+    ("supernet", "verdict"), [(0.05, "better than"), (5.0, "worse than"), (0.62, "n.* better than")]
+)
+def test_the_verdict_is_that_of_the_paired_interval(truth, supernet, verdict):
+    said = rank(predictions_for(truth, supernet), truth).conclusions
+    name = r"The supernet's (loss|accuracy with running statistics), the best of 2 ways to ask it,"
+    expected = rf"{name} ranks {verdict} the parameter count \(difference of tau [+-]\d\.\d\d, 95 % \[.*\]\)\."
+    assert re.fullmatch(expected, said[0]), said[0]
+    assert re.fullmatch(r"The proxy naswot ranks worse than the parameter count .*", said[1])
+
+
+def test_the_ceiling_is_said_or_that_it_is_not_known(truth):
+    assert "even a perfect predictor would reach tau 0.9" in rank(predictions_for(truth), truth).conclusions[-1]
+    single = truth_of(1)
+    found = rank(predictions_for(single), single)
+    assert found.ceiling is None
+    assert found.conclusions[-1].startswith("The table has one training an architecture")
+
+
+def text_of(found, truth, width=115):
+    console = Console(width=width, file=io.StringIO())
+    console.print(*tables(found, truth), sep="\n")
+    return console.file.getvalue()
+
+
+def test_the_table_shows_every_figure_uncut(truth):
+    predictions = predictions_for(truth, draws=3)
+    found = rank(predictions, truth)
+    text = text_of(found, truth)
+    assert "…" not in text
+    for row in found.rows:
+        c = row.correlation
+        assert f"{c.tau:.2f} [{c.tau_low:.2f}, {c.tau_high:.2f}]" in text
+    assert f"3 ±{found.rows[0].correlation.tau_spread:.2f}" in text
+    assert "64 architectures against the mean of 3 trainings each" in text
+    assert f"{found.ceiling.tau:.2f} [{found.ceiling.tau_low:.2f}, {found.ceiling.tau_high:.2f}]" in text
+    single = truth_of(1)
+    text = text_of(rank(predictions_for(single), single), single)
+    assert "against 1 training each" in text
+    assert "perfect" not in text
+    assert "draws" not in text
+
+
+def test_the_files_hold_what_was_found(truth, tmp_path):
+    predictions = predictions_for(truth, draws=2)
+    predictions[2].values[0, 5] = -math.inf
+    found = rank(predictions, truth)
+    subject = Subject(SPACE, SETTINGS, truth, [], (3, 32, 32), [])
+    settings = RankRunSettings(rank=RankSettings(tensorboard=True))
+    write_report(tmp_path, settings, subject, predictions, found, draw(predictions, found, truth))
+    names = {path.name for path in tmp_path.iterdir() if "tfevents" not in path.name}
+    assert names == {"rank.csv", "predictions.csv", "report.json", "scatter.png", "metrics.jsonl"}
+    assert len(list(tmp_path.glob("*tfevents*"))) == 1
+    with open(tmp_path / "rank.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["tau"]) for row in rows] == [row.correlation.tau for row in found.rows]
+    with open(tmp_path / "predictions.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["architecture"] for row in rows] == [SPACE.encode(a) for a in truth.architectures]
+    assert float(rows[7]["accuracy_2"]) == pytest.approx(truth.accuracies[7, 2].item())
+    assert float(rows[7]["predicted_loss_1"]) == pytest.approx(predictions[0].values[1, 7].item())
+    assert float(rows[5]["predicted_naswot"]) == -math.inf
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["rows"][0]["correlation"]["tau"] == found.rows[0].correlation.tau
+    assert report["ceiling"]["tau"] == found.ceiling.tau
+    assert report["conclusions"] == found.conclusions
+
+
+def test_the_picture_has_room_for_every_panel_and_takes_infinities(truth):
+    predictions = predictions_for(truth)
+    predictions[2].values[0, :3] = -math.inf
+    predictions[4].values[:] = 1.0  # constant
+    found = rank(predictions, truth)
+    five, two = (draw(predictions, found, truth), draw(predictions[3:], rank(predictions[3:], truth), truth))
+    assert five.mode == "RGB"
+    assert five.width == pytest.approx(2 * two.width, rel=0.1)
+    assert five.height > 1.5 * two.height
+    colours = {colour for _, colour in five.getcolors(five.width * five.height)}
+    assert (255, 255, 255) in colours
+    assert len(colours) > 50

@@ -1,0 +1,152 @@
+"""The script that makes a table of truth: what a row is, that it goes on where it was, and its errors."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from argparse import Namespace
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from nas.score.truth import load_truth, table_space
+from nas.space import build_space
+from nas.train import Run, fit, make_report
+
+SCRIPT = Path(__file__).parent.parent / "scripts" / "make_table.py"
+TINY = [
+    *("space.widths=[4]", "space.depths=[1]", "space.strides=[1]", "space.candidates=[skip,conv3]"),
+    *("data=synthetic", "data.size=120", "data.image_size=16", "data.classes=3", "data.train_images=0"),
+    *("train.epochs=1", "train.batch_size=16"),
+]
+
+
+MARKED = 0.4321
+"""An accuracy that no training has: it would be gone if that training were done again."""
+
+
+def load():
+    spec = importlib.util.spec_from_file_location("make_table", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+make_table = load()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A table of 2 architectures and 2 seeds; the script was killed while it noted the last training, and went on."""
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("table") / "tiny.csv"
+    settings = make_table.compose([*make_table.DEFAULTS, *TINY])
+    done = [make_table.train_one((settings, text, 0)) for text in "01"]
+    lines = [make_table.head_of(settings), *done, ["0", 1, MARKED]]
+    out.with_suffix(".jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '["1", 1, 0.5')
+    words = [*TINY, "--seeds", "2", "--workers", "1", "--out", str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(
+        [sys.executable, SCRIPT, *words], capture_output=True, text=True, env=environment, timeout=120
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert f"2 architectures, 2 seeds: {out}" in ended.stdout
+    return out
+
+
+def kept(out):
+    head, *lines = map(json.loads, out.with_suffix(".jsonl").read_text().splitlines())
+    return head, {(text, seed): accuracy for text, seed, accuracy in lines}
+
+
+def test_the_table_can_be_ranked_against(made):
+    space = table_space(str(made))
+    truth = load_truth(str(made), build_space(space, 3, 16, 3), space)
+    assert truth.architectures == [(0,), (1,)]
+    assert truth.accuracies.shape == (2, 2)
+    _, found = kept(made)
+    for k, text in enumerate("01"):
+        assert truth.accuracies[k].tolist() == [pytest.approx(found[text, seed], abs=5.1e-5) for seed in (0, 1)]
+    assert truth.settings["train"]["epochs"] == 1
+    assert truth.settings["data"]["name"] == "synthetic"
+
+
+@pytest.mark.parametrize(("text", "seed"), [("1", 1), ("0", 0)])
+def test_a_row_is_what_a_run_of_nas_train_reports_bit_for_bit(made, tmp_path, text, seed):
+    settings = make_table.compose([
+        *make_table.DEFAULTS, *TINY, "gate=fixed", f"gate.architecture='{text}'", f"seed={seed}",
+        "evaluate.recalibrate=false", "track.progress=false", "track.tensorboard=false",
+    ])  # fmt: skip
+    run = Run(settings, tmp_path)
+    fit(run)
+    report = make_report(run)
+    run.tracker.writer.close()
+    assert [row.test_accuracy for row in report.subnetworks] == [kept(made)[1][text, seed]]
+
+
+def test_a_stopped_table_goes_on_and_trains_nothing_twice(made):
+    head, found = kept(made)
+    assert list(found) == [("0", 0), ("1", 0), ("0", 1), ("1", 1)]
+    assert found["0", 1] == MARKED
+    assert "0.4321" in made.read_text()
+    assert head["settings"]["train"]["epochs"] == 1
+
+
+def test_a_training_that_fails_says_which_and_why():
+    settings = make_table.compose([*make_table.DEFAULTS, *TINY, "optimizer.lr=1e30"])
+    text, seed, reason = make_table.train_one((settings, "1", 2))
+    assert (text, seed) == ("1", 2)
+    assert "the loss is nan" in reason
+    settings = make_table.compose([*make_table.DEFAULTS, *TINY, "data.crop=99"])
+    assert make_table.train_one((settings, "1", 2))[2].startswith("data.crop=99: must be smaller")
+
+
+def test_pictures_are_loaded_once_a_seed_and_data_set():
+    settings = make_table.compose([*make_table.DEFAULTS, *TINY])
+    first = make_table.parts(settings, 0)[1]
+    assert make_table.parts(settings, 0)[1] is first
+    assert make_table.parts(settings, 1)[1] is not first
+    other = replace(settings, data=replace(settings.data, size=150))
+    assert len(make_table.parts(other, 1)[1].train) > len(first.train)
+
+
+WRONG = {
+    "--seeds 0": "--seeds=0: must be at least 1; write --seeds 3",
+    "--workers 0": "--workers=0: must be at least 1; write --workers 2",
+    "space.depths=[7]": "space=chain: a table trains each of its architectures; this space has 16,384, at most 4,096",
+    "train.epoch=3": "train.epoch=3: there is no setting",
+    "data=folder data.root=/nowhere": "data.root=/nowhere: does not exist",
+    "train.epochs=2": "begun.jsonl: was begun with other settings; take another --out, or the settings it was begun",
+    "--out foreign.csv": "foreign.jsonl: is there and was not written by this script; take another --out",
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_a_mistake_is_one_line_and_changes_nothing(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    head = json.dumps(make_table.head_of(make_table.compose([*make_table.DEFAULTS, *TINY])))
+    (tmp_path / "begun.jsonl").write_text(head + '\n["0", 0, 0.5]\n')
+    (tmp_path / "foreign.jsonl").write_text("[1, 2\n")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    given = [word for word in TINY if not (words.startswith("space") and "candidates" in word)]
+    given = given if "folder" not in words else [word for word in given if not word.startswith("data")]
+    monkeypatch.setattr(sys, "argv", ["make_table", *given, "--out", "begun.csv", *words.split()])
+    monkeypatch.setattr(make_table.multiprocessing, "get_context", lambda _: pytest.fail("work was begun"))
+    with pytest.raises(SystemExit) as stop:
+        make_table.main()
+    assert str(stop.value).startswith("make_table: ")
+    assert WRONG[words] in str(stop.value)
+    assert "\n" not in str(stop.value)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_table_that_is_whole_is_written_again_without_training(made, tmp_path, monkeypatch):
+    out = tmp_path / "whole.csv"
+    out.with_suffix(".jsonl").write_bytes(made.with_suffix(".jsonl").read_bytes())
+    monkeypatch.setattr(make_table, "train_one", lambda task: pytest.fail("trained"))
+    make_table.make(Namespace(overrides=TINY, seeds=2, workers=1, out=out))
+    assert out.read_bytes() == made.read_bytes()
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["whole.csv", "whole.jsonl"]
