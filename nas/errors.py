@@ -22,6 +22,10 @@ class NasError(ValueError):
         self.key, self.value, self.rule, self.remedy = key, value, rule, remedy
         super().__init__(" ".join(f"{key}={value}: {rule}; {remedy}".split()))
 
+    def __reduce__(self) -> tuple[type, tuple[str, object, str, str]]:
+        """Errors travel between processes with their four parts."""
+        return type(self), (self.key, self.value, self.rule, self.remedy)
+
 
 class SettingError(NasError):
     """A setting that is unknown, of the wrong type or out of range."""

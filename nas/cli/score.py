@@ -29,6 +29,7 @@ def job(config: DictConfig, folder: Path) -> None:
     keep_freed_memory()
     run = ScoreRun(settings, folder)
     out = Console(quiet=not settings.progress, soft_wrap=True, highlight=False, markup=False, emoji=False)
+    out.width = max(out.width, 120)  # an architecture is of no use cut off
     done = f", {len(run.journal.rows):,} scored before" if run.journal.rows else ""
     out.print(f"{run.space.name}: {len(run.wanted):,} of {run.space.size:,} architectures{done}; {folder}")
     try:

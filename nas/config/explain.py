@@ -72,6 +72,9 @@ def _explain_value(error: OmegaConfBaseException, overrides: Sequence[str]) -> s
         case MissingMandatoryValue():
             return f"{key}=???: must be given; write {key}=VALUE"
         case ConfigAttributeError() | ConfigKeyError():
+            group = key.partition(".")[0]
+            if not types and group != key:  # space.widths=[8] where no space is chosen
+                return f"{given}: no {group} is chosen that could have this setting; write {group}=... before it"
             return f"{given}: there is no setting {key}; choose one of {', '.join(types)}; {SEE_ALL}"
         case ConfigTypeError():
             return f"{given}: {first_line}; to change a setting write KEY=VALUE"
