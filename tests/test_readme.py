@@ -10,13 +10,22 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from nas.config import conf_folder, register, settings_from
-from nas.settings import TrainRunSettings
+from nas.settings import ExportSettings, RankRunSettings, ScoreSettings, SearchRunSettings, TrainRunSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+VERBS = {
+    "train": TrainRunSettings,
+    "score": ScoreSettings,
+    "search": SearchRunSettings,
+    "rank": RankRunSettings,
+    "export": ExportSettings,
+}
 COMMANDS = [
-    line.split("#")[0].strip() for line in README.splitlines() if re.match(r"    nas-train\b(?! printed)", line)
+    line.split("#")[0].strip().removeprefix("$ ")
+    for line in README.replace("\\\n", " ").splitlines()
+    if re.match(rf"    (\$ )?nas-({'|'.join(VERBS)}) ", line)
 ]
 
 
@@ -48,7 +57,8 @@ def test_the_users_network_takes_ten_lines():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_commands_compose(command):
-    words = [word for word in shlex.split(command)[1:] if word != "-m" and not word.startswith("-")]
+    name, *words = (word for word in shlex.split(command) if not word.startswith("-"))
+    verb = name.removeprefix("nas-")
     register()
     with initialize_config_dir(conf_folder(), version_base="1.3"):
         for first in (0, -1):  # of a sweep: its first and its last run
@@ -57,12 +67,13 @@ def test_the_commands_compose(command):
                 key, _, value = word.partition("=")
                 swept = "-m" in command and "," in value and "[" not in value
                 overrides.append(f"{key}={value.split(',')[first]}" if swept else word)
-            config = compose("train", [*overrides, "run=readme"])
-            assert isinstance(settings_from(config, TrainRunSettings), TrainRunSettings)
+            config = compose(verb, [*overrides, "run=readme"])
+            assert isinstance(settings_from(config, VERBS[verb]), VERBS[verb])
 
 
-def test_there_are_commands():
-    assert len(COMMANDS) >= 10
+def test_there_are_commands_of_every_verb():
+    assert len(COMMANDS) >= 15
+    assert {command.split()[0].removeprefix("nas-") for command in COMMANDS} == set(VERBS)
 
 
 def test_the_scripts_are_what_the_readme_calls():
