@@ -135,8 +135,8 @@ def test_architecture_classes_and_place_can_be_chosen(call, finished, tmp_path):
 
 
 WRONG = {
-    "no such folder": (["{folder}/nowhere"], r"run=.*/nowhere: has no checkpoint in it; .*"),
-    "no run": (["{empty}"], r"run=.*: has no checkpoint in it; name the folder of a run of nas-train"),
+    "no such folder": (["{folder}/nowhere"], r"checkpoint=.*/nowhere: does not exist; .*"),
+    "no run": (["{empty}"], r"checkpoint=.*: has no checkpoint in it; name the folder of a run of nas-train"),
     "architecture too long": (["{folder}", "-a", "0-0-0-0-0"], r"architecture=.*: must have one entry for each of .*"),
     "no architecture": (["{folder}", "-a", "best"], r"architecture=best: must be one number a slot.*"),
     "no such branch": (["{folder}", "-a", "{beyond}"], r"architecture=.*: entry 9 .*"),
