@@ -1,7 +1,7 @@
 """Train every architecture of a small space from scratch: a table of truth that supernets can be ranked against.
 
     python scripts/make_table.py data.root=path/to/cifar10.zip            the table of this project, hours on 2 cores
-    python scripts/make_table.py data=digits train.epochs=2 space.depths=[1,1] --seeds 2 --out digits.csv
+    python scripts/make_table.py data=digits data.train_images=0 train.epochs=2 space.depths=[1,1] --out digits.csv
 
 Overrides are those of nas-train; what stands in DEFAULTS comes first. A row of the table is what
 
@@ -48,7 +48,9 @@ MOST = 4096
 
 def main() -> None:
     """Entry point; what a user can mend ends with status 1 and one line on standard error."""
-    parser = argparse.ArgumentParser(prog="make_table", description="A table of truth for a small space.")
+    parser = argparse.ArgumentParser(
+        prog="make_table", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("overrides", nargs="*", help="of nas-train, such as data.root=cifar10.zip")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each architecture (default 3)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes, one thread each")
@@ -113,7 +115,7 @@ def train_all(
         for text, seed, accuracy in track(pool.imap_unordered(train_one, todo), "training", len(todo)):
             if isinstance(accuracy, str):
                 rule = f"architecture {text} cannot be trained with seed {seed}: {accuracy}"
-                raise DataError("--out", kept, rule, "what is done is kept: the same command goes on")
+                raise DataError("--out", kept, rule, "what is done is kept; lower optimizer.lr and take another --out")
             found[text, seed] = accuracy
             file.write(json.dumps([text, seed, accuracy]) + "\n")
             file.flush()

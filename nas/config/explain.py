@@ -35,8 +35,8 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
     """One line for an error of Hydra or OmegaConf: what was given, the rule it breaks, and the remedy."""
     match error:
         case OverrideParseException():
-            rule = "is not of the form key=value; put quotes around what has spaces, commas, brackets or ="
-            return f"{error.override}: {rule}"
+            rule = "is not of the form key=value; put quotes around what has spaces, commas, brackets, | or ="
+            return f"{error.override}: {rule}, and the shell's around the whole word"
         case MissingConfigException(missing_cfg_file=str(file)) if error.options is not None:
             group, _, name = file.rpartition("/")
             return f"{group}={name}: there is no such choice; choose one of {', '.join(error.options)}"

@@ -74,8 +74,9 @@ def _conclude(
         said.append("The table has one training an architecture, so it does not say how much of this is its noise.")
     else:
         said.append(
-            f"Against this table even a perfect predictor would reach tau {limit.tau:.2f}: one training of an "
-            f"architecture scatters by {100 * limit.noise:.2f} points, and there are {limit.seeds}."
+            f"Against this table even a perfect predictor would reach only about tau {limit.tau:.2f} "
+            f"[{limit.tau_low:.2f}, {limit.tau_high:.2f}]: one training of an architecture scatters by "
+            f"{100 * limit.noise:.2f} points, and there are {limit.seeds}."
         )
     return said
 

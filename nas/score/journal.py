@@ -45,7 +45,9 @@ class Journal:
         whole = data[: data.rfind(b"\n") + 1]
         try:
             first, *lines = [json.loads(line) for line in whole.splitlines()] or [{"settings": settings}]
-            before, self.rows = dict(first["settings"]), [Row(**line) for line in lines]
+            # By name: two processes on one run, which nothing stops, have scored the same ones.
+            before, rows = dict(first["settings"]), {line["architecture"]: Row(**line) for line in lines}
+            self.rows = list(rows.values())
         except (ValueError, TypeError, KeyError):
             raise DataError("run", path, "is not a journal of nas-score", "take another run=NAME") from None
         old, new = _flat(before), _flat(json.loads(json.dumps(settings)))
@@ -60,6 +62,7 @@ class Journal:
 
     def add(self, row: Row) -> None:
         """Keep a row, at once also on disk."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         new = not self.path.is_file() or self.path.stat().st_size == 0
         with self.path.open("a") as file:
             if new:

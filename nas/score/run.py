@@ -20,7 +20,7 @@ from nas.score.ranks import rank_sum
 from nas.score.scoring import score
 from nas.seeds import generator
 from nas.settings import ScoreSettings
-from nas.space import Architecture, SearchSpace, build_space, check_supernet, extract
+from nas.space import Architecture, SearchSpace, build_space, check_supernet, extract, show_widths
 
 RANK_SUM = "rank_sum"
 """Name of the column."""
@@ -61,6 +61,8 @@ class ScoreRun:
         self.wanted = [self.space.encode(architecture) for architecture in chosen]
         self._supernets = [self.space.supernet(settings.seed + draw) for draw in range(settings.weights)]
         check_supernet(self.space, self._supernets[0], *shape)
+        for supernet in self._supernets[1:]:
+            show_widths(supernet, (splits.channels, splits.image_size, splits.image_size))
         self._batches = first_batches(splits, settings)
 
     def __iter__(self) -> Iterator[Row]:

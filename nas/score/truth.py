@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
+import reprlib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nas.errors import ArchitectureError, DataError, SettingError
-from nas.settings import SpaceSettings, train_settings
+from nas.settings import CustomSettings, SpaceSettings, train_settings
 from nas.space import Architecture, SearchSpace
 
 OWN = "own"
@@ -90,9 +92,15 @@ def table_space(source: str) -> SpaceSettings | None:
     """The space in the head of a CSV table; what is absent there has its default. None where there is none.
 
     Raises:
-        DataError: there is no such table, or its head cannot be read.
+        DataError: there is no such table, its head cannot be read, or it names a ``custom`` space: to build that one is
+            to run the code that a file names, so that the user has to name it.
     """
-    return None if table_path(source).suffix == ".json" else _space(source, _head(source)[0])
+    space = None if table_path(source).suffix == ".json" else _space(source, _head(source)[0])
+    if isinstance(space, CustomSettings):
+        rule = f"names the factory {space.factory} in its head, and what a table names is not called"
+        remedy = "write space=custom space.factory=package.module:callable if you trust it"
+        raise DataError("truth", source, rule, remedy)
+    return space
 
 
 def _space(source: str, head: dict[str, Any] | None) -> SpaceSettings | None:
@@ -128,7 +136,7 @@ def _head(source: str) -> tuple[dict[str, Any] | None, list[str], int]:
         if name == "settings":
             try:
                 settings = json.loads(value)
-            except ValueError:
+            except (ValueError, RecursionError):
                 settings = None
             if not isinstance(settings, dict) or not isinstance(settings.get("space", {}), dict):
                 raise DataError("truth", f"{source}:{skipped}", "its settings are no JSON object", "mend the line")
@@ -136,9 +144,9 @@ def _head(source: str) -> tuple[dict[str, Any] | None, list[str], int]:
 
 
 def _csv_rows(source: str, lines: list[str], skipped: int) -> list[Row]:
-    reader, columns, rows = csv.reader(lines), 0, []
-    for cells in reader:
-        where = f"{source}:{skipped + reader.line_num}"
+    columns, rows = 0, []
+    for number, cells in _cells(source, lines, skipped):
+        where = f"{source}:{number}"
         if not cells:
             continue  # an empty line
         cells = [cell.strip() for cell in cells]
@@ -153,12 +161,25 @@ def _csv_rows(source: str, lines: list[str], skipped: int) -> list[Row]:
     return rows
 
 
+def _cells(source: str, lines: list[str], skipped: int) -> Iterator[tuple[int, list[str]]]:
+    """The cells of each row behind the number of the line that it ends in."""
+    reader = csv.reader(lines)
+    try:
+        for cells in reader:
+            yield skipped + reader.line_num, cells
+    except csv.Error as error:
+        where = f"{source}:{skipped + reader.line_num}"
+        raise DataError(
+            "truth", where, f"is not CSV ({error})", "look for a quotation mark that is not closed"
+        ) from None
+
+
 def _json_rows(source: str, text: str) -> list[Row]:
     form = 'must read {"02012100": {"test_acc": [89.5, 88.9, 89.2]}, ...}'
     try:
         # Pairs, because a dict would drop all but the last of equal keys.
         entries = json.loads(text, object_pairs_hook=_Pairs)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError("truth", source, f"is not JSON ({error})", "download it again") from None
     remedy = "give each architecture a list of accuracies, all of the same length"
     _require(isinstance(entries, _Pairs), source, form, remedy)
@@ -179,9 +200,9 @@ class _Pairs(list):
 def _number(where: str, value: object) -> float:
     try:
         number = float(value) if isinstance(value, str | int | float) else math.nan
-    except ValueError:
+    except (ValueError, OverflowError):
         number = math.nan
-    rule = f"{value!r} is no accuracy: a number from 0 to 1, or to 100 in percent"
+    rule = f"{reprlib.repr(value)} is no accuracy: a number from 0 to 1, or to 100 in percent"
     _require(0 <= number <= 100, where, rule, "mend it, or leave the row out")
     return number
 

@@ -16,10 +16,10 @@ from nas.train.step import Loss, train_step
 def train_alone(
     settings: TrainRunSettings, space: SearchSpace, splits: Splits, architecture: Architecture
 ) -> Judgement:
-    """Train ``architecture`` as ``nas-train gate=fixed`` does, without its files, and judge it on the test pictures.
+    """Train ``architecture`` as ``nas-train gate=fixed`` does, but without files, and judge it on the test pictures.
 
-    The same settings give the same weights as there, bit for bit. The running BatchNorm statistics are what is
-    judged: a network that was trained alone has its own.
+    The same settings give the same weights as there on the CPU, bit for bit. The running BatchNorm statistics are what
+    is judged: a network that was trained alone has its own.
 
     Args:
         settings: of the run; the gate, the evaluation and what is tracked are not looked at.
@@ -32,7 +32,7 @@ def train_alone(
     train, seed = settings.train, settings.seed
     memory_format = torch.channels_last if train.channels_last else torch.preserve_format
     supernet = space.supernet(seed).to(memory_format=memory_format)
-    optimizer = GatedOptimizer(supernet, settings.optimizer, train.clip_norm)
+    optimizer = GatedOptimizer(supernet, settings.optimizer, train.clip_norm, train.ema_decay)
     loss_fn = Loss(train.label_smoothing, train.precision)
     stream = (settings.data, train.batch_size, seed, "cpu", train.channels_last)
     batches = Batches(splits.train, splits.mean, splits.std, *stream)
@@ -43,4 +43,7 @@ def train_alone(
         lr = learning_rate(train, settings.optimizer.lr, step, total, batches.steps_per_epoch)
         train_step(supernet, optimizer, loss_fn, x, y, (architecture,), lr, step)
     test = list(ordered(splits.test, splits.mean, splits.std, 256, "cpu", train.channels_last))
-    return judge(supernet, [architecture], test, precision_name=train.precision)[0]
+    weights = None
+    if optimizer.average:
+        weights = {name: optimizer.average[p] for name, p in supernet.named_parameters() if p in optimizer.average}
+    return judge(supernet, [architecture], test, weights=weights, precision_name=train.precision)[0]

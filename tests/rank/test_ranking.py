@@ -78,7 +78,9 @@ def test_the_verdict_is_that_of_the_paired_interval(truth, supernet, verdict):
 
 
 def test_the_ceiling_is_said_or_that_it_is_not_known(truth):
-    assert "even a perfect predictor would reach tau 0.9" in rank(predictions_for(truth), truth).conclusions[-1]
+    assert (
+        "even a perfect predictor would reach only about tau 0.9" in rank(predictions_for(truth), truth).conclusions[-1]
+    )
     single = truth_of(1)
     found = rank(predictions_for(single), single)
     assert found.ceiling is None

@@ -168,3 +168,11 @@ def test_scores_do_not_depend_on_the_number_of_architectures(tmp_path):
     torch.manual_seed(5)
     _, many = finish(replace(TINY, architectures=4), tmp_path / "many")
     assert [row.values for row in few] == [row.values for row in many[:2]]
+
+
+def test_an_architecture_that_two_processes_have_scored_counts_once(tmp_path):
+    first, second = ScoreRun(TINY, tmp_path), ScoreRun(TINY, tmp_path)
+    list(first)
+    list(second)
+    assert len((tmp_path / "scores.jsonl").read_text().splitlines()) == 1 + 2 * 6
+    assert len(ScoreRun(TINY, tmp_path).journal.rows) == 6
