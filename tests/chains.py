@@ -55,6 +55,14 @@ class UnchainedNet(AwkwardNet):
         return self.epilogue(x + self.blocks[2](x, architecture[2]))
 
 
+class SharingNet(AwkwardNet):
+    """Two slots have a convolution in common, so that what their parameters number does not add up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks[0].branches[1] = self.blocks[2].branches[2][0]
+
+
 class TrivialNet(Chained):
     """Eight slots of three choices that cost next to nothing."""
 

@@ -17,7 +17,7 @@ from nas.score import PROXIES, rank_sum, score
 from nas.search import Evaluator, Finetune
 from nas.settings import RankRunSettings
 from nas.settings.rank import TRIVIAL
-from nas.space import extract
+from nas.space import extract, show_widths
 from nas.train import Trained
 from nas.train.checkpoint import versions
 from nas.train.evaluate import Batch
@@ -126,6 +126,7 @@ def _of_proxies(subject: Subject, settings: RankRunSettings, journal: Journal) -
         todo = [a for a in architectures if not known[a].keys() >= set(names)]
         if todo:
             supernet = subject.space.supernet(seed)
+            show_widths(supernet, subject.picture)
             label = "proxies" if settings.weights == 1 else f"proxies, weights {draw + 1}/{settings.weights}"
             for a in track(todo, label, disable=not settings.rank.progress):
                 missing = [name for name in names if name not in known[a]]
@@ -145,6 +146,7 @@ def _digest(batches: Sequence[Batch]) -> str:
 
 def _trivial(subject: Subject) -> list[Prediction]:
     supernet = subject.trained[0].supernet if subject.trained else subject.space.supernet()
+    show_widths(supernet, subject.picture)
     parameters = PathParameters(subject.space, supernet)
     flops = PathFlops(subject.space, supernet, subject.picture)
     return [

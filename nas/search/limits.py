@@ -26,7 +26,7 @@ class Limits:
         self, space: SearchSpace, bounds: Mapping[str, float], costs: Mapping[str, Callable[[Architecture], float]]
     ) -> None:
         self.space = space
-        self.bounds: dict[Objective, float] = {objective(n, f"search.limit.{n}"): b for n, b in bounds.items()}
+        self.bounds: dict[Objective, float] = {objective(n, b): b for n, b in bounds.items()}
         self._costs = [(costs[name], bound) for name, bound in bounds.items() if name in costs]
         for name, bound in bounds.items():
             if name in costs:

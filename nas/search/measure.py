@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -32,6 +31,8 @@ class Measured:
     """By name, finite; empty where it failed."""
     seconds: float
     failed: str = ""
+    refused: bool = False
+    """Whether it failed since a proxy cannot be had of it."""
 
 
 class Measures:
@@ -42,8 +43,13 @@ class Measures:
         settings: how to judge, score and time.
         needed: objectives, and what is limited.
 
+    Attributes:
+        costs: what can be computed without evaluating.
+        left_out: costs that nobody needs and this supernet cannot have, with the reason.
+
     Raises:
-        SettingError: accuracy or loss are needed and nothing is trained.
+        SettingError: accuracy or loss are needed and nothing is trained, or there are too few pictures.
+        SpaceError: the parameters are needed and cannot be added up.
     """
 
     def __init__(self, subject: Subject, settings: SearchSettings, needed: Sequence[Objective]) -> None:
@@ -53,9 +59,13 @@ class Measures:
         self.costs: dict[str, Callable[[Architecture], float]] = {
             "flops": PathFlops(subject.space, supernet, subject.picture)
         }
-        # Where slots share parameters they do not add up; that matters to those who asked for them.
-        with nullcontext() if "parameters" in names else suppress(SpaceError):
+        self.left_out: dict[str, str] = {}
+        try:
             self.costs["parameters"] = PathParameters(subject.space, supernet)
+        except SpaceError as error:  # where slots share parameters they do not add up
+            if "parameters" in names:
+                raise
+            self.left_out["parameters"] = f"{error.key} {error.value} {error.rule}"
         self._timed = "latency" in names
         pixels = generator(subject.seed, "latency")
         self._picture = torch.randn(settings.latency_batch, *subject.picture, generator=pixels)
@@ -68,9 +78,14 @@ class Measures:
         if trained is None:
             rule = "accuracy and loss need a trained supernet"
             remedy = "add checkpoint=outputs/train/RUN, or take proxies: search.objectives=[naswot,flops]"
-            raise SettingError("search.objectives", how.objectives, rule, remedy)
+            if JUDGED.keys() & {*how.objectives}:
+                raise SettingError("search.objectives", how.objectives, rule, remedy)
+            name, bound = next((name, bound) for name, bound in how.limit.items() if name in JUDGED)
+            remedy = "add checkpoint=outputs/train/RUN, or leave this limit out"
+            raise SettingError(f"search.limit.{name}", f"{bound:.10g}", rule, remedy)
         finetune = Finetune.of(trained, how.finetune_steps, how.finetune_lr) if how.finetune_steps else None
-        return Evaluator.of(trained, how.split, how.memory_mb << 20, how.recalibrate, finetune)
+        recalibrate = self._subject.recalibrates(how.recalibrate)
+        return Evaluator.of(trained, how.split, how.memory_mb << 20, recalibrate, finetune)
 
     def __call__(self, architectures: Sequence[Architecture]) -> Iterator[Measured]:
         """One after the other, in lexicographic order: what subnetworks share is computed once that way."""
@@ -79,15 +94,15 @@ class Measures:
         for architecture in order:
             began = perf_counter()
             values = {name: float(cost(architecture)) for name, cost in self.costs.items()}
-            failed = ""
+            failed, refused = "", False
             try:
                 values |= self._judged(judged, architecture) | self._of_network(architecture)
             except (DivergedError, ScoreError) as error:
-                failed = f"{error.value}: {error.rule}"
+                failed, refused = f"{error.value}: {error.rule}", isinstance(error, ScoreError)
             infinite = [name for name, value in values.items() if not math.isfinite(value)]
             if infinite and not failed:
                 failed = f"{infinite[0]} is {values[infinite[0]]}"
-            yield Measured(architecture, {} if failed else values, perf_counter() - began, failed)
+            yield Measured(architecture, {} if failed else values, perf_counter() - began, failed, refused)
 
     def _judged(self, judged: Iterator[Judgement] | None, architecture: Architecture) -> dict[str, float]:
         if judged is None:

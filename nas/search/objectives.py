@@ -46,11 +46,11 @@ COSTS = {
 LATENCY = Objective("latency", True, "latency (ms)", "latency ms", 1, ".3f")
 
 
-def objective(name: str, key: str = "search.objectives") -> Objective:
+def objective(name: str, bound: float | None = None) -> Objective:
     """The objective of that name.
 
     Args:
-        key: the setting that names it, for the error.
+        bound: on it, where it is ``search.limit`` that names it, for the error.
 
     Raises:
         SettingError: there is none; the message lists them.
@@ -60,7 +60,10 @@ def objective(name: str, key: str = "search.objectives") -> Objective:
         return known[name]
     if name not in PROXIES:
         others = ", ".join(sorted(PROXIES.keys() - known.keys()))
-        raise SettingError(key, name, "is no objective", f"choose from {', '.join(known)}, or a proxy: {others}")
+        remedy = f"choose from {', '.join(known)}, or a proxy: {others}"
+        if bound is not None:
+            raise SettingError(f"search.limit.{name}", f"{bound:.10g}", "is on what is no objective", remedy)
+        raise SettingError("search.objectives", name, "is no objective", remedy)
     better = PROXIES[name].higher_is_better
     return Objective(name, not better, f"{name} ({'larger' if better else 'smaller'} is better)", name)
 

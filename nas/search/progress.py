@@ -65,7 +65,9 @@ class Progress:
         if trial.feasible:
             self._best = self._key(trial) if self._best is None else min(self._best, self._key(trial))
         now = perf_counter()
-        if self._lines or now >= self._next:
+        # To count the trials of all processes takes time that grows with their number.
+        line = self._lines and (self._before + self._done) * LINES // self._total > self._printed
+        if line or now >= self._next:
             self._next = now + REFRESH_S
             self._show(self._study.finished(), f"{self._done / max(now - self._began, 1e-9):.3g} trials/s")
 

@@ -114,6 +114,7 @@ def summary(run: Search, found: Found) -> list[str]:
         lines.append(f"{broken:,} were evaluated and found to break a limit")
     if failed:
         lines.append(f"{len(failed):,} have no values; the last: {failed[-1].failed}")
+    lines += [f"{name} are left out: {reason}" for name, reason in run.measures.left_out.items()]
     if found.best is not None:
         values = ", ".join(f"{o.head} {o.text(found.best.values[o.name])}" for o in columns_of(found))
         lines.append(f"best by {best_by(run)}: {space.encode(found.best.architecture)}  {values}")
@@ -155,9 +156,15 @@ def how_measured(run: Search, found: Found) -> list[str]:
     lines = []
     if names & JUDGED.keys():
         pictures = len(subject.splits.val if how.split == "val" else subject.splits.test)
-        norms = "statistics estimated anew for each" if how.recalibrate else "the supernet's running statistics"
+        anew = subject.recalibrates(how.recalibrate)
+        norms = "statistics estimated anew for each" if anew else "the supernet's running statistics"
+        norms += " (as the run judges)" if how.recalibrate is None else f" (search.recalibrate={str(anew).lower()})"
         tuned = f", after {how.finetune_steps} steps of fine-tuning" if how.finetune_steps else ""
         lines.append(f"accuracy and loss: {pictures:,} {how.split} pictures, BatchNorm with {norms}{tuned}")
+        if how.recalibrate is not None and anew != subject.recalibrates(None):
+            lines.append("nas-export writes the BatchNorm statistics that the run judges with, not these")
+        if how.finetune_steps:
+            lines.append("nas-export writes the supernet's weights, not the fine-tuned ones")
     lines += ["flops and parameters: of the stand-alone network"] if names & COSTS.keys() else []
     if LATENCY.name in names:
         threads = f"{how.latency_threads} thread{'s' if how.latency_threads > 1 else ''}"

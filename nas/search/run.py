@@ -42,7 +42,7 @@ class Search:
         if how.threads:
             torch.set_num_threads(how.threads)
         self.objectives = [objective(name) for name in how.objectives]
-        limited = [objective(name, f"search.limit.{name}") for name in how.limit]
+        limited = [objective(name, bound) for name, bound in how.limit.items()]
         self.subject = Subject.of(settings, how.progress)
         self.measures = Measures(self.subject, how, list(dict.fromkeys([*self.objectives, *limited])))
         self.limits = Limits(self.subject.space, how.limit, self.measures.costs)
@@ -63,6 +63,7 @@ class Search:
         how = asdict(self.settings.search)
         for name in ("trials", "rank_by", "memory_mb", "threads", "tensorboard", "progress"):
             del how[name]  # these change nothing that is found out
+        how["recalibrate"] = self.subject.recalibrates(how["recalibrate"])
         return {**self.subject.definition(), "seed": self.settings.seed, "search": how}
 
 
@@ -77,17 +78,20 @@ def search(run: Search) -> Found:
     with stop_signals() as received, Progress(study, run.trials, how.progress) as progress:
         while not study.done():
             claimed = {trial.architecture: trial for trial in study.claim()}
+            all_refused = bool(claimed)
             for measured in run.measures(list(claimed)):
                 trial = claimed[measured.architecture]
+                all_refused &= measured.refused
                 progress.advance(study.tell(trial, measured.values, measured.seconds, measured.failed))
                 if received:
                     break
             if received:
                 raise Interrupted(received[0])
-            if claimed and not progress.any_success:
-                _refuse_if_all_fail(run)
+            if all_refused and not progress.any_success:
+                _refuse_if_all_fail(run)  # now, rather than after all of them: it is the kind of network
             if not claimed:
                 time.sleep(WAIT_S)  # for what others are at
+    _refuse_if_all_fail(run)
     found = sort_out(run.objectives, study.trials(), how.rank_by)
     with study.lock:
         write_report(run, found)
@@ -96,6 +100,6 @@ def search(run: Search) -> Found:
 
 def _refuse_if_all_fail(run: Search) -> None:
     trials = [trial for trial in run.study.trials() if trial.finished]
-    if all(trial.failed for trial in trials):
+    if trials and all(trial.failed for trial in trials):
         rule = f"not one of {len(trials)} architectures could be evaluated; the last: {trials[-1].failed}"
         raise SettingError("search.objectives", run.settings.search.objectives, rule, "leave that one out")

@@ -107,11 +107,12 @@ class Study:
     def claim(self) -> list[Trial]:
         """Architectures for this process to evaluate; none where all are evaluated, or others are at work on them.
 
-        First come those whose process died. A batch that it had only begun to propose is completed.
+        First come those whose process died, and those that this one claimed before and has not finished. A batch that
+        was only begun to be proposed is completed.
         """
         with self.lock:
             trials = self._frozen()
-            orphans = [t for t in trials if not t.state.is_finished() and not self._worker.alive(_worker_of(t))]
+            orphans = [t for t in trials if not t.state.is_finished() and not self._has_other(_worker_of(t))]
             for trial in orphans:
                 self._storage.set_trial_user_attr(self._trial_id(trial.number), "worker", self._worker.name)
             claimed = [self._trial(t) for t in orphans]
@@ -133,6 +134,10 @@ class Study:
         trials = self._frozen()
         enough = self.used_up or (self.wanted is not None and len(trials) >= self.wanted)
         return enough and all(t.state.is_finished() for t in trials)
+
+    def _has_other(self, worker: str) -> bool:
+        """Whether another worker, that is still there, is at it."""
+        return worker != self._worker.name and self._worker.alive(worker)
 
     def _end_of_batch(self, number: int, orphans: bool) -> int:
         if self.used_up or (orphans and number % self._batch == 0):

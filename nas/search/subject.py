@@ -16,7 +16,7 @@ from nas.errors import CheckpointError, require
 from nas.search.study import flat
 from nas.seeds import generator
 from nas.settings import DataSettings, DigitsSettings, SearchRunSettings, SpaceSettings
-from nas.space import SearchSpace, build_space, check_supernet
+from nas.space import SearchSpace, build_space, check_supernet, show_widths
 from nas.train import Trained, load_trained
 from nas.train.evaluate import Batch
 
@@ -78,7 +78,9 @@ class Subject:
     @cached_property
     def fresh(self) -> nn.Module:
         """The supernet with initial weights, for proxies."""
-        return self.space.supernet(self.seed).eval()
+        supernet = self.space.supernet(self.seed).eval()
+        show_widths(supernet, self.picture)
+        return supernet
 
     @property
     def supernet(self) -> nn.Module:
@@ -91,11 +93,24 @@ class Subject:
         return self.splits.channels, self.splits.image_size, self.splits.image_size
 
     def proxy_batches(self, images: int) -> list[Batch]:
-        """Normalised training batches of ``images`` each, drawn by the seed."""
+        """Normalised training batches of ``images`` each, drawn by the seed.
+
+        Raises:
+            SettingError: there are too few pictures.
+        """
         train = self.splits.train
+        rule = f"{PROXY_BATCHES} batches are needed, and there are {len(train)} training pictures"
+        remedy = f"write search.proxy_images={len(train) // PROXY_BATCHES} or less"
+        require(PROXY_BATCHES * images <= len(train), "search.proxy_images", images, rule, remedy)
         order = torch.randperm(len(train), generator=generator(self.seed, "proxies"))
         chosen = train.subset(order[: PROXY_BATCHES * images])
         return list(ordered(chosen, self.splits.mean, self.splits.std, images, "cpu"))
+
+    def recalibrates(self, asked: bool | None) -> bool:
+        """Whether BatchNorm statistics are estimated anew for each subnetwork: as asked, or as the run judges."""
+        if asked is not None or self.trained is None:
+            return asked is not False
+        return self.trained.settings.evaluate.recalibrate
 
     def definition(self) -> dict[str, Any]:
         """What tells it from another one, as plain data."""

@@ -28,7 +28,8 @@ class SearchSettings:
     """Architectures proposed at a time: more of them share more prefixes, and are chosen with less knowledge."""
     split: str = "val"
     """Where accuracy and loss are measured: ``val``; on ``test`` nothing is left to tell how good the best one is."""
-    recalibrate: bool = True
+    recalibrate: bool | None = None
+    """BatchNorm statistics anew for each subnetwork; None does as the run of the checkpoint judges."""
     finetune_steps: int = 0
     finetune_lr: float = 0.01
     memory_mb: int = 1024
@@ -48,6 +49,8 @@ class SearchSettings:
         not_negative("search", self, "trials", "finetune_steps", "threads")
         positive("search", self, "batch", "finetune_lr", "memory_mb", "proxy_images", "latency_batch")
         positive("search", self, "latency_threads")
+        rule = "must be at least 2: proxies compare pictures"
+        require(self.proxy_images >= 2, "search.proxy_images", self.proxy_images, rule, "write 64")
         remedy = "write for example search.objectives=[loss,flops]"
         names = self.objectives
         require(len(names) > 0, "search.objectives", names, "must name at least one", remedy)

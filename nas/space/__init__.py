@@ -1,8 +1,8 @@
 """Search spaces: what can be chosen, and the supernet that holds all choices."""
 
 from nas.space.base import Architecture, SearchSpace, Slot
-from nas.space.build import build_space, check_supernet
+from nas.space.build import build_space, check_supernet, show_widths
 from nas.space.chained import Chained
 from nas.space.extract import extract
 
-__all__ = ["Architecture", "Chained", "SearchSpace", "Slot", "build_space", "check_supernet", "extract"]
+__all__ = ["Architecture", "Chained", "SearchSpace", "Slot", "build_space", "check_supernet", "extract", "show_widths"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.errors import NasError, NasWarning, SettingError, SpaceError
-from nas.nn import GatedBlock, GatedConcat, gated_blocks
+from nas.nn import GatedBlock, GatedConcat, gated_blocks, gated_slots
 from nas.settings import CellSettings, ChainSettings, CustomSettings, MacroSettings, SpaceSettings, TwoBranchSettings
 from nas.space.base import Architecture, SearchSpace
 from nas.space.cell import CellSpace
@@ -73,6 +73,24 @@ def check_supernet(space: SearchSpace, supernet: nn.Module, channels: int, image
         if isinstance(probe, Chained):
             survey(probe, space.slots, x)
         _warn_of_batchnorm(probe, x, _all_at(space, 0))
+
+
+@torch.no_grad()
+def show_widths(supernet: nn.Module, picture: tuple[int, int, int]) -> None:
+    """Find out how wide the branches of each ``GatedConcat`` are that nobody has told, as ``extract`` has to know.
+
+    A copy of ``supernet`` runs on a picture ``(C, H, W)`` at each choice, since one block may lie in another's branch.
+    """
+    if all(block.widths for block in gated_blocks(supernet).values() if isinstance(block, GatedConcat)):
+        return
+    probe, own = copy.deepcopy(supernet).eval(), gated_blocks(supernet)
+    sizes = [len(blocks[0].choices) for blocks in gated_slots(probe).values()]
+    for choice in range(max(sizes)):
+        probe(torch.zeros(1, *picture), tuple(min(choice, size - 1) for size in sizes))
+    for name, found in gated_blocks(probe).items():
+        block = own[name]
+        if isinstance(block, GatedConcat) and isinstance(found, GatedConcat):
+            block.widths = found.widths
 
 
 def _all_at(space: SearchSpace, choice: int) -> Architecture:

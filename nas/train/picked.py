@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nas.errors import CheckpointError
-from nas.space import Architecture, extract
+from nas.space import Architecture, extract, show_widths
 from nas.train.evaluate import recalibrate
 from nas.train.report import read_report
 from nas.train.step import precision
@@ -46,20 +46,12 @@ def calibrated(trained: Trained, architecture: Architecture) -> nn.Module:
     model = copy.deepcopy(trained.supernet).eval()
     if trained.settings.evaluate.recalibrate:
         batches = trained.calibration()
-        _show_widths(model, architecture, batches[0][0][:1])
         with precision(trained.settings.train.precision, torch.device("cpu")):
             recalibrate(model, architecture, batches)
     return model
 
 
-@torch.no_grad()
-def _show_widths(supernet: nn.Module, architecture: Architecture, x: Tensor) -> None:
-    """Let ``x`` show a user's own gated blocks how wide their branches are, before anything else is done with them."""
-    supernet.eval()
-    supernet(x, architecture)
-
-
 def plain_network(supernet: nn.Module, architecture: Architecture, picture: tuple[int, int, int]) -> nn.Module:
     """The subnetwork as a plain module in eval mode, as a copy; ``supernet``, for pictures ``(C, H, W)``, is so too."""
-    _show_widths(supernet, architecture, torch.zeros(1, *picture))
-    return extract(supernet, architecture).eval()
+    show_widths(supernet, picture)
+    return extract(supernet.eval(), architecture).eval()

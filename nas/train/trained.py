@@ -13,7 +13,7 @@ from nas.data import ImageSet, Splits, load_splits, ordered
 from nas.errors import CheckpointError, SettingError
 from nas.seeds import generator
 from nas.settings import TrainRunSettings, train_settings
-from nas.space import SearchSpace, build_space
+from nas.space import SearchSpace, build_space, show_widths
 from nas.train import checkpoint
 from nas.train.evaluate import Batch
 
@@ -58,6 +58,9 @@ class Trained:
 def load_trained(path: Path | str, progress: bool = False) -> Trained:
     """The supernet of a checkpoint, or of the newest checkpoint in a run's folder.
 
+    Reading the file runs no code; building a custom space imports and calls the factory that it names: load such a
+    checkpoint only if you trust it.
+
     Args:
         path: a ``step_*.pt``, or the folder of a run.
         progress: show a bar while pictures are decoded.
@@ -69,11 +72,13 @@ def load_trained(path: Path | str, progress: bool = False) -> Trained:
     path = Path(path)
     if not path.exists():
         raise CheckpointError("checkpoint", path, "does not exist", "name the folder of a run of nas-train")
-    state = checkpoint.load_newest(path) if path.is_dir() else checkpoint.load(path)
-    if state is None:
-        raise CheckpointError("checkpoint", path, "has no checkpoint in it", "name the folder of a run of nas-train")
     if path.is_dir():
-        path = path / f"step_{state['step']:09d}.pt"
+        found = checkpoint.saved(path)
+        if not found:
+            rule, remedy = "has no checkpoint in it", "name the folder of a run of nas-train"
+            raise CheckpointError("checkpoint", path, rule, remedy)
+        path = found[0]  # and if it is damaged, that is an error: an older one is another supernet
+    state = checkpoint.load(path)
     try:
         settings = train_settings(state["settings"])
     except SettingError as error:
@@ -84,6 +89,7 @@ def load_trained(path: Path | str, progress: bool = False) -> Trained:
     space = build_space(settings.space, splits.channels, splits.image_size, len(splits.classes))
     supernet = space.supernet(settings.seed)
     _load_weights(supernet, state, path)
+    show_widths(supernet, (splits.channels, splits.image_size, splits.image_size))
     if settings.train.channels_last:
         supernet = supernet.to(memory_format=torch.channels_last)
     return Trained(path, state["step"], settings, splits, space, supernet.eval())

@@ -13,7 +13,7 @@ from nas.errors import CheckpointError, DataError, NasError, SettingError
 from nas.rank import Journal, Prediction, add_ranks, predict, subject_of
 from nas.rank import predictions as module
 from nas.score import PROXIES, score
-from nas.settings import ChainSettings, RankRunSettings, RankSettings, SyntheticSettings
+from nas.settings import ChainSettings, CustomSettings, RankRunSettings, RankSettings, SyntheticSettings
 from nas.space import build_space, extract
 from nas.train import judge
 
@@ -86,6 +86,21 @@ def test_proxies_are_scored_on_each_draw_of_initial_weights(made, tmp_path):
             values = score(extract(supernet, architecture), ["naswot"], subject.batches, draw).values
             assert found["naswot"].values[draw, k].item() == values["naswot"]
     assert not torch.equal(*found["naswot"].values)
+
+
+def test_a_network_with_untold_widths_can_be_ranked_with_and_without_a_checkpoint(tmp_path):
+    net = CustomSettings(factory="exports:Net")
+    finish(tiny(replace(tiny(), space=net)), tmp_path / "run")
+    (tmp_path / "table.csv").write_text("architecture,a\n0-0,0.5\n0-1,0.6\n1-0,0.7\n")
+    of_run = {"checkpoint": [str(tmp_path / "run")]}
+    data = SyntheticSettings(size=100, image_size=16, classes=3, crop=2)
+    for more in (of_run, {"space": net, "data": data}, {"space": net}):
+        proxies = ["naswot"] if len(more) != 1 or more is of_run else []
+        wanted = settings(tmp_path, **{"proxies": proxies, "weights": 2, **more})
+        (tmp_path / "journal.jsonl").unlink(missing_ok=True)
+        found = predicted(wanted, tmp_path)[1]
+        assert found["parameters"].values.shape == (1, 3)
+        assert not proxies or found["naswot"].values.shape == (2, 3)
 
 
 def test_sizes_are_those_of_the_extracted_networks(made, tmp_path):

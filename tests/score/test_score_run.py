@@ -13,7 +13,14 @@ from nas.data import load_splits
 from nas.errors import ArchitectureError, DataError, NasError, SettingError
 from nas.score import PROXIES, ScoreError, rank_sum, score
 from nas.score.run import ScoreRun, choose, first_batches
-from nas.settings import ChainSettings, DigitsSettings, ScoreSettings, SyntheticSettings, TwoBranchSettings
+from nas.settings import (
+    ChainSettings,
+    CustomSettings,
+    DigitsSettings,
+    ScoreSettings,
+    SyntheticSettings,
+    TwoBranchSettings,
+)
 from nas.space import build_space
 
 CHAIN = ChainSettings(widths=[4], depths=[3], strides=[1], candidates=["skip", "conv1", "conv3"])
@@ -65,6 +72,12 @@ def test_an_architecture_is_scored_with_the_weights_it_would_have_alone(tmp_path
     alone = [score(SPACE.subnet((2, 0, 1), seed), TINY.proxies, batches, seed).values for seed in (3, 4)]
     assert row.values == {name: (alone[0][name] + alone[1][name]) / 2 for name in TINY.proxies}
     assert alone[0] != alone[1]
+
+
+def test_every_draw_of_a_network_with_untold_widths_can_be_scored(tmp_path):
+    net = CustomSettings(factory="exports:Net")
+    settings = replace(TINY, space=net, proxies=["naswot"], weights=2, architectures=4)
+    assert len(finish(settings, tmp_path)[1]) == 4
 
 
 def test_a_stopped_run_goes_on_and_ends_as_if_undisturbed(tmp_path):

@@ -145,12 +145,23 @@ def test_what_a_living_worker_has_claimed_is_left_to_it_and_taken_over_when_it_d
     first, second = open_study(tmp_path, trials=8), open_study(tmp_path, trials=8)
     mine, others = first.claim(), second.claim()
     assert not {t.architecture for t in mine} & {t.architecture for t in others}
+    for trial in others:
+        second.tell(trial, values_of(trial.architecture), 0.1)
     assert second.claim() == []
     assert not second.done()
     first.tell(mine[0], values_of(mine[0].architecture), 0.1)
     die(first)
     assert second.claim() == mine[1:]
-    assert second.claim() == []
+    assert second.claim() == mine[1:]
+
+
+def test_what_a_worker_has_claimed_and_left_is_its_own_to_claim_again(tmp_path):
+    study = open_study(tmp_path, trials=8)
+    first = study.claim()
+    study.tell(first[0], values_of(first[0].architecture), 0.1)
+    assert study.claim()[:3] == first[1:]
+    assert len(work(study)) == 7
+    assert study.done()
 
 
 def test_a_worker_that_said_goodbye_leaves_its_claims(tmp_path):

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import signal
 from dataclasses import replace
 
 import pytest
@@ -11,15 +13,23 @@ from runs import finish, tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nas.cost import PathFlops
-from nas.errors import CheckpointError, SettingError
-from nas.search import Evaluator, Search, read_result, search
+from nas.errors import CheckpointError, SettingError, SpaceError
+from nas.score.errors import cannot
+from nas.search import Evaluator, Search, read_result, search, summary
 from nas.search.measure import Measures
 from nas.search.objectives import objective
 from nas.search.pareto import front
 from nas.search.result import sort_out
 from nas.search.study import Trial
-from nas.settings import ChainSettings, SearchRunSettings, SearchSettings, SyntheticSettings
-from nas.train import load_trained
+from nas.settings import (
+    CellSettings,
+    ChainSettings,
+    CustomSettings,
+    SearchRunSettings,
+    SearchSettings,
+    SyntheticSettings,
+)
+from nas.train import Interrupted, load_trained
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +43,12 @@ def checkpoint(tmp_path_factory):
 def settings(checkpoint, **how):
     how = {"threads": 1, "progress": False, "batch": 4, **how}
     return SearchRunSettings(checkpoint=str(checkpoint), search=SearchSettings(**how))
+
+
+def untrained(space, **how):
+    how = {"threads": 1, "progress": False, "proxy_images": 8, **how}
+    data = SyntheticSettings(size=64, image_size=16, classes=3)
+    return SearchRunSettings(space=space, data=data, search=SearchSettings(**how))
 
 
 def run(run_settings, folder):
@@ -128,11 +144,7 @@ def test_a_checkpoint_of_another_space_or_other_data_is_refused(checkpoint, tmp_
 
 def test_proxies_and_latency_need_no_checkpoint(tmp_path):
     space = ChainSettings(widths=[4], depths=[2], strides=[1], candidates=["skip", "conv3"])
-    how = SearchSettings(
-        objectives=["naswot", "parameters", "latency"], trials=4, threads=1, progress=False, proxy_images=8
-    )
-    data = SyntheticSettings(size=64, image_size=16, classes=3)
-    begun, found = run(SearchRunSettings(space=space, data=data, search=how), tmp_path)
+    begun, found = run(untrained(space, objectives=["naswot", "parameters", "latency"], trials=4), tmp_path)
     assert len(found.trials) == len(found.feasible) == 4
     assert all(t.values.keys() == {"naswot", "parameters", "latency", "flops"} for t in found.trials)
     assert all(t.values["latency"] > 0 for t in found.trials)
@@ -144,9 +156,11 @@ def test_proxies_and_latency_need_no_checkpoint(tmp_path):
 
 def test_accuracy_without_anything_trained_is_refused(tmp_path):
     space = ChainSettings(widths=[4], depths=[1], strides=[1])
-    data = SyntheticSettings(size=64, image_size=16, classes=3)
-    with pytest.raises(SettingError, match="accuracy and loss need a trained supernet"):
-        Search(SearchRunSettings(space=space, data=data, search=SearchSettings(threads=1)), tmp_path / "run")
+    with pytest.raises(SettingError, match=r"search\.objectives=.*: accuracy and loss need a trained supernet"):
+        Search(untrained(space), tmp_path / "run")
+    limited = untrained(space, objectives=["naswot"], limit={"flops": 1e9, "accuracy": 0.5})
+    with pytest.raises(SettingError, match=r"search\.limit\.accuracy=0\.5: .* need a trained supernet; .* leave this"):
+        Search(limited, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -156,7 +170,8 @@ def test_what_is_not_finite_is_a_failed_trial_with_its_reason(checkpoint, tmp_pa
             return {"synflow": float("nan") if architecture[0] == 1 else 1.0 + sum(architecture)}
 
     monkeypatch.setattr("nas.search.run.Measures", Infinite)
-    _, found = run(settings(checkpoint, sampler="exhaustive", objectives=["synflow"]), tmp_path)
+    how = {"sampler": "exhaustive", "objectives": ["synflow"], "proxy_images": 8}
+    _, found = run(settings(checkpoint, **how), tmp_path)
     failed = [t for t in found.trials if t.failed]
     assert [t.architecture[0] for t in failed] == [1, 1, 1]
     assert {t.failed for t in failed} == {"synflow is nan"}
@@ -167,8 +182,112 @@ def test_what_is_not_finite_is_a_failed_trial_with_its_reason(checkpoint, tmp_pa
 
 def test_a_search_in_which_everything_fails_stops(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(Measures, "_of_network", lambda *_: {"synflow": float("inf")})
-    with pytest.raises(SettingError, match="not one of 4 architectures could be evaluated; the last: synflow is inf"):
-        run(settings(checkpoint, objectives=["synflow"]), tmp_path)
+    with pytest.raises(SettingError, match="not one of 9 architectures could be evaluated; the last: synflow is inf"):
+        run(settings(checkpoint, objectives=["synflow"], proxy_images=8), tmp_path)
+
+
+def test_a_proxy_that_the_kind_of_network_cannot_have_stops_the_search_after_a_batch(checkpoint, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise cannot("naswot", "needs a ReLU, and the network has none", "leave it out")
+
+    monkeypatch.setattr(Measures, "_of_network", refuse)
+    with pytest.raises(SettingError, match=r"not one of 4 architectures .*; the last: naswot: needs a ReLU"):
+        run(settings(checkpoint, objectives=["naswot"], proxy_images=8), tmp_path)
+
+
+def test_architectures_with_the_worst_score_at_first_do_not_stop_the_search(tmp_path):
+    how = {"sampler": "exhaustive", "objectives": ["naswot"], "trials": 27, "batch": 16}
+    _, found = run(untrained(CellSettings(cells=1, width=4), **how), tmp_path)
+    assert [t.failed for t in found.trials[:25]] == ["naswot is -inf"] * 25
+    assert len(found.feasible) == 2
+
+
+def test_a_search_that_was_stopped_goes_on_when_it_is_asked_again(checkpoint, tmp_path, monkeypatch):
+    _, whole = run(settings(checkpoint, sampler="exhaustive"), tmp_path / "whole")
+    begun = Search(settings(checkpoint, sampler="exhaustive"), tmp_path / "stopped")
+    tell, told = begun.study.tell, []
+
+    def stop_at_6(*found):
+        told.append(found[0].number)
+        if len(told) == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+        return tell(*found)
+
+    monkeypatch.setattr(begun.study, "tell", stop_at_6)
+    monkeypatch.setattr("nas.search.run.time.sleep", lambda _: pytest.fail("it waits for itself"))
+    with pytest.raises(Interrupted):
+        search(begun)
+    again = search(begun)
+    begun.study.close()
+    assert told == [*range(9)]
+    assert [(t.architecture, t.values) for t in again.trials] == [(t.architecture, t.values) for t in whole.trials]
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_batchnorm_is_treated_as_in_the_run_unless_told_otherwise(checkpoint, tmp_path, monkeypatch, own):
+    def with_own(*args):
+        trained = load_trained(*args)
+        evaluate = replace(trained.settings.evaluate, recalibrate=own)
+        return replace(trained, settings=replace(trained.settings, evaluate=evaluate))
+
+    monkeypatch.setattr("nas.search.subject.load_trained", with_own)
+    found, pages = {}, {}
+    for asked in (None, True, False):
+        how = {"sampler": "exhaustive", "trials": 4, "recalibrate": asked}
+        found[asked] = [t.values for t in run(settings(checkpoint, **how), tmp_path / str(asked))[1].trials]
+        pages[asked] = (tmp_path / str(asked) / "report.md").read_text()
+    assert found[None] == found[own] != found[not own]
+    words = {True: "statistics estimated anew for each", False: "the supernet's running statistics"}
+    assert f"{words[own]} (as the run judges)" in pages[None]
+    for asked in (True, False):
+        assert f"{words[asked]} (search.recalibrate={str(asked).lower()})" in pages[asked]
+    note = "nas-export writes the BatchNorm statistics that the run judges with"
+    assert [note in pages[asked] for asked in (None, own, not own)] == [False, False, True]
+
+
+def test_the_report_says_that_fine_tuned_weights_are_not_exported(checkpoint, tmp_path):
+    note = "nas-export writes the supernet's weights, not the fine-tuned ones"
+    for steps in (0, 1):
+        run(settings(checkpoint, trials=1, batch=1, finetune_steps=steps), tmp_path / str(steps))
+        assert (note in (tmp_path / str(steps) / "report.md").read_text()) is (steps > 0)
+
+
+def test_too_few_pictures_for_the_proxies_are_refused(tmp_path):
+    space = ChainSettings(widths=[4], depths=[1], strides=[1])
+    with pytest.raises(SettingError, match=r"search\.proxy_images=1: must be at least 2"):
+        untrained(space, objectives=["naswot"], proxy_images=1)
+    rule = (
+        r"search\.proxy_images=64: 2 batches are needed, and there are (\d+) training pictures; write .*=(\d+) or less"
+    )
+    with pytest.raises(SettingError, match=rule) as refused:
+        Search(untrained(space, objectives=["naswot"], proxy_images=64), tmp_path)
+    most = int(str(refused.value).split("proxy_images=")[2].split()[0])
+    batches = Search(untrained(space, objectives=["naswot"], proxy_images=most), tmp_path).subject.proxy_batches(most)
+    assert [len(x) for x, _ in batches] == [most, most]
+
+
+def test_widths_that_nobody_has_told_are_found_with_and_without_a_checkpoint(tmp_path):
+    trained = finish(tiny(replace(tiny(), space=CustomSettings(factory="exports:Net"))), tmp_path / "trained").folder
+    everything = {"sampler": "exhaustive", "objectives": ["loss", "parameters", "naswot", "latency"]}
+    _, found = run(settings(trained, **everything, proxy_images=8), tmp_path / "search")
+    assert len(found.feasible) == 4
+    _, found = run(settings(trained, sampler="exhaustive"), tmp_path / "plain")
+    assert all("parameters" in t.values for t in found.feasible)
+    fresh = untrained(CustomSettings(factory="exports:Net"), sampler="exhaustive", objectives=["naswot", "parameters"])
+    _, found = run(fresh, tmp_path / "fresh")
+    assert len(found.feasible) == 4
+
+
+def test_a_column_that_is_left_out_is_said_to_be(tmp_path):
+    space = CustomSettings(factory="chains:SharingNet")
+    begun, found = run(untrained(space, objectives=["naswot"], trials=2), tmp_path)
+    assert "parameters" not in found.trials[0].values
+    (line,) = [line for line in summary(begun, found) if line.startswith("parameters")]
+    assert line.startswith("parameters are left out: slot")
+    assert "shares parameters with slot" in line
+    assert line in (tmp_path / "report.md").read_text()
+    with pytest.raises(SpaceError, match="shares parameters"):
+        Search(untrained(space, objectives=["naswot"], limit={"parameters": 1e6}), tmp_path / "needed")
 
 
 def test_a_search_that_finds_nothing_within_its_limits_says_so(checkpoint, tmp_path):

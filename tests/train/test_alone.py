@@ -3,12 +3,12 @@
 from dataclasses import replace
 
 import pytest
+from runs import finish, tiny
 
 from nas.data import load_splits
 from nas.settings import EvaluateSettings, FixedGateSettings
 from nas.space import build_space
 from nas.train import train_alone
-from runs import finish, tiny
 
 
 @pytest.mark.parametrize("more", [{}, {"ema_decay": 0.9, "clip_norm": 1.0}, {"channels_last": True}])
