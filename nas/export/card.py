@@ -56,6 +56,7 @@ def make_card(
     """
     space, splits, settings = trained.space, trained.splits, trained.settings
     picture = (splits.channels, splits.image_size, splits.image_size)
+    path = trained.path.resolve()
     entries = [(entry,) if isinstance(entry, int) else entry for entry in architecture]
     return {
         "format": FORMAT,
@@ -77,7 +78,8 @@ def make_card(
             "mean": splits.mean.tolist(),
             "std": splits.std.tolist(),
         },
-        "checkpoint": {"path": str(trained.path), "step": trained.step, "sha256": digest(trained.path)},
+        # Of its path only the run's folder and the file: others have no use for the folders of this machine.
+        "checkpoint": {"path": f"{path.parent.name}/{path.name}", "step": trained.step, "sha256": digest(path)},
         "trained_in": settings.train.precision,
         "versions": versions(),
     }
@@ -103,18 +105,19 @@ def read_card(folder: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         remedy = "name a folder that nas-export has written"
         raise ExportError("folder", folder, f"has no {CARD} in it", remedy) from None
-    except ValueError as error:  # of JSON, or of the encoding
-        raise _damaged(path, str(error)) from None
+    except (ValueError, RecursionError) as error:  # of JSON, or of the encoding
+        raise damaged(path, str(error)) from None
     if not isinstance(card, dict):
-        raise _damaged(path, "it is no JSON object")
+        raise damaged(path, "it is no JSON object")
     if card.get("format") != FORMAT:
         rule = f"has format {card.get('format')}, this version reads {FORMAT}"
         raise ExportError("card", path, rule, "use the version of gated-nas that wrote it")
     for key in ("network", "files"):
         if not isinstance(card.get(key), dict):
-            raise _damaged(path, f"it has no {key}")
+            raise damaged(path, f"it has no {key}")
     return card
 
 
-def _damaged(path: Path, why: str) -> ExportError:
+def damaged(path: Path, why: str) -> ExportError:
+    """The error of a card that says less, or something else, than a card has to."""
     return ExportError("card", path, f"is damaged ({why})", "export the network again")

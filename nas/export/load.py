@@ -9,24 +9,31 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from nas.export.card import WEIGHTS, digest, read_card
+from nas.export.card import CARD, WEIGHTS, damaged, digest, read_card
 from nas.export.errors import ExportError
-from nas.settings import train_settings
+from nas.settings import CustomSettings, SpaceSettings, train_settings
 from nas.space import build_space
 from nas.train.picked import plain_network
 
 
-def load(folder: Path | str) -> nn.Module:
+def load(folder: Path | str, factory: str | None = None) -> nn.Module:
     """The network in ``folder``, in eval mode on the CPU: ``forward(x)``, with no gate in it.
 
-    It is built from the settings in ``card.json`` and takes the tensors of ``weights.safetensors``; no code from
-    these files is run. The network of a ``custom`` space is built by its own factory, which must be importable.
+    It is built from the settings in ``card.json`` and takes the tensors of ``weights.safetensors``; nothing that these
+    files name is imported or called. The network of a ``custom`` space is built by its own factory, which must be
+    importable, and which the caller has to name.
+
+    Args:
+        folder: that nas-export has written.
+        factory: of a ``custom`` space, ``package.module:callable``, the one that the card names too; it is called with
+            the card's ``kwargs``. Not looked at where the space is another.
 
     Shapes:
         ``x`` is ``(B, channels, image_size, image_size)``, normalised as the card says; logits ``(B, classes)``.
 
     Raises:
-        ExportError: a file is missing, damaged or changed, or the card does not belong to the weights.
+        ExportError: a file is missing, damaged or changed, the card does not belong to the weights, or ``factory`` is
+            not the one that the card names.
         SettingError: the space is unknown to this version, or its factory cannot be imported.
     """
     folder = Path(folder)
@@ -35,8 +42,15 @@ def load(folder: Path | str) -> nn.Module:
     if network != card["network"]:
         rule = f"describes another network than that of {WEIGHTS}"
         raise ExportError("card", folder, rule, "export the network again")
+    for key in ("channels", "image_size", "classes"):
+        if type(network.get(key)) is not int or network[key] < 1:
+            raise damaged(folder / CARD, f"its {key} is no number above 0")
+    if not isinstance(network.get("architecture"), str):
+        raise damaged(folder / CARD, "its architecture is no text")
     size = (network["channels"], network["image_size"])
-    space = build_space(train_settings({"space": network["space"]}).space, *size, network["classes"])
+    settings = train_settings({"space": network.get("space")}).space
+    _must_be_named(folder, settings, factory)
+    space = build_space(settings, *size, network["classes"])
     plain = plain_network(space.supernet(), space.decode(network["architecture"]), (size[0], size[1], size[1]))
     try:
         plain.load_state_dict(state)
@@ -44,6 +58,14 @@ def load(folder: Path | str) -> nn.Module:
         rule = f"does not fit the network ({' '.join(str(error).split()[:30])} ...)"
         raise ExportError("weights", folder / WEIGHTS, rule, "take the network as it was") from None
     return plain
+
+
+def _must_be_named(folder: Path, settings: SpaceSettings, factory: str | None) -> None:
+    """Refuse to call what a file names: any function of any module could stand there."""
+    if isinstance(settings, CustomSettings) and settings.factory != factory:
+        rule = f"its network is built by {settings.factory}, which is called only if you name it too"
+        remedy = f"if you trust it, write load(folder, factory={settings.factory!r})"
+        raise ExportError("factory", factory, f"{rule} ({folder / CARD})", remedy)
 
 
 def _read_weights(path: Path, expected: object) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -58,7 +80,7 @@ def _read_weights(path: Path, expected: object) -> tuple[dict[str, Any], dict[st
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise ExportError("weights", path, "does not exist", "export the network again") from None
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         if isinstance(error, ExportError):
             raise
         raise ExportError("weights", path, f"is damaged ({error})", "export the network again") from None

@@ -29,14 +29,16 @@ x = (pictures / 255 - mean) / std
 ```python
 from nas.export import load  # gated-nas
 
-network = load("path/to/this/folder")  # an nn.Module in eval mode, with no gate in it
+network = load("path/to/this/folder"{named})  # an nn.Module in eval mode, with no gate in it
 logits = network(x)
 ```
 
 It builds the network from the settings in `{card}` and runs no code from these files.{custom} The bare tensors, by the
 names they have in the supernet: `safetensors.torch.load_file("{weights}")`.
 """
-_CUSTOM = " The module is made by\n`{factory}`, which has to be importable."
+_CUSTOM = """ The module is made by
+`{factory}`, which has to be importable, and which is called because you name it: a card that names another
+is refused."""
 _PROGRAM = """
 ## {program}
 
@@ -83,6 +85,7 @@ def readme(card: dict[str, Any], files: Collection[str]) -> str:
         mean=[round(value, 6) for value in data["mean"]],
         std=[round(value, 6) for value in data["std"]],
         weights=WEIGHTS,
+        named=f", factory={factory!r}" if factory else "",
         custom=_CUSTOM.format(factory=factory) if factory else "",
     )
     text += _PROGRAM.format(program=PROGRAM) if PROGRAM in files else ""

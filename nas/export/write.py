@@ -26,6 +26,7 @@ from nas.export.formats import (
 )
 from nas.export.load import load
 from nas.export.readme import readme
+from nas.settings import CustomSettings
 from nas.space import Architecture
 from nas.train import Trained
 from nas.train.evaluate import Batch
@@ -123,7 +124,9 @@ def _write(
     card["files"] = {path.name: digest(path) for path in sorted(folder.iterdir())}
     (folder / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n")
     # Last, since it is what users do: with the card, the digests and the README in place.
-    return card, [reference.compare(folder / WEIGHTS, load(folder), exact=True), *comparisons]
+    space = trained.settings.space
+    network = load(folder, space.factory if isinstance(space, CustomSettings) else None)
+    return card, [reference.compare(folder / WEIGHTS, network, exact=True), *comparisons]
 
 
 @torch.no_grad()

@@ -37,7 +37,8 @@ def subject_of(settings: RankRunSettings) -> Subject:
     """Load what ``settings`` name.
 
     Raises:
-        NasError: a checkpoint, the pictures or the table cannot be had, or they do not belong together.
+        NasError: a checkpoint, the pictures or the table cannot be had, they do not belong together, or only the table
+            names the factory of a ``custom`` space.
     """
     if settings.proxies:
         check_names(settings.proxies)

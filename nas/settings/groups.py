@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import Any
+import reprlib
+from typing import Any, get_args, get_origin, get_type_hints
 
 from nas.errors import SettingError
 from nas.settings.data import Cifar100Settings, CifarSettings, DigitsSettings, FolderSettings, SyntheticSettings
@@ -50,13 +50,17 @@ def train_settings(data: dict[str, Any]) -> TrainRunSettings:
     """The settings of a training run from ``dataclasses.asdict`` of them; what is absent takes its default.
 
     Raises:
-        SettingError: there is no setting of a name, or no choice of it: another version wrote them.
+        SettingError: there is no setting of a name, or no choice of it: another version wrote them; or one is of
+            another type than it must be.
     """
+    _must_fit("settings", data, dict)
     values: dict[str, Any] = {}
     for key, value in data.items():
+        if key in GROUPS or key in _PARTS:
+            _must_fit(key, value, dict)
         if key in GROUPS:
             choice = value.get("name")
-            if choice not in GROUPS[key]:
+            if not isinstance(choice, str) or choice not in GROUPS[key]:
                 raise _unknown(key, choice)
             values[key] = _fill(key, GROUPS[key][choice], value)
         elif key in _PARTS:
@@ -67,12 +71,35 @@ def train_settings(data: dict[str, Any]) -> TrainRunSettings:
 
 
 def _fill(prefix: str, schema: type, data: dict[str, Any]) -> Any:
-    known = {field.name for field in fields(schema)}
-    for key in data:
-        if key not in known:
-            raise _unknown(f"{prefix}.{key}".lstrip("."), data[key])
+    kinds = get_type_hints(schema)
+    for key, value in data.items():
+        name = f"{prefix}.{key}".lstrip(".")
+        if key not in kinds:
+            raise _unknown(name, value)
+        _must_fit(name, value, kinds[key])
     return schema(**data)
 
 
+def _must_fit(key: str, value: object, kind: Any) -> None:
+    if not _fits(value, kind):
+        rule = f"must be {getattr(kind, '__name__', kind) if get_origin(kind) is None else kind}"
+        raise SettingError(key, _short(value), rule, "use the file as gated-nas wrote it, or mend it")
+
+
+def _fits(value: object, kind: Any) -> bool:
+    """Whether plain data are what a dataclass declares; OmegaConf does this for what a user writes."""
+    if kind is Any:
+        return True
+    if get_origin(kind) is list:
+        return isinstance(value, list | tuple) and all(_fits(entry, get_args(kind)[0]) for entry in value)
+    if kind is int or kind is float:
+        return isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+    return isinstance(value, get_origin(kind) or kind)
+
+
 def _unknown(key: str, value: object) -> SettingError:
-    return SettingError(key, value, "is unknown to this version", "use the version of gated-nas that wrote it")
+    return SettingError(key, _short(value), "is unknown to this version", "use the version of gated-nas that wrote it")
+
+
+def _short(value: object) -> str:
+    return value if isinstance(value, str) else reprlib.repr(value)  # a foreign file may have lists without end

@@ -1,4 +1,8 @@
-"""Checkpoints: written whole or not at all, read without running code, the last two kept."""
+"""Checkpoints: written whole or not at all, the last two kept.
+
+Reading the file runs no code; building a custom space imports and calls the factory that it names: go on from such a
+checkpoint, or load it, only if you trust it.
+"""
 
 from __future__ import annotations
 
@@ -69,6 +73,8 @@ def _sync_folder(folder: Path) -> None:
 
 def load(path: Path) -> dict[str, Any]:
     """Read one checkpoint: tensors and plain data only, every byte checked against its checksum.
+
+    Reading the file runs no code. Its settings may name the factory of a custom space, which is not looked at here.
 
     Raises:
         CheckpointError: it is damaged, or from another version of the format.

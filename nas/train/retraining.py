@@ -28,6 +28,8 @@ from nas.train.run import Initial, Run, differences, plain
 from nas.train.trained import Trained, load_trained
 
 AUGMENTATION = ("crop", "flip", "cutout")
+PLACE = ("root", "cache", "download")
+"""Where the pictures lie and how they come there; which they are and how they are split is said by the others."""
 
 
 @dataclass(frozen=True)
@@ -158,8 +160,8 @@ def _must_agree(settings: TrainRunSettings, trained: Trained) -> None:
     changed = []
     for key in ("space", "data", "seed"):
         changed += differences({key: before[key]}, {key: now[key]})
-    augmented = tuple(f"data.{name}:" for name in AUGMENTATION)
-    changed = [line for line in changed if not line.startswith(augmented)]
+    free = tuple(f"data.{name}:" for name in (*AUGMENTATION, *PLACE))
+    changed = [line for line in changed if not line.startswith(free)]
     if changed:
         rule = f"has another space, or its pictures were split otherwise ({'; '.join(changed)})"
         remedy = "give the space, data and seed that it was trained with, or leave it out to train from scratch"
