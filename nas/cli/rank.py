@@ -35,7 +35,7 @@ def job(config: DictConfig, folder: Path) -> None:
     ranking = rank(predictions, subject.truth, settings.seed)
     write_report(folder, settings, subject, predictions, ranking, draw(predictions, ranking, subject.truth))
     out = Console(highlight=False, markup=False, emoji=False)
-    out.width = max(out.width, 115)  # the table is of no use with its figures cut off
+    out.width = max(out.width, 125)  # the table is of no use with its figures cut off
     out.print(*tables(ranking, subject.truth), sep="\n")
     out.print(*ranking.conclusions, sep="\n", soft_wrap=True)
     out.print(f"written to:  {folder}: rank.csv, predictions.csv, report.json, scatter.png", soft_wrap=True)
