@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from nas.errors import CheckpointError, SettingError
 from nas.export.card import digest
+from nas.train.checkpoint import saved
 from nas.train.picked import best_of_run
 
 
@@ -40,12 +42,16 @@ def find_source(checkpoint: str, search: str, architecture: str, weights: bool =
     if search:
         from nas.search import read_result  # here, so that loading a network does not import Optuna
 
+        if saved(Path(search)):
+            raise CheckpointError("search", search, "is a run of nas-train", f"write checkpoint={search}")
         result = read_result(Path(search))
         if result.checkpoint is None and not weights:
             return Source("", result.best if architecture == "best" else architecture)
         if not result.checkpoint:
             rule = "has looked at untrained networks, there are no weights to take"
-            remedy = f"train the best one: nas-train architecture='{result.best}', with the search's space and data"
+            plain = shlex.quote(result.best) == result.best  # otherwise Hydra wants quotes inside those of the shell
+            word = f"architecture={result.best}" if plain else f"\"architecture='{result.best}'\""
+            remedy = f"train the best one: nas-train {word}, with the search's space and data"
             raise CheckpointError("search", search, rule, remedy)
         path = Path(result.checkpoint)
         if not path.is_file():
@@ -60,4 +66,6 @@ def find_source(checkpoint: str, search: str, architecture: str, weights: bool =
         raise SettingError("checkpoint", "''", rule, "write for example checkpoint=outputs/train/first")
     if not Path(checkpoint).exists():
         raise CheckpointError("checkpoint", checkpoint, "does not exist", "name the folder of a run of nas-train")
+    if (Path(checkpoint) / "journal.log").is_file():
+        raise CheckpointError("checkpoint", checkpoint, "is a search", f"write search={checkpoint}")
     return Source(checkpoint, best_of_run(checkpoint) if architecture == "best" else architecture)

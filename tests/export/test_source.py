@@ -1,5 +1,6 @@
 """Which checkpoint and which architecture are meant."""
 
+import shlex
 from hashlib import sha256
 from types import SimpleNamespace
 
@@ -54,7 +55,7 @@ def test_a_search_whose_checkpoint_is_gone_or_another_one_is_refused(search):
 
 def test_a_search_of_untrained_networks_has_an_architecture_alone(search):
     search.checkpoint = search.checkpoint_digest = None
-    with pytest.raises(CheckpointError, match=r"untrained networks.*nas-train architecture='1-0'"):
+    with pytest.raises(CheckpointError, match=r"untrained networks.*nas-train architecture=1-0,"):
         find_source("", "first", "best")
     assert find_source("", "first", "best", weights=False) == Source("", "1-0")
 
@@ -64,3 +65,20 @@ def test_something_has_to_be_named_and_be_there(tmp_path):
         find_source("", "", "best")
     with pytest.raises(CheckpointError, match="does not exist"):
         find_source(str(tmp_path / "nowhere"), "", "1-0")
+
+
+def test_a_run_in_the_place_of_a_search_is_told_and_the_reverse(trained, tmp_path):
+    run = str(trained.path.parent)
+    with pytest.raises(CheckpointError, match="is a run of nas-train; write checkpoint="):
+        find_source("", run, "best")
+    (tmp_path / "journal.log").touch()
+    with pytest.raises(CheckpointError, match="is a search; write search="):
+        find_source(str(tmp_path), "", "best")
+
+
+def test_the_advice_for_an_untrained_cell_can_be_pasted_into_a_shell(search):
+    search.checkpoint, search.best = None, "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"
+    with pytest.raises(CheckpointError) as caught:
+        find_source("", "outputs/search/first", "best")
+    command = caught.value.remedy.removeprefix("train the best one: ").split(", with")[0]
+    assert shlex.split(command) == ["nas-train", f"architecture='{search.best}'"]
