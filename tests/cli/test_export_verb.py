@@ -163,7 +163,7 @@ def test_wrong_words_for_a_training_alone_are_one_line(nas_train, tiny, tmp_path
 
 
 def test_a_stop_in_the_second_training_goes_on_with_the_same_command(nas_train, start, first, tmp_path, same_weights):
-    words = ("data=synthetic", "data.size=300", "train.threads=1", "train.epochs=10", "track.tensorboard=false")
+    words = ("data=synthetic", "data.size=300", "train.threads=1", "train.epochs=50", "track.tensorboard=false")
     words = (*words, "architecture=1", first)
     process = start(*words, "run=stopped")
     folder = tmp_path / "outputs" / "train"
@@ -177,8 +177,8 @@ def test_a_stop_in_the_second_training_goes_on_with_the_same_command(nas_train, 
     assert last.startswith("stopped by SIGINT, saved; to go on: nas-train data=synthetic"), last
     ended = nas_train(*words, "run=stopped")
     assert ended.status == 0, ended.err
-    assert re.search(r"scratch: 1 .* going on at step 40 of 40", ended.out)
-    assert re.search(r"inherited: 1 .* going on at step \d+ of 40", ended.out)
+    assert re.search(r"scratch: 1 .* going on at step 200 of 200", ended.out)
+    assert re.search(r"inherited: 1 .* going on at step \d+ of 200", ended.out)
     assert nas_train(*words, "run=undisturbed").status == 0
     for name in ("scratch", "inherited", "random"):
         assert same_weights(folder / "stopped" / name, folder / "undisturbed" / name)

@@ -6,9 +6,13 @@ from hashlib import sha256
 
 import pytest
 import torch
+from exports import of
+from safetensors import safe_open
+from safetensors.torch import save
 
 from nas.errors import NasError
 from nas.export import ExportError, export, load
+from nas.settings import CustomSettings
 
 
 @pytest.fixture
@@ -74,7 +78,7 @@ def test_a_card_that_does_not_fit_is_one_line(folder, edit, rule):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"[1]", b"\xff\xfe"])
+@pytest.mark.parametrize("text", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100_000])
 def test_a_damaged_card_is_one_line(folder, text):
     (folder / "card.json").write_bytes(text)
     with pytest.raises(ExportError, match=r"card\.json: is damaged .*; export the network again"):
@@ -97,18 +101,57 @@ def test_the_weights_of_another_network_are_refused(trained, folder, tmp_path):
         load(folder)
 
 
-def test_a_space_of_a_later_version_is_one_line(folder):
-    # Written consistently by a version that knows more than this one.
-    from safetensors import safe_open
-    from safetensors.torch import save
-
+def forge(folder, edit):
+    """Change what the network is, consistently: in the weights and in the card."""
     path = folder / "weights.safetensors"
     with safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         network = json.loads(file.metadata()["network"])
-    network["space"]["groups"] = 4
+    edit(network)
     path.write_bytes(save(tensors, {"format": "pt", "network": json.dumps(network)}))
     digest = sha256(path.read_bytes()).hexdigest()
     change(folder, lambda card: card.update(network=network, files={path.name: digest}))
+
+
+def test_a_space_of_a_later_version_is_one_line(folder):
+    forge(folder, lambda network: network["space"].update(groups=4))
     with pytest.raises(NasError, match=r"space\.groups=4: is unknown to this version; use the version"):
         load(folder)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "rule"),
+    [
+        ({"space": {"name": ["x"]}}, r"space=\['x'\]: is unknown to this version"),
+        ({"space": {"name": "chain", "widths": 5}}, r"space\.widths=5: must be list\[int\]"),
+        ({"space": 3}, "space=3: must be dict"),
+        ({"channels": None}, r"card\.json: is damaged \(its channels is no number above 0\)"),
+        ({"classes": "3"}, r"card\.json: is damaged \(its classes is no number above 0\)"),
+        ({"architecture": [2, 0]}, r"card\.json: is damaged \(its architecture is no text\)"),
+    ],
+)
+def test_a_network_of_wrong_types_is_one_line(folder, wrong, rule):
+    forge(folder, lambda network: network.update(wrong))
+    with pytest.raises(NasError, match=rule):
+        load(folder)
+
+
+@pytest.mark.parametrize("factory", [None, "exports:Net", "OS:system"])
+def test_what_a_card_names_is_not_called_unless_the_caller_names_it(folder, tmp_path, factory):
+    space = {"name": "custom", "factory": "os:system", "kwargs": {"command": f"touch {tmp_path / 'called'}"}}
+    forge(folder, lambda network: network.update(space=space))
+    words = rf"factory={factory}: its network is built by os:system, .* \(.*card\.json\); .*factory='os:system'\)$"
+    with pytest.raises(ExportError, match=words):
+        load(folder, factory)
+    assert not (tmp_path / "called").exists()
+
+
+def test_the_readme_of_a_custom_network_shows_the_call_that_loads_it(make_trained, tmp_path):
+    trained = make_trained(of(CustomSettings(factory="exports:Stubborn")))
+    export(trained, (1,), tmp_path / "out", program=False)
+    text = (tmp_path / "out" / "README.md").read_text()
+    (call,) = [line for line in text.splitlines() if line.startswith("network = load(")]
+    made = {"load": load}
+    exec(call.replace("path/to/this/folder", str(tmp_path / "out")), made)
+    x = torch.zeros(2, 3, 16, 16)
+    assert torch.equal(made["network"](x), trained.supernet(x, (1,)))

@@ -8,7 +8,7 @@ import torch
 
 from nas.errors import DataError
 from nas.score.truth import TABLE, load_truth, table_space
-from nas.settings import ChainSettings, MacroSettings
+from nas.settings import ChainSettings, CustomSettings, MacroSettings
 from nas.space import build_space
 
 SETTINGS = ChainSettings(widths=[4], depths=[2], strides=[1], candidates=["skip", "conv1", "conv3"])
@@ -96,11 +96,19 @@ WRONG = {
     + HEADER
     + "0-1,0.5\n": "has space=chin in its head, which is unknown to",
     '# settings: {"space": 3}\n' + HEADER + "0-1,0.5\n": "its settings are no JSON object",
+    '# settings: {"space": {"name": ["chain"]}}\n'
+    + HEADER
+    + "0-1,0.5\n": r"has space=\['chain'\] in its head, which is",
+    '# settings: {"space": {"name": "chain", "widths": 5}}\n'
+    + HEADER
+    + "0-1,0.5\n": r"has space.widths=5 in its head, which must be list\[int\]",
+    f"# settings: {'[' * 100_000}\n" + HEADER: "table.csv:1: its settings are no JSON object",
+    HEADER + '0-1,"0.5\n' + "0-1,0.5\n" * 20_000: r"table.csv:\d+: is not CSV \(field larger .*; look for a quotation",
     "# settings: {oops\n" + HEADER + "0-1,0.5\n": "table.csv:1: its settings are no JSON object",
 }
 
 
-@pytest.mark.parametrize("text", WRONG)
+@pytest.mark.parametrize("text", WRONG, ids=range(len(WRONG)))
 def test_a_wrong_csv_is_one_line(written, text):
     with pytest.raises(DataError, match=WRONG[text]) as caught:
         load_truth(written(text), CHAIN, SETTINGS)
@@ -117,11 +125,13 @@ WRONG_JSON = {
     of_macro(**{"02012100": [89.5, "x"]}): "macro.json:02012100: 'x' is no accuracy",
     of_macro(**{"02012103": [89.5]}): "1 of 1 architectures do not fit space macro, first 02012103",
     '{"02012100": {"test_acc": [1.5]}, "02012100": {"test_acc": [2.5]}}': "architecture 02012100 occurs twice",
+    '{"02012100": {"test_acc": [1' + "0" * 400 + "]}}": r"macro.json:02012100: 1000.*\.\.\..*000 is no accuracy",
+    "[" * 100_000: "is not JSON",
     "{}": "has no architectures",
 }
 
 
-@pytest.mark.parametrize("text", WRONG_JSON)
+@pytest.mark.parametrize("text", WRONG_JSON, ids=range(len(WRONG_JSON)))
 def test_a_wrong_json_is_one_line(written, text):
     with pytest.raises(DataError, match=WRONG_JSON[text]):
         load_truth(written(text, "macro.json"), MACRO)
@@ -147,6 +157,15 @@ def test_a_table_of_another_space_names_what_differs(written, tmp_path):
     assert table_space(short) == SETTINGS
     assert load_truth(short, CHAIN, SETTINGS).architectures == [(0, 1)]
     assert load_truth(source, build_space(other)).architectures == [(0, 1)]  # nobody says what the space is
+
+
+def test_a_table_does_not_say_what_is_called(written):
+    space = {"name": "custom", "factory": "os:system", "kwargs": {"command": "false"}}
+    source = written(f"# settings: {json.dumps({'space': space})}\n{HEADER}0-1,0.5\n")
+    with pytest.raises(DataError, match=r"factory os:system in its head, .*; write space=custom space\.factory="):
+        table_space(source)
+    ours = CustomSettings(**space)  # named by the user too
+    assert load_truth(source, CHAIN, ours).architectures == [(0, 1)]
 
 
 @pytest.mark.skipif(not TABLE.is_file(), reason="the table is not there yet")

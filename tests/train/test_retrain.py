@@ -2,16 +2,18 @@
 
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 from runs import CHAIN, assert_same, finish, tiny
 
 from nas.cost import PathFlops
 from nas.errors import ArchitectureError, CheckpointError, SettingError
-from nas.settings import ChainSettings, FixedGateSettings, TrainRunSettings
+from nas.settings import ChainSettings, FixedGateSettings, FolderSettings, TrainRunSettings
 from nas.space import build_space
 from nas.train import Interrupted, Run, calibrated, checkpoint, comparison, judge, load_trained, retrain
 from nas.train import retraining as retraining_module
@@ -175,6 +177,27 @@ def test_pictures_must_be_those_of_the_checkpoint_but_may_be_augmented_otherwise
         retrain(replace(settings, data=replace(settings.data, val_fraction=0.2)), tmp_path / "run")
     assert not list(tmp_path.iterdir())
     retrain(replace(settings, data=replace(settings.data, crop=1, cutout=3, flip=False)), tmp_path / "run")
+
+
+def test_it_does_not_matter_where_the_pictures_lie(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    for split, number in (("train", 12), ("test", 4)):
+        for name in ("cat", "dog", "emu"):
+            (tmp_path / "there" / split / name).mkdir(parents=True)
+            for i in range(number):
+                pixels = torch.randint(256, (16, 16, 3), generator=generator, dtype=torch.uint8).numpy()
+                Image.fromarray(pixels).save(tmp_path / "there" / split / name / f"{i}.png")
+    shutil.copytree(tmp_path / "there", tmp_path / "here")
+    place = {name: str(tmp_path / name) for name in ("there", "here", "cache", "other")}
+    data = FolderSettings(root=place["there"], image_size=16, cache=place["cache"], val_fraction=0.25)
+    before = replace(quiet(tiny(batch_size=8)), data=data)
+    finish(before, tmp_path / "supernet")
+    after = replace(before, architecture="2-0", checkpoint=str(tmp_path / "supernet"))
+    after = replace(after, data=replace(data, root=place["here"], cache=place["other"]))
+    result = retrain(after, tmp_path / "run")
+    assert "inherited" in [row.name for row in result.rows]
+    with pytest.raises(CheckpointError, match=r"data\.image_size: 16 -> 8\)"):
+        retrain(replace(after, data=replace(after.data, image_size=8)), tmp_path / "smaller")
 
 
 @pytest.mark.parametrize("text", ["2", "7-0", "a", "best"])
