@@ -203,8 +203,8 @@ class _TrainingOnly(Run):
     def evaluate(self) -> None:
         pass
 
-    def save(self) -> Path:
-        return self.folder
+    def save(self) -> None:
+        pass
 
 
 def whole_loop(rounds: int, threads: int) -> Ratio:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import shlex
 import sys
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.cli.entry import run_verb, same_command
+from nas.cli.ranks import joined, one_voice, refuse_several, torchrun_command
 from nas.cli.retrain import retrain_job
 from nas.errors import CheckpointError
+from nas.files import only_one
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+    from rich.console import Console
+
+    from nas.settings import TrainRunSettings
+    from nas.train.ranks import Ranks
 
 
 def job(config: DictConfig, folder: Path) -> None:
@@ -23,39 +29,57 @@ def job(config: DictConfig, folder: Path) -> None:
     from nas.config import settings_from
     from nas.settings import TrainRunSettings
 
-    settings = settings_from(config, TrainRunSettings)
+    settings, text = settings_from(config, TrainRunSettings), OmegaConf.to_yaml(config)
 
     from rich.console import Console
 
-    from nas.train import Interrupted, Run, fit, make_report, tables
     from nas.train.memory import keep_freed_memory
 
     keep_freed_memory()
-    # Paths and overrides are printed as they are: not wrapped, and [conv3,skip] is no markup.
-    out = Console(quiet=not settings.track.progress, soft_wrap=True, highlight=False, markup=False, emoji=False)
-    if settings.architecture:
-        return retrain_job(settings, folder, OmegaConf.to_yaml(config), out)
+    with joined(settings.train.device, settings.dist.timeout_s) as ranks:
+        quiet = not (settings.track.progress and ranks.leads)
+        # Paths and overrides are printed as they are: not wrapped, and [conv3,skip] is no markup.
+        out = Console(quiet=quiet, soft_wrap=True, highlight=False, markup=False, emoji=False)
+        if settings.architecture:
+            refuse_several("architecture", settings.architecture)
+            retrain_job(settings, folder, text, out)
+        else:
+            with only_one(folder) if ranks.leads else nullcontext():
+                _train(settings, folder, text, ranks, out)
+
+
+def _train(settings: TrainRunSettings, folder: Path, text: str, ranks: Ranks, out: Console) -> None:
+    from nas.train import Interrupted, Run, fit, make_report, tables
+
     if (folder / "scratch").is_dir():
         raise CheckpointError("run", folder, "has networks in it that were trained alone", "take another run=NAME")
-    run = Run(settings, folder, OmegaConf.to_yaml(config))
+    run = Run(settings, folder, text, ranks=ranks)
     begun = f"going on at step {run.step} of {run.total_steps}" if run.step else f"{run.total_steps} steps"
-    out.print(f"{run.space.name}: {run.space.size:,} architectures, {begun}, on {run.device}; {folder}")
+    on = f"{run.device}" if ranks.size == 1 else f"{ranks.size} processes, {run.device.type}"
+    out.print(f"{run.space.name}: {run.space.size:,} architectures, {begun}, on {on}; {folder}")
     with closing(run.tracker.writer):
         try:
             fit(run)
         except Interrupted as stop:
-            out.print(f"{stop} at step {run.step}, saved; to go on: {same_command(settings.run)}")
+            ranks.wait()  # while rank 0 saves: torchrun ends all processes as soon as one has ended
+            command = same_command(settings.run) if ranks.size == 1 else torchrun_command("nas.cli.train", sys.argv[1:])
+            out.print(f"{stop} at step {run.step}, saved; to go on: {command}")
             sys.exit(128 + stop.signal_number)
-        report = make_report(run)
+        report = make_report(run) if ranks.leads else None
+        ranks.wait()
+    if report is None:
+        return
     out.print(*tables(report), sep="\n")
     threads = "1 thread" if report.threads == 1 else f"{report.threads} threads"
-    out.print(f"{report.images_per_s:,.0f} images/s on {report.device}, {threads}")
+    processes = f", {report.processes} processes of" if report.processes > 1 else ","
+    out.print(f"{report.images_per_s:,.0f} images/s on {report.device}{processes} {threads}")
     out.print(f"run:         {folder}\nTensorBoard: tensorboard --logdir {shlex.quote(str(folder.parent))}")
 
 
 def main() -> None:
     """Entry point of the console command."""
-    run_verb("train", job)
+    with one_voice(sys.argv[1:]):
+        run_verb("train", job)
 
 
 if __name__ == "__main__":

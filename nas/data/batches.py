@@ -39,10 +39,12 @@ class Batches:
         device: where the pictures are kept and the batches are made.
         channels_last: give ``x`` in that memory format.
         stream: a second instance, for example over the validation split, draws other numbers under another name.
+        part: ``(rank, ranks)``: this process's part of each batch. All processes draw for the whole batch and each
+            makes its own pictures, so that together they make the batch that one process would.
 
     Raises:
         DataError: there are fewer pictures than ``batch_size``.
-        SettingError: ``crop`` or ``cutout`` is not smaller than a picture.
+        SettingError: ``crop`` or ``cutout`` is not smaller than a picture, or the batch cannot be shared evenly.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Batches:
         device: torch.device | str = "cpu",
         channels_last: bool = False,
         stream: str = "train",
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         count, channels, height, width = images.images.shape
         if count < batch_size:
@@ -65,6 +68,13 @@ class Batches:
         for name, side in ("crop", settings.crop), ("cutout", settings.cutout):
             rule = f"must be smaller than a picture, {height}x{width}"
             require(side < min(height, width), f"data.{name}", side, rule, "0 switches it off")
+
+        rank, ranks = part
+        share = batch_size // ranks
+        rule = f"must be a multiple of the {ranks} processes, with 2 pictures or more for each"
+        fits = ranks == 1 or (batch_size % ranks == 0 and share >= 2)
+        require(fits, "train.batch_size", batch_size, rule, f"write train.batch_size={max(share, 2) * ranks}")
+        self._part = slice(rank * share, (rank + 1) * share)
 
         self.steps_per_epoch = count // batch_size
         self.settings, self.batch_size, self.seed, self.stream = settings, batch_size, seed, stream
@@ -84,25 +94,34 @@ class Batches:
         self._windows = padded.as_strided((last + 1, channels, height, width), (1, plane, self._row, 1))
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """The pictures ``(B, C, H, W)``, float32 and normalised, and the labels ``(B,)``, int64, of a step."""
+        """The pictures ``(B, C, H, W)``, float32 and normalised, and the labels ``(B,)``, int64, of a step.
+
+        B is ``batch_size``, or this process's part of it.
+        """
         epoch, place = divmod(step, self.steps_per_epoch)
-        index = self._permutation(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
+        index = self._permutation(epoch)[place * self.batch_size : (place + 1) * self.batch_size][self._part]
         draws = generator(self.seed, self.stream, "augment", step)
 
         corner = index * self._picture
         if self.settings.crop:
             reach = 2 * self.settings.crop + 1
-            down, right = torch.randint(reach, (2, self.batch_size), generator=draws)
+            down, right = torch.randint(reach, (2, self.batch_size), generator=draws)[:, self._part]
             corner = corner + down * self._row + right
         pixels = self._windows.index_select(0, corner.to(self.device))
         if self.settings.flip:
             # Choosing among the batch and its mirror image takes a third of the time of torch.where on bytes.
-            mirrored = torch.randint(2, (self.batch_size,), generator=draws)
-            chosen = torch.arange(self.batch_size) + self.batch_size * mirrored
+            mirrored = torch.randint(2, (self.batch_size,), generator=draws)[self._part]
+            chosen = torch.arange(len(index)) + len(index) * mirrored
             pixels = torch.cat([pixels, pixels.flip(-1)]).index_select(0, chosen.to(self.device))
         x = pixels.float().sub_(self._shift).mul_(self._scale)
         if self.settings.cutout:
-            _erase(x, self.settings.cutout, draws)
+            centres = torch.stack(
+                [
+                    torch.randint(x.shape[2], (self.batch_size,), generator=draws),
+                    torch.randint(x.shape[3], (self.batch_size,), generator=draws),
+                ]
+            )
+            _erase(x, self.settings.cutout, centres[:, self._part])
         return x.contiguous(memory_format=self._format), self._labels.index_select(0, index.to(self.device))
 
     def _permutation(self, epoch: int) -> Tensor:
@@ -141,12 +160,10 @@ def _memory_format(channels_last: bool) -> torch.memory_format:
     return torch.channels_last if channels_last else torch.contiguous_format
 
 
-def _erase(x: Tensor, side: int, draws: torch.Generator) -> None:
-    """Set a square of ``side`` pixels to 0 in each picture, in place."""
-    batch, _, height, width = x.shape
-    top = torch.randint(height, (batch, 1), generator=draws) - side // 2
-    left = torch.randint(width, (batch, 1), generator=draws) - side // 2
-    rows, columns = torch.arange(height), torch.arange(width)
+def _erase(x: Tensor, side: int, centres: Tensor) -> None:
+    """Set a square of ``side`` pixels around ``centres``, ``(2, B)`` rows and columns, to 0 in each picture."""
+    top, left = (centres - side // 2)[:, :, None]
+    rows, columns = torch.arange(x.shape[2]), torch.arange(x.shape[3])
     erased_rows = ((rows >= top) & (rows < top + side)).float()[:, None, :, None]
     erased_columns = ((columns >= left) & (columns < left + side)).float()[:, None, None, :]
     # A product with zeros and ones: a tenth of the time of masked_fill_.

@@ -69,12 +69,18 @@ class LearnedGate(Gate):
         """Whether the logits learn after step ``step`` of the weights."""
         return (step + 1) % self.settings.every == 0
 
-    def learn(self, step: int, loss_of: Callable[[Architecture], Tensor]) -> float:
+    def learn(
+        self,
+        step: int,
+        loss_of: Callable[[Architecture], Tensor],
+        mean: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+    ) -> float:
         """One step of the logits; returns the loss.
 
         Args:
             step: of the weights.
             loss_of: the loss on held-out pictures of a supernet run with the given architecture.
+            mean: gives the mean of a tensor over the processes, each of which has pictures of its own.
 
         Raises:
             DivergedError: the loss is not finite.
@@ -87,12 +93,16 @@ class LearnedGate(Gate):
             WeightedBranch(i, weight) for i, weight in zip(index[:, 0].tolist(), factor.unbind(), strict=True)
         )
         loss = loss_of(architecture)
-        value = loss.item()
+        # A choice may compute nothing; if no open branch reaches the loss, the gradient is zero.
+        gradient = torch.zeros_like(self.logits)
+        if bool(torch.isfinite(loss)):
+            (gradient,) = torch.autograd.grad(loss, [self.logits], materialize_grads=True)
+        told = mean(torch.cat([loss.detach().reshape(1), gradient.flatten().to(loss)]))
+        value = float(told[0])
         if not math.isfinite(value):
             rule = f"the held-out loss is {value} at step {step} on path {tuple(map(int, architecture))}"
             raise DivergedError("gate.lr", self.settings.lr, rule, "lower optimizer.lr or gate.lr")
-        # A choice may compute nothing; if no open branch reaches the loss, the gradient is zero.
-        (self.logits.grad,) = torch.autograd.grad(loss, [self.logits], materialize_grads=True)
+        self.logits.grad = told[1:].view_as(self.logits).to(self.logits)
         self._optimizer.step()
         return value
 

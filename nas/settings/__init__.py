@@ -37,6 +37,7 @@ from nas.settings.space import (
 )
 from nas.settings.train import (
     AdamWSettings,
+    DistSettings,
     EvaluateSettings,
     OptimizerSettings,
     SGDSettings,
@@ -57,6 +58,7 @@ __all__ = [
     "CustomSettings",
     "DataSettings",
     "DigitsSettings",
+    "DistSettings",
     "EvaluateSettings",
     "ExportSettings",
     "FairGateSettings",

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import reprlib
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 from nas.errors import SettingError
 from nas.settings.data import Cifar100Settings, CifarSettings, DigitsSettings, FolderSettings, SyntheticSettings
 from nas.settings.gate import FairGateSettings, FixedGateSettings, LearnedGateSettings, UniformGateSettings
+from nas.settings.plain import fits
 from nas.settings.space import CellSettings, ChainSettings, CustomSettings, MacroSettings, TwoBranchSettings
 from nas.settings.train import (
     AdamWSettings,
+    DistSettings,
     EvaluateSettings,
     SGDSettings,
     TrackSettings,
@@ -43,7 +45,12 @@ GROUPS: dict[str, dict[str, type]] = {
 }
 """The dataclass behind each ``<group>=<name>``."""
 
-_PARTS: dict[str, type] = {"train": TrainSettings, "evaluate": EvaluateSettings, "track": TrackSettings}
+_PARTS: dict[str, type] = {
+    "train": TrainSettings,
+    "evaluate": EvaluateSettings,
+    "track": TrackSettings,
+    "dist": DistSettings,
+}
 
 
 def train_settings(data: dict[str, Any]) -> TrainRunSettings:
@@ -81,20 +88,9 @@ def _fill(prefix: str, schema: type, data: dict[str, Any]) -> Any:
 
 
 def _must_fit(key: str, value: object, kind: Any) -> None:
-    if not _fits(value, kind):
+    if not fits(value, kind):
         rule = f"must be {getattr(kind, '__name__', kind) if get_origin(kind) is None else kind}"
         raise SettingError(key, _short(value), rule, "use the file as gated-nas wrote it, or mend it")
-
-
-def _fits(value: object, kind: Any) -> bool:
-    """Whether plain data are what a dataclass declares; OmegaConf does this for what a user writes."""
-    if kind is Any:
-        return True
-    if get_origin(kind) is list:
-        return isinstance(value, list | tuple) and all(_fits(entry, get_args(kind)[0]) for entry in value)
-    if kind is int or kind is float:
-        return isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
-    return isinstance(value, get_origin(kind) or kind)
 
 
 def _unknown(key: str, value: object) -> SettingError:

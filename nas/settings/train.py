@@ -128,6 +128,26 @@ class TrackSettings:
 
 
 @dataclass
+class DistSettings:
+    """What several processes that train one run do together; alone, nothing of it matters."""
+
+    paths: str = "same"
+    """``same``: all run the same paths, each on its part of the batch. ``own``: each runs paths of its own."""
+    batchnorm: str = "local"
+    """``local``: each process normalises its part of a batch by itself. ``sync``: by the whole batch, at two messages a
+    layer and direction."""
+    check_every: int = 50
+    """Steps between two comparisons of what the processes run."""
+    timeout_s: float = 1800.0
+    """Seconds that a process waits for the others, while rank 0 judges and saves for example."""
+
+    def __post_init__(self) -> None:
+        one_of("dist.paths", self.paths, "same", "own")
+        one_of("dist.batchnorm", self.batchnorm, "local", "sync")
+        positive("dist", self, "check_every", "timeout_s")
+
+
+@dataclass
 class TrainRunSettings:
     """Everything that ``nas-train`` can be told."""
 
@@ -138,6 +158,7 @@ class TrainRunSettings:
     train: TrainSettings = field(default_factory=TrainSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     track: TrackSettings = field(default_factory=TrackSettings)
+    dist: DistSettings = field(default_factory=DistSettings)
     seed: int = 0
     run: str = "unnamed"
     """Names the folder ``outputs/train/<run>``; the same name goes on with the same run."""

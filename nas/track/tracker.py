@@ -11,6 +11,7 @@ from torch import Tensor
 from nas.space import Architecture, Slot
 from nas.track.picture import draw_supernet
 from nas.track.sample import tile
+from nas.track.silent import NoWriter
 from nas.track.tags import ACCURACY, GRAD_NORM, SHARE, STEP_MS, Tags
 from nas.track.tally import Sums, add, as_architecture, as_lists, branches_of
 from nas.track.writer import Writer
@@ -28,7 +29,7 @@ class Tracker:
         state: what :meth:`state_dict` returned, to go on from there.
     """
 
-    def __init__(self, writer: Writer, slots: Sequence[Slot], state: dict[str, Any] | None = None) -> None:
+    def __init__(self, writer: Writer | NoWriter, slots: Sequence[Slot], state: dict[str, Any] | None = None) -> None:
         self.writer = writer
         self.slots = slots
         self.tags = Tags(slots)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from nas.data import Batches, Splits, ordered
-from nas.seeds import derive
+from nas.seeds import seed_layers
 from nas.settings import TrainRunSettings
 from nas.space import Architecture, SearchSpace
 from nas.train.evaluate import Judgement, judge
@@ -37,10 +37,10 @@ def train_alone(
     stream = (settings.data, train.batch_size, seed, "cpu", train.channels_last)
     batches = Batches(splits.train, splits.mean, splits.std, *stream)
     total = train.epochs * batches.steps_per_epoch
-    torch.manual_seed(derive(seed, "global"))  # as in a run: what a user's own layers draw from
     for step in range(total):
         x, y = batches.batch(step)
         lr = learning_rate(train, settings.optimizer.lr, step, total, batches.steps_per_epoch)
+        seed_layers(torch.device("cpu"), seed, step, 0)  # as in a run
         train_step(supernet, optimizer, loss_fn, x, y, (architecture,), lr, step)
     test = list(ordered(splits.test, splits.mean, splits.std, 256, "cpu", train.channels_last))
     weights = None

@@ -10,6 +10,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from nas.gate import LearnedGate
+from nas.seeds import seed_layers
 from nas.train.optimize import learning_rate
 from nas.train.step import train_step
 
@@ -36,52 +37,63 @@ def fit(run: Run) -> None:
     """Train ``run`` from where it is to its end.
 
     Raises:
-        Interrupted: SIGINT or SIGTERM came; the run is saved.
+        Interrupted: SIGINT or SIGTERM came, to any process of the run; the run is saved.
         DivergedError: the loss stopped being finite; the last checkpoint is from before.
+        RankError: the processes of the run do not do the same, or one is gone.
     """
     train, track = run.settings.train, run.settings.track
-    with stop_signals() as received, run.progress:
+    alone = run.ranks.size == 1
+    with stop_signals(once=alone) as received, run.progress:
         while run.step < run.total_steps:
             started = perf_counter()
             x, y = run.batches.batch(run.step)
             loaded = perf_counter()
-            paths = run.gate.paths(run.step)
+            paths, everyones = run.paths()
             lr = learning_rate(train, run.settings.optimizer.lr, run.step, run.total_steps, run.steps_per_epoch)
             norms_of = run.branch_norms if run.step % NORMS_EVERY == 0 else None
-            result = train_step(run.supernet, run.optimizer, run.loss_fn, x, y, paths, lr, run.step, norms_of)
+            among = (run.exchange, everyones, bool(received))
+            seed_layers(run.device, run.settings.seed, run.step, run.ranks.rank)
+            result = train_step(run.supernet, run.optimizer, run.loss_fn, x, y, paths, lr, run.step, norms_of, *among)
             if isinstance(run.gate, LearnedGate) and run.gate.is_due(run.step):
                 run.teacher.step(run.gate, *run.held_out.batch(run.step), run.step)
             run.tracker.step(
-                paths,
+                everyones,
                 loss=result.loss,
                 correct=result.correct,
-                images=len(y) * len(paths),
+                images=train.batch_size * len(paths),
                 step_s=perf_counter() - loaded,
                 data_s=loaded - started,
-                path_s=result.path_s,
+                path_s=result.path_s if len(everyones) == len(paths) else None,
                 grad_norms=result.grad_norms,
             )
             run.step += 1
             run.progress.advance(run.step, result.loss, run.tracker)
             at_end = run.step == run.total_steps
+            stop = result.stop or (alone and received)  # processes stop at the same step, so that none waits
             if run.step % track.log_every == 0 or at_end:
-                run.log(lr, paths)
+                run.log(lr, everyones)
             if run.step % (run.steps_per_epoch * run.settings.evaluate.every_epochs) == 0 or at_end:
                 run.evaluate()
-            if run.step % (train.save_every or run.steps_per_epoch) == 0 or at_end or received:
+            if run.step % (train.save_every or run.steps_per_epoch) == 0 or at_end or stop:
                 run.save()
-            if received and not at_end:
-                raise Interrupted(received[0])
+            if stop and not at_end:
+                raise Interrupted(received[0] if received else signal.SIGTERM)
 
 
 @contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them; a second one is not caught."""
+def stop_signals(once: bool = True) -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying of them.
+
+    Args:
+        once: a second one is not caught. A process that torchrun has started gets a Ctrl-C twice, from the terminal
+            and from torchrun, which itself ends what does not end.
+    """
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        signal.signal(number, before[number])
+        if once:
+            signal.signal(number, before[number])
 
     before: dict[int, Any] = {int(number): signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -83,10 +84,19 @@ class GatedOptimizer:
     def _note(self, parameter: Tensor) -> None:
         self._used[parameter] = None
 
+    @property
+    def used(self) -> list[Tensor]:
+        """The parameters that have got a gradient since the last step, in the order in which they did."""
+        return list(self._used)
+
+    def use(self, parameters: Iterable[Tensor]) -> None:
+        """Take these, which have a gradient, for those of this step: other processes may have used more."""
+        self._used = dict.fromkeys(parameters)
+
     @torch.no_grad()
     def step(self, lr: float) -> None:
         """Update what has a gradient, at learning rate ``lr``, and drop the gradients."""
-        used: list[Tensor] = list(self._used)
+        used = self.used
         self._used.clear()
         if self.clip_norm:
             nn.utils.clip_grad_norm_(used, self.clip_norm)

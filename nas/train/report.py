@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,9 @@ from typing import Any
 import torch
 from rich.table import Table
 
+from nas.errors import CheckpointError
+from nas.files import write_whole
+from nas.settings.plain import filled
 from nas.train.checkpoint import versions
 from nas.train.run import Run, plain
 
@@ -54,6 +56,7 @@ class Report:
     device: str
     threads: int
     versions: dict[str, str]
+    processes: int = 1
 
 
 def make_report(run: Run) -> Report:
@@ -86,24 +89,29 @@ def make_report(run: Run) -> Report:
         str(run.device),
         torch.get_num_threads(),
         versions(),
+        run.ranks.size,
     )
-    _write(run.folder / "report.json", {"settings": plain(run.settings), **asdict(report)})
+    data = {"settings": plain(run.settings), **asdict(report)}
+    write_whole(run.folder / "report.json", json.dumps(data, indent=1) + "\n")
     return report
 
 
 def read_report(folder: Path) -> Report:
-    """The report that lies in a run's folder."""
-    data: dict[str, Any] = json.loads((folder / "report.json").read_text())
-    data.pop("settings")
-    data["branches"] = [BranchRow(**row) for row in data["branches"]]
-    data["subnetworks"] = [SubnetRow(**row) for row in data["subnetworks"]]
-    return Report(**data)
+    """The report that lies in a run's folder.
 
-
-def _write(path: Path, data: dict[str, object]) -> None:
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(data, indent=1) + "\n")
-    os.replace(unfinished, path)
+    Raises:
+        FileNotFoundError: there is none.
+        CheckpointError: it is damaged.
+    """
+    path = folder / "report.json"
+    try:
+        data: Any = json.loads(path.read_text())
+        if isinstance(data, dict):
+            data.pop("settings", None)
+        return filled(Report, data)
+    except (ValueError, RecursionError) as error:
+        remedy = "delete it and start the run's command again, which writes it anew"
+        raise CheckpointError("run", path, f"cannot be read ({str(error)[:200]})", remedy) from None
 
 
 def tables(report: Report) -> list[Table]:

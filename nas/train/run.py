@@ -13,24 +13,34 @@ from nas.data import Batches, Splits, load_splits, ordered, unnormalise
 from nas.errors import CheckpointError, DivergedError, SettingError, require
 from nas.gate import LearnedGate, build_gate
 from nas.nn import gated_blocks
-from nas.seeds import derive, generator
+from nas.seeds import generator
 from nas.settings import TrainRunSettings, train_settings
 from nas.space import Architecture, build_space, check_supernet
-from nas.track import PROBABILITY, Progress, Tracker, Writer
+from nas.track import PROBABILITY, NoWriter, Progress, Tracker, Writer
 from nas.train import checkpoint
 from nas.train.evaluate import Judgement, architectures_to_judge, judge
+from nas.train.exchange import Exchange
+from nas.train.fits import misfit_of_run, misfit_of_weights
 from nas.train.optimize import GatedOptimizer
+from nas.train.ranks import ALONE, Ranks
 from nas.train.step import BranchNorms, GateTeacher, Loss
+from nas.train.syncnorm import synchronise
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, local_rank: int | None = None) -> torch.device:
     """The device of that name; ``auto`` takes CUDA where there is one.
 
+    Args:
+        name: ``train.device``.
+        local_rank: of a process beside others on this machine, each of which takes a GPU of its own.
+
     Raises:
-        SettingError: there is no such device.
+        SettingError: there is no such device, or fewer than processes.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and local_rank is not None:
+        name = f"cuda:{local_rank}"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -62,25 +72,37 @@ class Run:
         folder: where it writes; if it holds checkpoints of a run with the same settings, that run goes on.
         config_text: the settings as YAML, for TensorBoard.
         initial: weights to begin with; a run that goes on has its own.
+        ranks: this process among those that train the run; rank 0 alone writes.
 
     Raises:
         NasError: settings, data, network or checkpoints are not usable; ``folder`` is as it was.
     """
 
     def __init__(
-        self, settings: TrainRunSettings, folder: Path, config_text: str = "", initial: Initial | None = None
+        self,
+        settings: TrainRunSettings,
+        folder: Path,
+        config_text: str = "",
+        initial: Initial | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         one, remedy = not settings.architecture, "call nas.train.retrain, or train it with a fixed gate"
         require(one, "architecture", settings.architecture, "makes several runs, not one", remedy)
         self.settings, self.folder, self.origin = settings, folder, initial.origin if initial else ""
+        self.ranks = ranks
         train, seed = settings.train, settings.seed
         state = checkpoint.load_newest(folder)
         if state is not None:
             _same_settings(folder, state, settings, self.origin)
-        self.device = choose_device(train.device)
+        place = (state["step"], state["metrics_bytes"]) if state is not None else 0
+        begun = (place, plain(settings), self.origin, checkpoint.versions())
+        rule, remedy = "has other settings, versions or checkpoints", "give all processes the same command and folder"
+        ranks.must_agree(begun, "run", folder, rule, remedy)
+        self.device = choose_device(train.device, ranks.local_rank if ranks.size > 1 else None)
         if train.threads:
             torch.set_num_threads(train.threads)
-        self.splits = splits = load_splits(settings.data, seed, settings.track.progress)
+        with ranks.one_first():
+            self.splits = splits = load_splits(settings.data, seed, settings.track.progress and ranks.leads)
         self.space = build_space(settings.space, splits.channels, splits.image_size, len(splits.classes))
         supernet = self.space.supernet(seed)
         if initial is not None and state is None:
@@ -91,20 +113,23 @@ class Run:
         self.supernet = supernet.to(self.device)
         if train.channels_last:
             self.supernet = self.supernet.to(memory_format=torch.channels_last)
+        ranks.broadcast_(list(self.supernet.state_dict().values()))
         if train.compile == "branches":
             for block in gated_blocks(self.supernet).values():
                 for branch in block.branches:
                     branch.compile()
+        if ranks.size > 1 and settings.dist.batchnorm == "sync":
+            synchronise(self.supernet, ranks)
         self.optimizer = GatedOptimizer(self.supernet, settings.optimizer, train.clip_norm, train.ema_decay)
+        self.exchange = Exchange(ranks, self.optimizer, settings.dist) if ranks.size > 1 else None
         self.loss_fn = Loss(train.label_smoothing, train.precision)
         self.batches = self._batches(splits, "train")
         self.steps_per_epoch = self.batches.steps_per_epoch
         self.total_steps = train.epochs * self.steps_per_epoch
         self.gate = build_gate(settings.gate, self.space, seed, self.total_steps)
         if isinstance(self.gate, LearnedGate):
-            self.teacher, self.held_out = GateTeacher(self.supernet, self.loss_fn), self._batches(splits, "val")
+            self.teacher, self.held_out = GateTeacher(self.supernet, self.loss_fn, ranks), self._batches(splits, "val")
         self.branch_norms = BranchNorms(self.supernet)
-        torch.manual_seed(derive(seed, "global"))  # what a user's own layers draw from, such as dropout
         self.step = 0
         self.judged: list[Judgement] = []  # by the last evaluation of this process
         self._begin(state, config_text)
@@ -121,18 +146,20 @@ class Run:
             self.device,
             train.channels_last,
             stream=split,
+            part=(self.ranks.rank, self.ranks.size),
         )
 
     def _begin(self, state: dict[str, Any] | None, config_text: str) -> None:
         board, slots = self.settings.track.tensorboard, self.space.slots
         if state is not None:
+            self._must_fit(state)
             self.step = state["step"]
             self._load_weights(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.gate.load_state_dict(state["gate"])
-            torch.set_rng_state(state["random"])
-            if self.device.type == "cuda":
-                torch.cuda.set_rng_state(state["random_cuda"], self.device)
+        if not self.ranks.leads:
+            self.tracker = Tracker(NoWriter(), slots)
+        elif state is not None:
             writer = Writer(self.folder, board, self.step, state["metrics_bytes"])
             self.tracker = Tracker(writer, slots, state["track"])
         else:
@@ -141,7 +168,16 @@ class Run:
             sample = unnormalise(self.batches.batch(0)[0].cpu(), self.splits.mean, self.splits.std)
             self.tracker.start(config_text, sample, self.splits.classes)
             self.tracker.writer.hparams(_flat(plain(self.settings)), ["val/accuracy", "train/loss"])
-        self.progress = Progress(self.total_steps, self.steps_per_epoch, self.step, self.settings.track.progress)
+        shown = self.settings.track.progress and self.ranks.leads
+        self.progress = Progress(self.total_steps, self.steps_per_epoch, self.step, shown)
+
+    def _must_fit(self, state: dict[str, Any]) -> None:
+        why = misfit_of_weights(state["model"], self.supernet) or misfit_of_run(
+            state, self.optimizer, self.gate, self.space.slots, self.total_steps
+        )
+        if why:
+            rule = f"its checkpoint does not fit the network ({why})"
+            raise CheckpointError("run", self.folder, rule, "take another run=NAME, or the network as it was")
 
     def _load_weights(self, model: dict[str, torch.Tensor]) -> None:
         try:
@@ -149,6 +185,15 @@ class Run:
         except RuntimeError as error:  # a user's own network may have changed under the same settings
             rule = f"its checkpoint does not fit the network ({' '.join(str(error).split()[:30])} ...)"
             raise CheckpointError("run", self.folder, rule, "take another run=NAME, or the network as it was") from None
+
+    def paths(self) -> tuple[tuple[Architecture, ...], tuple[Architecture, ...]]:
+        """The paths of this step: those of this process, and those of all processes."""
+        if self.exchange is None or self.settings.dist.paths == "same":
+            same = self.gate.paths(self.step)
+            return same, same
+        first = self.step * self.ranks.size
+        each = [self.gate.paths(first + rank) for rank in range(self.ranks.size)]
+        return each[self.ranks.rank], tuple(path for paths in each for path in paths)
 
     def log(self, lr: float, paths: tuple[Architecture, ...]) -> None:
         """Write the training curves of the steps since the last time."""
@@ -181,20 +226,24 @@ class Run:
         return judge(self.supernet, architectures, batches, calibration, weights, precision)
 
     def evaluate(self) -> None:
-        """Judge subnetworks on the validation split and write what was found."""
+        """Judge subnetworks on the validation split and write what was found: rank 0 for all."""
+        if not self.ranks.leads:
+            return
         self.judged = found = self.judge("val")
         self.tracker.evaluated(self.step, [(j.architecture, j.accuracy) for j in found])
         self.tracker.picture(self.step)
         mean = sum(j.accuracy for j in found) / len(found)
         self.progress.epoch(self.step, mean, max(j.accuracy for j in found), self.tracker)
 
-    def save(self) -> Path:
-        """Write a checkpoint of this step.
+    def save(self) -> None:
+        """Write a checkpoint of this step: rank 0 for all.
 
         Raises:
             DivergedError: a weight is not finite; no checkpoint is written.
             CheckpointError: it could not be written; the ones before are intact.
         """
+        if not self.ranks.leads:
+            return
         for name, tensor in self.supernet.state_dict().items():
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 rule = f"{name} is no longer finite at step {self.step}"
@@ -208,19 +257,19 @@ class Run:
             "model": self.supernet.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "gate": self.gate.state_dict(),
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
             "track": self.tracker.state_dict(),
             "metrics_bytes": self.tracker.writer.flush(),
         }
-        return checkpoint.save(self.folder, self.step, state)
+        checkpoint.save(self.folder, self.step, state)
 
 
 def plain(settings: TrainRunSettings) -> dict[str, Any]:
-    """The settings as plain data, without the run's name and what makes several runs: what makes two runs the same."""
+    """The settings as plain data, without the run's name and what does not change what a training gives."""
     data = asdict(settings)
     for name in ("run", "architecture", "checkpoint", "search"):
         data.pop(name)
+    for name in ("check_every", "timeout_s"):
+        data["dist"].pop(name)
     return data
 
 

@@ -16,7 +16,9 @@ from nas.errors import DivergedError
 from nas.gate import LearnedGate
 from nas.nn import Active, gated_slots
 from nas.space import Architecture
+from nas.train.exchange import Exchange
 from nas.train.optimize import GatedOptimizer
+from nas.train.ranks import ALONE, Ranks
 
 
 def precision(name: str, device: torch.device) -> AbstractContextManager[None]:
@@ -35,7 +37,8 @@ class Loss:
         """The mean loss over the batch, and the logits ``(B, classes)``."""
         with precision(self.precision, x.device):
             logits = supernet(x, architecture)
-        return F.cross_entropy(logits.float(), y, label_smoothing=self.label_smoothing), logits
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return F.cross_entropy(wide, y, label_smoothing=self.label_smoothing), logits
 
 
 @dataclass(frozen=True)
@@ -43,13 +46,15 @@ class StepResult:
     """What a step found."""
 
     loss: float
-    """Mean over the paths."""
+    """Mean over the paths, and over the pictures of all processes."""
     correct: int
-    """Right predictions, over all paths."""
+    """Right predictions, over all paths and processes."""
     path_s: list[float]
-    """Seconds of forward and backward of each path."""
+    """Seconds of forward and backward of each path of this process."""
     grad_norms: dict[tuple[int, int], float] | None = None
     """Gradient norm of each branch, by (slot, choice), in the steps that measure it."""
+    stop: bool = False
+    """Whether any process was asked to stop."""
 
 
 def train_step(
@@ -62,33 +67,45 @@ def train_step(
     lr: float,
     step: int = 0,
     norms_of: BranchNorms | None = None,
+    exchange: Exchange | None = None,
+    everyones: Sequence[Architecture] | None = None,
+    stop: bool = False,
 ) -> StepResult:
     """Run ``paths`` on one batch and update what they used by the sum of their gradients.
 
     Args:
-        x, y: pictures ``(B, C, H, W)`` and labels ``(B,)``.
+        x, y: pictures ``(B, C, H, W)`` and labels ``(B,)``; of several processes, this one's part of the batch.
         step: its number, for the message of an error.
         norms_of: measures the gradient of each branch that ran; None leaves it unmeasured.
+        exchange: sums the gradients over the processes; None where there is one.
+        everyones: the paths of all processes; ``paths`` where left out.
+        stop: whether this process was asked to stop, for the others to know.
 
     Raises:
-        DivergedError: a loss is not finite; no weight has been updated then, and no gradient is left.
+        DivergedError: a loss is not finite, in all processes at once; no weight has been updated then, and no gradient
+            is left.
+        RankError: with ``exchange``: the processes do not do the same, or one is gone.
     """
-    total, correct, path_s = 0.0, 0, []
+    losses, correct, path_s = [], 0, []
     for architecture in paths:
         started = perf_counter()
         loss, logits = loss_fn(supernet, x, y, architecture)
-        value = loss.item()
-        if not math.isfinite(value):
-            optimizer.discard()
-            rule = f"the loss is {value} at step {step} on path {architecture}"
-            raise DivergedError("optimizer.lr", f"{lr:.3g}", rule, "lower it, or set train.clip_norm=1")
         loss.backward()
-        total += value
+        losses.append(loss.item())
         correct += int((logits.argmax(dim=1) == y).sum())
         path_s.append(perf_counter() - started)
-    norms = norms_of(paths) if norms_of is not None else None
+    everyones, mean, any_stop = everyones or paths, sum(losses) / len(paths), stop
+    if exchange is not None:
+        total, summed, stops = exchange(step, everyones, [mean, correct, stop])
+        mean, correct, any_stop = total / exchange.ranks.size, round(summed), stops > 0
+    if not math.isfinite(mean):
+        optimizer.discard()
+        bad = [path for path, value in zip(paths, losses, strict=True) if not math.isfinite(value)] or everyones
+        rule = f"the loss is {mean} at step {step} on path {bad[0]}"
+        raise DivergedError("optimizer.lr", f"{lr:.3g}", rule, "lower it, or set train.clip_norm=1")
+    norms = norms_of(everyones) if norms_of is not None else None
     optimizer.step(lr)
-    return StepResult(total / len(paths), correct, path_s, norms)
+    return StepResult(mean, correct, path_s, norms, any_stop)
 
 
 class BranchNorms:
@@ -127,8 +144,8 @@ def _indices(entry: Active) -> tuple[int, ...]:
 class GateTeacher:
     """Teaches a learned gate on held-out batches without a trace in the supernet."""
 
-    def __init__(self, supernet: nn.Module, loss_fn: Loss) -> None:
-        self._supernet, self._loss_fn = supernet, loss_fn
+    def __init__(self, supernet: nn.Module, loss_fn: Loss, ranks: Ranks = ALONE) -> None:
+        self._supernet, self._loss_fn, self._ranks = supernet, loss_fn, ranks
         is_norm = nn.modules.batchnorm._BatchNorm
         inside = [
             [[m for branch in branches for m in branch.modules() if isinstance(m, is_norm)] for branches in choices]
@@ -145,7 +162,7 @@ class GateTeacher:
             with self._statistics_kept(architecture):
                 return self._loss_fn(self._supernet, x, y, architecture)[0]
 
-        return gate.learn(step, loss_of)
+        return gate.learn(step, loss_of, self._ranks.mean_)
 
     @contextmanager
     def _statistics_kept(self, architecture: Architecture) -> Iterator[None]:

@@ -51,7 +51,7 @@ def whole(settings, tmp_path_factory):
 
 def newest(folder):
     state = checkpoint.load_newest(folder)
-    return {key: state[key] for key in ("model", "optimizer", "random", "step", "settings", "initial")}
+    return {key: state[key] for key in ("model", "optimizer", "step", "settings", "initial")}
 
 
 def test_scratch_is_the_run_with_a_fixed_gate(whole, settings, tmp_path):

@@ -1,0 +1,140 @@
+"""``torchrun -m nas.cli.train``: this process among those that train one run."""
+
+from __future__ import annotations
+
+import io
+import os
+import shlex
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from nas.errors import NasError, SettingError, require
+
+if TYPE_CHECKING:
+    from nas.train.ranks import Ranks
+
+GRACE_S = 5.0
+"""What rank 0 has to say about a command line that all processes refuse, before another one ends them all."""
+
+
+def size() -> int:
+    """How many processes torchrun, or whoever sets ``WORLD_SIZE``, has started; 1 where nobody has."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextmanager
+def one_voice(words: Sequence[str]) -> Iterator[None]:
+    """Let rank 0 alone say what is wrong with a command line that all processes have got.
+
+    Until a process has joined the others (:func:`joined`), its standard error is kept. Where it ends before that, it
+    waits for the end that torchrun makes to all as soon as rank 0 has ended; if that does not come, nobody else has
+    had that trouble, and it is said after all.
+    """
+    if size() == 1:
+        yield
+        return
+    kept = io.StringIO()
+    with redirect_stderr(kept) if int(os.environ["RANK"]) > 0 else nullcontext():
+        try:
+            _check_command(words)
+            yield
+        except SystemExit:
+            if kept.getvalue():
+                time.sleep(GRACE_S)
+                print(kept.getvalue(), end="", file=sys.__stderr__)
+            raise
+
+
+def _check_command(words: Sequence[str]) -> None:
+    """Refuse a sweep, and a run whose folder would have another name in every process and after every restart."""
+    try:
+        if sweep := next((word for word in words if word in ("-m", "--multirun")), None):
+            rule = "starts several runs, but under torchrun all processes train one"
+            raise SettingError("flag", sweep, rule, "write a loop around torchrun, or leave torchrun out")
+        if not any(word.startswith(("run=", "hydra.run.dir=")) for word in words):
+            rule = "must be given under torchrun: the default is the time, another one in every process"
+            raise SettingError("run", "(none)", rule, "write run=NAME")
+    except SettingError as error:
+        print(f"nas-train: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def refuse_several(key: str, value: object) -> None:
+    """Refuse what is not made for several processes.
+
+    Raises:
+        SettingError: there are several.
+    """
+    require(size() == 1, key, value, "trains its networks in one process", "leave torchrun out")
+
+
+@contextmanager
+def joined(device: str, timeout_s: float) -> Iterator[Ranks]:
+    """Join the other processes for as long as the block lasts; alone, nothing happens.
+
+    The first process that fails says why; the others, which fail because it is gone, are silent.
+
+    Args:
+        device: ``train.device``; on GPUs messages go through NCCL, on CPUs through gloo.
+        timeout_s: how long a message is waited for.
+    """
+    from nas.train.ranks import ALONE, CPU, RankLost, Ranks
+    from nas.train.run import choose_device
+
+    if size() == 1:
+        yield ALONE
+        return
+    import torch
+    import torch.distributed as dist
+
+    rank, local_rank = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
+    own = choose_device(device, local_rank)
+    if own.type == "cuda":
+        torch.cuda.set_device(own)
+    sys.stderr = sys.__stderr__  # from now on the first one to fail speaks: see one_voice
+    if rank > 0:
+        warnings.showwarning = lambda *_: None  # rank 0 says it
+    timeout = timedelta(seconds=timeout_s)
+    backend = "nccl" if own.type == "cuda" else "gloo"
+    try:
+        store, rank, number = next(dist.rendezvous("env://", timeout=timeout))
+        # torchrun may keep its store over a restart, with the addresses of the processes before it.
+        store = dist.PrefixStore(f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')} of {number}", store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=number, timeout=timeout)
+    except RuntimeError as error:
+        place, said = os.environ.get("MASTER_ADDR"), " ".join(str(error).split())[:160]
+        rule = f"the other processes were not found there ({said})"
+        raise RankLost("MASTER_ADDR", place, rule, "start all with the same address and number of processes") from error
+    failed = True
+    try:
+        yield Ranks(rank, number, local_rank, own if backend == "nccl" else CPU)
+        failed = False
+    except (NasError, OSError) as error:
+        if not _first_to_fail(store):
+            sys.exit(1)
+        error.args = (f"rank {rank}: {error}",)
+        raise
+    finally:
+        if failed:
+            _first_to_fail(store)  # where it is another kind of error its traceback speaks, and nobody else
+        if not failed or backend == "gloo":  # NCCL would wait for the others
+            dist.destroy_process_group()
+
+
+def _first_to_fail(store: object) -> bool:
+    try:
+        return store.add("nas/failed", 1) == 1  # type: ignore[attr-defined]
+    except RuntimeError:  # it was kept by a process that is gone: nobody knows, so everybody speaks
+        return True
+
+
+def torchrun_command(module: str, words: Sequence[str]) -> str:
+    """The command line that torchrun was started with, as far as its processes know."""
+    processes, machines = os.environ.get("LOCAL_WORLD_SIZE", str(size())), os.environ.get("GROUP_WORLD_SIZE", "1")
+    nodes = [] if machines == "1" else [f"--nnodes={machines}"]
+    return shlex.join(["torchrun", *nodes, f"--nproc-per-node={processes}", "-m", module, *words])

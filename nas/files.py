@@ -1,0 +1,207 @@
+"""What is written to a disk: whole or not at all, or line by line; and one process at a time.
+
+Everything that a killed process, a full disk or a power cut must not spoil is written by these functions.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from pathlib import Path
+from platform import node
+from typing import IO
+
+from nas.errors import CheckpointError, NasWarning
+
+UNFINISHED = ".unfinished"
+"""Behind the name of a file that is being written."""
+LOCK = "run.lock"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+_PART = 1 << 20
+
+
+def write_whole(path: Path, content: bytes | memoryview | str) -> None:
+    """Write a file that is there whole or not at all: beside its place, synced, renamed.
+
+    Whoever is killed in between leaves what was there before, and one unfinished file that the next one overwrites.
+
+    Raises:
+        OSError: the disk is full or cannot be written; what was there before is intact, and nothing unfinished is left.
+    """
+    with unfinished(path) as beside, open(beside, "wb", buffering=0) as file:
+        write_all(file, content)
+
+
+@contextmanager
+def unfinished(path: Path) -> Iterator[Path]:
+    """The place beside ``path`` to write it to; it takes its own at the end, or after an error is gone."""
+    beside = path.with_name(path.name + UNFINISHED)
+    try:
+        yield beside
+        put(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_all(file: IO[bytes], content: bytes | memoryview | str) -> None:
+    """Write everything to an unbuffered file. What only almost fits on a disk would else be cut off without a word.
+
+    Raises:
+        OSError: it could not; it names the file.
+    """
+    left = memoryview(content.encode() if isinstance(content, str) else content)
+    with _named(file.name):
+        while left:
+            left = left[os.write(file.fileno(), left) :]
+
+
+def put(beside: Path, path: Path) -> None:
+    """Bring a finished file or folder to its place, for good: what is in it is on the disk before it has its name."""
+    for file in [*beside.iterdir(), beside] if beside.is_dir() else [beside]:
+        _sync(file)
+    os.replace(beside, path)
+    _sync(path.parent)
+
+
+def sync(file: IO[bytes]) -> None:
+    """Put what was written to a file on the disk.
+
+    Raises:
+        OSError: it could not; it names the file.
+    """
+    with _named(file.name):
+        os.fsync(file.fileno())
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with _named(path):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _named(path: object) -> Iterator[None]:
+    """System calls on descriptors do not say which file it was."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    digest = sha256()
+    with open(path, "rb") as file:
+        while part := file.read(_PART):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def whole_lines(path: Path) -> bytes:
+    """The lines of a file, without a last one that a kill or a full disk has cut off; nothing if there is no file."""
+    data = path.read_bytes() if path.is_file() else b""
+    return data[: data.rfind(b"\n") + 1]
+
+
+def cut_to(path: Path, size: int) -> None:
+    """Drop what a file has behind its first ``size`` bytes; nothing if it has no more, or is not there."""
+    if path.is_file() and path.stat().st_size > size:
+        os.truncate(path, size)
+
+
+def must_not_be_emptied(journal: Path, result: Path) -> None:
+    """Refuse a journal of nothing beside a result that was made out of it: a power cut or somebody has emptied it.
+
+    Without the result it is that of a run that was killed before its first line, and is begun.
+
+    Raises:
+        CheckpointError: it has no bytes, and ``result`` is there.
+    """
+    if journal.is_file() and not journal.stat().st_size and result.is_file():
+        rule = f"is empty, but was not when {result.name} was written"
+        raise CheckpointError("journal", journal, rule, "restore it, delete it to begin anew, or take another run=NAME")
+
+
+# --------------------------------------------------------------------------------------------------------- one only
+
+
+def try_lock(file: IO[bytes], wait: bool = False) -> bool:
+    """Lock an open file until it is closed. The kernel closes those of a killed process; a copy is not locked.
+
+    Args:
+        file: open in any way.
+        wait: for the one that has it.
+
+    Returns:
+        Whether nobody else has it.
+
+    Warns:
+        NasWarning: the file system has no locks, so that nobody knows.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        text = f"{file.name}: cannot be locked here ({error.strerror}); let one process alone work in this folder"
+        warnings.warn(text, NasWarning, stacklevel=3)
+    return True
+
+
+@contextmanager
+def lock(path: Path) -> Iterator[bool]:
+    """Hold a file as a lock, with its owner's name in it; it is gone at the end, and open to all if that is a kill.
+
+    Yields:
+        Whether it could be had.
+    """
+    while True:
+        with path.open("a+b", buffering=0) as file:
+            if not try_lock(file):
+                yield False
+                return
+            if not _still_there(path, file):
+                continue  # its owner has removed it between our opening and our locking it
+            try:
+                with suppress(OSError):  # of a full disk: it is locked also without a name in it
+                    file.truncate(0)
+                    write_all(file, f"process {os.getpid()} on {node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+                yield True
+            finally:
+                path.unlink(missing_ok=True)  # before it is open to others
+            return
+
+
+def _still_there(path: Path, file: IO[bytes]) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Work in a run's folder alone.
+
+    Raises:
+        CheckpointError: another process does; nothing was changed.
+    """
+    place = folder / LOCK
+    with lock(place) as free:
+        if not free:
+            owner = place.read_text().strip() if place.is_file() else ""
+            rule = f"is being worked on by {owner or 'another process'}"
+            raise CheckpointError("run", folder, rule, "wait for it, or take another run=NAME")
+        yield

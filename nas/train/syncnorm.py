@@ -1,0 +1,64 @@
+"""BatchNorm over the batch of all processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas.train.ranks import Ranks
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over the processes, whose derivative is the sum of theirs: every process's loss depends on it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, ranks: Ranks) -> Tensor:
+        ctx.ranks = ranks
+        return ranks.sum_(x.clone())
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.ranks.sum_(grad.clone()), None
+
+
+class _Synced(nn.modules.batchnorm._BatchNorm):
+    """In a training step, statistics of the batch of all processes, whose parts have the same size.
+
+    Elsewhere the layer is what it was. torch.nn.SyncBatchNorm does the same, but for GPUs only. The mean and then the
+    squared deviations from it are summed: two messages, and none of the cancellation of E[x^2] - E[x]^2.
+    """
+
+    ranks: Ranks
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (self.training and torch.is_grad_enabled()):  # rank 0 judges by itself, and without gradients
+            return super().forward(x)
+        self._check_input_dim(x)
+        size, shape = self.ranks.size, (1, -1, *([1] * (x.dim() - 2)))
+        over = [axis for axis in range(x.dim()) if axis != 1]
+        mean = _Sum.apply(x.mean(over), self.ranks) / size
+        centred = x - mean.view(shape)
+        variance = _Sum.apply((centred * centred).mean(over), self.ranks) / size
+        if self.track_running_stats:
+            self._note(mean.detach(), variance.detach(), size * x.numel() // x.shape[1])
+        y = centred * torch.rsqrt(variance + self.eps).view(shape)
+        return y if self.weight is None else y * self.weight.view(shape) + self.bias.view(shape)
+
+    @torch.no_grad()
+    def _note(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        assert self.num_batches_tracked is not None, "a layer that tracks statistics counts its batches"
+        self.num_batches_tracked.add_(1)
+        factor = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        for own, new in (self.running_mean, mean), (self.running_var, variance * (count / (count - 1))):
+            assert own is not None, "a layer that tracks statistics has them"
+            own.lerp_(new.to(own), factor)
+
+
+def synchronise(supernet: nn.Module, ranks: Ranks) -> None:
+    """Let the BatchNorm layers of ``supernet`` use the batch of all processes in training steps, in place."""
+    for norm in supernet.modules():
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            kind = type(norm)
+            norm.__class__ = type(f"Synced{kind.__name__}", (_Synced, kind), {"ranks": ranks})
