@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.cli.entry import run_verb
+from nas.files import only_one
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -29,11 +30,12 @@ def job(config: DictConfig, folder: Path) -> None:
     keep_freed_memory()
     if settings.rank.threads:
         torch.set_num_threads(settings.rank.threads)
-    subject = subject_of(settings)
-    with closing(Journal(folder / "journal.jsonl")) as journal:
-        predictions = predict(subject, settings, journal)
-    ranking = rank(predictions, subject.truth, settings.seed)
-    write_report(folder, settings, subject, predictions, ranking, draw(predictions, ranking, subject.truth))
+    with only_one(folder):
+        subject = subject_of(settings)
+        with closing(Journal(folder / "journal.jsonl")) as journal:
+            predictions = predict(subject, settings, journal)
+        ranking = rank(predictions, subject.truth, settings.seed)
+        write_report(folder, settings, subject, predictions, ranking, draw(predictions, ranking, subject.truth))
     out = Console(highlight=False, markup=False, emoji=False)
     out.width = max(out.width, 125)  # the table is of no use with its figures cut off
     out.print(*tables(ranking, subject.truth), sep="\n")

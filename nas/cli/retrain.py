@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.cli.entry import same_command
+from nas.files import only_one
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,7 +26,8 @@ def retrain_job(settings: TrainRunSettings, folder: Path, text: str, out: Consol
         source = find_source(settings.checkpoint, settings.search, settings.architecture, weights=False)
         settings = replace(settings, checkpoint=source.checkpoint, architecture=source.architecture, search="")
     try:
-        result = retrain(settings, folder, text, out.print)
+        with only_one(folder):
+            result = retrain(settings, folder, text, out.print)
     except Interrupted as stop:
         out.print(f"{stop}, saved; to go on: {same_command(settings.run)}")
         sys.exit(128 + stop.signal_number)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.cli.entry import run_verb, same_command
+from nas.files import only_one
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -27,18 +28,19 @@ def job(config: DictConfig, folder: Path) -> None:
     from nas.train.memory import keep_freed_memory
 
     keep_freed_memory()
-    run = ScoreRun(settings, folder)
     out = Console(quiet=not settings.progress, soft_wrap=True, highlight=False, markup=False, emoji=False)
     out.width = max(out.width, 120)  # an architecture is of no use cut off
-    done = f", {len(run.journal.rows):,} scored before" if run.journal.rows else ""
-    out.print(f"{run.space.name}: {len(run.wanted):,} of {run.space.size:,} architectures{done}; {folder}")
-    try:
-        carry_out(run, out)
-    except Interrupted as stop:
-        found = f"{len(run.journal.rows):,} of {len(run.wanted):,} architectures are in {run.journal.path}"
-        out.print(f"{stop}; {found}; to go on: {same_command(settings.run)}")
-        sys.exit(128 + stop.signal_number)
-    path = run.write()
+    with only_one(folder):
+        run = ScoreRun(settings, folder)
+        done = f", {len(run.journal.rows):,} scored before" if run.journal.rows else ""
+        out.print(f"{run.space.name}: {len(run.wanted):,} of {run.space.size:,} architectures{done}; {folder}")
+        try:
+            carry_out(run, out)
+        except Interrupted as stop:
+            found = f"{len(run.journal.rows):,} of {len(run.wanted):,} architectures are in {run.journal.path}"
+            out.print(f"{stop}; {found}; to go on: {same_command(settings.run)}")
+            sys.exit(128 + stop.signal_number)
+        path = run.write()
     out.print(table(run))
     out.print(f"scores: {path}")
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import sys
+import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
@@ -21,6 +23,9 @@ T = TypeVar("T")
 SCHEMAS = settings.GROUPS
 """The dataclass behind ``schema/<group>/<name>``, which a file in ``conf/<group>/`` names in its defaults."""
 
+LONGEST = 130
+"""Bytes of the name of a run's folder, without the digest of 9; file systems take 255, some that encrypt 143."""
+
 # Groups are left open: OmegaConf would not let another choice take the place of the dataclass's default.
 VERBS: dict[str, Any] = {
     "train": settings.TrainRunSettings(**dict.fromkeys(SCHEMAS, settings.MISSING)),
@@ -32,8 +37,11 @@ VERBS: dict[str, Any] = {
 }
 
 
-def register() -> None:
-    """Tell Hydra the schema, and how the folders of a sweep are named."""
+def register(words: Sequence[str] = ()) -> None:
+    """Tell Hydra the schema, and how the folders of a sweep are named that these words of a command line make.
+
+    Hydra hands both on to the processes in which a launcher starts the runs.
+    """
     store = ConfigStore.instance()
     for group, schemas in SCHEMAS.items():
         for name, schema in schemas.items():
@@ -46,15 +54,20 @@ def register() -> None:
     search = OmegaConf.structured(VERBS["search"])
     OmegaConf.set_struct(search.search.limit, False)  # any objective can have one
     store.store(group="schema", name="search", node=search)
-    OmegaConf.register_new_resolver("swept", lambda overrides: swept(overrides, sys.argv[1:]), replace=True)
+    OmegaConf.register_new_resolver("swept", lambda overrides: swept(overrides, words), replace=True)
 
 
 def swept(overrides: Sequence[str], given: Sequence[str]) -> str:
-    """A folder's name for one run of a sweep: those of its overrides that ``given`` does not fix."""
-    parsed = OverridesParser.create().parse_overrides([word for word in given if not word.startswith("-")])
+    """A folder's name for one run of a sweep: those of its overrides that ``given`` does not fix.
+
+    What does not belong into a file's name becomes ``_``, and too long a name is cut; a digest of the whole one behind
+    it then keeps two of them apart.
+    """
+    parsed = OverridesParser.create().parse_overrides(get_args_parser().parse_known_args(given)[0].overrides)
     fixed = [override.key_or_group for override in parsed if not override.is_sweep_override()]
-    name = ",".join(override for override in overrides if override.lstrip("+~").split("=")[0] not in fixed)
-    return name.replace("/", "_") or "run"
+    whole = ",".join(override for override in overrides if override.lstrip("+~").split("=")[0] not in fixed)
+    name = re.sub(r"[^\w.,=+\-\[\]]", "_", whole).encode()[:LONGEST].decode(errors="ignore")
+    return name if name == whole and name else f"{name}-{sha256(whole.encode()).hexdigest()[:8]}" if name else "run"
 
 
 def conf_folder() -> str:

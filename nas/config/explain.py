@@ -18,7 +18,11 @@ from omegaconf.errors import (
     ValidationError,
 )
 
+from nas.errors import LONGEST, one_line
+
 SEE_ALL = "--cfg job prints all settings, --help the groups"
+LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm")
+"""Choices of hydra/launcher that the extra ``sweep`` brings."""
 KINDS: dict[Any, str] = {
     int: "must be a whole number",
     float: "must be a number",
@@ -33,17 +37,28 @@ KINDS: dict[Any, str] = {
 
 def explain(error: Exception, overrides: Sequence[str]) -> str:
     """One line for an error of Hydra or OmegaConf: what was given, the rule it breaks, and the remedy."""
+    line = one_line(_explain(error, overrides))
+    return line if len(line) <= 2 * LONGEST else f"{line[:LONGEST]} ... {line[-LONGEST // 2 :]}"
+
+
+def _explain(error: Exception, overrides: Sequence[str]) -> str:
     match error:
         case OverrideParseException():
             rule = "is not of the form key=value; put quotes around what has spaces, commas, brackets, | or ="
             return f"{error.override}: {rule}, and the shell's around the whole word"
         case MissingConfigException(missing_cfg_file=str(file)) if error.options is not None:
             group, _, name = file.rpartition("/")
+            if group == "hydra/launcher" and name in LAUNCHERS:
+                return f"{group}={name}: needs packages that are not installed; pip install 'gated-nas[sweep]'"
             return f"{group}={name}: there is no such choice; choose one of {', '.join(error.options)}"
         case HydraException(__cause__=OmegaConfBaseException() as cause):
             return _explain_value(cause, overrides)
         case OmegaConfBaseException():
             return _explain_value(error, overrides)
+        case OverflowError():  # a whole number for a setting that is a float; OmegaConf lets it through
+            key = str(error).partition("full_key: ")[2].partition("\n")[0] or "the command line"
+            given = max((override for override in overrides if _is_about(override, key)), key=len, default=key)
+            return f"{given}: is a number too large for a float; write a smaller one"
     text = " ".join(str(error).split())  # Hydra's own sentences: they name the remedy, over several lines
     given = next((override for override in overrides if override in text), "the command line")
     return f"{given}: {text}; {SEE_ALL}"

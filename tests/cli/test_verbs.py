@@ -68,11 +68,3 @@ def test_a_sweep_makes_a_readable_folder_a_run(nas_train, tiny, tmp_path):
         assert list(folder.glob("step_*.pt"))
         assert (folder / "report.json").is_file()
     assert ended.out.count("TensorBoard: tensorboard --logdir ") == 4
-
-
-def test_a_wrong_run_of_a_sweep_is_one_line(nas_train, tiny, tmp_path):
-    ended = nas_train("-m", *tiny, "gate=uniform,fair", "seed=1,-2", "run=sweep")
-    assert ended.status == 1
-    assert ended.err == "nas-train: seed=-2: must not be negative; write for example seed=1\n"
-    made = [path.name for path in (tmp_path / "outputs" / "train" / "sweep").iterdir() if path.is_dir()]
-    assert made == ["gate=uniform,seed=1"]

@@ -4,7 +4,7 @@ import re
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
 from nas.config import conf_folder, explain, explain_flags, register, settings_from
@@ -115,9 +115,41 @@ def test_right_flags_are_left_to_hydra(words):
     assert explain_flags(words.split()) is None
 
 
+def test_a_launcher_that_is_not_installed_is_one_line_with_the_extra():
+    for name in "joblib", "submitit_local", "submitit_slurm":
+        error = MissingConfigException("", f"hydra/launcher/{name}", ["basic"])
+        rule = "needs packages that are not installed; pip install 'gated-nas[sweep]'"
+        assert explain(error, [f"hydra/launcher={name}"]) == f"hydra/launcher={name}: {rule}"
+    unknown = explain(MissingConfigException("", "hydra/launcher/ray", ["basic"]), ["hydra/launcher=ray"])
+    assert unknown == "hydra/launcher=ray: there is no such choice; choose one of basic"
+
+
 def test_a_run_of_a_sweep_is_named_by_what_is_swept():
-    given = ["-m", "gate=uniform,fair", "data.root=/a.zip,/b.zip", "seed=1", "data.flip=false", "run=x"]
-    overrides = ["data.flip=False", "gate=fair", "data.root=/a.zip", "seed=1", "run=x"]
-    assert swept(overrides, given) == "gate=fair,data.root=_a.zip"
+    given = ["-m", "gate=uniform,fair", "data.root=a.zip,b.zip", "seed=1", "data.flip=false", "run=x"]
+    overrides = ["data.flip=False", "gate=fair", "data.root=a.zip", "seed=1", "run=x"]
+    assert swept(overrides, given) == "gate=fair,data.root=a.zip"
     assert swept([*overrides, "space.width=2"], given).endswith(",space.width=2")  # from hydra.sweeper.params
     assert swept(["seed=1"], given) == "run"
+    launched = ["-cd", "/my/conf", "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *given[1:]]
+    assert swept(overrides, launched) == "gate=fair,data.root=a.zip"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["data.root=/a.zip", "data.root=_a.zip"],
+        ["space.kwargs={a: 1}", "space.kwargs={a:1}", 'space.kwargs={"a": 1}'],
+        ["space.factory=" + "a" * 300, "space.factory=" + "a" * 301, "space.factory=" + "ä" * 150],
+        ["x=*", "x=?", "x=|", "x=\n", "x=\\", "x=a b", "x=~"],
+    ],
+)
+def test_a_runs_folder_has_a_name_of_its_own_that_a_file_can_have(words):
+    names = [swept([word], []) for word in words]
+    assert len(set(names)) == len(names)
+    for name in names:
+        assert re.fullmatch(r"[\w.,=+\-\[\]]+", name)
+        assert len(name.encode()) <= 143
+
+
+def test_lists_can_be_read_in_a_runs_folder():
+    assert swept(["space.widths=[8,16]", "seed=1"], ["space.widths=[8,16],[4]", "seed=1"]) == "space.widths=[8,16]"

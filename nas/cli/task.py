@@ -1,0 +1,168 @@
+"""One run of a verb: in this process, or in one that a launcher has started for it, perhaps on another machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from nas.errors import NasError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+STOPS = (signal.SIGINT, signal.SIGTERM)
+
+_stopped: list[int] = []
+"""Signals that have stopped this worker: it begins no further run."""
+_watched: list[int] = []
+"""The process that has started this worker, once somebody looks whether it is still there."""
+
+
+class Failed(Exception):
+    """A run of a sweep that ended with an error that its user can mend; the text is one line."""
+
+
+class Task:
+    """What Hydra calls for each config. A launcher's workers get it pickled, and with it what the command line was.
+
+    Args:
+        verb: ``train`` of ``nas-train``.
+        job: what it does.
+
+    Attributes:
+        began: whether a job began in this process.
+        stop: number of the signal that has stopped the sweep, 0 if none has; no run begins then.
+    """
+
+    def __init__(self, verb: str, job: Callable[[DictConfig, Path], None]) -> None:
+        self.verb, self.job, self.words = verb, job, list(sys.argv)
+        self.began, self.in_worker, self.stop = False, False, 0
+        self.launched_by = os.getpid()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= {**state, "in_worker": True}
+
+    def __call__(self, config: DictConfig) -> None:
+        """Run the job with one config.
+
+        Raises:
+            Failed: in a sweep, an error that the user can mend; outside of one it ends the process with status 1.
+        """
+        from hydra.core.hydra_config import HydraConfig
+        from omegaconf.errors import OmegaConfBaseException
+
+        from nas.config import explain
+
+        if self.stop or _stopped:
+            return
+        self.began = True
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        warnings.showwarning = lambda message, *_: print(f"nas-{self.verb}: {message}", file=sys.stderr)
+        # TensorBoard's thread hands a full disk on to the main thread, which tells of it.
+        threading.excepthook = lambda args: isinstance(args.exc_value, OSError) or threading.__excepthook__(args)
+        if self.in_worker:
+            self._settle()
+        try:
+            self.job(config, folder)
+        except NasError as error:
+            self._fail(str(error))
+        except OmegaConfBaseException as error:
+            self._fail(explain(error, self.words[1:]))
+        except OSError as error:
+            self._fail(explain_system(error, folder))
+        except ImportError as error:
+            if "failed to map" not in str(error):
+                raise
+            self._fail(f"memory: there is not enough to load the libraries ({error}); raise the limit (ulimit -v)")
+        except SystemExit as stop:
+            self._stopped(stop)
+        finally:
+            remove_empty(folder)
+            if self.in_worker:
+                on_stop(_note)
+
+    def _settle(self) -> None:
+        """Make this process what the one is that was started by hand."""
+        sys.argv = list(self.words)
+        os.environ["TTY_COMPATIBLE"] = "0"  # rich: the bars of several processes on one terminal are unreadable
+        on_stop(_leave)
+        # Jobs of submitit outlive the process that has made them, by intention.
+        if not _watched and "SUBMITIT_EXECUTOR" not in os.environ:
+            _watched.append(self.launched_by)
+            threading.Thread(target=_stop_without_parent, daemon=True).start()
+
+    def _fail(self, message: str) -> NoReturn:
+        if self.in_worker or _has_table():
+            raise Failed(message) from None
+        end(self.verb, message)
+
+    def _stopped(self, stop: SystemExit) -> None:
+        """End a run that was stopped and has saved. A worker comes back as after a run, so that the others can save."""
+        by_signal = stop.code in [128 + number for number in STOPS]
+        # Slurm may begin a job anew that it has stopped: such a job must not have a result yet.
+        if not self.in_worker or not by_signal or os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
+            raise stop
+        _note(int(str(stop.code)) - 128)
+
+
+def _has_table() -> bool:
+    """Whether this is a run of a sweep that notes its failures."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    hydra = HydraConfig.get()
+    return "sweep" in hydra.callbacks and hydra.mode == RunMode.MULTIRUN
+
+
+def end(verb: str, message: str) -> NoReturn:
+    """End the process with one line and status 1."""
+    print(f"nas-{verb}: {message}", file=sys.stderr)
+    sys.exit(1)
+
+
+def explain_system(error: OSError, folder: Path) -> str:
+    """One line for an error of the operating system, in a run that writes to ``folder``."""
+    rule = f"{error.filename or folder}: {error.strerror or error}"
+    return f"{rule}; make room or take another folder, and start the same command again"
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove ``folder`` and those above it, up to the current one, as far as they are empty."""
+    for place in (folder, *folder.parents):
+        if place == Path.cwd():
+            break
+        with suppress(OSError):  # it is not empty
+            place.rmdir()
+
+
+def on_stop(handler: Callable[[int, FrameType | None], None]) -> None:
+    """Have SIGINT and SIGTERM call ``handler``."""
+    for number in STOPS:
+        signal.signal(number, handler)
+
+
+def _leave(number: int, _: FrameType | None) -> None:
+    on_stop(_note)  # a second one must not break into the way out
+    sys.exit(128 + number)
+
+
+def _note(number: int, _: FrameType | None = None) -> None:
+    _stopped.append(number)
+    if _watched and os.getppid() not in _watched:
+        os._exit(128 + number)  # there is nobody to come back to
+
+
+def _stop_without_parent() -> None:
+    """Stop the run of this worker when the process that has started it was killed: the next one goes on with it."""
+    while os.getppid() in _watched:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)

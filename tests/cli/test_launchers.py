@@ -1,0 +1,92 @@
+"""Each launcher runs the runs of a sweep as they run alone, and a stop of the launching process stops them."""
+
+import json
+import pickle
+import re
+import signal
+import time
+
+import pytest
+
+from nas.cli.task import Failed, Task
+from nas.errors import SettingError
+
+JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+LOCAL = ("hydra/launcher=submitit_local",)
+
+
+def rows_of(folder):
+    return {row["run"]: row for row in json.loads((folder / "sweep.json").read_text())["runs"]}
+
+
+def test_launched_runs_equal_those_alone_and_one_that_fails_is_told(nas_train, start, tiny, tmp_path, same_weights):
+    words = ("-m", *tiny, "seed=1,-2,2")
+    processes = {
+        "joblib": start(*words, *JOBLIB, "run=joblib"),
+        "local": start(*words, *LOCAL, "run=local"),
+    }
+    outputs = tmp_path / "outputs" / "train"
+    for seed in 1, 2:
+        assert nas_train(*tiny, f"seed={seed}", f"run=alone{seed}").status == 0
+    reason = "seed=-2: must not be negative; write for example seed=1"
+    for name, process in processes.items():
+        out, err = process.communicate(timeout=100)
+        assert process.returncode == 1, err
+        assert [row["state"] for row in rows_of(outputs / name).values()] == ["finished", "failed", "finished"]
+        assert rows_of(outputs / name)["seed=-2"]["error"] == reason
+        assert (outputs / name / "seed=-2" / "failed.txt").read_text() == f"{reason}\n"
+        assert out.splitlines()[-2:] == [f"seed=-2: {reason}", f"sweep: {outputs / name}"]
+        assert err in ("", f"nas-train: seed=-2: {reason}\n")  # that of submitit's jobs lies in .submitit
+        for seed in 1, 2:
+            assert same_weights(outputs / name / f"seed={seed}", outputs / f"alone{seed}")
+        assert sorted(path.name for path in (outputs / name).glob("seed*")) == ["seed=-2", "seed=1", "seed=2"]
+
+
+@pytest.mark.parametrize(
+    ("launcher", "number"),
+    [(JOBLIB, signal.SIGTERM), (JOBLIB, signal.SIGKILL), (LOCAL, signal.SIGTERM)],
+    ids=["joblib-SIGTERM", "joblib-SIGKILL", "submitit_local-SIGTERM"],
+)
+def test_workers_stop_with_the_process_that_launched_them_and_go_on_later(
+    nas_train, start, tiny, tmp_path, launcher, number
+):
+    words = ("-m", *tiny, "train.epochs=75", "train.save_every=10", "evaluate.every_epochs=75", "seed=1,2")  # 300 steps
+    process = start(*words, *launcher, "run=stopped")
+    sweep = tmp_path / "outputs" / "train" / "stopped"
+    runs = [sweep / f"seed={seed}" for seed in (1, 2)]
+    while not all(list(run.glob("step_*.pt")) for run in runs):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)  # it ends with the last process that has its output
+    saved = [int(max(run.glob("step_*.pt")).stem[5:]) for run in runs]
+    if number == signal.SIGTERM:
+        assert (process.returncode, err) == (143, "")
+        assert re.fullmatch(r"stopped by SIGTERM; to go on: .*nas-train -m .* run=stopped", out.splitlines()[-1])
+        assert "unfinished" in {row["state"] for row in rows_of(sweep).values()}
+    assert min(saved) < 300
+    ended = nas_train(*words, "run=stopped")  # by whatever launcher
+    assert (ended.status, ended.err) == (0, "")
+    assert re.findall(r"going on at step (\d+) of 300", ended.out) == [str(step) for step in saved]
+    assert [row["state"] for row in rows_of(sweep).values()] == ["finished", "finished"]
+
+
+def test_a_job_that_slurm_stops_has_no_result_that_could_be_taken_for_its_last(monkeypatch):
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    task = Task("train", lambda config, folder: None)
+    task.in_worker = True
+    for code in 143, 130, -1, 144:  # the last two are submitit's own, to be started again
+        with pytest.raises(SystemExit) as stop:
+            task._stopped(SystemExit(code))
+        assert stop.value.code == code
+
+
+def test_a_worker_begins_no_run_of_a_stopped_sweep_and_raises_what_its_user_can_mend():
+    task = Task("score", print)
+    task.stop = signal.SIGTERM
+    there = pickle.loads(pickle.dumps(task))
+    assert there.in_worker
+    there(None)
+    assert not there.began
+    with pytest.raises(Failed, match="seed=-1: must not be negative; write seed=1"):
+        there._fail(str(SettingError("seed", -1, "must not be negative", "write seed=1")))
