@@ -27,6 +27,11 @@ def size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def local_size() -> int:
+    """How many of them are on this machine, as far as this process knows."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", size()))
+
+
 @contextmanager
 def one_voice(words: Sequence[str]) -> Iterator[None]:
     """Let rank 0 alone say what is wrong with a command line that all processes have got.
@@ -135,6 +140,6 @@ def _first_to_fail(store: object) -> bool:
 
 def torchrun_command(module: str, words: Sequence[str]) -> str:
     """The command line that torchrun was started with, as far as its processes know."""
-    processes, machines = os.environ.get("LOCAL_WORLD_SIZE", str(size())), os.environ.get("GROUP_WORLD_SIZE", "1")
+    machines = os.environ.get("GROUP_WORLD_SIZE", "1")
     nodes = [] if machines == "1" else [f"--nnodes={machines}"]
-    return shlex.join(["torchrun", *nodes, f"--nproc-per-node={processes}", "-m", module, *words])
+    return shlex.join(["torchrun", *nodes, f"--nproc-per-node={local_size()}", "-m", module, *words])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.cli.entry import run_verb, same_command
-from nas.cli.ranks import joined, one_voice, refuse_several, torchrun_command
+from nas.cli.ranks import joined, local_size, one_voice, refuse_several, torchrun_command
 from nas.cli.retrain import retrain_job
 from nas.errors import CheckpointError
 from nas.files import only_one
@@ -33,6 +33,7 @@ def job(config: DictConfig, folder: Path) -> None:
 
     from rich.console import Console
 
+    from nas.train.admit import check_memory, out_of_memory_told
     from nas.train.memory import keep_freed_memory
 
     keep_freed_memory()
@@ -40,12 +41,16 @@ def job(config: DictConfig, folder: Path) -> None:
         quiet = not (settings.track.progress and ranks.leads)
         # Paths and overrides are printed as they are: not wrapped, and [conv3,skip] is no markup.
         out = Console(quiet=quiet, soft_wrap=True, highlight=False, markup=False, emoji=False)
-        if settings.architecture:
-            refuse_several("architecture", settings.architecture)
-            retrain_job(settings, folder, text, out)
-        else:
-            with only_one(folder) if ranks.leads else nullcontext():
-                _train(settings, folder, text, ranks, out)
+        here, local_rank = (local_size(), ranks.local_rank) if ranks.size > 1 else (1, None)
+        if needs := check_memory(settings, ranks.size, here, local_rank):
+            out.print(needs)
+        with out_of_memory_told(settings):
+            if settings.architecture:
+                refuse_several("architecture", settings.architecture)
+                retrain_job(settings, folder, text, out)
+            else:
+                with only_one(folder) if ranks.leads else nullcontext():
+                    _train(settings, folder, text, ranks, out)
 
 
 def _train(settings: TrainRunSettings, folder: Path, text: str, ranks: Ranks, out: Console) -> None:
