@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from nas.bench.dist import dist_suite, dist_table
 from nas.bench.jac import jac_suite, jac_table
 from nas.bench.report import gating_suite, gating_table
 from nas.bench.search import search_suite, search_table
@@ -16,11 +17,13 @@ SUITES: dict[str, Callable[[int, int, Callable[[str], None]], dict[str, Any]]] =
     "gating": gating_suite,
     "jac": jac_suite,
     "search": search_suite,
+    "dist": dist_suite,
 }
 TABLES: dict[str, Callable[[dict[str, Any]], Table]] = {
     "gating": gating_table,
     "jac": jac_table,
     "search": search_table,
+    "dist": dist_table,
 }
 
 

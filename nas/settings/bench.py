@@ -19,6 +19,8 @@ class BenchSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        one_of("suite", self.suite, "gating", "jac", "search")
+        one_of("suite", self.suite, "gating", "jac", "search", "dist")
         require(self.rounds >= 3, "rounds", self.rounds, "must be at least 3: it takes medians", "use rounds=100")
+        one = self.suite != "dist" or self.threads == 1
+        require(one, "threads", self.threads, "must be 1 for suite=dist, in each of its processes", "leave it out")
         require(self.threads >= 1, "threads", self.threads, "must be at least 1", "use threads=1")

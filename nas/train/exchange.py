@@ -60,13 +60,14 @@ class Exchange:
             return self._sum(used, [self.ranks.size] * len(used), figures)
         counts = torch.zeros(len(self._place), dtype=torch.int32)
         counts[places] = 1
-        users = self.ranks.sum_(counts.to(self.ranks.device)).tolist()
-        used = [parameter for parameter, number in zip(self.optimizer.parameters, users, strict=True) if number]
+        users = self.ranks.sum_(counts.to(self.ranks.device)).cpu()
+        everyones = users.nonzero().flatten()
+        used = [self.optimizer.parameters[place] for place in everyones.tolist()]
         for parameter in used:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         self.optimizer.use(used)
-        return self._sum(used, [number for number in users if number], figures)
+        return self._sum(used, users[everyones].tolist(), figures)
 
     @torch.no_grad()
     def _sum(self, used: Sequence[Tensor], divisors: Sequence[int], figures: Sequence[float]) -> list[float]:

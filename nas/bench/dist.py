@@ -1,0 +1,150 @@
+"""What a gated step costs on several processes, next to the stand-alone network under DistributedDataParallel."""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from rich.table import Table
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from nas.bench.compare import Ratio, interleave, machine
+from nas.bench.gating import SGD, Call, _batch, slots_space, standalone_slots, stock_step, with_weights_of
+from nas.bench.table import frame, in_sections, spread
+from nas.gate import UniformGate
+from nas.settings import DistSettings
+from nas.train import GatedOptimizer, Loss, train_step
+from nas.train.exchange import Exchange
+from nas.train.memory import keep_freed_memory
+from nas.train.ranks import Ranks
+
+RANKS, BATCH, SIDE = 2, 16, 16
+CHOICES = (2, 8, 32)
+DDP = "stand-alone network under DDP"
+WITH_BUFFERS = "stand-alone, BatchNorm's statistics sent"
+GATED, OWN = "gated", "gated, dist.paths=own"
+UNUSED = "supernet, find_unused_parameters"
+BAR = 1.15
+T = TypeVar("T")
+
+
+def in_processes(number: int, work: Callable[..., T], *args: object) -> list[T]:
+    """What ``work(ranks, *args)`` returns in ``number`` fresh processes that talk through gloo, one thread each."""
+    with tempfile.TemporaryDirectory() as folder:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(number, mp_context=context) as pool:
+            # A worker takes one task and keeps it, since none is done before all have begun.
+            store = str(Path(folder) / "store")
+            tasks = [pool.submit(_join, store, rank, number, work, args) for rank in range(number)]
+            return [task.result() for task in tasks]
+
+
+def _join(store: str, rank: int, number: int, work: Callable[..., T], args: tuple[object, ...]) -> T:
+    keep_freed_memory()
+    torch.set_num_threads(1)
+    wait = timedelta(minutes=10)
+    dist.init_process_group("gloo", store=dist.FileStore(store, number), rank=rank, world_size=number, timeout=wait)
+    try:
+        return work(Ranks(rank, number, rank), *args)
+    finally:
+        dist.destroy_process_group()
+
+
+def steps(ranks: Ranks, choices: int) -> dict[str, Call]:
+    """The steps that are compared, each with networks of its own: 8 slots of ``choices`` x conv3x3-BN-ReLU."""
+    x, y = _batch(BATCH, SIDE)
+    space = slots_space(choices)
+    alone = with_weights_of(standalone_slots(), space.subnet((0,) * 8))
+    lean, usual = _ddp(alone), DistributedDataParallel(with_weights_of(standalone_slots(), space.subnet((0,) * 8)))
+    calls: dict[str, Call] = {
+        DDP: stock_step(lean, lambda: lean(x), y),
+        WITH_BUFFERS: stock_step(usual, lambda: usual(x), y),
+        GATED: gated_step(ranks, choices, "same"),
+        OWN: gated_step(ranks, choices, "own"),
+    }
+    gate, number = UniformGate(space, 0), iter(range(10**9))
+    whole = _ddp(space.supernet(), find_unused_parameters=True)
+    calls[UNUSED] = stock_step(whole, lambda: whole(x, gate.paths(next(number))[0]), y)
+    return calls
+
+
+def _ddp(network: nn.Module, find_unused_parameters: bool = False) -> DistributedDataParallel:
+    """DistributedDataParallel that, as we do, leaves the statistics of BatchNorm to each process."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the option is to get another name
+        return DistributedDataParallel(network, broadcast_buffers=False, find_unused_parameters=find_unused_parameters)
+
+
+def gated_step(ranks: Ranks, choices: int, paths: str) -> Call:
+    """Our step: forward, backward, the sum over the processes, update; on paths drawn anew each time."""
+    x, y = _batch(BATCH, SIDE)
+    space = slots_space(choices)
+    supernet, gate, number = space.supernet(), UniformGate(space, 0), iter(range(10**9))
+    optimizer = GatedOptimizer(supernet, SGD)
+    exchange = Exchange(ranks, optimizer, DistSettings(paths=paths))
+
+    def step() -> object:
+        n = next(number)
+        first = n * ranks.size if paths == "own" else n
+        each = [gate.paths(first + rank)[0] for rank in range(ranks.size if paths == "own" else 1)]
+        own = [each[ranks.rank]] if paths == "own" else each
+        return train_step(supernet, optimizer, Loss(), x, y, own, SGD.lr, n, None, exchange, each)
+
+    return step
+
+
+def compare(ranks: Ranks, choices: int, rounds: int) -> dict[str, Ratio]:
+    """The steps in turn, in step with the other processes."""
+    return interleave(DDP, steps(ranks, choices), rounds)
+
+
+def travelling(choices: int) -> dict[str, int]:
+    """Bytes of the gradients that are summed in a step: of the open branches, and of the whole supernet."""
+    space = slots_space(choices)
+    return {GATED: _bytes(space.subnet((0,) * 8)), UNUSED: _bytes(space.supernet())}
+
+
+def _bytes(network: nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in network.parameters())
+
+
+def dist_suite(rounds: int, threads: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Measure everything; ``say`` is told what is being measured. The result is plain data."""
+    assert threads == 1, "each process has one thread"
+    found: dict[int, dict[str, Ratio]] = {}
+    for choices in CHOICES:
+        say(f"8 slots, K = {choices}, {RANKS} processes")
+        found[choices] = in_processes(RANKS, compare, choices, rounds)[0]
+    network = f"8 slots, {RANKS} gloo processes, batch {BATCH} each"
+    rows = []
+    for what in (GATED, OWN, UNUSED, WITH_BUFFERS):
+        ratios = {str(k): asdict(ratios[what]) for k, ratios in found.items()}
+        rows.append({"network": network, "what": what, "ratios": ratios, "bar": BAR if what == GATED else None})
+    sent = {str(k): travelling(k) for k in CHOICES}
+    ms = {str(k): ratios[DDP].ms for k, ratios in found.items()}
+    return {"suite": "dist", "machine": machine(), "rounds": rounds, "rows": rows, "bytes": sent, "baseline_ms": ms}
+
+
+def dist_table(result: dict[str, Any]) -> Table:
+    """The result for a terminal: medians over the rounds, with half of the distance between the quartiles."""
+    shown = frame(f"Step time / that of the {DDP}", result)
+    for choices in CHOICES:
+        shown.add_column(f"K = {choices}", justify="right", no_wrap=True)
+    shown.add_column("at most", justify="right", no_wrap=True)
+    for row in in_sections(shown, result["rows"]):
+        ratios = [spread(row["ratios"][str(k)]) for k in CHOICES]
+        shown.add_row(f"  {row['what']}", *ratios, "" if row["bar"] is None else f"{row['bar']:g}")
+    for what in (GATED, UNUSED):
+        sent = [f"{result['bytes'][str(k)][what] / 1000:,.0f} kB" for k in CHOICES]
+        shown.add_row(f"  gradients sent: {what}", *sent, "")
+    return shown

@@ -1,0 +1,126 @@
+"""``suite=dist``: what is compared trains alike, every row has its figures; the model of a step's cost; the bar."""
+
+import io
+import json
+
+import pytest
+import torch
+from ranks import together
+from rich.console import Console
+
+from nas.bench import dist, gating, scale, suites
+from nas.bench.compare import Ratio
+from nas.errors import SettingError
+from nas.settings import BenchSettings
+
+ROOM = 1.25
+"""For a noisy machine."""
+
+
+def losses(ranks, choices):
+    calls = dist.steps(ranks, choices)
+    return {name: call().loss if name in (dist.GATED, dist.OWN) else call() for name, call in calls.items()}
+
+
+def test_every_variant_trains_and_the_stand_alone_ones_alike(tmp_path):
+    first, second = together(2, losses, tmp_path, 2)
+    for found in (first, second):
+        assert list(found) == [dist.DDP, dist.WITH_BUFFERS, dist.GATED, dist.OWN, dist.UNUSED]
+        assert found[dist.DDP] == found[dist.WITH_BUFFERS]
+        assert all(0 < loss < 10 for loss in found.values())
+    # All processes have the same pictures here, so the mean over them is what each has by itself.
+    assert first[dist.GATED] == pytest.approx(first[dist.UNUSED], rel=1e-5)
+
+
+def moved(ranks):
+    gating.SGD.lr = dist.SGD.lr = 0.1
+    torch.manual_seed(0)
+    step = dist.gated_step(ranks, 2, "same")
+    before = step().loss
+    for _ in range(20):
+        last = step().loss
+    return before, last
+
+
+def test_the_gated_step_that_is_timed_really_trains(tmp_path):
+    for before, last in together(2, moved, tmp_path):
+        assert last < 0.8 * before
+    assert gating.SGD.lr == 1e-12  # of this process
+
+
+def test_the_suite_measures_and_prints_every_row(monkeypatch):
+    ratio = Ratio(1.1, 1.0, 1.2, 3, 10.0)
+    names = [dist.DDP, dist.WITH_BUFFERS, dist.GATED, dist.OWN, dist.UNUSED]
+    monkeypatch.setattr(dist, "in_processes", lambda number, work, *args: [dict.fromkeys(names, ratio)] * number)
+    told = []
+    result = suites.measure(BenchSettings(suite="dist", rounds=3), told.append)
+    assert told == [f"8 slots, K = {k}, 2 processes" for k in (2, 8, 32)]
+    assert json.loads(json.dumps(result)) == result
+    assert {row["what"]: row["bar"] for row in result["rows"]} == {
+        dist.GATED: 1.15,
+        dist.OWN: None,
+        dist.UNUSED: None,
+        dist.WITH_BUFFERS: None,
+    }
+    page = io.StringIO()
+    Console(file=page, width=110).print(suites.table(result))
+    assert page.getvalue().count("1.10 ±0.10") == 4 * 3
+    assert "…" not in page.getvalue()
+
+
+def test_what_travels_does_not_grow_with_the_branches_and_find_unused_parameters_does():
+    few, many = dist.travelling(2), dist.travelling(32)
+    assert few[dist.GATED] == many[dist.GATED]
+    assert many[dist.UNUSED] > 15 * few[dist.UNUSED]
+
+
+def test_several_threads_are_refused():
+    with pytest.raises(SettingError, match=r"threads=2: must be 1 for suite=dist"):
+        BenchSettings(suite="dist", threads=2)
+
+
+def test_a_process_that_fails_ends_the_suite():
+    with pytest.raises(ZeroDivisionError):
+        dist.in_processes(1, failing)
+
+
+def failing(ranks):
+    return 1 / 0
+
+
+# ---------------------------------------------------------------------------------------- the model of a step
+
+
+def test_the_models_parts_add_up():
+    network = scale.Network(open_bytes=1000, all_bytes=9000, tensors=50)
+    link = scale.Link(latency_ms=0.5, bytes_per_ms=1000)
+    assert scale.gated_ms(10, network, None) == 10
+    assert scale.gated_ms(10, network, link) == 11.5
+    assert scale.unused_ms(10, network, None, 0.1) == 15
+    assert scale.unused_ms(10, network, link, 0.1) == 24.5
+
+
+@pytest.mark.parametrize(("choices", "ranks", "share"), [(2, 1, 0.5), (2, 2, 0.75), (1, 7, 1), (32, 1, 1 / 32)])
+def test_own_paths_open_their_union(choices, ranks, share):
+    assert scale.union_share(choices, ranks) == pytest.approx(share)
+
+
+def test_a_tree_has_two_hops_a_level_and_every_byte_twice():
+    link = scale.tree(1024, hop_ms=0.01, bytes_per_ms=100)
+    assert link.sum_ms(1000) == pytest.approx(2 * 10 * 0.01 + 2 * 1000 / 100)
+    assert scale.tree(65, 1, 1).latency_ms == 14
+
+
+def test_the_models_network_is_the_one_that_is_measured():
+    network = scale.eight_slots(8)
+    assert (network.open_bytes, network.all_bytes) == tuple(dist.travelling(8).values())
+
+
+# ------------------------------------------------------------------------------------------------- the bar
+
+
+@pytest.mark.speed
+@pytest.mark.parametrize("choices", [2, 8, 32])
+def test_a_gated_step_on_two_processes_costs_what_the_stand_alone_network_costs_under_ddp(choices):
+    found = dist.in_processes(2, dist.compare, choices, 30)[0]
+    assert found[dist.GATED].median < dist.BAR * ROOM
