@@ -7,6 +7,9 @@ cause is an ``assert``.
 
 from __future__ import annotations
 
+LONGEST = 2000
+"""Characters of a value or a rule in a message."""
+
 
 class NasError(ValueError):
     """A mistake that the user can mend, as ``key=value: rule; remedy`` on one line.
@@ -20,11 +23,24 @@ class NasError(ValueError):
 
     def __init__(self, key: str, value: object, rule: str, remedy: str) -> None:
         self.key, self.value, self.rule, self.remedy = key, value, rule, remedy
-        super().__init__(" ".join(f"{key}={value}: {rule}; {remedy}".split()))
+        super().__init__(one_line(f"{_shown(key)}={_shown(value)}: {_shown(rule)}; {remedy}"))
 
     def __reduce__(self) -> tuple[type, tuple[str, object, str, str]]:
         """Errors travel between processes with their four parts."""
         return type(self), (self.key, self.value, self.rule, self.remedy)
+
+
+def one_line(text: str) -> str:
+    """``text`` without line breaks and without blanks side by side."""
+    return " ".join(text.split())
+
+
+def _shown(part: object) -> str:
+    """Whole, or the beginning and the end: a file of somebody else may have a value without end."""
+    if isinstance(part, int) and part.bit_length() > LONGEST:  # Python writes no such number
+        return f"a number of {part.bit_length()} bits"
+    text = str(part)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 4 :]}"
 
 
 class SettingError(NasError):

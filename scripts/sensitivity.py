@@ -39,6 +39,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     """The arguments on the command line."""
     parser = Parser(prog="sensitivity", description="How each pixel moves the probability of each class.")
     parser.add_argument("run", type=Path, help="the folder of a run, such as outputs/train/first")
+    parser.add_argument("-f", "--factory", default="", help="of a network of your own, such as my_net:MyNet")
     parser.add_argument("-a", "--architecture", help="such as 0-2-1-3; the best one of the run's report when left out")
     parser.add_argument("-p", "--picture", type=int, default=0, help="index in the test split (default 0)")
     parser.add_argument("-c", "--classes", type=int, default=10, help="draw so many, the most probable (default 10)")
@@ -72,7 +73,7 @@ def run(asked: argparse.Namespace) -> None:
     from nas.track.maps import Map, draw_maps
 
     torch.set_num_threads(1)  # one picture is too little to share: threads that wait for each other take longer
-    subject = load(asked.run, asked.architecture, asked.picture)
+    subject = load(asked.run, asked.architecture, asked.picture, asked.factory)
     with torch.no_grad():
         chances = subject.network(subject.x)[0]
     jac, first_ms, again_ms = timed_jacobian(subject)
@@ -119,7 +120,7 @@ class Subject:
     subtitle: str
 
 
-def load(folder: Path, text: str | None, picture: int) -> Subject:
+def load(folder: Path, text: str | None, picture: int, factory: str = "") -> Subject:
     """The subnetwork named ``text`` of the run in ``folder``, on a picture of the test split."""
     from torch import nn
 
@@ -128,7 +129,7 @@ def load(folder: Path, text: str | None, picture: int) -> Subject:
     from nas.space import extract
     from nas.train import load_trained, recalibrate
 
-    trained = load_trained(folder)
+    trained = load_trained(folder, factory=factory)
     splits, space, supernet = trained.splits, trained.space, trained.supernet
     architecture = space.decode(text if text is not None else best_architecture(folder))
     if not 0 <= picture < len(splits.test):

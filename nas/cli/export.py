@@ -30,7 +30,7 @@ def job(config: DictConfig, folder: Path) -> None:
     source = find_source(settings.checkpoint, settings.search, settings.architecture)
     out = Console(highlight=False, markup=False, emoji=False)
     out.width = max(out.width, 100)  # names of files and figures are of no use cut off
-    trained = load_trained(source.checkpoint, progress=out.is_terminal)
+    trained = load_trained(source.checkpoint, out.is_terminal, settings.factory)
     architecture = trained.space.decode(source.architecture)
     with out.status("exporting"):
         exported = export(trained, architecture, folder, settings.program, settings.onnx, settings.pictures)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
@@ -92,7 +92,7 @@ def settings_from(config: DictConfig, schema: type[T]) -> T:
 
 def _refuse_unread(group: Any, prefix: str = "") -> None:
     """Refuse what would be read by nobody: keys that ``+key=value`` has added, and a group's ``name`` that was set."""
-    known = [field.name for field in fields(group)]
+    known, kinds = [field.name for field in fields(group)], get_type_hints(type(group))
     for name, value in vars(group).items():
         if name not in known:
             remedy = f"leave it out, or choose one of {', '.join(known)}"
@@ -102,3 +102,6 @@ def _refuse_unread(group: Any, prefix: str = "") -> None:
             raise SettingError(f"{prefix}name", value, "is not chosen by its name", f"write {key}={value}")
         if is_dataclass(value):
             _refuse_unread(value, f"{prefix}{name}.")
+        elif is_dataclass(kinds[name]) or (name in SCHEMAS and value is not None):  # train=${seed} gets as far as here
+            remedy = f"set what is in it, as {prefix}{name}.NAME=VALUE"
+            raise SettingError(f"{prefix}{name}", value, "is a group of settings", remedy)

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import warnings
+import zlib
 from collections.abc import Iterable
 from hashlib import blake2b
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from nas.data.images import ImageSet
 from nas.errors import NasWarning
+from nas.files import lock, unfinished
 from nas.settings import FolderSettings
 
-FORMAT = 1  # raise it when the same source would decode to other pictures or be stored in another way
+FORMAT = 2  # raise it when the same source would decode to other pictures or be stored in another way
+TENSORS = ("images", "labels", "test_images", "test_labels")
 
 
 def cache_file(settings: FolderSettings, root: Path, stamps: Iterable[tuple[str, os.stat_result]]) -> Path:
@@ -27,31 +31,56 @@ def cache_file(settings: FolderSettings, root: Path, stamps: Iterable[tuple[str,
     return Path(settings.cache).expanduser() / f"{root.stem}-{settings.image_size}-{digest.hexdigest()}.safetensors"
 
 
-def read_cache(path: Path) -> tuple[ImageSet, ImageSet] | None:
-    """The ``(pool, test)`` that :func:`write_cache` wrote, or None if there is none that can be read."""
+def read_cache(path: Path, size: int) -> tuple[ImageSet, ImageSet] | None:
+    """The ``(pool, test)`` that :func:`write_cache` wrote, or None if there is none that can be read.
+
+    Args:
+        path: of the file. Where it is damaged, the pictures are decoded again and it is replaced.
+        size: of the pictures in it.
+    """
     try:
         with safe_open(path, "pt") as file:
-            classes = tuple(json.loads(file.metadata()["classes"]))
-            tensors = [file.get_tensor(name) for name in ("images", "labels", "test_images", "test_labels")]
-    except (OSError, SafetensorError):  # absent or damaged: the pictures are decoded again and the file replaced
+            told = file.metadata() or {}
+            classes = json.loads(told.get("classes", "null"))
+            tensors = [file.get_tensor(name) for name in TENSORS]
+    except (OSError, ValueError, RecursionError, SafetensorError):
         return None
-    return ImageSet(tensors[0], tensors[1], classes), ImageSet(tensors[2], tensors[3], classes)
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        return None
+    if not _are_sets(tensors, len(classes), size) or told.get("crc32") != checksum(tensors):
+        return None
+    names = tuple(classes)
+    return ImageSet(tensors[0], tensors[1], names), ImageSet(tensors[2], tensors[3], names)
+
+
+def _are_sets(tensors: list[Tensor], classes: int, size: int) -> bool:
+    """Whether they are pictures and labels twice, as the rest of the room relies on."""
+    for images, labels in (tensors[:2], tensors[2:]):
+        if images.dtype != torch.uint8 or labels.dtype != torch.int64 or labels.ndim != 1 or not len(labels):
+            return False
+        if images.shape != (len(labels), 3, size, size) or not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+            return False
+    return True
+
+
+def checksum(tensors: Iterable[Tensor]) -> str:
+    """Of all bytes: the format has none of its own, and a flipped bit in a picture would be seen by nobody."""
+    found = 0
+    for tensor in tensors:
+        found = zlib.crc32(tensor.contiguous().numpy().data, found)
+    return f"{found:08x}"
 
 
 def write_cache(path: Path, pool: ImageSet, test: ImageSet) -> None:
     """Write both sets to ``path`` at once or not at all; a folder that cannot be written is a warning."""
-    tensors = {
-        "images": pool.images,
-        "labels": pool.labels,
-        "test_images": test.images,
-        "test_labels": test.labels,
-    }
+    tensors = dict(zip(TENSORS, (pool.images, pool.labels, test.images, test.labels), strict=True))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
-            temporary = Path(folder, path.name)
-            save_file(tensors, temporary, {"classes": json.dumps(pool.classes)})
-            os.replace(temporary, path)
+        with lock(path.with_name(path.name + ".lock")) as free:
+            if free:  # else another process is writing the same
+                told = {"classes": json.dumps(pool.classes), "crc32": checksum(tensors.values())}
+                with unfinished(path) as beside:
+                    save_file(tensors, beside, told)
     except (OSError, SafetensorError) as error:
         message = f"data.cache={path.parent}: pictures are decoded anew every time ({error}); name another folder"
         warnings.warn(message, NasWarning, stacklevel=2)

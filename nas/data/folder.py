@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import stat
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 
@@ -16,25 +19,35 @@ from PIL import Image, ImageOps
 from rich.console import Console
 from rich.progress import track
 
+from nas.data.archive import LARGEST, MOST, Archive
 from nas.data.cache import cache_file, read_cache, write_cache
 from nas.data.images import ImageSet
 from nas.errors import DataError
 from nas.settings import FolderSettings
 
 PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # a file that is named .png may be anything
+PIXELS = 1 << 26
+"""Of a picture, before it is scaled."""
 LAYOUT = "put pictures under train/CLASS/ and test/CLASS/"
-# What zipfile and Pillow raise on damaged input; RuntimeError is zipfile's word for an encrypted entry and, as
-# NotImplementedError, for a compression that Python does not know.
+# What zipfile and Pillow raise on damaged input, each in its own place.
 UNREADABLE = (
     OSError,
     EOFError,
     RuntimeError,
     SyntaxError,
     ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    AssertionError,
+    MemoryError,
     struct.error,
     zlib.error,
     zipfile.BadZipFile,
     Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
 )
 
 Entries = dict[str, list[tuple[str, str]]]  # split -> (class, name of the file) of each picture
@@ -49,38 +62,78 @@ def load_folder(settings: FolderSettings, progress: bool = False) -> tuple[Image
     under ``settings.cache``, which is used for as long as the source does not change.
 
     Raises:
-        DataError: ``root`` is absent or no readable folder or zip, a picture is damaged, ``train/`` or ``test/`` is
-            missing, there is only one class, or a class is in ``test/`` alone.
+        DataError: ``root`` is absent or no readable folder or zip, a picture is damaged or larger than pictures are,
+            ``train/`` or ``test/`` is missing, there is only one class, or a class is in ``test/`` alone.
     """
     root = Path(os.path.abspath(Path(settings.root).expanduser()))
-    if not os.path.exists(root):
-        raise DataError("data.root", settings.root, "does not exist", f"name a folder or a zip; {LAYOUT}")
-    names = _walk(root) if root.is_dir() else []
     try:
+        kind = stat.S_IFMT(root.stat().st_mode)
+    except (OSError, ValueError):
+        raise DataError("data.root", settings.root, "does not exist", f"name a folder or a zip; {LAYOUT}") from None
+    if kind not in (stat.S_IFDIR, stat.S_IFREG):
+        raise DataError("data.root", settings.root, "is neither a folder nor a file", f"name one; {LAYOUT}")
+    try:
+        names = _walk(settings, root) if kind == stat.S_IFDIR else []
         stamps = [(name, (root / name).stat()) for name in names or ["."]]
     except OSError as error:  # a link to nothing
         raise DataError("data.root", settings.root, f"cannot be read ({error})", "mend or remove this file") from error
     cached = cache_file(settings, root, stamps)
-    if (sets := read_cache(cached)) is not None:
+    if (sets := read_cache(cached, settings.image_size)) is not None:
         return sets
-    if root.is_dir():
+    if kind == stat.S_IFDIR:
+        _check_files(settings, stamps if names else [])
         sets = _decode(settings, names, lambda name: (root / name).read_bytes(), progress)
     else:
-        try:
-            archive = zipfile.ZipFile(root)
-        except UNREADABLE as error:
-            rule = f"is neither a folder nor a zip that can be read ({error})"
-            raise DataError("data.root", settings.root, rule, "make the zip again or name a folder") from error
-        with archive:
-            sets = _decode(settings, archive.namelist(), archive.read, progress)
+        sets = _decode_zip(settings, root, progress)
     write_cache(cached, *sets)
     return sets
 
 
-def _walk(root: Path) -> list[str]:
-    """All files under ``root``, as sorted relative names with forward slashes."""
-    paths = (Path(folder, file) for folder, _, files in os.walk(root, followlinks=True) for file in files)
-    return sorted(path.relative_to(root).as_posix() for path in paths)
+def _walk(settings: FolderSettings, root: Path) -> list[str]:
+    """All files under ``root``, as sorted relative names with forward slashes; links are followed, but in no circle."""
+    names: list[str] = []
+    above = {str(root): {_identity(root)}}  # the folders on the way to a folder, itself included
+    for folder, below, files in os.walk(root, followlinks=True):
+        way = above.pop(folder)
+        for name in below:
+            here = _identity(place := os.path.join(folder, name))
+            if here in way:
+                where = f"{settings.root}: {Path(place).relative_to(root)}"
+                raise DataError("data.root", where, "is a link to a folder that it lies in", "remove this link")
+            above[place] = way | {here}
+        names += [Path(folder, file).relative_to(root).as_posix() for file in files]
+        if len(names) > MOST or len(above) > MOST:
+            raise DataError("data.root", settings.root, f"has more than {MOST:,} files", "name a folder of pictures")
+    return sorted(names)
+
+
+def _identity(folder: Path | str) -> tuple[int, int]:
+    found = os.stat(folder)
+    return found.st_dev, found.st_ino
+
+
+def _check_files(settings: FolderSettings, stamps: Iterable[tuple[str, os.stat_result]]) -> None:
+    """Refuse what could not be read to its end: a pipe, a device, a file that is larger than pictures are."""
+    for name, found in stamps:
+        if PurePosixPath(name).suffix.lower() in PICTURES:
+            where, remedy = f"{settings.root}: {name}", "mend or remove this file"
+            if not stat.S_ISREG(found.st_mode):
+                raise DataError("data.root", where, "is no file", remedy)
+            if found.st_size > LARGEST:
+                rule = f"has {found.st_size:,} bytes, and a picture has at most {LARGEST:,}"
+                raise DataError("data.root", where, rule, remedy)
+
+
+def _decode_zip(settings: FolderSettings, root: Path, progress: bool) -> tuple[ImageSet, ImageSet]:
+    try:
+        archive = Archive(root, settings.root, PICTURES)
+    except DataError:
+        raise
+    except UNREADABLE as error:
+        rule = f"is neither a folder nor a zip that can be read ({error})"
+        raise DataError("data.root", settings.root, rule, "make the zip again or name a folder") from error
+    with closing(archive):
+        return _decode(settings, archive.names, archive.read, progress)
 
 
 def _decode(
@@ -106,7 +159,9 @@ def _decode(
         labels = torch.tensor([number[name] for name, _ in pictures], dtype=torch.int64)
         return ImageSet(images, labels, classes)
 
-    return decode("train"), decode("test")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return decode("train"), decode("test")
 
 
 def _entries(names: Iterable[str]) -> Entries:
@@ -145,7 +200,9 @@ def _classes(settings: FolderSettings, entries: Entries) -> tuple[str, ...]:
 
 def _pixels(data: bytes, size: int) -> np.ndarray:
     """Decode a picture to uint8 ``(size, size, 3)``; raises one of :data:`UNREADABLE`."""
-    with Image.open(BytesIO(data)) as picture:
+    with Image.open(BytesIO(data), formats=FORMATS) as picture:
+        if picture.width * picture.height > PIXELS:  # the header says so; nothing has been decoded yet
+            raise ValueError(f"it has {picture.width}x{picture.height} pixels, and may have {PIXELS:,} at most")
         if picture.mode.startswith(("I", "F")):  # Pillow would clip them to white
             raise ValueError(f"mode {picture.mode} has more than 8 bits a channel")
         colour = picture.convert("RGB")

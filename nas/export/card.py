@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +11,13 @@ from torch import nn
 
 from nas.cost import count_flops
 from nas.export.errors import ExportError
+from nas.files import sha256_of
 from nas.space import Architecture
 from nas.train import Trained
 from nas.train.checkpoint import versions
 
 FORMAT = 1
 CARD, WEIGHTS, PROGRAM, ONNX, README = "card.json", "weights.safetensors", "network.pt2", "network.onnx", "README.md"
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        found = sha256()
-        while part := file.read(2**20):
-            found.update(part)
-    return found.hexdigest()
 
 
 def network_of(trained: Trained, architecture: Architecture) -> dict[str, Any]:
@@ -79,7 +70,7 @@ def make_card(
             "std": splits.std.tolist(),
         },
         # Of its path only the run's folder and the file: others have no use for the folders of this machine.
-        "checkpoint": {"path": f"{path.parent.name}/{path.name}", "step": trained.step, "sha256": digest(path)},
+        "checkpoint": {"path": f"{path.parent.name}/{path.name}", "step": trained.step, "sha256": sha256_of(path)},
         "trained_in": settings.train.precision,
         "versions": versions(),
     }

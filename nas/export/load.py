@@ -6,13 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from nas.export.card import CARD, WEIGHTS, damaged, digest, read_card
+from nas.export.card import CARD, WEIGHTS, damaged, read_card
 from nas.export.errors import ExportError
+from nas.files import sha256_of
 from nas.settings import CustomSettings, SpaceSettings, train_settings
 from nas.space import build_space
+from nas.train.fits import misfit_of_shapes, misfit_of_weights
 from nas.train.picked import plain_network
 
 
@@ -42,16 +45,29 @@ def load(folder: Path | str, factory: str | None = None) -> nn.Module:
     if network != card["network"]:
         rule = f"describes another network than that of {WEIGHTS}"
         raise ExportError("card", folder, rule, "export the network again")
-    for key in ("channels", "image_size", "classes"):
-        if type(network.get(key)) is not int or network[key] < 1:
-            raise damaged(folder / CARD, f"its {key} is no number above 0")
+    for key, largest in (("channels", 1 << 14), ("image_size", 1 << 14), ("classes", 1 << 24)):
+        if type(network.get(key)) is not int or not 1 <= network[key] <= largest:
+            raise damaged(folder / CARD, f"its {key} is no number above 0, or larger than any")
     if not isinstance(network.get("architecture"), str):
         raise damaged(folder / CARD, "its architecture is no text")
     size = (network["channels"], network["image_size"])
     settings = train_settings({"space": network.get("space")}).space
     _must_be_named(folder, settings, factory)
     space = build_space(settings, *size, network["classes"])
-    plain = plain_network(space.supernet(), space.decode(network["architecture"]), (size[0], size[1], size[1]))
+    architecture, picture = space.decode(network["architecture"]), (size[0], size[1], size[1])
+    if isinstance(settings, CustomSettings):
+        plain = plain_network(space.supernet(), architecture, picture)
+    else:  # without the memory of the supernet, and of sizes that the file does not bear out
+        with torch.device("meta"):
+            plain = plain_network(space.build(), architecture, picture)
+    if why := misfit_of_shapes(state, plain):
+        raise ExportError(
+            "weights", folder / WEIGHTS, f"does not fit the network ({why})", "take the network as it was"
+        )
+    if not isinstance(settings, CustomSettings):
+        plain = plain.to_empty(device="cpu")
+    if why := misfit_of_weights(state, plain):
+        raise damaged(folder / WEIGHTS, why)
     try:
         plain.load_state_dict(state)
     except RuntimeError as error:  # a user's own network may have changed under the same settings
@@ -71,7 +87,7 @@ def _must_be_named(folder: Path, settings: SpaceSettings, factory: str | None) -
 def _read_weights(path: Path, expected: object) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What the network is, as written beside the weights, and the weights."""
     try:
-        found = digest(path)
+        found = sha256_of(path)
         if found != expected:
             rule = f"is not the file that the card is of: its SHA-256 is {found[:12]}..., not {str(expected)[:12]}..."
             raise ExportError("weights", path, rule, "copy it again, or export the network again")

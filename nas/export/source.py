@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nas.errors import CheckpointError, SettingError
-from nas.export.card import digest
+from nas.files import sha256_of
 from nas.train.checkpoint import saved
 from nas.train.picked import best_of_run
 
@@ -57,7 +57,7 @@ def find_source(checkpoint: str, search: str, architecture: str, weights: bool =
         if not path.is_file():
             rule = f"its checkpoint {path} is no longer there"
             raise CheckpointError("search", search, rule, "search again, or name checkpoint= and architecture=")
-        if digest(path) != result.checkpoint_digest:
+        if sha256_of(path) != result.checkpoint_digest:
             rule = f"its checkpoint {path} is not the file that was searched"
             raise CheckpointError("search", search, rule, "search again, or name checkpoint= and architecture=")
         return Source(result.checkpoint, result.best if architecture == "best" else architecture)

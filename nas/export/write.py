@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nas.export.card import CARD, ONNX, PROGRAM, README, WEIGHTS, digest, make_card
+from nas.export.card import CARD, ONNX, PROGRAM, README, WEIGHTS, make_card
 from nas.export.compare import Comparison, Reference
 from nas.export.errors import ExportError
 from nas.export.formats import (
@@ -26,6 +25,7 @@ from nas.export.formats import (
 )
 from nas.export.load import load
 from nas.export.readme import readme
+from nas.files import put, sha256_of
 from nas.settings import CustomSettings
 from nas.space import Architecture
 from nas.train import Trained
@@ -91,7 +91,7 @@ def export(
     try:
         unfinished.mkdir(parents=True)
         exported = _write(trained, architecture, unfinished, program, onnx, pictures)
-        os.replace(unfinished, folder)
+        put(unfinished, folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return Exported(folder, *exported)
@@ -121,7 +121,7 @@ def _write(
             write_onnx(folder / ONNX, recorded)
             comparisons.append(reference.compare(folder / ONNX, run_onnx(folder / ONNX)))
     (folder / README).write_text(readme(card, {path.name for path in folder.iterdir()}))
-    card["files"] = {path.name: digest(path) for path in sorted(folder.iterdir())}
+    card["files"] = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
     (folder / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n")
     # Last, since it is what users do: with the card, the digests and the README in place.
     space = trained.settings.space

@@ -42,7 +42,7 @@ def subject_of(settings: RankRunSettings) -> Subject:
     """
     if settings.proxies:
         check_names(settings.proxies)
-    trained = [load_trained(path, settings.rank.progress) for path in settings.checkpoint]
+    trained = [load_trained(path, settings.rank.progress, settings.factory) for path in settings.checkpoint]
     splits: Splits | None
     if trained:
         first, splits = trained[0], trained[0].splits

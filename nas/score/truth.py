@@ -199,7 +199,7 @@ class _Pairs(list):
 
 def _number(where: str, value: object) -> float:
     try:
-        number = float(value) if isinstance(value, str | int | float) else math.nan
+        number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
     except (ValueError, OverflowError):
         number = math.nan
     rule = f"{reprlib.repr(value)} is no accuracy: a number from 0 to 1, or to 100 in percent"

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from nas.errors import CheckpointError
+from nas.files import write_whole
 from nas.score import rank_sum
 from nas.search.objectives import COSTS, LATENCY, Objective, points
 from nas.search.pareto import corners, front
 from nas.search.study import Trial
+from nas.settings.plain import filled
 from nas.space import SearchSpace
 
 RANK_SUM = "rank_sum"
@@ -121,20 +122,13 @@ def read_result(folder: Path | str) -> SearchResult:
     """
     path = Path(folder) / FILE
     try:
-        return SearchResult(**json.loads(path.read_text()))
+        return filled(SearchResult, json.loads(path.read_text()))
     except (FileNotFoundError, NotADirectoryError):
         what = "found nothing within its limits" if (Path(folder) / "report.md").exists() else "has left no result"
         raise CheckpointError("search", folder, what, "finish the search, with limits that can be kept") from None
-    except (ValueError, TypeError) as error:
-        rule = f"its {FILE} cannot be read ({error})"
+    except (ValueError, RecursionError) as error:
+        rule = f"its {FILE} cannot be read ({str(error)[:200]})"
         raise CheckpointError("search", folder, rule, "start the same search again: it writes it anew") from None
-
-
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file, whole or not at all."""
-    unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_bytes(content if isinstance(content, bytes) else content.encode())
-    os.replace(unfinished, path)
 
 
 def row(space: SearchSpace, trial: Trial) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,10 @@ from torch import nn
 
 from nas.data import Splits, load_splits, ordered
 from nas.errors import CheckpointError, require
-from nas.search.study import flat
+from nas.files import sha256_of
 from nas.seeds import generator
 from nas.settings import DataSettings, DigitsSettings, SearchRunSettings, SpaceSettings
+from nas.settings.compare import differences
 from nas.space import SearchSpace, build_space, check_supernet, show_widths
 from nas.train import Trained, load_trained
 from nas.train.evaluate import Batch
@@ -62,17 +62,17 @@ class Subject:
 
     @classmethod
     def _of_checkpoint(cls, settings: SearchRunSettings, progress: bool) -> Subject:
-        trained = load_trained(settings.checkpoint, progress)
+        factory = settings.factory or getattr(settings.space, "factory", "")
+        trained = load_trained(settings.checkpoint, progress, factory)
         own = trained.settings
         for key, given, there in (("space", settings.space, own.space), ("data", settings.data, own.data)):
             if given is not None and given != there:
-                old, new = flat(asdict(there)), flat(asdict(given))
-                changed = [f"{k}: {old.get(k)} -> {new.get(k)}" for k in sorted(old | new) if old.get(k) != new.get(k)]
-                changed = [text for text in changed if old["name"] == new["name"] or text.startswith("name:")]
+                changed = differences(asdict(there), asdict(given))
+                changed = [text for text in changed if there.name == given.name or text.startswith("name:")]
                 what = "of another space" if key == "space" else "trained on other data"
                 rule = f"is a checkpoint {what} ({'; '.join(changed)})"
                 raise CheckpointError("checkpoint", settings.checkpoint, rule, f"leave {key}= out, it has its own")
-        digest = sha256(trained.path.read_bytes()).hexdigest()
+        digest = sha256_of(trained.path)
         return cls(trained.space, own.space, own.data, trained.splits, settings.seed, trained, digest)
 
     @cached_property

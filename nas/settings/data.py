@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nas.errors import require
-from nas.settings.rules import MISSING, fraction, not_negative, positive
+from nas.settings.rules import MISSING, at_most, fraction, not_negative, positive
+
+WIDEST, MOST_BYTES = 1 << 14, 1 << 36
+"""Side of a picture; bytes of all pictures that are made up. Settings may come from a file of somebody else."""
 
 
 @dataclass
@@ -78,6 +81,7 @@ class FolderSettings(DataSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         positive("data", self, "image_size")
+        at_most("data", self, WIDEST, "image_size")
 
 
 @dataclass
@@ -94,5 +98,9 @@ class SyntheticSettings(DataSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         positive("data", self, "size", "image_size", "channels")
+        at_most("data", self, WIDEST, "image_size", "channels")
+        size = max(self.size, self.classes) * self.channels * self.image_size**2
+        rule = f"makes pictures of {size:,} bytes, and may make {MOST_BYTES:,}"
+        require(size <= MOST_BYTES, "data.size", self.size, rule, "write for example data.size=2048")
         remedy = "write for example data.classes=10"
         require(self.classes >= 2, "data.classes", self.classes, "must be at least 2", remedy)

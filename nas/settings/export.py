@@ -16,6 +16,8 @@ class ExportSettings:
     """A run of ``nas-train``, or one of its checkpoints."""
     search: str = ""
     """A search of ``nas-search``, instead of a checkpoint: the one that it searched."""
+    factory: str = ""
+    """Of a checkpoint with a custom space, ``package.module:callable``: the one that it names, called if named here."""
     architecture: str = "best"
     """As in ``1-0-2``; ``best`` of the search, or of the report of the run."""
     program: bool = True

@@ -57,6 +57,8 @@ class RankRunSettings:
     rank: RankSettings = field(default_factory=RankSettings)
     checkpoint: Any = None
     """The folder of a run or a checkpoint in it; several of one space, as a list, are draws of one predictor."""
+    factory: str = ""
+    """Of a checkpoint with a custom space, ``package.module:callable``: the one that it names, called if named here."""
     truth: str = "own"
     """``own``, or a JSON or CSV file."""
     predictors: list[str] = field(default_factory=lambda: ["loss", "accuracy", "loss_running", "accuracy_running"])
@@ -75,6 +77,8 @@ class RankRunSettings:
 
     def __post_init__(self) -> None:
         self.checkpoint = _names("checkpoint", self.checkpoint, "checkpoint=outputs/train/first")
+        ok = bool(self.checkpoint) or not self.factory
+        require(ok, "factory", self.factory, "is that of a checkpoint", "without one write space.factory=...")
         _names("proxies", self.proxies, "proxies=[naswot]")
         _names("predictors", self.predictors, "predictors=[loss,accuracy]")
         for name in self.predictors:

@@ -8,6 +8,8 @@ from typing import Any
 from nas.errors import require
 
 MISSING: Any = "???"  # OmegaConf's mark for a value that must be given
+LARGEST = 2**53
+"""Of whole numbers: up to here a float has all of them, and there is no use for more."""
 
 
 def positive(prefix: str, settings: object, *names: str) -> None:
@@ -16,6 +18,7 @@ def positive(prefix: str, settings: object, *names: str) -> None:
         value = getattr(settings, name)
         ok = 0 < value < math.inf
         require(ok, f"{prefix}.{name}", value, "must be above 0 and finite", _example(prefix, settings, name))
+        _not_absurd(prefix, settings, name)
 
 
 def not_negative(prefix: str, settings: object, *names: str) -> None:
@@ -24,6 +27,7 @@ def not_negative(prefix: str, settings: object, *names: str) -> None:
         value = getattr(settings, name)
         ok = 0 <= value < math.inf
         require(ok, f"{prefix}.{name}", value, "must not be negative, and finite", _example(prefix, settings, name))
+        _not_absurd(prefix, settings, name)
 
 
 def fraction(prefix: str, settings: object, *names: str) -> None:
@@ -31,6 +35,20 @@ def fraction(prefix: str, settings: object, *names: str) -> None:
     for name in names:
         value = getattr(settings, name)
         require(0 <= value < 1, f"{prefix}.{name}", value, "must lie in [0, 1)", _example(prefix, settings, name))
+
+
+def at_most(prefix: str, settings: object, largest: int, *names: str) -> None:
+    """No named setting, nor an entry of one that is a list, is above ``largest``."""
+    for name in names:
+        value = getattr(settings, name)
+        ok = all(entry <= largest for entry in (value if isinstance(value, list | tuple) else [value]))
+        require(ok, f"{prefix}.{name}", value, f"must be at most {largest:,}", "write a smaller number")
+
+
+def _not_absurd(prefix: str, settings: object, name: str) -> None:
+    value = getattr(settings, name)
+    ok = not isinstance(value, int) or value <= LARGEST
+    require(ok, f"{prefix}.{name}", value, f"must be at most {LARGEST:,}", _example(prefix, settings, name))
 
 
 def one_of(key: str, value: object, *allowed: str) -> None:

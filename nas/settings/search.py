@@ -67,6 +67,8 @@ class SearchRunSettings:
 
     checkpoint: str = ""
     """A run of ``nas-train``, or one of its checkpoints; without one only proxies and costs can be objectives."""
+    factory: str = ""
+    """Of a checkpoint with a custom space, ``package.module:callable``: the one that it names, called if named here."""
     space: Any = None  # typed as optional settings, OmegaConf would assert on space.widths=[8] without a space
     """The checkpoint's own where there is one."""
     data: Any = None
@@ -77,6 +79,8 @@ class SearchRunSettings:
     """Names the folder ``outputs/search/<run>``; the same name goes on with the same search, or joins it."""
 
     def __post_init__(self) -> None:
+        ok = bool(self.checkpoint) or not self.factory
+        require(ok, "factory", self.factory, "is that of a checkpoint", "without one write space.factory=...")
         require(self.seed >= 0, "seed", self.seed, "must not be negative", "write for example seed=1")
         ok = re.fullmatch(r"[\w.+-]+", self.run) is not None and self.run not in (".", "..")
         rule = "must be a plain name of letters, digits, '.', '_', '+' and '-'"

@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nas.errors import require
-from nas.settings.rules import MISSING, one_of, positive
+from nas.settings.rules import MISSING, at_most, one_of, positive
+
+WIDEST, MOST_BRANCHES = 1 << 16, 100_000
+"""Channels of a layer; branches of a supernet. Settings may come from a file of somebody else."""
 
 
 @dataclass
@@ -27,6 +30,8 @@ class TwoBranchSettings(SpaceSettings):
 
     def __post_init__(self) -> None:
         positive("space", self, "branches", "width")
+        at_most("space", self, MOST_BRANCHES, "branches")
+        at_most("space", self, WIDEST, "width")
 
 
 @dataclass
@@ -54,6 +59,11 @@ class ChainSettings(SpaceSettings):
             remedy = f"write for example space.{name}=[1,2]"
             require(min(entries) > 0, f"space.{name}", entries, "every entry must be above 0", remedy)
         positive("space", self, "stem_stride")
+        at_most("space", self, WIDEST, "widths", "strides", "stem_stride")
+        slots, branches = sum(self.depths), sum(self.depths) * len(self.candidates)
+        rule = f"makes {branches:,} branches, and may make {MOST_BRANCHES:,} in 1,000 slots"
+        ok = slots <= 1000 and branches <= MOST_BRANCHES
+        require(ok, "space.depths", self.depths, rule, "write for example space.depths=[2,2]")
         require(
             len(self.candidates) > 0 and all(isinstance(name, str) for name in self.candidates),
             "space.candidates",
@@ -83,6 +93,8 @@ class CellSettings(SpaceSettings):
 
     def __post_init__(self) -> None:
         positive("space", self, "cells", "width")
+        at_most("space", self, 1000, "cells")
+        at_most("space", self, WIDEST, "width")
 
 
 @dataclass
@@ -97,7 +109,7 @@ class CustomSettings(SpaceSettings):
     def __post_init__(self) -> None:
         module, colon, attribute = self.factory.partition(":")
         require(
-            bool(colon and attribute) and all(part.isidentifier() for part in module.split(".")),
+            bool(colon) and attribute.isidentifier() and all(part.isidentifier() for part in module.split(".")),
             "space.factory",
             self.factory,
             "must read package.module:callable",

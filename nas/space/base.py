@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from nas.errors import ArchitectureError
 from nas.nn import Active, open_branches
 from nas.seeds import weights
 from nas.space.extract import extract
+
+_FORM = re.compile(r"[0-9]{1,9}([+-][0-9]{1,9})*")
 
 Architecture = tuple[Active, ...]
 """Which branches are open: one entry a slot, an index or (for several open gates) a tuple of indices."""
@@ -95,11 +98,10 @@ class SearchSpace(ABC):
         Raises:
             ArchitectureError: the text is not of that form, or does not fit this space.
         """
-        try:
-            entries = [tuple(int(index) for index in entry.split("+")) for entry in text.split("-")]
-        except ValueError:
+        if not _FORM.fullmatch(text):  # int would take more: other digits, signs, underscores, blanks
             rule = "must be one number a slot, joined by '-'"
-            raise ArchitectureError("architecture", text, rule, "write for example 1-0-2, or 0+1-2") from None
+            raise ArchitectureError("architecture", text, rule, "write for example 1-0-2, or 0+1-2")
+        entries = [tuple(int(index) for index in entry.split("+")) for entry in text.split("-")]
         return self.validate(tuple(entry[0] if len(entry) == 1 else entry for entry in entries))
 
     def mutate(self, architecture: Architecture, generator: torch.Generator) -> Architecture:

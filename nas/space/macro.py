@@ -57,4 +57,4 @@ class MacroSpace(SearchSpace):
 
     def decode(self, text: str) -> Architecture:
         """The architecture of the digits ``text``."""
-        return super().decode(text if "-" in text else "-".join(text))
+        return super().decode(text if "-" in text or len(text) > len(self.slots) else "-".join(text))

@@ -1,15 +1,15 @@
 """Checkpoints: written whole or not at all, the last two kept.
 
-Reading the file runs no code; building a custom space imports and calls the factory that it names: go on from such a
-checkpoint, or load it, only if you trust it.
+Reading the file runs no code, whoever wrote it (:mod:`nas.train.sound`). The factory that it names, of a custom space,
+is called only where the user names it too: on the command line of a run that goes on, or to ``load_trained``.
 """
 
 from __future__ import annotations
 
 import io
-import os
 import pickle
 import platform
+import struct
 import warnings
 import zipfile
 from pathlib import Path
@@ -19,10 +19,27 @@ import torch
 
 import nas
 from nas.errors import CheckpointError, NasWarning
+from nas.files import UNFINISHED, write_whole
+from nas.train.sound import check_archive, check_state
 
 FORMAT = 1
 KEPT = 2
-_DAMAGED = (RuntimeError, EOFError, ValueError, KeyError, OSError, pickle.UnpicklingError, zipfile.BadZipFile)
+# What zipfile, pickletools and torch raise on bytes that are something else; MemoryError on sizes that are made up.
+_DAMAGED = (
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    OverflowError,
+    MemoryError,
+    OSError,
+    struct.error,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+)
 
 
 def versions() -> dict[str, str]:
@@ -44,18 +61,13 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
         CheckpointError: the disk is full or the folder cannot be written; the checkpoints before are untouched.
     """
     path = folder / f"step_{step:09d}.pt"
-    unfinished = path.with_suffix(".unfinished")
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, "versions": versions(), "step": step, **state}, buffer)
     try:
-        with open(unfinished, "wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-        _sync_folder(folder)
+        for unfinished in folder.glob("step_*" + UNFINISHED):  # of a process that was killed
+            unfinished.unlink()
+        write_whole(path, buffer.getbuffer())
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
         rule = f"could not be written ({error.strerror}); the checkpoint before it is intact"
         raise CheckpointError("checkpoint", path, rule, "make room and start the same command again") from error
     for old in saved(folder)[KEPT:]:
@@ -63,33 +75,31 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
     return path
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def load(path: Path) -> dict[str, Any]:
     """Read one checkpoint: tensors and plain data only, every byte checked against its checksum.
 
-    Reading the file runs no code. Its settings may name the factory of a custom space, which is not looked at here.
+    Reading the file runs no code. Its settings may name the factory of a custom space, which is not looked at here; nor
+    is whether the parts belong to each other (:mod:`nas.train.fits`).
 
     Raises:
-        CheckpointError: it is damaged, or from another version of the format.
+        CheckpointError: it is damaged, from another version of the format, or no checkpoint.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            if (broken := archive.testzip()) is not None:
-                raise zipfile.BadZipFile(f"bad checksum of {broken}")
+        check_archive(path)
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except _DAMAGED as error:
-        rule = f"is damaged ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+        rule = f"is damaged ({str(error).splitlines()[0][:200] if str(error) else type(error).__name__})"
         raise CheckpointError("checkpoint", path, rule, "use another one, or delete it") from error
-    if state.get("format") != FORMAT:
-        rule = f"has format {state.get('format')}, this version reads {FORMAT}"
+    found = state.get("format") if isinstance(state, dict) else None
+    if type(found) is not int:
+        raise CheckpointError("checkpoint", path, "is no checkpoint of a run", "name one that nas-train has written")
+    if found != FORMAT:
+        rule = f"has format {found}, this version reads {FORMAT}"
         raise CheckpointError("checkpoint", path, rule, "use the version that wrote it")
+    try:
+        check_state(state, path.stat().st_size)
+    except ValueError as error:
+        raise CheckpointError("checkpoint", path, f"is damaged ({error})", "use another one, or delete it") from error
     return state
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 
 import torch
@@ -32,8 +31,11 @@ def best_of_run(path: Path | str) -> str:
     except FileNotFoundError:
         rule = f"there is no report.json in {folder} to say which subnetwork is best"
         raise CheckpointError("architecture", "best", rule, "finish the run, or name one, as in 1-0-2") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, IndexError) as error:
-        rule = f"{folder / 'report.json'} cannot be read ({error})"
+    except IndexError:
+        rule = f"{folder / 'report.json'} cannot be read (it has no subnetworks)"
+        raise CheckpointError("architecture", "best", rule, "name the architecture, as in 1-0-2") from None
+    except CheckpointError as error:
+        rule = f"{error.value} {error.rule}"
         raise CheckpointError("architecture", "best", rule, "name the architecture, as in 1-0-2") from None
 
 

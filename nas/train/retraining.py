@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -16,6 +14,7 @@ from rich.table import Table
 from nas.cost import PathFlops, count_parameters
 from nas.data import load_splits
 from nas.errors import CheckpointError
+from nas.files import sha256_of, write_whole
 from nas.settings import FixedGateSettings, TrainRunSettings
 from nas.space import Architecture, SearchSpace, build_space, check_supernet
 from nas.track.tags import ACCURACY
@@ -107,10 +106,12 @@ def retrain(
         raise CheckpointError("run", folder, "is the run of a supernet", "take another run=NAME")
     if settings.train.threads:
         torch.set_num_threads(settings.train.threads)
-    trained = load_trained(settings.checkpoint, settings.track.progress) if settings.checkpoint else None
-    if trained is not None:
+    trained = None
+    if settings.checkpoint:
+        factory = getattr(settings.space, "factory", "")  # which the user has named
+        trained = load_trained(settings.checkpoint, settings.track.progress, factory)
         _must_agree(settings, trained)
-    digest = sha256(trained.path.read_bytes()).hexdigest() if trained else ""
+    digest = sha256_of(trained.path) if trained else ""
     space, parts = _plan(settings, trained, digest)
     rows = []
     for part in parts:
@@ -127,7 +128,8 @@ def retrain(
         numbers = (part.flops, part.parameters, first, found.val_accuracy, found.test_accuracy)
         rows.append(Row(part.name, found.architecture, found.choices, *numbers))
     result = Retraining(rows, str(trained.path) if trained else "", digest)
-    _write(folder / "retrain.json", {"settings": plain(settings), **asdict(result)})
+    data = {"settings": plain(settings), **asdict(result)}
+    write_whole(folder / "retrain.json", json.dumps(data, indent=1) + "\n")
     return result
 
 
@@ -180,12 +182,6 @@ def _initial_accuracy(folder: Path) -> float:
         if values["step"] == 0 and ACCURACY in values:
             return float(values[ACCURACY])
     raise CheckpointError("run", folder, "its metrics.jsonl has no step 0", "take another run=NAME to train it anew")
-
-
-def _write(path: Path, data: dict[str, object]) -> None:
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(data, indent=1) + "\n")
-    os.replace(unfinished, path)
 
 
 def comparison(result: Retraining) -> Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,20 @@ import torch
 from torch import nn
 
 from nas.data import ImageSet, Splits, load_splits, ordered
-from nas.errors import CheckpointError, SettingError
+from nas.errors import CheckpointError, DataError, SettingError
 from nas.seeds import generator
-from nas.settings import TrainRunSettings, train_settings
+from nas.settings import (
+    CifarSettings,
+    CustomSettings,
+    FolderSettings,
+    SpaceSettings,
+    TrainRunSettings,
+    train_settings,
+)
 from nas.space import SearchSpace, build_space, show_widths
 from nas.train import checkpoint
 from nas.train.evaluate import Batch
+from nas.train.fits import misfit_of_shapes, misfit_of_weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,18 +63,22 @@ class Trained:
         return self.batches(self.splits.train.subset(order[:number]))
 
 
-def load_trained(path: Path | str, progress: bool = False) -> Trained:
+def load_trained(path: Path | str, progress: bool = False, factory: str = "") -> Trained:
     """The supernet of a checkpoint, or of the newest checkpoint in a run's folder.
 
-    Reading the file runs no code; building a custom space imports and calls the factory that it names: load such a
-    checkpoint only if you trust it.
+    The file may come from anybody: reading it runs no code, nothing that it names is imported or called, and nothing is
+    downloaded. Pictures are read from where it says. The network of a ``custom`` space is built by its own factory,
+    which the caller has to name.
 
     Args:
         path: a ``step_*.pt``, or the folder of a run.
         progress: show a bar while pictures are decoded.
+        factory: of a ``custom`` space, ``package.module:callable``, the one that the checkpoint names too; it is called
+            with the checkpoint's ``kwargs``. Not looked at where the space is another.
 
     Raises:
-        CheckpointError: there is none, it is damaged, or it is of another version or another network.
+        CheckpointError: there is none, it is damaged, it is of another version or another network, or ``factory`` is
+            not the one that it names.
         DataError: the run's pictures cannot be had.
     """
     path = Path(path)
@@ -85,14 +97,45 @@ def load_trained(path: Path | str, progress: bool = False) -> Trained:
         wrote = state["versions"].get("gated-nas")
         rule = f"was written by gated-nas {wrote}: {error.key}={error.value} {error.rule}"
         raise CheckpointError("checkpoint", path, rule, error.remedy) from None
-    splits = load_splits(settings.data, settings.seed, progress)
+    _must_be_named(path, settings.space, factory)
+    splits = _load_pictures(settings, progress)
     space = build_space(settings.space, splits.channels, splits.image_size, len(splits.classes))
+    if not isinstance(settings.space, CustomSettings):
+        with torch.device("meta"):  # sizes that the file does not bear out are refused before they take memory
+            _refuse(misfit_of_shapes(state["model"], space.build()), path)
     supernet = space.supernet(settings.seed)
+    _refuse(misfit_of_weights(state["model"], supernet, state["optimizer"]["average"]), path)
     _load_weights(supernet, state, path)
     show_widths(supernet, (splits.channels, splits.image_size, splits.image_size))
     if settings.train.channels_last:
         supernet = supernet.to(memory_format=torch.channels_last)
     return Trained(path, state["step"], settings, splits, space, supernet.eval())
+
+
+def _must_be_named(path: Path, settings: SpaceSettings, factory: str) -> None:
+    """Refuse to call what a file names: any function of any module could stand there."""
+    if isinstance(settings, CustomSettings) and settings.factory != factory:
+        rule = f"the network of {path} is built by {settings.factory}, which is called only if you name it too"
+        raise CheckpointError("factory", factory or "''", rule, f"write factory={settings.factory} if you trust it")
+
+
+def _load_pictures(settings: TrainRunSettings, progress: bool) -> Splits:
+    """The pictures from where the file says; but nothing is downloaded, and no folder is begun, where a file says."""
+    data = settings.data
+    if isinstance(data, FolderSettings) and not Path(data.cache).expanduser().is_dir():
+        data = replace(data, cache=FolderSettings.cache)
+    if not isinstance(data, CifarSettings):
+        return load_splits(data, settings.seed, progress)
+    try:
+        return load_splits(replace(data, download=False), settings.seed, progress)
+    except DataError as error:
+        remedy = f"nothing is downloaded for a checkpoint: a run of nas-train data={data.name} data.root=PATH does it"
+        raise DataError(error.key, error.value, error.rule, remedy) from None
+
+
+def _refuse(why: str, path: Path) -> None:
+    if why:
+        raise CheckpointError("checkpoint", path, f"does not fit the network ({why})", "take the network as it was")
 
 
 @torch.no_grad()

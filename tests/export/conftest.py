@@ -22,7 +22,7 @@ def make_trained(tmp_path_factory):
             small = tiny(settings, epochs=1, batch_size=24, **train)
             with torch.random.fork_rng():
                 finish(replace(small, track=replace(small.track, tensorboard=False)), folder)
-            made[key] = load_trained(folder)
+            made[key] = load_trained(folder, factory=getattr(settings.space, "factory", ""))
         return made[key]
 
     return make

@@ -125,8 +125,8 @@ def test_a_space_of_a_later_version_is_one_line(folder):
         ({"space": {"name": ["x"]}}, r"space=\['x'\]: is unknown to this version"),
         ({"space": {"name": "chain", "widths": 5}}, r"space\.widths=5: must be list\[int\]"),
         ({"space": 3}, "space=3: must be dict"),
-        ({"channels": None}, r"card\.json: is damaged \(its channels is no number above 0\)"),
-        ({"classes": "3"}, r"card\.json: is damaged \(its classes is no number above 0\)"),
+        ({"channels": None}, r"card\.json: is damaged \(its channels is no number above 0.*\)"),
+        ({"classes": "3"}, r"card\.json: is damaged \(its classes is no number above 0.*\)"),
         ({"architecture": [2, 0]}, r"card\.json: is damaged \(its architecture is no text\)"),
     ],
 )

@@ -92,10 +92,10 @@ def test_a_network_with_untold_widths_can_be_ranked_with_and_without_a_checkpoin
     net = CustomSettings(factory="exports:Net")
     finish(tiny(replace(tiny(), space=net)), tmp_path / "run")
     (tmp_path / "table.csv").write_text("architecture,a\n0-0,0.5\n0-1,0.6\n1-0,0.7\n")
-    of_run = {"checkpoint": [str(tmp_path / "run")]}
+    of_run = {"checkpoint": [str(tmp_path / "run")], "factory": "exports:Net"}
     data = SyntheticSettings(size=100, image_size=16, classes=3, crop=2)
     for more in (of_run, {"space": net, "data": data}, {"space": net}):
-        proxies = ["naswot"] if len(more) != 1 or more is of_run else []
+        proxies = ["naswot"] if "space" not in more or "data" in more else []
         wanted = settings(tmp_path, **{"proxies": proxies, "weights": 2, **more})
         (tmp_path / "journal.jsonl").unlink(missing_ok=True)
         found = predicted(wanted, tmp_path)[1]

@@ -269,9 +269,11 @@ def test_too_few_pictures_for_the_proxies_are_refused(tmp_path):
 def test_widths_that_nobody_has_told_are_found_with_and_without_a_checkpoint(tmp_path):
     trained = finish(tiny(replace(tiny(), space=CustomSettings(factory="exports:Net"))), tmp_path / "trained").folder
     everything = {"sampler": "exhaustive", "objectives": ["loss", "parameters", "naswot", "latency"]}
-    _, found = run(settings(trained, **everything, proxy_images=8), tmp_path / "search")
+    asked = replace(settings(trained, **everything, proxy_images=8), factory="exports:Net")
+    _, found = run(asked, tmp_path / "search")
     assert len(found.feasible) == 4
-    _, found = run(settings(trained, sampler="exhaustive"), tmp_path / "plain")
+    named = replace(settings(trained, sampler="exhaustive"), space=CustomSettings(factory="exports:Net"))
+    _, found = run(named, tmp_path / "plain")
     assert all("parameters" in t.values for t in found.feasible)
     fresh = untrained(CustomSettings(factory="exports:Net"), sampler="exhaustive", objectives=["naswot", "parameters"])
     _, found = run(fresh, tmp_path / "fresh")

@@ -1,0 +1,62 @@
+"""Whether plain data, as a file has them, are what a dataclass declares."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, fields, is_dataclass
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+
+def fits(value: object, kind: Any) -> bool:
+    """Whether ``value`` is of the type ``kind``; OmegaConf does this for what a user writes."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return True
+    if origin in (Union, UnionType):
+        return any(fits(value, one) for one in inner)
+    if origin is list:
+        return isinstance(value, list | tuple) and all(fits(entry, inner[0]) for entry in value)
+    if origin is dict:
+        ok = isinstance(value, dict)
+        return ok and all(fits(k, inner[0]) and fits(v, inner[1]) for k, v in value.items())  # type: ignore[attr-defined]
+    if kind is int or kind is float:
+        return isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+    if is_dataclass(kind) and isinstance(value, dict):
+        return _misfit(kind, value) == ""
+    return isinstance(value, origin or kind)
+
+
+def filled(schema: type[T], data: object) -> T:
+    """An instance of the dataclass ``schema`` out of plain data, with those in its lists.
+
+    Raises:
+        ValueError: something is missing, too many or of another type.
+    """
+    if not isinstance(data, dict):
+        raise ValueError("it is no JSON object")
+    if why := _misfit(schema, data):
+        raise ValueError(why)
+    kinds = get_type_hints(schema)
+    values = {name: _made(value, kinds[name]) for name, value in data.items()}
+    return schema(**values)
+
+
+def _made(value: Any, kind: Any) -> Any:
+    inner = get_args(kind)
+    if get_origin(kind) is list and is_dataclass(inner[0]):
+        return [filled(inner[0], entry) for entry in value]  # type: ignore[arg-type]
+    return value
+
+
+def _misfit(schema: Any, data: dict[str, Any]) -> str:
+    kinds = get_type_hints(schema)
+    for field in fields(schema):
+        if field.name not in data:
+            if field.default is MISSING and field.default_factory is MISSING:
+                return f"it has no {field.name}"
+        elif not fits(data[field.name], kinds[field.name]):
+            return f"its {field.name} is of another type"
+    unknown = [name for name in data if name not in kinds]
+    return f"it has {unknown[0]!r} too" if unknown else ""

@@ -1,0 +1,178 @@
+"""Whether what a checkpoint holds belongs to the network, the optimizer and the gate that are to take it up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas.gate import Gate, LearnedGate
+from nas.space import Slot
+from nas.train.optimize import GatedOptimizer
+
+
+def misfit_of_shapes(model: Mapping[str, object], supernet: nn.Module) -> str:
+    """The first name that is missing, too many or of another shape, or nothing; for networks without memory too."""
+    own = {name: tuple(value.shape) for name, value in supernet.state_dict().items()}
+    found = {name: tuple(value.shape) if isinstance(value, Tensor) else None for name, value in model.items()}
+    for name in [*own, *found]:
+        if own.get(name) != found.get(name):
+            return f"{name} is {found.get(name, 'not there')} and not {own.get(name, 'there')}"
+    return ""
+
+
+def misfit_of_weights(model: Mapping[str, object], supernet: nn.Module, averages: Sequence[object] = ()) -> str:
+    """Why weights are not those of ``supernet``, or nothing.
+
+    Args:
+        model: by name. Names that are missing or too many, and other shapes, are for ``load_state_dict`` to tell.
+        supernet: that is to take them.
+        averages: of its trainable parameters, in their order; none at all where a run keeps none.
+    """
+    own = supernet.state_dict()
+    for name, value in model.items():
+        if isinstance(value, Tensor) and isinstance(own.get(name), Tensor):
+            if value.dtype != own[name].dtype:
+                return f"{name} is {value.dtype} and not {own[name].dtype}"
+            if not _finite(value):
+                return f"{name} is not finite"
+    trained = [p for p in supernet.parameters() if p.requires_grad]
+    if averages and not _like(averages, trained):
+        return "its moving averages are those of another network"
+    return ""
+
+
+def misfit_of_run(
+    state: dict[str, Any], optimizer: GatedOptimizer, gate: Gate, slots: Sequence[Slot], total_steps: int
+) -> str:
+    """Why a run cannot go on from ``state``, or nothing; the weights are not looked at.
+
+    Args:
+        state: of the checkpoint.
+        optimizer: as it begins.
+        gate: as it begins.
+        slots: of the space.
+        total_steps: of the run.
+    """
+    if not 0 < state["step"] <= total_steps:
+        return f"it is of step {state['step']} in a run of {total_steps}"
+    if not _fits_optimizer(state["optimizer"]["optimizer"], optimizer.state_dict()["optimizer"], optimizer.parameters):
+        return "its moments are those of another optimizer or network"
+    averages = state["optimizer"]["average"]
+    if len(averages) != len(optimizer.average) or not _like(averages, list(optimizer.average.values())):
+        return "its moving averages are those of another network"
+    if not _fits_gate(state["gate"], gate):
+        return "its gate is another one"
+    if not _is_track_of(state["track"], slots):
+        return "its curves are those of another space"
+    return ""
+
+
+def _finite(value: Tensor) -> bool:
+    return not value.is_floating_point() or bool(torch.isfinite(value).all())
+
+
+def _like(found: Sequence[object], expected: Sequence[Tensor]) -> bool:
+    return len(found) == len(expected) and all(map(_alike, found, expected))
+
+
+def _alike(value: object, own: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.shape == own.shape and value.dtype == own.dtype and _finite(value)
+
+
+def _fits_optimizer(state: dict[str, Any], own: dict[str, Any], parameters: list[nn.Parameter]) -> bool:
+    """Whether the state of an optimizer is of these parameters; one that has not been updated yet may have no moments.
+
+    Args:
+        state: of the checkpoint.
+        own: state of the optimizer as it begins: SGD, Adam or AdamW, with one group.
+        parameters: that it updates.
+    """
+    moments, groups = state.get("state"), state.get("param_groups")
+    if not isinstance(moments, dict) or not isinstance(groups, list) or len(groups) != 1:
+        return False
+    group, settings = groups[0], own["param_groups"][0]
+    # All but the learning rate, which every step sets, is as the settings say. As text, since a file may have tensors.
+    if not isinstance(group, dict) or any(
+        repr(group.get(name)) != repr(value) for name, value in settings.items() if name != "lr"
+    ):
+        return False
+    names = {"exp_avg", "exp_avg_sq"}
+    if "momentum" in settings:
+        names = {"momentum_buffer"} if settings["momentum"] else set()
+        if names and len(moments) != len(parameters):  # fused SGD has all or none
+            return False
+    for index, values in moments.items():
+        if type(index) is not int or not 0 <= index < len(parameters) or not isinstance(values, dict):
+            return False
+        if values.keys() - {"step"} != names or not _steps(values.get("step", 0)):
+            return False
+        if not all(_alike(values[name], parameters[index].detach()) for name in names):
+            return False
+    return True
+
+
+def _steps(value: object) -> bool:
+    number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+    return isinstance(number, int | float) and math.isfinite(number) and number >= 0
+
+
+def _fits_gate(state: dict[str, Any], gate: Gate) -> bool:
+    if not isinstance(gate, LearnedGate):
+        return not state
+    logits, inner = state.get("logits"), state.get("optimizer")
+    return (
+        _alike(logits, gate.logits.detach())
+        and isinstance(inner, dict)
+        and _fits_optimizer(inner, gate.state_dict()["optimizer"], [gate.logits])
+    )
+
+
+def _is_track_of(track: dict[str, Any], slots: Sequence[Slot]) -> bool:
+    """Whether it is what ``Tracker.state_dict`` gives for a space of these slots."""
+    choices = [len(slot.choices) for slot in slots]
+
+    def rows(name: str, *widths: int) -> list[Any]:
+        found = track.get(name)
+        ok = isinstance(found, list) and all(isinstance(row, list) and len(row) in widths for row in found)
+        return found if ok and isinstance(found, list) else [None]
+
+    def branch(slot: object, choice: object) -> bool:
+        return type(slot) is int and 0 <= slot < len(slots) and type(choice) is int and 0 <= choice < choices[slot]
+
+    def path(entries: object) -> bool:
+        if not isinstance(entries, list) or len(entries) != len(slots):
+            return False
+        return all(
+            bool(opened) and all(branch(slot, choice) for choice in opened)
+            for slot, entry in enumerate(entries)
+            for opened in [entry if isinstance(entry, list) else [entry]]
+        )
+
+    counts, accuracies = track.get("counts"), track.get("accuracies")
+    lists = all(isinstance(part, list) and all(isinstance(row, list) for row in part) for part in (counts, accuracies))
+    if not lists or not isinstance(counts, list) or not isinstance(accuracies, list):
+        return False
+    return (
+        [len(row) for row in counts] == choices
+        and all(_number(n) and type(n) is int for row in counts for n in row)
+        and len(accuracies) == len(slots)
+        and all(
+            isinstance(item, list) and len(item) == 2 and branch(slot, item[0]) and _number(item[1])
+            for slot, row in enumerate(accuracies)
+            for item in row
+        )
+        and all(
+            isinstance(track.get(name), list) and len(track[name]) == number and all(map(_number, track[name]))
+            for name, number in (("run", 2), ("window", 6))
+        )
+        and all(row and path(row[0]) and all(map(_number, row[1:])) for row in rows("paths", 3))
+        and all(row and branch(*row[:2]) and all(map(_number, row[2:])) for row in rows("grad_norms", 4))
+    )
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

@@ -1,0 +1,298 @@
+"""What somebody else's pictures cannot do, in a zip or in a folder."""
+
+import io
+import os
+import struct
+import warnings
+import zipfile
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from nas.data import archive
+from nas.data.cache import TENSORS, checksum
+from nas.data.folder import load_folder
+from nas.errors import DataError
+from nas.settings import FolderSettings
+
+SIDE = 8
+SYMLINK, PIPE = 0o120777 << 16, 0o010644 << 16
+
+
+def picture(value, kind="PNG", side=SIDE, **more):
+    noise = np.random.default_rng(value).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, kind, **more)
+    return buffer.getvalue()
+
+
+NAMES = [f"{split}/{name}/{i}.png" for split, name in (("train", "a"), ("train", "b"), ("test", "a")) for i in range(2)]
+PICTURES = {name: picture(i) for i, name in enumerate(NAMES)}
+
+
+def of(root):
+    return FolderSettings(root=str(root), cache=str(root.parent / "cache"), image_size=SIDE)
+
+
+def packed(path, extra=(), compression=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", compression) as zipped, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names that occur twice
+        for name, data in [*PICTURES.items(), *extra]:
+            zipped.writestr(name, data)
+    return path
+
+
+def entry(name, attributes=0, **more):
+    info = zipfile.ZipInfo(name)
+    info.external_attr = attributes
+    for key, value in more.items():
+        setattr(info, key, value)
+    return info
+
+
+WRONG = {
+    "/etc/a.png": "has a path that leads out of the folder",
+    "/etc/passwd": "has a path that leads out of the folder",
+    "train/a/../../../a.png": "has a path that leads out of the folder",
+    "../a.txt": "has a path that leads out of the folder",
+    "C:/a.png": "has a path with a drive, a backslash or a zero",
+    "train\\a\\9.png": "has a path with a drive, a backslash or a zero",
+    "train/a/0.png": "occurs twice",
+    "train/./a//0.png": "occurs twice",
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_path_that_leads_elsewhere_is_refused_before_anything_is_decoded(tmp_path, monkeypatch, name):
+    monkeypatch.setattr("nas.data.folder._pixels", lambda *_: pytest.fail("decodes"))
+    path = packed(tmp_path / "a.zip", [(name, b"?")])
+    with pytest.raises(DataError) as caught:
+        load_folder(of(path))
+    assert str(caught.value) == f"data.root={path}: {name}: {caught.value.rule}; {caught.value.remedy}"
+    assert caught.value.rule.startswith(WRONG[name])
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("attributes", [SYMLINK, PIPE, 0o060644 << 16])
+def test_a_link_or_device_in_a_zip_is_refused(tmp_path, attributes):
+    path = packed(tmp_path / "a.zip", [(entry("train/a/9.png", attributes), "/etc/passwd")])
+    with pytest.raises(DataError, match=r"a\.zip: train/a/9\.png: is a link or a device, not a file; make"):
+        load_folder(of(path))
+
+
+def test_folders_and_plain_modes_in_a_zip_are_fine(tmp_path):
+    extra = [(entry("train/a/", 0o040755 << 16), b""), (entry("train/a/9.png", 0o100644 << 16), picture(9))]
+    assert len(load_folder(of(packed(tmp_path / "a.zip", extra)))[0]) == 5
+
+
+def test_an_encrypted_entry_is_refused(tmp_path):
+    path = packed(tmp_path / "a.zip")
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"train/a/0\.png: is encrypted"):
+        load_folder(of(path))
+
+
+def test_a_size_that_no_picture_has_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    bomb = zlib.compress(bytes(4 << 20), 9)
+    assert archive.RATIO * len(bomb) < (4 << 20)
+    path = packed(tmp_path / "a.zip", [("train/a/9.png", bytes(4 << 20))], zipfile.ZIP_DEFLATED)
+    monkeypatch.setattr(archive.Archive, "read", lambda *_: pytest.fail("reads"))
+    with pytest.raises(DataError, match=r"train/a/9\.png: says that [\d,]+ bytes become 4,194,304, as those of no"):
+        load_folder(of(path))
+    monkeypatch.setattr(archive, "LARGEST", 1 << 20)
+    with pytest.raises(DataError, match=r"says that it has 4,194,304 bytes, and a picture has at most 1,048,576"):
+        load_folder(of(path))
+    path = packed(tmp_path / "b.zip", [("train/a/9.png", b"?")], zipfile.ZIP_BZIP2)
+    with pytest.raises(DataError, match="is compressed in another way than by deflate"):
+        load_folder(of(path))
+    monkeypatch.setattr(archive, "MOST", 3)
+    with pytest.raises(DataError, match="there are more than 3"):
+        load_folder(of(packed(tmp_path / "c.zip")))
+
+
+def test_what_is_no_picture_may_be_of_any_size(tmp_path):
+    path = packed(tmp_path / "a.zip", [("notes.txt", bytes(4 << 20))], zipfile.ZIP_DEFLATED)
+    assert len(load_folder(of(path))[0]) == 4
+
+
+def test_an_entry_gives_no_more_than_it_says(tmp_path):
+    """100 bytes are declared; 50 MB would come out."""
+    path = packed(tmp_path / "a.zip", [("train/a/9.png", bytes(50_000_000))], zipfile.ZIP_DEFLATED)
+    data = path.read_bytes().replace(struct.pack("<L", 50_000_000), struct.pack("<L", 100))
+    path.write_bytes(data)
+    opened = archive.Archive(path, "a.zip", {".png"})
+    import tracemalloc
+
+    tracemalloc.start()
+    with pytest.raises(zipfile.BadZipFile, match="Bad CRC"):
+        opened.read("train/a/9.png")
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
+    with pytest.raises(DataError, match=r"train/a/9\.png: is no readable picture"):
+        load_folder(of(path))
+
+
+def test_entries_that_share_their_bytes_are_refused(tmp_path):
+    path = packed(tmp_path / "a.zip")
+    with zipfile.ZipFile(path) as zipped:
+        first, second = zipped.infolist()[:2]
+        data = path.read_bytes()
+    at = data.rindex(b"PK\x01\x02", 0, data.rindex(second.filename.encode()))
+    place = at + 42  # of the header's offset
+    path.write_bytes(data[:place] + struct.pack("<L", first.header_offset + 5) + data[place + 4 :])
+    with pytest.raises(DataError, match=r"lies over another entry|[Oo]verlap"):
+        load_folder(of(path))
+
+
+# ----------------------------------------------------------------------------------------------------------- pictures
+
+
+def png_header(width, height):
+    """A PNG of that size whose data are a few zeros."""
+
+    def chunk(kind, data):
+        return struct.pack(">L", len(data)) + kind + data + struct.pack(">L", zlib.crc32(kind + data))
+
+    header = struct.pack(">LLBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize(("width", "height"), [(9000, 9000), (60_000, 60_000), (1, 1 << 30), (1 << 31, 1 << 31)])
+def test_a_picture_that_decompresses_without_bound_is_refused_by_its_header(tmp_path, monkeypatch, width, height):
+    monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("decodes"))
+    path = packed(tmp_path / "a.zip", [("train/0/9.png", png_header(width, height))])
+    with pytest.raises(DataError, match=r"train/0/9\.png: is no readable picture \(.*(pixels|bomb|identify|exceeds)"):
+        load_folder(of(path))
+
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+def test_a_file_that_is_named_like_a_picture_and_is_postscript_starts_no_program(tmp_path, monkeypatch):
+    monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("starts a program"))
+    monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("starts a program"))
+    path = packed(tmp_path / "a.zip", [("train/a/9.png", POSTSCRIPT)])
+    with pytest.raises(DataError, match=r"train/a/9\.png: is no readable picture"):
+        load_folder(of(path))
+
+
+@pytest.mark.parametrize("kind", ["BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP"])
+def test_each_format_is_read_and_of_many_frames_the_first(tmp_path, kind):
+    more = {}
+    if kind in ("GIF", "PNG", "TIFF", "WEBP"):
+        frames = [Image.new("RGB", (SIDE, SIDE), (value, value, value)) for value in (100, 200)]
+        more = {"save_all": True, "append_images": frames}
+    pool, _ = load_folder(of(packed(tmp_path / "a.zip", [("train/a/9.png", picture(7, kind, **more))])))
+    expected = np.asarray(Image.open(io.BytesIO(picture(7, kind, **more))).convert("RGB"))
+    assert torch.equal(pool.images[2], torch.from_numpy(expected.copy()).permute(2, 0, 1))
+
+
+# ------------------------------------------------------------------------------------------------------------ folders
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "pets"
+    for name, data in PICTURES.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return root
+
+
+@pytest.mark.parametrize("target", [".", "..", "../..", "../b"])
+def test_a_link_in_a_circle_is_refused_and_others_are_followed(folder, target):
+    (folder / "train" / "a" / "more").symlink_to(target, target_is_directory=True)
+    if target == "../b":
+        assert len(load_folder(of(folder))[0]) == 6
+        (folder / "train" / "b" / "back").symlink_to("../a", target_is_directory=True)
+    with pytest.raises(DataError, match=r"pets: train/.*: is a link to a folder that it lies in; remove this link"):
+        load_folder(of(folder))
+
+
+def test_links_that_multiply_are_counted(folder, monkeypatch):
+    for level in range(12):
+        (folder / f"l{level}").mkdir()
+        for name in ("x", "y"):
+            (folder / f"l{level}" / name).symlink_to(f"../l{level + 1}", target_is_directory=True)
+        (folder / f"l{level}" / "f").touch()
+    monkeypatch.setattr("nas.data.folder.MOST", 1000)
+    with pytest.raises(DataError, match="has more than 1,000 files"):
+        load_folder(of(folder))
+
+
+def test_a_pipe_is_not_waited_for(folder, tmp_path):
+    os.mkfifo(folder / "train" / "a" / "9.png")
+    with pytest.raises(DataError, match=r"train/a/9\.png: is no file"):
+        load_folder(of(folder))
+    os.mkfifo(tmp_path / "pipe.zip")
+    with pytest.raises(DataError, match="is neither a folder nor a file"):
+        load_folder(of(tmp_path / "pipe.zip"))
+
+
+def test_a_file_larger_than_pictures_are_is_not_read(folder):
+    with (folder / "train" / "a" / "9.png").open("wb") as file:
+        file.truncate(archive.LARGEST + 1)
+    with pytest.raises(DataError, match=r"9\.png: has 67,108,865 bytes, and a picture has at most 67,108,864"):
+        load_folder(of(folder))
+
+
+def test_a_root_with_a_zero_in_it_is_one_line(tmp_path):
+    with pytest.raises(DataError, match="does not exist"):
+        load_folder(FolderSettings(root="a\0b", cache=str(tmp_path)))
+
+
+# -------------------------------------------------------------------------------------------------------------- cache
+
+DAMAGE = {
+    "labels too large": lambda t, m: t["labels"].fill_(2),
+    "labels below 0": lambda t, m: t["labels"].fill_(-1),
+    "labels of floats": lambda t, m: t.update(labels=t["labels"].float()),
+    "pictures of floats": lambda t, m: t.update(images=t["images"].float()),
+    "other size": lambda t, m: t.update(images=t["images"][..., :4].contiguous()),
+    "fewer labels": lambda t, m: t.update(labels=t["labels"][:2].clone()),
+    "no pictures": lambda t, m: t.update(test_images=t["test_images"][:0], test_labels=t["test_labels"][:0]),
+    "no labels": lambda t, m: t.pop("labels"),
+    "no classes": lambda t, m: m.pop("classes"),
+    "classes NaN": lambda t, m: m.update(classes="NaN"),
+    "classes of numbers": lambda t, m: m.update(classes="[1, 2]"),
+    "classes no JSON": lambda t, m: m.update(classes="["),
+    "classes deep": lambda t, m: m.update(classes="[" * 100_000),
+    "no checksum": lambda t, m: m.pop("crc32"),
+}
+
+
+@pytest.mark.parametrize("what", [*DAMAGE, "a flipped bit", "no metadata", "a folder"])
+def test_a_cache_that_is_not_ours_is_decoded_again(tmp_path, what):
+    source = of(packed(tmp_path / "a.zip"))
+    expected = load_folder(source)
+    (path,) = (tmp_path / "cache").glob("*.safetensors")
+    with safe_open(path, "pt") as file:
+        tensors, told = {name: file.get_tensor(name).clone() for name in TENSORS}, dict(file.metadata())
+    if what == "a folder":
+        path.unlink()
+        path.mkdir()
+    elif what == "a flipped bit":
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+    else:
+        DAMAGE.get(what, lambda *_: None)(tensors, told)
+        if "crc32" in told:
+            told["crc32"] = checksum(tensors[name] for name in TENSORS if name in tensors)
+        save_file(tensors, path, None if what == "no metadata" else told)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a folder in its place cannot be replaced
+        found = load_folder(source)
+    for left, right in zip(found, expected, strict=True):
+        assert torch.equal(left.images, right.images)
+        assert torch.equal(left.labels, right.labels)
+        assert left.classes == right.classes

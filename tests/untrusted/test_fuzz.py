@@ -1,0 +1,445 @@
+"""Whatever is fed to what reads files, it ends in a result or in an error of ours.
+
+Damage is drawn by a seeded generator, the same in every run; ``NAS_FUZZ_SEED`` draws other damage, and
+``NAS_FUZZ_ROUNDS`` so many times as much.
+"""
+
+import io
+import json
+import os
+import random
+import shutil
+import warnings
+import zipfile
+from dataclasses import asdict, replace
+from hashlib import sha256
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mutation import TEXT, mutated, mutated_value
+from omegaconf.errors import OmegaConfBaseException
+from PIL import Image
+from runs import RUNS, assert_same, finish, tiny
+from safetensors import safe_open
+from safetensors.torch import save
+
+from nas.cli.entry import _HYDRAS
+from nas.config import conf_folder, explain, register, settings_from
+from nas.data.folder import load_folder
+from nas.errors import NasError
+from nas.export import export, load
+from nas.score.truth import load_truth
+from nas.search.result import SearchResult, read_result
+from nas.settings import (
+    CellSettings,
+    ChainSettings,
+    FolderSettings,
+    MacroSettings,
+    TrainRunSettings,
+    TwoBranchSettings,
+    train_settings,
+)
+from nas.space import build_space
+from nas.train import Run, best_of_run, checkpoint, load_trained, make_report
+from nas.train.report import read_report
+
+SEED = os.environ.get("NAS_FUZZ_SEED", "0")
+TIMES = int(os.environ.get("NAS_FUZZ_ROUNDS", "1"))
+quick = settings(max_examples=400 * TIMES, deadline=None, derandomize=SEED == "0", database=None)
+
+SPACES = {
+    "chain": build_space(ChainSettings(widths=[4], depths=[2], strides=[1])),
+    "two_branch": build_space(TwoBranchSettings()),
+    "macro": build_space(MacroSettings()),
+    "cell": build_space(CellSettings(cells=1, width=4)),
+}
+
+
+def fuzz(name, rounds, once, least=0.05):
+    """Feed ``once(draws)`` with generators; whatever is no error of ours is told with the seed of its round."""
+    refused = 0
+    for number in range(rounds * TIMES):
+        draws = random.Random(f"{name}-{SEED}-{number}")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of Pillow, about pictures
+                once(draws)
+        except NasError as error:
+            refused += 1
+            line = str(error)
+        except Exception as error:
+            raise AssertionError(f"round {number}: {type(error).__name__}: {error}") from error
+        else:
+            continue
+        assert len(line.splitlines()) == 1
+        assert len(line) < 6000
+    assert refused >= least * rounds * TIMES, "nothing was damaged"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_sizes():
+    """Settings from damaged files may ask for as much as is allowed; here that is little."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nas.settings.data.MOST_BYTES", 1 << 24)
+        patch.setattr("nas.settings.space.MOST_BRANCHES", 1000)
+        yield
+
+
+# ---------------------------------------------------------------------------------------------------------- pictures
+
+
+@pytest.fixture(scope="module")
+def packed():
+    """Zips of six small pictures of all formats, stored and deflated."""
+    zips = []
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", method) as zipped:
+            for number, kind in enumerate(("PNG", "GIF", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "PNG")):
+                noise = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                one = io.BytesIO()
+                Image.fromarray(noise).save(one, kind)
+                split, label = ("test", "a") if number > 5 else ("train", "ab"[number % 2])
+                zipped.writestr(f"{split}/{label}/{number}.png", one.getvalue())
+        zips.append(buffer.getvalue())
+    return zips
+
+
+def read_pictures(path, cache):
+    pool, test = load_folder(FolderSettings(root=str(path), cache=str(cache), image_size=8))
+    for part in (pool, test):
+        assert part.images.dtype == torch.uint8
+        assert part.images.shape == (len(part), 3, 8, 8)
+        assert int(part.labels.max()) < len(part.classes)
+    return pool, test
+
+
+def test_any_zip_is_pictures_or_an_error_of_ours(packed, tmp_path):
+    path, cache = tmp_path / "a.zip", tmp_path / "cache"
+
+    def once(draws):
+        path.write_bytes(mutated(draws.choice(packed), draws))
+        shutil.rmtree(cache, ignore_errors=True)
+        read_pictures(path, cache)
+
+    fuzz("zip", 600, once)
+
+
+def test_any_picture_with_the_right_checksum_is_a_picture_or_an_error_of_ours(packed, tmp_path):
+    path, cache = tmp_path / "a.zip", tmp_path / "cache"
+
+    def once(draws):
+        with zipfile.ZipFile(io.BytesIO(packed[0])) as old, zipfile.ZipFile(path, "w") as new:
+            chosen = draws.choice(old.namelist())
+            for name in old.namelist():
+                data = old.read(name)
+                new.writestr(name, mutated(data, draws) if name == chosen else data)
+        shutil.rmtree(cache, ignore_errors=True)
+        read_pictures(path, cache)
+
+    fuzz("picture", 600, once)
+
+
+def test_any_cache_gives_the_pictures_of_its_source(packed, tmp_path):
+    path, cache = tmp_path / "a.zip", tmp_path / "cache"
+    path.write_bytes(packed[0])
+    expected = read_pictures(path, cache)
+    (file,) = cache.glob("*.safetensors")
+    whole = file.read_bytes()
+    for number in range(100 * TIMES):
+        file.write_bytes(mutated(whole, random.Random(f"cache-{SEED}-{number}")))
+        assert_same([asdict(part) for part in read_pictures(path, cache)], [asdict(part) for part in expected])
+
+
+# -------------------------------------------------------------------------------------------------------- checkpoints
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished run with averages, its checkpoint and an export of it."""
+    folder = tmp_path_factory.mktemp("run")
+    asked = tiny(RUNS["chain-fair-adamw-ema"], epochs=1)
+    asked = replace(asked, track=replace(asked.track, tensorboard=False))
+    with torch.random.fork_rng():
+        make_report(finish(asked, folder))
+    exported = tmp_path_factory.mktemp("export") / "one"
+    export(load_trained(folder), (2, 1), exported, program=False)
+    return asked, folder, exported
+
+
+def test_any_checkpoint_is_the_same_to_the_last_bit_or_an_error_of_ours(trained, tmp_path):
+    data = checkpoint.saved(trained[1])[0].read_bytes()
+    whole, path = torch.load(io.BytesIO(data), weights_only=True), tmp_path / "step_000000011.pt"
+
+    def once(draws):
+        path.write_bytes(mutated(data, draws))
+        assert_same(checkpoint.load(path), whole)
+
+    fuzz("checkpoint", 600, once)
+
+
+def test_any_pickle_with_the_right_checksum_is_a_supernet_or_an_error_of_ours(trained, tmp_path):
+    with zipfile.ZipFile(checkpoint.saved(trained[1])[0]) as old:
+        entries = {name: old.read(name) for name in old.namelist()}
+    path = tmp_path / "step_000000011.pt"
+
+    def once(draws):
+        with zipfile.ZipFile(path, "w") as new:
+            for name, data in entries.items():
+                new.writestr(name, mutated(data, draws) if name.endswith("data.pkl") else data)
+        found = load_trained(path)
+        assert all(bool(torch.isfinite(value).all()) for value in found.supernet.state_dict().values())
+
+    fuzz("pickle", 400, once)
+
+
+def test_a_run_goes_on_from_any_state_or_says_why_not(trained, tmp_path):
+    asked, folder, _ = trained
+    state = torch.load(checkpoint.saved(folder)[0], weights_only=True)
+    path = tmp_path / "step_000000011.pt"
+
+    def once(draws):
+        part = draws.choice([name for name in state if name not in ("settings", "space")])
+        torch.save({**state, part: mutated_value(state[part], draws)}, path)
+        Run(asked, tmp_path).tracker.writer.close()
+
+    fuzz("state", 120, once)
+
+
+def test_any_settings_in_a_checkpoint_are_a_supernet_or_an_error_of_ours(trained, tmp_path):
+    state = torch.load(checkpoint.saved(trained[1])[0], weights_only=True)
+    path = tmp_path / "step_000000011.pt"
+
+    def once(draws):
+        changed = state["settings"]
+        for _ in range(draws.choice((1, 2))):
+            changed = mutated_value(changed, draws)
+        torch.save({**state, "settings": changed}, path)
+        load_trained(path)
+
+    fuzz("settings of a checkpoint", 150, once)
+
+
+def test_any_plain_data_are_settings_or_an_error_of_ours():
+    whole = [asdict(TrainRunSettings()), *map(asdict, RUNS.values())]
+
+    def once(draws):
+        changed = draws.choice(whole)
+        for _ in range(draws.choice((1, 2, 4))):
+            changed = mutated_value(changed, draws)
+        assert isinstance(train_settings(changed), TrainRunSettings)
+
+    fuzz("settings", 1000, once)
+
+
+# --------------------------------------------------------------------------------------- exports, reports and results
+
+
+def forge(folder, network, tensors):
+    (folder / "weights.safetensors").write_bytes(save(tensors, {"network": json.dumps(network)}))
+    digest = sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
+    card = json.loads((folder / "card.json").read_text())
+    (folder / "card.json").write_text(
+        json.dumps({**card, "network": network, "files": {"weights.safetensors": digest}})
+    )
+
+
+def test_any_export_is_the_same_network_or_an_error_of_ours(trained, tmp_path):
+    x, expected = torch.randn(2, 3, 16, 16), load(trained[2]).state_dict()
+
+    def once(draws):
+        folder = shutil.copytree(trained[2], tmp_path / "e", dirs_exist_ok=True)
+        file = folder / draws.choice(("card.json", "card.json", "weights.safetensors"))
+        data = mutated(file.read_bytes(), draws)
+        file.write_bytes(data)
+        if draws.random() < 0.5 and file.name == "weights.safetensors":  # as somebody would who means harm
+            card = json.loads((folder / "card.json").read_text())
+            card["files"]["weights.safetensors"] = sha256(data).hexdigest()
+            (folder / "card.json").write_text(json.dumps(card))
+            assert load(folder).state_dict().keys() == expected.keys()
+        else:
+            network = load(folder)
+            assert_same(network.state_dict(), expected)
+            assert network(x).shape == (2, 3)
+
+    fuzz("export", 400, once)
+
+
+def test_any_network_of_a_card_is_built_or_an_error_of_ours(trained, tmp_path):
+    with safe_open(trained[2] / "weights.safetensors", "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        network = json.loads(file.metadata()["network"])
+
+    def once(draws):
+        folder = shutil.copytree(trained[2], tmp_path / "e", dirs_exist_ok=True)
+        forge(folder, mutated_value(network, draws), tensors)
+        load(folder)
+
+    fuzz("card", 300, once)
+
+
+def test_any_report_is_read_or_an_error_of_ours(trained, tmp_path):
+    data = (trained[1] / "report.json").read_bytes()
+
+    def once(draws):
+        changed = mutated(data, draws) if draws.random() < 0.5 else json.dumps(mutated_value(json.loads(data), draws))
+        (tmp_path / "report.json").write_bytes(changed if isinstance(changed, bytes) else changed.encode())
+        assert isinstance(best_of_run(tmp_path), str)
+        assert read_report(tmp_path).subnetworks
+
+    fuzz("report", 600, once)
+
+
+def test_any_result_is_read_or_an_error_of_ours(tmp_path):
+    front = [{"architecture": "1-0", "choices": "a, b", "values": {"loss": 0.5}}]
+    result = SearchResult(
+        "a.pt", "0" * 64, {"name": "chain"}, {"name": "digits"}, ["loss"], "1-0", {"loss": 1}, front, 9
+    )
+    data = json.dumps(asdict(result))
+
+    def once(draws):
+        changed = mutated(data.encode(), draws)
+        if draws.random() < 0.5:
+            changed = json.dumps(mutated_value(json.loads(data), draws)).encode()
+        (tmp_path / "result.json").write_bytes(changed)
+        found = read_result(tmp_path)
+        assert isinstance(found.best, str)
+        assert found.checkpoint is None or isinstance(found.checkpoint, str)
+
+    fuzz("result", 600, once)
+
+
+# ------------------------------------------------------------------------------------------ tables and architectures
+
+
+def test_any_table_is_read_or_an_error_of_ours(tmp_path):
+    head = '# settings: {"space": {"name": "chain", "widths": [4], "depths": [2], "strides": [1]}}\n'
+    rows = "".join(f"{i}-{k},{0.1 * i + 0.05},0.{k}5\n" for i in range(4) for k in range(4))
+    text = head + "architecture,first,second\n" + rows
+    pairs = {f"{i}-{k}": {"test_acc": [80.5 + i, 81.0 + k]} for i in range(4) for k in range(4)}
+    given = {"csv": text.encode(), "json": json.dumps(pairs).encode()}
+    ours = ChainSettings(widths=[4], depths=[2], strides=[1])
+
+    def once(draws):
+        kind = draws.choice(("csv", "json"))
+        (tmp_path / f"t.{kind}").write_bytes(mutated(given[kind], draws))
+        truth = load_truth(str(tmp_path / f"t.{kind}"), SPACES["chain"], ours)
+        assert truth.accuracies.shape[0] == len(truth.architectures) == len(set(truth.architectures)) > 0
+        assert bool(((truth.accuracies >= 0) & (truth.accuracies <= 1)).all())
+
+    fuzz("table", 1500, once)
+
+
+CELLS = ["x" * 200_000, '"' + "x" * 200_000 + '"', "9" * 5000, "1e400", "\0", "0,5," * 100_000]
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=range(len(CELLS)))
+def test_an_absurd_cell_is_one_line(tmp_path, cell):
+    (tmp_path / "t.csv").write_text(f"architecture,a\n0-0,{cell}\n")
+    with pytest.raises(NasError) as caught:
+        load_truth(str(tmp_path / "t.csv"), SPACES["chain"])
+    assert len(str(caught.value)) < 6000
+
+
+ALIKE = st.text("0123456789+-|~ _nocev\u00b2\u0661\n", max_size=80)
+NUMBERS = ["9" * 5000, "\u00b2-0", "\u0661-0", "1_0-0", " 1-0", "-", "+", "", "0+0-1", "1-0\n", "0" * 10**6]
+
+
+@pytest.mark.parametrize("name", SPACES)
+@given(text=st.one_of(st.text(), ALIKE, st.from_regex(r"[0-9+-]{1,40}")))
+@quick
+def test_any_text_is_an_architecture_or_an_error_of_ours(name, text):
+    space = SPACES[name]
+    try:
+        found = space.decode(text)
+    except NasError:
+        return
+    assert space.decode(space.encode(space.validate(found))) == found
+
+
+@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("text", NUMBERS, ids=range(len(NUMBERS)))
+def test_numbers_of_another_kind_are_no_architecture(name, text):
+    with pytest.raises(NasError) as caught:
+        SPACES[name].decode(text)
+    assert len(str(caught.value)) < 6000
+
+
+def test_damaged_architectures_are_read_or_an_error_of_ours():
+    for name, space in SPACES.items():
+        draws = torch.Generator().manual_seed(0)
+
+        def once(random_draws, space=space, draws=draws):
+            text = mutated(space.encode(space.sample(draws)).encode(), random_draws).decode(errors="replace")
+            space.decode(text)
+
+        fuzz(f"architecture {name}", 300, once)
+
+
+# -------------------------------------------------------------------------------------------------------- command line
+
+KEYS = ["train.epochs", "seed", "space.branches", "optimizer.lr", "run", "data.val_fraction", "train.warmup_epochs"]
+KEYS += ["space", "space.widths", "train", "gate", "data", "track.progress", "dist.timeout_s", "hydra.run.dir"]
+KEYS += ["+x", "~space", "space.factory", "evaluate.recalibrate"]
+VALUES = ["1e400", ".nan", ".inf", "-.inf", "nan", "inf", "''", '""', "null", "${seed}", "${run}"]
+VALUES += ["${train.epochs}", "${train}", "${.}", "${oc.env:HOME}", "${no:x}", "${", "$", "0x10", "1_000", "true"]
+VALUES += ["-0", "1e-400", "'", '"', "\\", "[1,2", "{a:1}", "${a${b}}", "???", "*", "a,b", "range(1,10**9)"]
+VALUES += ["choice(1,2)", "int(5)", "a:b"]
+VALUES += ["10" * 15, "9" * 400, "9" * 5000, "[" * 300, "{" * 300, "[" * 100 + "]" * 100, "a" * 100_000, "a\nb"]
+VALUES += [
+    "[" + ",".join(["1"] * 3000) + "]",
+    "\u0661",
+    "\u00b2",
+    "\0",
+    "\ud800",
+    "{a: 1}",
+    "[0," * 50 + "1" + "]" * 50,
+]
+
+
+def answered(words):
+    """What the command line makes of ``words``: settings, or one line; as in nas.cli.entry."""
+    try:
+        found = settings_from(compose("train", words), TrainRunSettings)
+    except NasError as error:
+        return str(error)
+    except (HydraException, OmegaConfBaseException, *_HYDRAS) as error:
+        return explain(error, words)
+    except OSError as error:  # of a name that is too long; the command line tells the system's words
+        return str(error.strerror)
+    assert train_settings(asdict(found)) == found
+    return found
+
+
+@pytest.fixture
+def command_line():
+    register()
+    with initialize_config_dir(conf_folder(), version_base="1.3"):
+        yield
+
+
+def test_any_word_is_settings_or_one_line(command_line):
+    refused = []
+
+    def once(draws):
+        words = []
+        for _ in range(draws.choice((1, 1, 2))):
+            value = draws.choice([*VALUES, *TEXT])
+            if draws.random() < 0.3:
+                value = mutated(value[:200].encode(errors="replace"), draws).decode(errors="replace")
+            words.append(f"{draws.choice(KEYS)}={value}")
+        try:
+            found = answered(words)
+        except Exception as error:
+            raise AssertionError(f"{[word[:200] for word in words]}: {type(error).__name__}: {error}") from error
+        if isinstance(found, str):
+            refused.append(found)
+
+    fuzz("words", 400, once, least=0)
+    assert refused
+    assert all(len(line.splitlines()) == 1 and len(line) < 6000 for line in refused)
