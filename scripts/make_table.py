@@ -103,22 +103,36 @@ def train_all(
     todo: list[tuple[TrainRunSettings, str, int]], kept: Path, head: dict[str, Any], workers: int
 ) -> dict[tuple[str, int], float]:
     """The accuracies of trainings, each noted in ``kept`` as soon as it is there."""
+    from concurrent.futures import ProcessPoolExecutor, as_completed
+    from concurrent.futures.process import BrokenProcessPool
+
     from rich.progress import track
 
     from nas.errors import DataError
+    from nas.files import write_all
 
     found = {}
-    begun = (begin, (todo[0][0].train.threads,))
-    with open(kept, "a") as file, multiprocessing.get_context("spawn").Pool(workers, *begun) as pool:
-        if not file.tell():
-            file.write(json.dumps(head) + "\n")
-        for text, seed, accuracy in track(pool.imap_unordered(train_one, todo), "training", len(todo)):
-            if isinstance(accuracy, str):
-                rule = f"architecture {text} cannot be trained with seed {seed}: {accuracy}"
-                raise DataError("--out", kept, rule, "what is done is kept; lower optimizer.lr and take another --out")
-            found[text, seed] = accuracy
-            file.write(json.dumps([text, seed, accuracy]) + "\n")
-            file.flush()
+    begun = (begin, (todo[0][0].train.threads, os.getpid()))
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), *begun)
+    try:
+        with open(kept, "ab", buffering=0) as file:
+            if not file.tell():
+                write_all(file, json.dumps(head) + "\n")
+            trained = as_completed([pool.submit(train_one, task) for task in todo])
+            for text, seed, accuracy in track((one.result() for one in trained), "training", len(todo)):
+                if isinstance(accuracy, str):
+                    rule = f"architecture {text} cannot be trained with seed {seed}: {accuracy}"
+                    remedy = "what is done is kept; lower optimizer.lr and take another --out"
+                    raise DataError("--out", kept, rule, remedy)
+                found[text, seed] = accuracy
+                write_all(file, json.dumps([text, seed, accuracy]) + "\n")
+    except BrokenProcessPool:
+        rule, remedy = "a training process was killed, as a rule for want of memory", "the same command goes on"
+        raise DataError("--workers", workers, rule, f"what is done is kept: {remedy}, with fewer --workers") from None
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.terminate()  # a training that nobody waits for any more
     return found
 
 
@@ -151,9 +165,11 @@ def _splits(data: str, seed: int) -> Splits:
     return load_splits(train_settings({"data": json.loads(data)}).data, seed)
 
 
-def begin(threads: int) -> None:
-    """What a worker does first. Ctrl-C is for the process that hands out the work."""
+def begin(threads: int, parent: int) -> None:
+    """What a worker does first. Ctrl-C is for the process that hands out the work; without that one it ends."""
     import signal
+    import threading
+    import time
 
     import torch
 
@@ -162,6 +178,13 @@ def begin(threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads or 1)
     keep_freed_memory()
+
+    def end_with_parent() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)  # it was killed: nobody reads what this one would find, or how it fails
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def train_one(task: tuple[TrainRunSettings, str, int]) -> tuple[str, int, float | str]:
@@ -190,9 +213,9 @@ def head_of(settings: TrainRunSettings) -> dict[str, Any]:
 def resume(kept: Path, head: dict[str, Any]) -> dict[tuple[str, int], float]:
     """The trainings that are done already; a line that was cut off when the process was killed is dropped."""
     from nas.errors import DataError, require
+    from nas.files import cut_to, whole_lines
 
-    data = kept.read_bytes() if kept.is_file() else b""
-    whole = data[: data.rfind(b"\n") + 1]
+    whole = whole_lines(kept)
     try:
         lines = [json.loads(line) for line in whole.splitlines()]
         settings = lines[0]["settings"] if lines else head["settings"]
@@ -201,21 +224,20 @@ def resume(kept: Path, head: dict[str, Any]) -> dict[tuple[str, int], float]:
         raise DataError("--out", kept, "is there and was not written by this script", "take another --out") from None
     remedy = "take another --out, or the settings it was begun with"
     require(settings == head["settings"], "--out", kept, "was begun with other settings", remedy)
-    if whole != data:
-        os.truncate(kept, len(whole))
+    cut_to(kept, len(whole))
     return found
 
 
 def write(out: Path, head: dict[str, Any], order: list[str], found: dict[tuple[str, int], float], seeds: int) -> None:
     """The table: the settings as comments, then a row an architecture; whole or not at all."""
+    from nas.files import write_whole
+
     text = io.StringIO()
     text.write(f"# settings: {json.dumps(head['settings'])}\n# versions: {json.dumps(head['versions'])}\n")
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["architecture", *(f"accuracy_{seed}" for seed in range(seeds))])
     rows.writerows([name, *(f"{found[name, seed]:.4f}" for seed in range(seeds))] for name in order)
-    unfinished = out.with_suffix(".unfinished")
-    unfinished.write_text(text.getvalue())
-    os.replace(unfinished, out)
+    write_whole(out, text.getvalue())
 
 
 if __name__ == "__main__":

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import IO, Any
 
 from nas.errors import DataError
+from nas.files import cut_to, must_not_be_emptied, whole_lines, write_all
 
 
 class Journal:
@@ -23,22 +23,22 @@ class Journal:
 
     Raises:
         DataError: there is a file of that name which is no journal.
+        CheckpointError: it was emptied.
     """
 
     def __init__(self, path: Path) -> None:
         self._values: dict[tuple[str, str], dict[str, float]] = {}
-        data = path.read_bytes() if path.is_file() else b""
-        whole = data[: data.rfind(b"\n") + 1]
+        must_not_be_emptied(path, path.with_name("rank.csv"))
+        whole = whole_lines(path)
         try:
             for line in whole.splitlines():
                 key, architecture, values = json.loads(line)
                 self._values.setdefault((key, architecture), {}).update(values)
         except (ValueError, TypeError):
             raise DataError("run", path, "is not a journal of nas-rank", "take another run=NAME") from None
-        if whole != data:
-            os.truncate(path, len(whole))
+        cut_to(path, len(whole))
         self._path = path
-        self._file: IO[str] | None = None
+        self._file: IO[bytes] | None = None
 
     def find(self, key: str, architecture: str) -> dict[str, float]:
         """The values that are known, by name; none at all gives an empty dict."""
@@ -49,9 +49,8 @@ class Journal:
         self._values.setdefault((key, architecture), {}).update(values)
         if self._file is None:  # a run that is refused before its first value leaves no file
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("a")
-        self._file.write(json.dumps([key, architecture, dict(values)]) + "\n")  # a proxy may be infinite
-        self._file.flush()
+            self._file = self._path.open("ab", buffering=0)
+        write_all(self._file, json.dumps([key, architecture, dict(values)]) + "\n")  # a proxy may be infinite
 
     def close(self) -> None:
         """Close the file."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict
@@ -15,6 +14,7 @@ from typing import Any
 from PIL import Image
 from rich.console import Console
 
+from nas.files import write_whole
 from nas.rank.predictions import Prediction
 from nas.rank.ranking import Ranking, tables
 from nas.rank.subject import Subject
@@ -34,8 +34,8 @@ def write_report(
     picture: Image.Image,
 ) -> None:
     """Write ``rank.csv``, ``predictions.csv``, ``report.json``, ``scatter.png``, and all of it for TensorBoard."""
-    _write(folder / "rank.csv", _rank_csv(ranking))
-    _write(folder / "predictions.csv", _predictions_csv(predictions, subject.truth, subject.space))
+    write_whole(folder / "rank.csv", _rank_csv(ranking))
+    write_whole(folder / "predictions.csv", _predictions_csv(predictions, subject.truth, subject.space))
     report = {
         "settings": _plain(settings),
         "space": asdict(subject.space_settings),
@@ -46,10 +46,10 @@ def write_report(
         "conclusions": ranking.conclusions,
         "versions": versions(),
     }
-    _write(folder / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
-    unfinished = folder / "scatter.unfinished"
-    picture.save(unfinished, "PNG")
-    os.replace(unfinished, folder / "scatter.png")
+    write_whole(folder / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
+    png = io.BytesIO()
+    picture.save(png, "PNG")
+    write_whole(folder / "scatter.png", png.getbuffer())
     with closing(Writer(folder, settings.rank.tensorboard)) as writer:
         writer.scalars(0, {f"tau/{row.name.replace(' ', '')}": row.correlation.tau for row in ranking.rows})
         writer.text("rank", _markdown(ranking, subject.truth))
@@ -92,9 +92,3 @@ def _markdown(ranking: Ranking, truth: Truth) -> str:
 
 def _plain(settings: RankRunSettings) -> dict[str, Any]:
     return asdict(settings)
-
-
-def _write(path: Path, text: str) -> None:
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(text)
-    os.replace(unfinished, path)

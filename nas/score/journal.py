@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nas.errors import DataError
+from nas.files import cut_to, must_not_be_emptied, whole_lines, write_all
+from nas.settings.compare import differences
 
 
 @dataclass(frozen=True)
@@ -37,42 +38,29 @@ class Journal:
 
     Raises:
         DataError: the file has other settings, or is not a journal.
+        CheckpointError: it was emptied.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         self.path, self._settings, self.rows = path, settings, list[Row]()
-        data = path.read_bytes() if path.is_file() else b""
-        whole = data[: data.rfind(b"\n") + 1]
+        must_not_be_emptied(path, path.with_suffix(".csv"))
+        whole = whole_lines(path)
         try:
             first, *lines = [json.loads(line) for line in whole.splitlines()] or [{"settings": settings}]
-            # By name: two processes on one run, which nothing stops, have scored the same ones.
             before, rows = dict(first["settings"]), {line["architecture"]: Row(**line) for line in lines}
             self.rows = list(rows.values())
         except (ValueError, TypeError, KeyError):
             raise DataError("run", path, "is not a journal of nas-score", "take another run=NAME") from None
-        old, new = _flat(before), _flat(json.loads(json.dumps(settings)))
-        changed = [
-            f"{key}: {old.get(key)} -> {new.get(key)}" for key in sorted(old | new) if old.get(key) != new.get(key)
-        ]
-        if changed:
+        if changed := differences(before, json.loads(json.dumps(settings))):
             rule = f"was begun with other settings ({'; '.join(changed)})"
             raise DataError("run", path.parent, rule, "take another run=NAME, or the settings it was begun with")
-        if whole != data:
-            os.truncate(path, len(whole))
+        cut_to(path, len(whole))
 
     def add(self, row: Row) -> None:
         """Keep a row, at once also on disk."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         new = not self.path.is_file() or self.path.stat().st_size == 0
-        with self.path.open("a") as file:
-            if new:
-                file.write(json.dumps({"settings": self._settings}) + "\n")
-            file.write(json.dumps(vars(row)) + "\n")  # infinities are written as json's reader here takes them
+        lines = [{"settings": self._settings}] * new + [vars(row)]  # infinities: as json's reader here takes them
+        with self.path.open("ab", buffering=0) as file:
+            write_all(file, "".join(json.dumps(line) + "\n" for line in lines))
         self.rows.append(row)
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
+import io
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nas.data import Splits, load_splits, ordered
 from nas.errors import DataError
+from nas.files import write_whole
 from nas.score.errors import ScoreError
 from nas.score.journal import Journal, Row
 from nas.score.proxies import PROXIES, check_names
@@ -101,14 +102,13 @@ class ScoreRun:
     def write(self) -> Path:
         """Write ``scores.csv``, the best first: whole, or not at all."""
         path, names = self.folder / "scores.csv", self.settings.proxies
-        unfinished = path.with_suffix(".unfinished")
-        with unfinished.open("w", newline="") as file:
-            out = csv.writer(file, lineterminator="\n")
-            out.writerow(["architecture", *names, RANK_SUM, "seconds"])
-            for row, total in self.ranked():
-                values = [repr(row.values[name]) for name in names]
-                out.writerow([row.architecture, *values, f"{total:g}", f"{row.seconds:.4f}"])
-        os.replace(unfinished, path)
+        text = io.StringIO()
+        out = csv.writer(text, lineterminator="\n")
+        out.writerow(["architecture", *names, RANK_SUM, "seconds"])
+        for row, total in self.ranked():
+            values = [repr(row.values[name]) for name in names]
+            out.writerow([row.architecture, *values, f"{total:g}", f"{row.seconds:.4f}"])
+        write_whole(path, text.getvalue())
         return path
 
 

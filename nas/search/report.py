@@ -14,12 +14,14 @@ import matplotlib
 import optuna
 from rich.table import Table
 
+from nas.files import write_whole
 from nas.search.objectives import COSTS, JUDGED, LATENCY, Objective, objective, points
 from nas.search.pareto import hypervolume_curve
 from nas.search.pictures import best_so_far, draw_front, draw_hypervolume, image, png
-from nas.search.result import FILE, RANK_SUM, Found, SearchResult, corner_texts, row, write_result, write_whole
-from nas.search.study import Trial, flat
+from nas.search.result import FILE, RANK_SUM, Found, SearchResult, corner_texts, row, write_result
+from nas.search.study import Trial
 from nas.search.subject import checkpoint_path
+from nas.settings.compare import flat
 from nas.track import Writer
 from nas.train.checkpoint import versions
 

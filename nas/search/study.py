@@ -14,11 +14,13 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nas.errors import CheckpointError
+from nas.files import must_not_be_emptied
 from nas.search.asked import Asked, architecture_of, distributions, params_of
 from nas.search.journal import FileLock, JournalFile, Worker
 from nas.search.limits import Limits
 from nas.search.objectives import Objective
 from nas.search.propose import CountThrough, Draw, Proposer
+from nas.settings.compare import differences
 from nas.space import Architecture, SearchSpace
 
 NAME = "nas-search"
@@ -88,6 +90,7 @@ class Study:
         definition = json.loads(json.dumps(definition))  # as a journal gives it back
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "journal.log"
+        must_not_be_emptied(path, folder / "trials.csv")
         self.lock = FileLock(path)
         """Held while one process alone may write into the folder."""
         self._file = JournalFile(path, self.lock)
@@ -100,7 +103,8 @@ class Study:
             if "definition" not in self._storage.get_study_user_attrs(self._id):
                 self._storage.set_study_user_attr(self._id, "definition", definition)
         _refuse_other(path, self._storage, definition)  # somebody else may have been faster
-        self._worker = Worker(folder / "workers")
+        with self.lock:
+            self._worker = Worker(folder / "workers")
 
     # --------------------------------------------------------------------------------------------- what is to do
 
@@ -192,8 +196,10 @@ class Study:
 
     def close(self) -> None:
         """Leave the journal to others."""
-        self._file.sync()
-        self._worker.close()
+        try:
+            self._file.sync()
+        finally:
+            self._worker.close()
 
     def _frozen(self) -> list[FrozenTrial]:
         return self._storage.get_all_trials(self._id, deepcopy=False)
@@ -226,6 +232,8 @@ def _worker_of(trial: FrozenTrial) -> str:
 def _read(path: Path, file: JournalFile) -> JournalStorage:
     try:
         return JournalStorage(file)
+    except CheckpointError:
+        raise
     except _DAMAGED as error:
         rule = f"cannot be read ({str(error) or type(error).__name__})"
         raise CheckpointError("journal", path, rule, "take another run=NAME to begin anew") from None
@@ -238,16 +246,6 @@ def _refuse_other(path: Path, storage: JournalStorage, definition: Mapping[str, 
         raise CheckpointError("journal", path, f"is of another study ({', '.join(studies)})", "take another run=NAME")
     if not studies or "definition" not in studies[NAME].user_attrs:
         return
-    old, new = flat(studies[NAME].user_attrs["definition"]), flat(definition)
-    changed = [f"{k}: {old.get(k)} -> {new.get(k)}" for k in sorted(old | new) if old.get(k) != new.get(k)]
-    if changed:
+    if changed := differences(studies[NAME].user_attrs["definition"], definition):
         rule = f"is of another search ({'; '.join(changed)})"
         raise CheckpointError("journal", path, rule, "take another run=NAME, or the settings it was begun with")
-
-
-def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as one level: ``{"space.width": 8}``."""
-    result: dict[str, Any] = {}
-    for key, value in data.items():
-        result |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return result

@@ -15,15 +15,20 @@ import warnings
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from platform import node
+from typing import IO, Any
 
 from PIL import Image
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
-from torch.utils.tensorboard import SummaryWriter, summary
+from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard import summary
 
 from nas.errors import DivergedError, NasWarning
+from nas.files import sync, write_all
 
 EVENTS = "events.out.tfevents."
+OLD = "events.out.old."
 
 
 class Writer:
@@ -45,17 +50,19 @@ class Writer:
         _cut(folder / "metrics.jsonl", metrics_bytes)
         # Unbuffered: each line is there for `tail -f` at once.
         self._metrics = (folder / "metrics.jsonl").open("ab", buffering=0)
-        self._board: SummaryWriter | None = None
+        self._events: IO[bytes] | None = None
         if step == 0:
             _set_aside(folder)
         if tensorboard:
-            _wait_for_a_new_name(folder)
-            self._board = SummaryWriter(str(folder), purge_step=step + 1 if step else 0)
+            self._events = _next_events(folder).open("xb", buffering=0)
+            self._record(Event(file_version="brain.Event:2"))
+            # From here on TensorBoard forgets the steps that a killed process has written after its last checkpoint.
+            self._record(Event(step=step + 1 if step else 0, session_log=SessionLog(status=SessionLog.START)))
 
     @property
     def tensorboard(self) -> bool:
         """Whether texts, pictures and histograms are written at all."""
-        return self._board is not None
+        return self._events is not None
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write one point for each tag, and one line of ``metrics.jsonl``; a non-finite value writes nothing."""
@@ -65,7 +72,7 @@ class Writer:
                 raise DivergedError(tag, value, rule, "lower optimizer.lr or set train.clip_norm=1")
         self.step = step
         line = json.dumps({"step": step, **values}, allow_nan=False)
-        self._metrics.write(line.encode() + b"\n")
+        write_all(self._metrics, line + "\n")
         # One event with all values: torch's add_scalar would queue an event for each.
         points = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
         self._add(Summary(value=points), step)
@@ -77,7 +84,7 @@ class Writer:
     def image(self, tag: str, picture: Image.Image, step: int = 0) -> None:
         """Write an RGB picture."""
         assert picture.mode == "RGB", picture.mode
-        if self._board is None:
+        if self._events is None:
             return  # compressing it would be for nothing
         png = BytesIO()
         picture.save(png, "PNG")
@@ -127,25 +134,28 @@ class Writer:
 
     def flush(self) -> int:
         """Put everything on the disk; returns the length of ``metrics.jsonl`` in bytes for the checkpoint."""
-        os.fsync(self._metrics.fileno())
-        if self._board is not None:
-            self._board.flush()
-            for events in self.folder.glob(EVENTS + "*"):
-                with events.open("rb+") as file:
-                    os.fsync(file.fileno())
+        sync(self._metrics)
+        if self._events is not None:
+            sync(self._events)
         return os.fstat(self._metrics.fileno()).st_size
 
     def close(self) -> None:
         """Write what is left and close the files."""
         self._metrics.close()
-        if self._board is not None:
-            self._board.close()
+        if self._events is not None:
+            self._events.close()
 
     def _add(self, data: Summary, step: int) -> None:
-        if self._board is not None:
-            files = self._board.file_writer
-            assert files is not None, "written to after close()"
-            files.add_summary(data, step)
+        if self._events is not None:
+            self._record(Event(step=step, summary=data))
+
+    def _record(self, event: Event) -> None:
+        """Write a record in one piece: here and at once, not in a thread of TensorBoard's that nobody hears fail."""
+        assert self._events is not None
+        event.wall_time = time.time()
+        record = BytesIO()
+        RecordWriter(record).write(event.SerializeToString())
+        write_all(self._events, record.getbuffer())
 
 
 def _cut(path: Path, size: int) -> None:
@@ -165,15 +175,16 @@ def _set_aside(folder: Path) -> None:
     A purge hides their points, but not tags that the new run lacks (in TensorBoard's fast reader) and not their
     hyperparameters, of which TensorBoard shows the first it finds.
     """
-    for events in folder.glob(EVENTS + "*"):
-        events.rename(events.with_name(events.name.replace("tfevents", "old", 1)))
+    for events in sorted(folder.glob(EVENTS + "*")):
+        events.rename(events.with_name(events.name.replace(EVENTS, OLD, 1)))
 
 
-def _wait_for_a_new_name(folder: Path) -> None:
-    """Wait, if need be, until a new event file sorts behind all that are there.
+def _next_events(folder: Path) -> Path:
+    """The name of a new event file, which sorts behind all that are there.
 
-    TensorBoard reads event files in the order of their names, which begin with the second they were opened in. A
-    run resumed within that second could be read first, and its purge would hide nothing.
+    TensorBoard reads event files in the order of their names, which begin with the second they were opened in. A run
+    resumed within that second, or after the clock was set back, could be read first, and its purge would hide nothing.
     """
-    if any(folder.glob(f"{EVENTS}{int(time.time()):010d}.*")):
-        time.sleep(1 - time.time() % 1)
+    seconds = [path.name.split(".")[3] for path in folder.glob("events.out.*.*")]
+    newest = max((int(second) for second in seconds if second.isdecimal()), default=0)
+    return folder / f"{EVENTS}{max(int(time.time()), newest + 1):010d}.{node()}.{os.getpid()}.0"

@@ -107,7 +107,8 @@ class Ranks:
         except RuntimeError as error:  # what gloo and NCCL raise where a peer is gone or too late
             said = " ".join(str(error).split())[:160]
             rule = f"lost contact with the other processes ({said})"
-            raise RankLost("rank", self.rank, rule, "start the same command again to go on") from error
+            remedy = "start the same command again to go on; dist.timeout_s is how long they wait for each other"
+            raise RankLost("rank", self.rank, rule, remedy) from error
 
 
 ALONE = Ranks()

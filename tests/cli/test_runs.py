@@ -87,7 +87,7 @@ def test_a_stop_in_training_saves_and_the_printed_command_goes_on(nas_train, sta
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_before_training_is_silent_and_leaves_nothing(nas_train, tiny, tmp_path, monkeypatch, number):
-    monkeypatch.setattr(nas.train, "Run", lambda *_: os.kill(os.getpid(), number))
+    monkeypatch.setattr(nas.train, "Run", lambda *_, **__: os.kill(os.getpid(), number))
     ended = nas_train(*tiny)
     assert (ended.status, ended.out, ended.err) == (128 + number, "", "")
     assert not list(tmp_path.iterdir())
@@ -150,4 +150,4 @@ def test_a_disk_too_full_for_curves_is_one_line(start, tiny, tmp_path):
     process = start(*words, "run=full", preexec_fn=limit_files(20_000))
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert re.fullmatch(r"nas-train: .*/outputs/train/full: File too large; make room or .*\n", err), err
+    assert re.fullmatch(r"nas-train: .*/outputs/train/full/\S+: File too large; make room or .*\n", err), err

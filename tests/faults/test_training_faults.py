@@ -1,0 +1,148 @@
+"""A training run that is killed, or whose disk is full, at any write: the same command ends as if undisturbed."""
+
+import json
+import shutil
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+from injection import full_disk, killed, operations, stages
+from runs import assert_same, state_of, tiny
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from nas.errors import CheckpointError, NasError
+from nas.train import Run, checkpoint, fit, make_report
+from nas.train.report import read_report
+
+TIMED = ("time/", "throughput/images_per_s")
+WHOLE = tiny(save_every=2)
+SETTINGS = replace(
+    WHOLE,
+    data=replace(WHOLE.data, size=40, image_size=8, val_fraction=0.2, crop=0),
+    evaluate=replace(WHOLE.evaluate, recalibrate_images=8),
+    track=replace(WHOLE.track, log_every=2),
+)
+"""6 steps, a checkpoint every second one."""
+
+
+def train(folder):
+    run = Run(SETTINGS, folder)
+    fit(run)
+    make_report(run)
+    run.tracker.writer.close()
+    return run
+
+
+def what_is_left(run):
+    """All that must not depend on faults: the run, its curves in both files, its report."""
+    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    lines = [{k: v for k, v in line.items() if not k.startswith(TIMED)} for line in lines]
+    board = EventAccumulator(str(run.folder))
+    board.Reload()
+    tags = [tag for tag in board.Tags()["scalars"] if not tag.startswith(TIMED)]
+    curves = {tag: [(event.step, event.value) for event in board.Scalars(tag)] for tag in tags}
+    report = replace(read_report(run.folder), images_per_s=0.0)
+    # Of a kill between a checkpoint's renaming and its predecessors' removal there is one more: the newest are kept.
+    others = [path for path in run.folder.iterdir() if not path.name.startswith("events") and path.suffix != ".pt"]
+    files = sorted(path.name for path in [*others, *checkpoint.saved(run.folder)[: checkpoint.KEPT]])
+    state = state_of(run)
+    del state["random"]  # the global generator is set anew in each step, and a run that had ended already makes none
+    return {"state": state, "metrics": lines, "curves": curves, "report": vars(report), "files": files}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """What is left of a run that nothing happened to, and what it did to the disk."""
+    folder, runs = tmp_path_factory.mktemp("undisturbed"), []
+    done = operations(lambda: runs.append(train(folder)))
+    left = what_is_left(runs[0])
+    assert [line["step"] for line in left["metrics"]] == [2, 3, 4, 6, 6]
+    for curve in left["curves"].values():
+        assert [step for step, _ in curve] == sorted({step for step, _ in curve})
+    return SimpleNamespace(left=left, done=done)
+
+
+def of(done, part):
+    """The stages of some files, by what is done to them."""
+    return [stage for stage in stages(done) if part in done[stage[0]]]
+
+
+def check_kills(tmp_path, undisturbed, chosen):
+    assert len(chosen) > 3
+    for number, stage in enumerate(chosen):
+        folder, where = tmp_path / str(number), f"killed at {undisturbed.done[stage[0]]}, {stage}"
+        assert killed(lambda folder=folder: train(folder), *stage), where
+        assert_same(what_is_left(train(folder)), undisturbed.left, where)
+        shutil.rmtree(folder)
+
+
+def test_a_kill_at_any_moment_of_a_checkpoint_write_is_as_if_it_had_not_been(tmp_path, undisturbed):
+    chosen = of(undisturbed.done, "step_") + [(i + 1, False) for i, d in enumerate(undisturbed.done) if "replace" in d]
+    assert {undisturbed.done[at].split()[0] for at, _ in chosen} == {"write", "fsync", "replace", "unlink"}
+    check_kills(tmp_path, undisturbed, chosen)
+
+
+def test_a_kill_in_the_middle_of_any_tensorboard_record_leaves_each_step_once(tmp_path, undisturbed):
+    check_kills(tmp_path, undisturbed, [stage for stage in of(undisturbed.done, "write events") if stage[1]][::2])
+
+
+def test_a_kill_in_the_middle_of_any_line_of_metrics_leaves_each_step_once(tmp_path, undisturbed):
+    check_kills(tmp_path, undisturbed, [stage for stage in of(undisturbed.done, "write metrics") if stage[1]])
+
+
+def test_a_kill_at_any_moment_of_the_report_leaves_it_whole(tmp_path, undisturbed):
+    check_kills(tmp_path, undisturbed, of(undisturbed.done, "report.json"))
+
+
+def test_kills_that_follow_each_other_add_nothing(tmp_path, undisturbed):
+    at = 14  # of each process in turn: in its first checkpoint
+    kills = 0
+    while killed(lambda: train(tmp_path), at, True):
+        kills += 1
+        at += 3
+        assert kills < 20
+    assert kills > 2
+    assert_same(what_is_left(train(tmp_path)), undisturbed.left)
+
+
+def test_a_disk_that_fills_at_any_write_is_told_and_the_same_command_goes_on(tmp_path, undisturbed):
+    writes = [i for i, name in enumerate(undisturbed.done) if name.split()[0] in ("write", "fsync", "replace")]
+    checkpoints = [i for i in writes if "step_" in undisturbed.done[i]]
+    for at in sorted({*checkpoints[:6:2], *checkpoints[-5:], *writes[::7]}):
+        folder, where = tmp_path / str(at), f"full at {undisturbed.done[at]}"
+        with pytest.raises((CheckpointError, OSError)) as told, full_disk(at):
+            train(folder)
+        # One line of ours, or a system error that names its file, of which the command line makes one.
+        words = str(told.value) if isinstance(told.value, NasError) else f"{told.value.filename} {told.value}"
+        assert "No space left on device" in words, where
+        assert str(folder) in words, where
+        assert not list(folder.glob("*.unfinished")), where
+        for path in checkpoint.saved(folder):
+            assert checkpoint.load(path)["step"] == int(path.stem[5:]), where
+        assert_same(what_is_left(train(folder)), undisturbed.left, where)
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("part", ["write step_", "write metrics", "write events"])
+def test_a_clock_that_is_set_back_between_two_parts_of_a_run_hides_nothing(tmp_path, undisturbed, part, monkeypatch):
+    at = of(undisturbed.done, part)[-1]
+    assert killed(lambda: train(tmp_path), *at)
+    real = time.time
+    for hours in (5, 100_000):  # the second time it starts anew at 1970 or so, as of a machine without a battery
+        monkeypatch.setattr(time, "time", lambda hours=hours: max(real() - 3600 * hours, 17.0))
+        run = Run(SETTINGS, tmp_path)
+        run.tracker.writer.close()
+    assert_same(what_is_left(train(tmp_path)), undisturbed.left)
+    names = [path.name.split(".")[3] for path in sorted(tmp_path.glob("events*"))]
+    assert names == sorted(set(names))
+    assert len(names) == 4
+
+
+def test_a_clock_that_jumps_while_a_run_goes_on_changes_no_number(tmp_path, undisturbed, monkeypatch):
+    times = iter(range(2_000_000_000, 0, -7200))  # two hours back at each look
+    monkeypatch.setattr(time, "time", lambda: float(next(times)))
+    run = train(tmp_path)
+    assert_same(what_is_left(run), undisturbed.left)
+    for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
+        assert all(value >= 0 for tag, value in json.loads(line).items() if tag.startswith(TIMED))

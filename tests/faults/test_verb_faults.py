@@ -1,0 +1,200 @@
+"""nas-score, nas-rank, nas-export and make_table killed in the middle, or on a full disk: the same command goes on."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from injection import Command, full_disk, killed, operations, stages
+from PIL import Image
+from runs import CHAIN, assert_same, finish, tiny
+
+import nas.export.write as export_module
+from nas.errors import CheckpointError, NasError
+from nas.export import export
+from nas.export.load import load
+from nas.files import UNFINISHED
+from nas.rank import Journal, predict, rank, subject_of
+from nas.rank.report import write_report
+from nas.score.run import ScoreRun
+from nas.settings import ChainSettings, RankRunSettings, RankSettings, ScoreSettings, SyntheticSettings
+from nas.space import build_space
+from nas.train import load_trained
+
+SCORES = ScoreSettings(
+    space=ChainSettings(widths=[4], depths=[2], strides=[1], candidates=["skip", "conv1", "conv3"]),
+    data=SyntheticSettings(size=40, image_size=8, classes=3),
+    proxies=["synflow", "naswot"],
+    architectures=4,
+    batch_size=4,
+    progress=False,
+)
+SPACE = build_space(CHAIN, 3, 16, 3)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A trained supernet, and a table of truth for its space."""
+    torch.set_num_threads(1)
+    place = tmp_path_factory.mktemp("made")
+    finish(tiny(epochs=1), place / "trained")
+    rows = [f"{SPACE.encode(a)},{40 + 5 * sum(a)},{41 + 4.9 * sum(a)}" for a in SPACE.enumerate()]
+    (place / "table.csv").write_text("\n".join(["architecture,a,b", *rows]) + "\n")
+    return place
+
+
+def score(folder):
+    folder.mkdir(exist_ok=True)
+    run = ScoreRun(SCORES, folder)
+    list(run)
+    run.write()
+
+
+def scored(folder):
+    lines = [json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()]
+    assert len(lines) == 1 + SCORES.architectures
+    with (folder / "scores.csv").open() as file:
+        return sorted(path.name for path in folder.iterdir()), [row[:-1] for row in csv.reader(file)]
+
+
+def ranker(made):
+    how = RankSettings(tensorboard=False, progress=False, proxy_images=8, threads=1)
+    truth = str(made / "table.csv")
+    settings = RankRunSettings(space=CHAIN, truth=truth, proxies=["synflow"], rank=how, data=tiny().data)
+    subject = subject_of(settings)
+
+    def work(folder):
+        folder.mkdir(exist_ok=True)
+        journal = Journal(folder / "journal.jsonl")
+        try:
+            predictions = predict(subject, settings, journal)
+            ranking = rank(predictions, subject.truth, settings.seed)
+            write_report(folder, settings, subject, predictions, ranking, Image.new("RGB", (2, 2)))
+        finally:
+            journal.close()
+
+    return work
+
+
+def ranked(folder):
+    lines = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+    others = [path for path in folder.iterdir() if not path.name.startswith("events") and path.suffix != ".jsonl"]
+    return sorted(lines), {path.name: path.read_bytes() for path in others}
+
+
+@pytest.mark.parametrize("verb", ["score", "rank"])
+def test_a_kill_or_a_full_disk_at_any_write_of_scores_and_rankings_is_as_if_it_had_not_been(tmp_path, made, verb):
+    work, left, every = {"score": (score, scored, 1), "rank": (ranker(made), ranked, 4)}[verb]
+    whole = tmp_path / "whole"
+    done = operations(lambda: work(whole))
+    assert sum("jsonl" in name for name in done) > 3
+    for at, half in stages(done)[::every]:
+        folder, where = tmp_path / "faulty", f"{done[at]}, {(at, half)}"
+        if half:  # killed in the middle of each write, and before each other operation
+            assert killed(partial(work, folder), at, half), where
+        else:
+            folder.mkdir()
+            before = operations(lambda: None)
+            with full_disk(at):
+                try:
+                    work(folder)
+                except (NasError, OSError) as error:
+                    before = error
+            assert "No space left" in str(before) or done[at].startswith("unlink"), where
+            assert not list(folder.glob("*" + UNFINISHED)), where
+        work(folder)
+        assert left(folder) == left(whole), where
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(("verb", "result"), [("score", "scores.csv"), ("rank", "rank.csv")])
+def test_a_journal_that_was_emptied_beside_its_results_is_refused(tmp_path, made, verb, result):
+    work = {"score": score, "rank": ranker(made)}[verb]
+    journal = tmp_path / {"score": "scores.jsonl", "rank": "journal.jsonl"}[verb]
+    journal.touch()
+    work(tmp_path)  # of a process that was killed between making and writing it
+    journal.write_bytes(b"")
+    with pytest.raises(CheckpointError, match=rf"is empty, but was not when {result} was written; restore it"):
+        work(tmp_path)
+
+
+def test_an_export_that_is_killed_leaves_no_folder_and_the_same_one_goes_on(tmp_path, made):
+    trained = load_trained(made / "trained")
+    architecture = trained.space.decode("1-2")
+    export(trained, architecture, tmp_path / "whole", program=False)
+    done = operations(lambda: export(trained, architecture, tmp_path / "again", program=False))
+    chosen = [i for i, name in enumerate(done) if name.split()[0] in ("fsync", "replace")]
+    assert len(chosen) > 4
+    parts = ("write_weights", "readme", "load")  # what writes by itself: killed before, with everything before it there
+    for number, where in enumerate([*chosen, *parts]):
+        folder = tmp_path / str(number)
+        with pytest.MonkeyPatch.context() as patch:
+            if isinstance(where, str):
+                patch.setattr(export_module, where, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+            at = where if isinstance(where, int) else 10**6
+            assert killed(partial(export, trained, architecture, folder, program=False), at, False)
+        renamed = isinstance(where, int) and where > max(i for i, name in enumerate(done) if "replace" in name)
+        assert folder.exists() == renamed, where
+        if not renamed:
+            export(trained, architecture, folder, program=False)
+        assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in (tmp_path / "whole").iterdir()), where
+        assert not list(tmp_path.glob("*" + UNFINISHED))
+        assert_same(load(folder).state_dict(), load(tmp_path / "whole").state_dict())  # all digests agree with the card
+
+
+def test_an_export_onto_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, made):
+    words = (f"checkpoint={made / 'trained'}", "architecture='1-2'", "program=false", "threads=1", "run=one")
+    status, _, err = Command("export", *words, folder=tmp_path, injected=lambda: full_disk(2)).end()
+    assert status == 1
+    assert re.fullmatch(r"nas-export: \S+: No space left on device; make room or take another folder.*\n", err), err
+    assert not list(tmp_path.rglob("*"))
+    assert Command("export", *words, folder=tmp_path).end()[0] == 0
+
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "make_table.py"
+TABLE = ("space.widths=[4]", "space.depths=[3]", "space.strides=[1]", "space.candidates=[skip,conv3]", "data=synthetic")
+TABLE = (*TABLE, "data.size=600", "data.image_size=16", "data.classes=3", "data.train_images=0", "train.epochs=200")
+
+
+def children(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def workers(process, number):
+    """The ids of the processes that train: they have another name than the one that counts their semaphores."""
+    while True:
+        assert process.poll() is None, process.communicate()
+        found = [c for c in children(process.pid) if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
+        if len(found) == number:
+            return found
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("victim", ["worker", "parent"])
+def test_a_table_whose_processes_are_killed_ends_and_says_so(tmp_path, victim):
+    command = [sys.executable, SCRIPT, *TABLE, "--workers", "1", "--out", str(tmp_path / "t.csv")]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    (worker,) = workers(process, 1)
+    time.sleep(4 if victim == "parent" else 0.2)
+    os.kill(worker if victim == "worker" else process.pid, signal.SIGKILL)
+    _, err = process.communicate(timeout=60)  # both ends of it: the worker has its standard error too
+    if victim == "worker":
+        assert process.returncode == 1
+        words = "make_table: --workers=1: a training process was killed, as a rule for want of memory; what is done"
+        assert err.splitlines()[-1].startswith(words), err
+    else:
+        assert "Traceback" not in err
+        limit = time.monotonic() + 10
+        while Path(f"/proc/{worker}").exists() and time.monotonic() < limit:
+            time.sleep(0.05)
+        assert not Path(f"/proc/{worker}").exists()
