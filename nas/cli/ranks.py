@@ -88,8 +88,8 @@ def joined(device: str, timeout_s: float) -> Iterator[Ranks]:
         device: ``train.device``; on GPUs messages go through NCCL, on CPUs through gloo.
         timeout_s: how long a message is waited for.
     """
+    from nas.train.device import choose_device
     from nas.train.ranks import ALONE, CPU, RankLost, Ranks
-    from nas.train.run import choose_device
 
     if size() == 1:
         yield ALONE

@@ -67,8 +67,6 @@ class Task:
         self.began = True
         folder = Path(HydraConfig.get().runtime.output_dir)
         warnings.showwarning = lambda message, *_: print(f"nas-{self.verb}: {message}", file=sys.stderr)
-        # TensorBoard's thread hands a full disk on to the main thread, which tells of it.
-        threading.excepthook = lambda args: isinstance(args.exc_value, OSError) or threading.__excepthook__(args)
         if self.in_worker:
             self._settle()
         try:

@@ -13,8 +13,8 @@ from nas.cost.machine import MemoryLimit, available_bytes, memory_limits
 from nas.data.size import DataSize, data_size
 from nas.errors import NasError, NasWarning
 from nas.settings import SyntheticSettings, TrainRunSettings
+from nas.train.device import choose_device
 from nas.train.needs import MemoryNeeds, Network, needs_of, network_of
-from nas.train.run import choose_device
 
 GIB = 2**30
 LATER = 64 * 2**20

@@ -14,7 +14,8 @@ from nas.errors import CheckpointError
 from nas.files import write_whole
 from nas.settings.plain import filled
 from nas.train.checkpoint import versions
-from nas.train.run import Run, plain
+from nas.train.run import Run
+from nas.train.same import plain
 
 SHOWN = 40
 """Rows that a table has at most; the file has all."""

@@ -16,6 +16,7 @@ from nas.data import load_splits
 from nas.errors import CheckpointError
 from nas.files import sha256_of, write_whole
 from nas.settings import FixedGateSettings, TrainRunSettings
+from nas.settings.compare import differences
 from nas.space import Architecture, SearchSpace, build_space, check_supernet
 from nas.track.tags import ACCURACY
 from nas.train import checkpoint
@@ -23,7 +24,8 @@ from nas.train.loop import fit
 from nas.train.partner import TOLERANCE, of_same_flops
 from nas.train.picked import calibrated, plain_network
 from nas.train.report import make_report
-from nas.train.run import Initial, Run, differences, plain
+from nas.train.run import Initial, Run
+from nas.train.same import plain
 from nas.train.trained import Trained, load_trained
 
 AUGMENTATION = ("crop", "flip", "cutout")

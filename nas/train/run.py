@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,45 +10,24 @@ import torch
 
 from nas.cost import PathFlops
 from nas.data import Batches, Splits, load_splits, ordered, unnormalise
-from nas.errors import CheckpointError, DivergedError, SettingError, require
+from nas.errors import CheckpointError, DivergedError, require
 from nas.gate import LearnedGate, build_gate
 from nas.nn import gated_blocks
 from nas.seeds import generator
-from nas.settings import TrainRunSettings, train_settings
+from nas.settings import TrainRunSettings
+from nas.settings.compare import flat
 from nas.space import Architecture, build_space, check_supernet
 from nas.track import PROBABILITY, NoWriter, Progress, Tracker, Writer
 from nas.train import checkpoint
+from nas.train.device import choose_device
 from nas.train.evaluate import Judgement, architectures_to_judge, judge
 from nas.train.exchange import Exchange
 from nas.train.fits import misfit_of_run, misfit_of_weights
 from nas.train.optimize import GatedOptimizer
 from nas.train.ranks import ALONE, Ranks
+from nas.train.same import must_be_same, plain
 from nas.train.step import BranchNorms, GateTeacher, Loss
 from nas.train.syncnorm import synchronise
-
-
-def choose_device(name: str, local_rank: int | None = None) -> torch.device:
-    """The device of that name; ``auto`` takes CUDA where there is one.
-
-    Args:
-        name: ``train.device``.
-        local_rank: of a process beside others on this machine, each of which takes a GPU of its own.
-
-    Raises:
-        SettingError: there is no such device, or fewer than processes.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and local_rank is not None:
-        name = f"cuda:{local_rank}"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise SettingError("train.device", name, "is not a device", "write auto, cpu or cuda") from None
-    available = {"cpu": 1, "cuda": torch.cuda.device_count()}
-    if (device.index or 0) >= available.get(device.type, 0):
-        raise SettingError("train.device", name, "there is none on this machine", "write train.device=auto")
-    return device
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +72,7 @@ class Run:
         train, seed = settings.train, settings.seed
         state = checkpoint.load_newest(folder)
         if state is not None:
-            _same_settings(folder, state, settings, self.origin)
+            must_be_same(folder, state, settings, self.origin)
         place = (state["step"], state["metrics_bytes"]) if state is not None else 0
         begun = (place, plain(settings), self.origin, checkpoint.versions())
         rule, remedy = "has other settings, versions or checkpoints", "give all processes the same command and folder"
@@ -167,7 +146,7 @@ class Run:
             self.tracker = Tracker(Writer(self.folder, board), slots)
             sample = unnormalise(self.batches.batch(0)[0].cpu(), self.splits.mean, self.splits.std)
             self.tracker.start(config_text, sample, self.splits.classes)
-            self.tracker.writer.hparams(_flat(plain(self.settings)), ["val/accuracy", "train/loss"])
+            self.tracker.writer.hparams(flat(plain(self.settings)), ["val/accuracy", "train/loss"])
         shown = self.settings.track.progress and self.ranks.leads
         self.progress = Progress(self.total_steps, self.steps_per_epoch, self.step, shown)
 
@@ -261,39 +240,3 @@ class Run:
             "metrics_bytes": self.tracker.writer.flush(),
         }
         checkpoint.save(self.folder, self.step, state)
-
-
-def plain(settings: TrainRunSettings) -> dict[str, Any]:
-    """The settings as plain data, without the run's name and what does not change what a training gives."""
-    data = asdict(settings)
-    for name in ("run", "architecture", "checkpoint", "search"):
-        data.pop(name)
-    for name in ("check_every", "timeout_s"):
-        data["dist"].pop(name)
-    return data
-
-
-def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs between two nested dictionaries of settings, as in ``train.epochs: 2 -> 3``."""
-    old, new = _flat(before), _flat(now)
-    return [f"{k}: {old.get(k)} -> {new.get(k)}" for k in sorted(old | new) if old.get(k) != new.get(k)]
-
-
-def _same_settings(folder: Path, state: dict[str, Any], settings: TrainRunSettings, origin: str) -> None:
-    try:
-        before = plain(train_settings(state["settings"]))  # an older version may not have had all of them
-    except SettingError as error:
-        rule = f"was begun by gated-nas {state['versions'].get('gated-nas')}: {error.key}={error.value} {error.rule}"
-        raise CheckpointError("run", folder, rule, "take another run=NAME, or the version it was begun with") from None
-    began = {"initial weights": state.get("initial", "")}
-    changed = differences({**before, **began}, {**plain(settings), "initial weights": origin})
-    if changed:
-        rule = f"was begun with other settings ({'; '.join(changed)})"
-        raise CheckpointError("run", folder, rule, "take another run=NAME, or the settings it was begun with")
-
-
-def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in data.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

@@ -1,0 +1,45 @@
+"""What makes two trainings the same run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from nas.errors import CheckpointError, SettingError
+from nas.settings import TrainRunSettings, train_settings
+from nas.settings.compare import differences
+
+
+def plain(settings: TrainRunSettings) -> dict[str, Any]:
+    """The settings as plain data, without the run's name and what does not change what a training gives."""
+    data = asdict(settings)
+    for name in ("run", "architecture", "checkpoint", "search"):
+        data.pop(name)
+    for name in ("check_every", "timeout_s"):
+        data["dist"].pop(name)
+    return data
+
+
+def must_be_same(folder: Path, state: dict[str, Any], settings: TrainRunSettings, origin: str) -> None:
+    """Refuse to go on with a run under other settings.
+
+    Args:
+        folder: of the run.
+        state: its checkpoint.
+        settings: now.
+        origin: of the weights that it is to begin with.
+
+    Raises:
+        CheckpointError: they differ; it names what does.
+    """
+    try:
+        before = plain(train_settings(state["settings"]))  # an older version may not have had all of them
+    except SettingError as error:
+        rule = f"was begun by gated-nas {state['versions'].get('gated-nas')}: {error.key}={error.value} {error.rule}"
+        raise CheckpointError("run", folder, rule, "take another run=NAME, or the version it was begun with") from None
+    began = {"initial weights": state.get("initial", "")}
+    changed = differences({**before, **began}, {**plain(settings), "initial weights": origin})
+    if changed:
+        rule = f"was begun with other settings ({'; '.join(changed)})"
+        raise CheckpointError("run", folder, rule, "take another run=NAME, or the settings it was begun with")
