@@ -27,6 +27,11 @@ COMMANDS = [
     for line in README.replace("\\\n", " ").splitlines()
     if re.match(rf"    (\$ )?nas-({'|'.join(VERBS)}) ", line)
 ]
+COMMANDS += [
+    "nas-train " + line.split("#")[0].partition("nas.cli.train ")[2]
+    for line in README.replace("\\\n", " ").splitlines()
+    if re.match(r"    (\$ )?torchrun ", line)
+]
 
 
 def test_the_examples_run(tmp_path, monkeypatch):
@@ -73,6 +78,7 @@ def test_the_commands_compose(command):
 
 def test_there_are_commands_of_every_verb():
     assert len(COMMANDS) >= 15
+    assert sum("run=two" in command for command in COMMANDS) >= 2  # of torchrun
     assert {command.split()[0].removeprefix("nas-") for command in COMMANDS} == set(VERBS)
 
 

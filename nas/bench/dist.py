@@ -146,5 +146,5 @@ def dist_table(result: dict[str, Any]) -> Table:
         shown.add_row(f"  {row['what']}", *ratios, "" if row["bar"] is None else f"{row['bar']:g}")
     for what in (GATED, UNUSED):
         sent = [f"{result['bytes'][str(k)][what] / 1000:,.0f} kB" for k in CHOICES]
-        shown.add_row(f"  gradients sent: {what}", *sent, "")
+        shown.add_row(f"  sent: {what}", *sent, "")
     return shown

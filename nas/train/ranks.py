@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -105,10 +106,10 @@ class Ranks:
         try:
             send()
         except RuntimeError as error:  # what gloo and NCCL raise where a peer is gone or too late
-            said = " ".join(str(error).split())[:160]
-            rule = f"lost contact with the other processes ({said})"
+            said = re.sub(r"\[\S*\.cc:\d+\] ", "", " ".join(str(error).split())).partition(". ")[0]
+            rule = f"lost contact with the other processes ({said[:160]})"
             remedy = "start the same command again to go on; dist.timeout_s is how long they wait for each other"
-            raise RankLost("rank", self.rank, rule, remedy) from error
+            raise RankLost("processes", self.size, rule, remedy) from error
 
 
 ALONE = Ranks()

@@ -64,7 +64,7 @@ def test_a_killed_rank_is_restarted_and_the_run_ends_as_if_undisturbed(torchrun,
         saved = (step - 1) // 2 * 2  # the step numbered from 1 in which it died had not been made
         assert f"going on at step {saved} of 12" in out
         (lost,) = said(err)
-        assert lost.startswith(f"nas-train: rank {1 - rank}: rank={1 - rank}: lost contact with the other processes (")
+        assert lost.startswith(f"nas-train: rank {1 - rank}: processes=2: lost contact with the other processes (")
         assert_same_end(folder, whole)
 
 
