@@ -203,7 +203,7 @@ class _TrainingOnly(Run):
     def evaluate(self) -> None:
         pass
 
-    def save(self) -> None:
+    def save(self, to_be_judged: bool = False) -> None:
         pass
 
 

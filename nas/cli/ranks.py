@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 import time
+import uuid
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING
 from nas.errors import NasError, SettingError, require
 
 if TYPE_CHECKING:
+    from torch.distributed import Store
+
     from nas.train.ranks import Ranks
 
 GRACE_S = 5.0
@@ -24,7 +27,7 @@ GRACE_S = 5.0
 
 def size() -> int:
     """How many processes torchrun, or whoever sets ``WORLD_SIZE``, has started; 1 where nobody has."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
 def local_size() -> int:
@@ -57,10 +60,12 @@ def one_voice(words: Sequence[str]) -> Iterator[None]:
 
 def _check_command(words: Sequence[str]) -> None:
     """Refuse a sweep, and a run whose folder would have another name in every process and after every restart."""
+    from nas.config import is_sweep
+
     try:
-        if sweep := next((word for word in words if word in ("-m", "--multirun")), None):
+        if is_sweep(words):
             rule = "starts several runs, but under torchrun all processes train one"
-            raise SettingError("flag", sweep, rule, "write a loop around torchrun, or leave torchrun out")
+            raise SettingError("flag", "-m", rule, "write a loop around torchrun, or leave torchrun out")
         if not any(word.startswith(("run=", "hydra.run.dir=")) for word in words):
             rule = "must be given under torchrun: the default is the time, another one in every process"
             raise SettingError("run", "(none)", rule, "write run=NAME")
@@ -89,7 +94,7 @@ def joined(device: str, timeout_s: float) -> Iterator[Ranks]:
         timeout_s: how long a message is waited for.
     """
     from nas.train.device import choose_device
-    from nas.train.ranks import ALONE, CPU, RankLost, Ranks
+    from nas.train.ranks import ALONE, CPU, RankError, RankLost, Ranks
 
     if size() == 1:
         yield ALONE
@@ -109,7 +114,7 @@ def joined(device: str, timeout_s: float) -> Iterator[Ranks]:
     try:
         store, rank, number = next(dist.rendezvous("env://", timeout=timeout))
         # torchrun may keep its store over a restart, with the addresses of the processes before it.
-        store = dist.PrefixStore(f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')} of {number}", store)
+        store = dist.PrefixStore(meet(store, rank, number, timeout_s), store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=number, timeout=timeout)
     except RuntimeError as error:
         place, said = os.environ.get("MASTER_ADDR"), " ".join(str(error).split())[:160]
@@ -122,6 +127,9 @@ def joined(device: str, timeout_s: float) -> Iterator[Ranks]:
     except (NasError, OSError) as error:
         if not _first_to_fail(store):
             sys.exit(1)
+        if isinstance(error, OSError):
+            remedy = "make room, and start the same command again"
+            raise RankError(f"rank {rank}", error.filename, error.strerror or str(error), remedy) from error
         error.args = (f"rank {rank}: {error}",)
         raise
     finally:
@@ -131,9 +139,42 @@ def joined(device: str, timeout_s: float) -> Iterator[Ranks]:
             dist.destroy_process_group()
 
 
-def _first_to_fail(store: object) -> bool:
+def meet(store: Store, rank: int, number: int, timeout_s: float) -> str:
+    """A name for this start that all processes have confirmed.
+
+    Rank 0 invites under a name of its own, the others answer with theirs, rank 0 lists the answers. An invitation that
+    a start before this one has left has no answer of this process in its list, and is passed over. How often torchrun
+    has restarted its processes would not do for a name: on several machines the counts differ.
+
+    Raises:
+        RuntimeError: the others did not come in time.
+    """
+    own, end = uuid.uuid4().hex, time.monotonic() + timeout_s
+    if rank == 0:
+        answers = [f"nas/{own}/{other}" for other in range(1, number)]
+        store.set("nas/invitation", own)
+        while not all(store.check([answer]) for answer in answers):
+            _wait_until(end, "not all the others have answered")
+        store.set(f"nas/{own}/list", ",".join(store.get(answer).decode() for answer in answers))
+        return own
+    while True:
+        if store.check(["nas/invitation"]):
+            name = store.get("nas/invitation").decode()
+            store.set(f"nas/{name}/{rank}", own)
+            if store.check([f"nas/{name}/list"]) and own in store.get(f"nas/{name}/list").decode().split(","):
+                return name
+        _wait_until(end, "rank 0 has not invited")
+
+
+def _wait_until(end: float, rule: str) -> None:
+    if time.monotonic() > end:
+        raise RuntimeError(rule)
+    time.sleep(0.02)
+
+
+def _first_to_fail(store: Store) -> bool:
     try:
-        return store.add("nas/failed", 1) == 1  # type: ignore[attr-defined]
+        return bool(store.add("nas/failed", 1) == 1)
     except RuntimeError:  # it was kept by a process that is gone: nobody knows, so everybody speaks
         return True
 

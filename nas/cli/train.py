@@ -54,7 +54,7 @@ def job(config: DictConfig, folder: Path) -> None:
 
 
 def _train(settings: TrainRunSettings, folder: Path, text: str, ranks: Ranks, out: Console) -> None:
-    from nas.train import Interrupted, Run, fit, make_report, tables
+    from nas.train import Abandoned, Interrupted, Run, fit, make_report, tables
 
     if (folder / "scratch").is_dir():
         raise CheckpointError("run", folder, "has networks in it that were trained alone", "take another run=NAME")
@@ -65,6 +65,10 @@ def _train(settings: TrainRunSettings, folder: Path, text: str, ranks: Ranks, ou
     with closing(run.tracker.writer):
         try:
             fit(run)
+        except Abandoned as stop:
+            command = torchrun_command("nas.cli.train", sys.argv[1:])
+            out.print(f"{stop} in step {run.step}; to go on from the last checkpoint: {command}")
+            sys.exit(128 + stop.signal_number)
         except Interrupted as stop:
             ranks.wait()  # while rank 0 saves: torchrun ends all processes as soon as one has ended
             command = same_command(settings.run) if ranks.size == 1 else torchrun_command("nas.cli.train", sys.argv[1:])

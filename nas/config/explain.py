@@ -64,6 +64,17 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
     return f"{given}: {text}; {SEE_ALL}"
 
 
+def is_sweep(words: Sequence[str]) -> bool:
+    """Whether a command line asks for several runs: ``-m`` in any of its spellings, or Hydra's own setting."""
+    parser = get_args_parser()
+    parser.exit_on_error = False
+    try:
+        known, _ = parser.parse_known_args(words)
+    except ArgumentError:  # which is told of elsewhere
+        return False
+    return bool(known.multirun) or any(word.lstrip("+").startswith("hydra.mode=") for word in words)
+
+
 def explain_flags(words: Sequence[str]) -> str | None:
     """One line for a command line that Hydra's parser would answer with its usage; None if it would not."""
     parser = get_args_parser()

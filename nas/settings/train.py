@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from nas.errors import require
 from nas.settings.data import DataSettings, DigitsSettings
 from nas.settings.gate import GateSettings, UniformGateSettings
-from nas.settings.rules import MISSING, fraction, not_negative, one_of, positive
+from nas.settings.rules import LARGEST, MISSING, fraction, not_negative, one_of, positive
 from nas.settings.space import SpaceSettings, TwoBranchSettings
 
 
@@ -145,6 +145,9 @@ class DistSettings:
         one_of("dist.paths", self.paths, "same", "own")
         one_of("dist.batchnorm", self.batchnorm, "local", "sync")
         positive("dist", self, "check_every", "timeout_s")
+        rule = "needs the same paths in all processes: a layer's statistics are of those that run it"
+        ok = self.paths == "same" or self.batchnorm == "local"
+        require(ok, "dist.batchnorm", self.batchnorm, rule, "write dist.paths=same, or dist.batchnorm=local")
 
 
 @dataclass
@@ -171,7 +174,8 @@ class TrainRunSettings:
 
     def __post_init__(self) -> None:
         self._check_retraining()
-        require(self.seed >= 0, "seed", self.seed, "must not be negative", "write for example seed=1")
+        rule = f"must not be negative, and at most {LARGEST:,}"
+        require(0 <= self.seed <= LARGEST, "seed", self.seed, rule, "write for example seed=1")
         ok = re.fullmatch(r"[\w.+-]+", self.run) is not None and self.run not in (".", "..")
         rule = "must be a plain name of letters, digits, '.', '_', '+' and '-'"
         require(ok, "run", self.run, rule, "write for example run=first; hydra.run.dir=PATH chooses any folder")

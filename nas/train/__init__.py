@@ -3,7 +3,7 @@
 from nas.train.alone import train_alone
 from nas.train.device import choose_device
 from nas.train.evaluate import Judgement, architectures_to_judge, judge, recalibrate
-from nas.train.loop import Interrupted, fit
+from nas.train.loop import Abandoned, Interrupted, fit
 from nas.train.optimize import GatedOptimizer, learning_rate
 from nas.train.picked import best_of_run, calibrated, plain_network
 from nas.train.report import Report, make_report, tables
@@ -13,6 +13,7 @@ from nas.train.step import BranchNorms, GateTeacher, Loss, StepResult, train_ste
 from nas.train.trained import Trained, load_trained
 
 __all__ = [
+    "Abandoned",
     "BranchNorms",
     "GateTeacher",
     "GatedOptimizer",

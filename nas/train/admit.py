@@ -53,7 +53,7 @@ def check_memory(
     size = data_size(settings.data)
     if size is None:
         return ""
-    network = network_of(settings, size)
+    network = network_of(settings, size, processes)
     device = choose_device(settings.train.device, local_rank)
     on_gpu = device.type == "cuda"
     lines: list[str] = []

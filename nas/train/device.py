@@ -21,6 +21,9 @@ def choose_device(name: str, local_rank: int | None = None) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and local_rank is not None:
         name = f"cuda:{local_rank}"
+    elif name.startswith("cuda:") and local_rank is not None:
+        rule = "is one GPU, but each process takes one of its own"
+        raise SettingError("train.device", name, rule, "write train.device=cuda, and CUDA_VISIBLE_DEVICES to choose")
     try:
         device = torch.device(name)
     except RuntimeError:

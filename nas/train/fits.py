@@ -95,10 +95,11 @@ def _fits_optimizer(state: dict[str, Any], own: dict[str, Any], parameters: list
     if not isinstance(moments, dict) or not isinstance(groups, list) or len(groups) != 1:
         return False
     group, settings = groups[0], own["param_groups"][0]
-    # All but the learning rate, which every step sets, is as the settings say. As text, since a file may have tensors.
-    if not isinstance(group, dict) or any(
-        repr(group.get(name)) != repr(value) for name, value in settings.items() if name != "lr"
-    ):
+    if not isinstance(group, dict) or not {"params", "lr"} <= group.keys():
+        return False
+    # All but the learning rate, which every step sets, is as the settings say; another torch may have fewer or more of
+    # them. As text, since a file may have tensors.
+    if any(repr(group[name]) != repr(settings[name]) for name in group.keys() & settings.keys() - {"lr"}):
         return False
     names = {"exp_avg", "exp_avg_sq"}
     if "momentum" in settings:

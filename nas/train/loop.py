@@ -17,6 +17,8 @@ from nas.train.step import train_step
 if TYPE_CHECKING:
     from nas.train.run import Run
 
+GRACE_S = 20.0
+"""How long one of several processes may go on after a signal: its step ends sooner as a rule, but judging takes long."""
 NORMS_EVERY = 10
 """Steps between two measurements of the branches' gradient norms."""
 
@@ -33,17 +35,25 @@ class Interrupted(Exception):
         self.signal_number = signal_number
 
 
+class Abandoned(Interrupted):
+    """The run was asked to stop and did not come to the end of a step in time: its last checkpoint is what there is."""
+
+
 def fit(run: Run) -> None:
     """Train ``run`` from where it is to its end.
 
     Raises:
         Interrupted: SIGINT or SIGTERM came, to any process of the run; the run is saved.
+        Abandoned: with several processes: such a signal came, and rank 0 was judging for too long after it.
         DivergedError: the loss stopped being finite; the last checkpoint is from before.
         RankError: the processes of the run do not do the same, or one is gone.
     """
     train, track = run.settings.train, run.settings.track
     alone = run.ranks.size == 1
-    with stop_signals(once=alone) as received, run.progress:
+    with stop_signals(grace_s=0 if alone else GRACE_S) as received, run.progress:
+        if run.to_be_judged:
+            run.evaluate()
+            run.save()
         while run.step < run.total_steps:
             started = perf_counter()
             x, y = run.batches.batch(run.step)
@@ -73,6 +83,8 @@ def fit(run: Run) -> None:
             if run.step % track.log_every == 0 or at_end:
                 run.log(lr, everyones)
             if run.step % (run.steps_per_epoch * run.settings.evaluate.every_epochs) == 0 or at_end:
+                if not alone:
+                    run.save(to_be_judged=True)  # judging may take longer than torchrun waits for a process to stop
                 run.evaluate()
             if run.step % (train.save_every or run.steps_per_epoch) == 0 or at_end or stop:
                 run.save()
@@ -81,23 +93,32 @@ def fit(run: Run) -> None:
 
 
 @contextmanager
-def stop_signals(once: bool = True) -> Iterator[list[int]]:
+def stop_signals(grace_s: float = 0.0) -> Iterator[list[int]]:
     """Collect SIGINT and SIGTERM instead of dying of them.
 
     Args:
-        once: a second one is not caught. A process that torchrun has started gets a Ctrl-C twice, from the terminal
-            and from torchrun, which itself ends what does not end.
+        grace_s: 0: a second one is not caught. Else the process ends by itself that many seconds after the first: one
+            that torchrun has started gets a Ctrl-C twice, from the terminal and from torchrun, which kills what has
+            not ended after 30 s.
     """
     received: list[int] = []
 
+    def abandon(*_: object) -> None:
+        raise Abandoned(received[0])
+
     def note(number: int, frame: FrameType | None) -> None:
+        if grace_s and not received:
+            signal.signal(signal.SIGALRM, abandon)
+            signal.setitimer(signal.ITIMER_REAL, grace_s)
         received.append(number)
-        if once:
+        if not grace_s:
             signal.signal(number, before[number])
 
     before: dict[int, Any] = {int(number): signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield received
     finally:
+        if grace_s:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)

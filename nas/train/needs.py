@@ -21,6 +21,8 @@ from nas.settings import (
 )
 from nas.space import Architecture, SearchSpace, build_space
 from nas.train.memory import KEEP_BYTES, MMAP_BYTES
+from nas.train.ranks import ALONE
+from nas.train.syncnorm import synchronise
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class MemoryNeeds:
         return sum(self.parts().values())
 
 
-def network_of(settings: TrainRunSettings, size: DataSize) -> Network:
+def network_of(settings: TrainRunSettings, size: DataSize, processes: int = 1) -> Network:
     """What the supernet of ``settings`` needs, found on torch's meta device.
 
     Only a user's own network is built for it, since nobody knows what its factory would do on another device. Where
@@ -102,6 +104,8 @@ def network_of(settings: TrainRunSettings, size: DataSize) -> Network:
         with torch.device("meta"):
             space = build_space(*shape)
             supernet = space.supernet(settings.seed)
+    if processes > 1 and settings.dist.batchnorm == "sync":  # such layers keep more for the backward pass
+        synchronise(supernet, ALONE)
     parameters, buffers = supernet_bytes(supernet)
     path: PathMemory | None
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -59,14 +59,19 @@ class Ranks:
         """Replace a tensor of floating-point numbers by its mean over the processes."""
         return self.sum_(tensor).div_(self.size) if self.size > 1 else tensor
 
-    def broadcast_(self, tensors: Sequence[Tensor]) -> None:
-        """Replace ``tensors`` by those of rank 0, in one message a dtype."""
+    @torch.no_grad()
+    def broadcast_(self, tensors: Iterable[object]) -> None:
+        """Replace those of ``tensors`` that differ by rank 0's, in one message a dtype; what is no tensor is left."""
         if self.size == 1:
             return
-        for group in by_dtype(tensors).values():
-            flat, views = pack(group)
-            self._message(lambda flat=flat: dist.broadcast(flat, 0))  # type: ignore[misc]
-            torch._foreach_copy_(group, views)
+        for group in by_dtype([tensor for tensor in tensors if isinstance(tensor, Tensor)]).values():
+            # A user's buffers may have gaps or overlap, and have dtypes that gloo does not know: their bytes travel.
+            flat = torch.cat([tensor.detach().reshape(-1).to(self.device) for tensor in group])
+            self._message(lambda flat=flat: dist.broadcast(flat.view(torch.uint8), 0))  # type: ignore[misc]
+            for tensor, part in zip(group, flat.split([tensor.numel() for tensor in group]), strict=True):
+                theirs = part.view(tensor.shape).to(tensor.device)
+                if not torch.equal(tensor, theirs):
+                    tensor.copy_(theirs)
 
     def must_agree(self, value: object, key: str, shown: object, rule: str, remedy: str) -> None:
         """Refuse to go on unless ``value`` reads the same (``repr``) in all processes; 8 bytes of each travel.
@@ -133,6 +138,6 @@ def pack(tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
 
 
 def parts(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """``flat`` in parts of the shapes and strides of ``like``, which have to be dense."""
+    """``flat`` in parts of the shapes and strides of ``like``; they have to be dense, as autograd's gradients are."""
     pieces = flat.split([tensor.numel() for tensor in like])
     return [piece.as_strided(t.shape, t.stride()) for piece, t in zip(pieces, like, strict=True)]

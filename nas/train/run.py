@@ -92,7 +92,7 @@ class Run:
         self.supernet = supernet.to(self.device)
         if train.channels_last:
             self.supernet = self.supernet.to(memory_format=torch.channels_last)
-        ranks.broadcast_(list(self.supernet.state_dict().values()))
+        ranks.broadcast_(self.supernet.state_dict().values())
         if train.compile == "branches":
             for block in gated_blocks(self.supernet).values():
                 for branch in block.branches:
@@ -109,7 +109,7 @@ class Run:
         if isinstance(self.gate, LearnedGate):
             self.teacher, self.held_out = GateTeacher(self.supernet, self.loss_fn, ranks), self._batches(splits, "val")
         self.branch_norms = BranchNorms(self.supernet)
-        self.step = 0
+        self.step, self.to_be_judged = 0, False
         self.judged: list[Judgement] = []  # by the last evaluation of this process
         self._begin(state, config_text)
 
@@ -132,7 +132,7 @@ class Run:
         board, slots = self.settings.track.tensorboard, self.space.slots
         if state is not None:
             self._must_fit(state)
-            self.step = state["step"]
+            self.step, self.to_be_judged = state["step"], state.get("to_be_judged") is True
             self._load_weights(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.gate.load_state_dict(state["gate"])
@@ -214,8 +214,11 @@ class Run:
         mean = sum(j.accuracy for j in found) / len(found)
         self.progress.epoch(self.step, mean, max(j.accuracy for j in found), self.tracker)
 
-    def save(self) -> None:
+    def save(self, to_be_judged: bool = False) -> None:
         """Write a checkpoint of this step: rank 0 for all.
+
+        Args:
+            to_be_judged: the evaluation of this step is still to come; a run that goes on begins with it.
 
         Raises:
             DivergedError: a weight is not finite; no checkpoint is written.
@@ -238,5 +241,6 @@ class Run:
             "gate": self.gate.state_dict(),
             "track": self.tracker.state_dict(),
             "metrics_bytes": self.tracker.writer.flush(),
+            "to_be_judged": to_be_judged,
         }
         checkpoint.save(self.folder, self.step, state)

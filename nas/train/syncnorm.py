@@ -36,6 +36,7 @@ class _Synced(nn.modules.batchnorm._BatchNorm):
         if not (self.training and torch.is_grad_enabled()):  # rank 0 judges by itself, and without gradients
             return super().forward(x)
         self._check_input_dim(x)
+        given, x = x.dtype, x.to(torch.promote_types(x.dtype, torch.float32))  # under autocast, as F.batch_norm does
         size, shape = self.ranks.size, (1, -1, *([1] * (x.dim() - 2)))
         over = [axis for axis in range(x.dim()) if axis != 1]
         mean = _Sum.apply(x.mean(over), self.ranks) / size
@@ -44,7 +45,11 @@ class _Synced(nn.modules.batchnorm._BatchNorm):
         if self.track_running_stats:
             self._note(mean.detach(), variance.detach(), size * x.numel() // x.shape[1])
         y = centred * torch.rsqrt(variance + self.eps).view(shape)
-        return y if self.weight is None else y * self.weight.view(shape) + self.bias.view(shape)
+        if self.weight is not None:
+            y = y * self.weight.view(shape)
+        if self.bias is not None:
+            y = y + self.bias.view(shape)
+        return y.to(given)
 
     @torch.no_grad()
     def _note(self, mean: Tensor, variance: Tensor, count: int) -> None:

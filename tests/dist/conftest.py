@@ -54,26 +54,53 @@ SMALL = (
 """12 steps, a checkpoint every 2."""
 
 
+class Torchrun:
+    """Starts ``torchrun -m nas.cli.train`` in a folder, and ends what it has started."""
+
+    def __init__(self, folder):
+        self.folder, self.started = folder, []
+        (folder / "net.py").write_text(NETWORK)
+
+    def __call__(self, *words, fault="none:0:0", restarts=0, how=("--standalone", "--nproc-per-node=2")):
+        command = [sys.executable, "-m", "torch.distributed.run", *how, f"--max-restarts={restarts}"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "FAULT": fault, "COLUMNS": "80"}
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(
+            [*command, "-m", "nas.cli.train", *words],
+            cwd=self.folder,
+            env=environment,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+        )
+        self.started.append(process)
+        return process
+
+    def close(self):
+        for process in self.started:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+
+
 @pytest.fixture
 def torchrun(tmp_path):
     """Start ``torchrun -m nas.cli.train`` with these words on two processes, in ``tmp_path``."""
-    (tmp_path / "net.py").write_text(NETWORK)
-    started = []
-
-    def start(*words: str, fault: str = "none:0:0", restarts: int = 0, processes: int = 2) -> subprocess.Popen:
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        command += [f"--max-restarts={restarts}", "-m", "nas.cli.train", *words]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "FAULT": fault, "COLUMNS": "80"}
-        pipe = subprocess.PIPE
-        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=pipe, stderr=pipe, text=True)
-        started.append(process)
-        return process
-
+    start = Torchrun(tmp_path)
     yield start
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+    start.close()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory):
+    """The folder of the small run when nothing happens to it, and what it printed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    start = Torchrun(folder)
+    process = start(*SMALL, "run=undisturbed")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "nas-train" not in err
+    return folder / "outputs" / "train" / "undisturbed", out
 
 
 @pytest.fixture

@@ -1,11 +1,24 @@
 """What is one for all processes, and what each has for itself."""
 
-import torch
-from ranks import together
-from runs import CHAIN, assert_same, tiny
+import json
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 
-from nas.settings import CustomSettings, TrainRunSettings
-from nas.train import Run, fit, make_report
+import pytest
+import torch
+import torch.distributed as dist
+from ranks import together
+from runs import CHAIN, assert_same, finish, state_of, tiny
+from torch import nn
+
+from nas.cli.ranks import meet
+from nas.errors import SettingError
+from nas.settings import CustomSettings, DistSettings, TrainRunSettings
+from nas.train import Abandoned, Run, choose_device, fit, loop, make_report
+from nas.train.ranks import RankLost, Ranks
+from nas.train.syncnorm import synchronise
 
 RESTLESS = TrainRunSettings(space=CustomSettings(factory="ranks:Restless"))
 
@@ -49,3 +62,151 @@ def test_each_rank_and_each_step_has_dropout_of_its_own_also_after_a_restart(tmp
     for whole, rest in zip(found, again, strict=True):
         assert len(rest) == 11
         assert all(map(torch.equal, whole[11:], rest))
+
+
+# ------------------------------------------------------------------------------------------------- judging
+
+
+def judged(ranks, settings, folder, slow):
+    """Train; if ``slow``, judging takes for ever and rank 0 gets a SIGTERM in it."""
+    loop.GRACE_S = 0.5
+    run = Run(settings, folder, ranks=ranks)
+    judge = run.judge
+
+    def judging(*args):
+        if run.step == slow:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        return judge(*args)
+
+    run.judge = judging
+    try:
+        fit(run)
+    except (Abandoned, RankLost) as stop:
+        return run.step, str(stop)
+    finally:
+        run.tracker.writer.close()
+        if slow is not None:
+            dist.destroy_process_group()  # as processes that end, each at its time
+    state = state_of(run)
+    return {key: state[key] for key in ("model", "optimizer", "counts")}, [found.accuracy for found in run.judged]
+
+
+def without_times(folder):
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [{k: v for k, v in line.items() if not k.startswith(("time/", "throughput/images"))} for line in lines]
+
+
+@pytest.mark.parametrize("step", [11, 22])
+def test_a_stop_while_rank_0_judges_ends_it_in_time_and_the_evaluation_is_made_up_for(tmp_path, step):
+    settings = tiny(TrainRunSettings(space=CHAIN))
+    whole = together(2, judged, tmp_path, settings, tmp_path / "whole", None)
+    began = time.monotonic()
+    assert together(2, judged, tmp_path, settings, tmp_path / "run", step)[0] == (step, "stopped by SIGTERM")
+    assert time.monotonic() - began < 30
+    found = together(2, judged, tmp_path, settings, tmp_path / "run", None)
+    assert_same(found[0], whole[0])
+    assert without_times(tmp_path / "run") == without_times(tmp_path / "whole")
+
+
+# ----------------------------------------------------------------------------------------- what is sent at the start
+
+
+def odd_tensors(ranks):
+    wide = torch.arange(12).reshape(3, 4) * (ranks.rank + 1)
+    tensors = {
+        "strided": (wide * 1.5)[:, :3],
+        "bool": torch.tensor([True, False, bool(ranks.rank)]),
+        "int16": torch.full((3,), ranks.rank, dtype=torch.int16),
+        "channels_last": torch.full((2, 3, 4, 4), float(ranks.rank)).to(memory_format=torch.channels_last),
+        "scalar": torch.tensor(7.0 + ranks.rank),
+        "empty": torch.empty(0),
+        "expanded": torch.ones(1).expand(5),
+        "behind": torch.full((50,), 3.0 + ranks.rank),
+    }
+    ranks.broadcast_([*tensors.values(), "extra state"])
+    return {name: (tensor.clone(), tensor.stride()) for name, tensor in tensors.items()}
+
+
+def test_buffers_of_any_layout_and_dtype_become_those_of_rank_0(tmp_path):
+    first, second = together(2, odd_tensors, tmp_path)
+    assert_same(first, second)
+    assert torch.equal(first["strided"][0], (torch.arange(12).reshape(3, 4) * 1.5)[:, :3])
+    assert torch.equal(first["behind"][0], torch.full((50,), 3.0))
+    assert first["int16"][0].tolist() == [0, 0, 0]
+
+
+def normalised(ranks):
+    norm = nn.BatchNorm2d(3)
+    synchronise(norm, ranks)
+    x = (torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(0)) + 20).bfloat16().split(4)[ranks.rank]
+    return norm(x), norm.running_mean, norm.running_var
+
+
+def test_synchronised_statistics_of_bf16_are_those_of_float32(tmp_path):
+    found = together(2, normalised, tmp_path)
+    norm = nn.BatchNorm2d(3)
+    x = (torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(0)) + 20).bfloat16()
+    y = norm(x)
+    assert found[0][0].dtype == y.dtype == torch.bfloat16
+    torch.testing.assert_close(torch.cat([part[0] for part in found]), y, rtol=0, atol=0.02)
+    for part in found:
+        torch.testing.assert_close(part[1], norm.running_mean, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(part[2], norm.running_var, rtol=1e-4, atol=1e-6)
+
+
+def test_synchronised_batchnorm_goes_without_a_bias(tmp_path):
+    norm = nn.BatchNorm1d(3)
+    norm.bias = None
+    x = torch.randn(8, 3)
+    expected = norm(x)
+    synchronise(norm, Ranks())
+    torch.testing.assert_close(norm(x), expected)
+
+
+# ---------------------------------------------------------------------------------------------- finding each other
+
+
+def test_processes_meet_under_one_name_whatever_a_start_before_them_has_left():
+    store = dist.HashStore()
+    for _ in range(2):
+        with ThreadPoolExecutor(3) as pool:
+            # The last ones come first, and find the invitation of the start before.
+            others = [pool.submit(meet, store, rank, 3, 20.0) for rank in (2, 1)]
+            time.sleep(0.1)
+            names = {meet(store, 0, 3, 20.0), *(other.result() for other in others)}
+        assert len(names) == 1
+
+
+@pytest.mark.parametrize(("rank", "rule"), [(0, "not all the others have answered"), (1, "rank 0 has not invited")])
+def test_who_is_alone_does_not_wait_for_ever(rank, rule):
+    with pytest.raises(RuntimeError, match=rule):
+        meet(dist.HashStore(), rank, 2, 0.1)
+
+
+# -------------------------------------------------------------------------------------------------- settings
+
+
+def test_own_paths_cannot_have_synchronised_batchnorm():
+    with pytest.raises(SettingError, match=r"dist.batchnorm=sync: needs the same paths in all processes"):
+        DistSettings(paths="own", batchnorm="sync")
+
+
+def test_one_gpu_cannot_be_chosen_for_all_processes():
+    with pytest.raises(SettingError, match=r"train.device=cuda:0: is one GPU, but each process takes one of its own"):
+        choose_device("cuda:0", local_rank=1)
+
+
+def test_a_checkpoint_from_before_there_were_several_processes_goes_on(tmp_path):
+    settings = tiny(TrainRunSettings(space=CHAIN), save_every=11)
+    whole = finish(settings, tmp_path / "whole")
+    path = tmp_path / "whole" / "step_000000011.pt"
+    state = torch.load(path, weights_only=True)
+    del state["settings"]["dist"], state["to_be_judged"]
+    (tmp_path / "old").mkdir()
+    torch.save({**state, "random": torch.get_rng_state(), "random_cuda": None}, tmp_path / "old" / path.name)
+    lines = (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+    (tmp_path / "old" / "metrics.jsonl").write_bytes(lines[: state["metrics_bytes"]])
+    old = finish(settings, tmp_path / "old")
+    assert_same(old.supernet.state_dict(), whole.supernet.state_dict())
+    assert_same(old.optimizer.state_dict(), whole.optimizer.state_dict())

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import signal
+import socket
 import time
 
 import pytest
@@ -40,13 +41,6 @@ def curves(folder):
     return [[line.get(name) for name in ("step", "train/loss", "train/accuracy", "val/accuracy")] for line in lines]
 
 
-@pytest.fixture
-def undisturbed(torchrun, small, tmp_path):
-    status, out, err = ended(torchrun(*small, "run=undisturbed"))
-    assert (status, said(err)) == (0, []), err
-    return tmp_path / "outputs" / "train" / "undisturbed", out
-
-
 def test_a_killed_rank_is_restarted_and_the_run_ends_as_if_undisturbed(torchrun, small, tmp_path, undisturbed):
     whole, out = undisturbed
     lines = out.splitlines()
@@ -68,9 +62,21 @@ def test_a_killed_rank_is_restarted_and_the_run_ends_as_if_undisturbed(torchrun,
         assert_same_end(folder, whole)
 
 
-@pytest.mark.parametrize("what", ["raise", "refuse"])
-def test_an_error_on_any_rank_ends_all_of_them_with_its_message(torchrun, small, tmp_path, what):
-    process = torchrun(*small, "run=failing", fault=f"{what}:1:4")
+def test_two_machines_find_each_other_again_after_a_rank_was_killed(torchrun, small, tmp_path, undisturbed):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    how = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{port}"]
+    agents = [torchrun(*small, "run=machines", fault="kill:1:6", restarts=2, how=how) for _ in range(2)]
+    texts = [ended(agent) for agent in agents]
+    assert [status for status, *_ in texts] == [0, 0], texts
+    assert "going on at step 4 of 12" in texts[0][1] + texts[1][1]
+    assert_same_end(tmp_path / "outputs" / "train" / "machines", undisturbed[0])
+
+
+@pytest.mark.parametrize(("what", "rank"), [("raise", 1), ("refuse", 1), ("refuse", 0)])
+def test_an_error_on_any_rank_ends_all_of_them_with_its_message(torchrun, small, tmp_path, what, rank):
+    process = torchrun(*small, "run=failing", fault=f"{what}:{rank}:4")
     while not list(tmp_path.rglob("step_*.pt")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
@@ -79,7 +85,7 @@ def test_an_error_on_any_rank_ends_all_of_them_with_its_message(torchrun, small,
     assert time.monotonic() - began < 30
     assert status == 1
     if what == "refuse":
-        assert said(err) == ["nas-train: rank 1: data.root=here: is gone; bring it back"]
+        assert said(err) == [f"nas-train: rank {rank}: data.root=here: is gone; bring it back"]
     else:
         assert said(err) == []
         assert err.count("RuntimeError: a mistake in the network") == 1
@@ -118,7 +124,7 @@ def test_ctrl_c_of_torchrun_saves(torchrun, small, tmp_path):
             "run=(none): must be given under torchrun: the default is the time, another one in ",
         ),
         (
-            ["-m", "run=x", "seed=1,2"],
+            ["--multi", "run=x", "seed=1,2"],
             "flag=-m: starts several runs, but under torchrun all processes train one; ",
         ),
         (["run=x", "trian.epochs=1"], "trian.epochs=1: there is no setting trian; choose one of "),
