@@ -294,6 +294,9 @@ def soak_search(out: Path, kills: int, chosen: random.Random) -> Soak:
         assert all(process.exitcode in (0, -signal.SIGKILL) for process, _ in both)
         found.compare(folder, searched(folder), expected)
         number, workers = number + 1, [None, None]
+    for worker in workers:  # of a search that was begun and is not needed any more
+        if worker is not None:
+            _kill(worker[0])
     return found
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nas.train.run import Run
 
 GRACE_S = 20.0
-"""How long one of several processes may go on after a signal: its step ends sooner as a rule, but judging takes long."""
+"""How long one of several processes may go on after a signal: judging may take longer than torchrun waits."""
 NORMS_EVERY = 10
 """Steps between two measurements of the branches' gradient norms."""
 
