@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas.cli.task import Failed, Task, end, explain_system, on_stop
+from nas.cli.task import Failed, Task, end, end_unheard, explain_system, on_stop
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -51,6 +51,8 @@ def run_verb(verb: str, job: Callable[[DictConfig, Path], None]) -> None:
         end(verb, str(error))
     except (HydraException, OmegaConfBaseException) as error:
         end(verb, explain(error, words))
+    except BrokenPipeError:
+        end_unheard()
     except OSError as error:  # Hydra makes the folder
         end(verb, explain_system(error, Path("outputs")))
     except _HYDRAS as error:

@@ -180,7 +180,7 @@ def _first_to_fail(store: Store) -> bool:
 
 
 def torchrun_command(module: str, words: Sequence[str]) -> str:
-    """The command line that torchrun was started with, as far as its processes know."""
+    """The command line that torchrun was started with, as far as its processes know: three dots for its options."""
     machines = os.environ.get("GROUP_WORLD_SIZE", "1")
     nodes = [] if machines == "1" else [f"--nnodes={machines}"]
-    return shlex.join(["torchrun", *nodes, f"--nproc-per-node={local_size()}", "-m", module, *words])
+    return f"torchrun {shlex.join([*nodes, f'--nproc-per-node={local_size()}'])} ... -m {module} {shlex.join(words)}"

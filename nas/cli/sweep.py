@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -82,6 +83,8 @@ class Sweep(Callback):
         for folder in folders:
             with suppress(OSError):  # its run will tell
                 Path(folder, FAILED).unlink(missing_ok=True)
+        if PLAN.launcher == "submitit_local":
+            _keep_ctrl_c_here()
         self.planned = True
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
@@ -146,6 +149,7 @@ def summed_up(task: Task, same_command: Callable[[str], str]) -> Iterator[None]:
             task.stop = stop.code - 128
         raise
     finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         if PLAN.runs:
             unsuccessful = summary(PLAN.runs, PLAN.folder)
             if task.stop:
@@ -175,6 +179,16 @@ def stop(task: Task, number: int) -> None:
     for process in _children():
         with suppress(ProcessLookupError):
             os.kill(process, signal.SIGTERM)
+
+
+def _keep_ctrl_c_here() -> None:
+    """Let a terminal's Ctrl-C, which goes to all processes there, reach this one alone.
+
+    submitit's own processes would die of it, and take runs along that are about to save. Processes begin with the
+    signals blocked that their parent's thread has blocked; here another thread takes it for this process.
+    """
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
 
 
 def _children() -> set[int]:

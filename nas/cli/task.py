@@ -75,8 +75,12 @@ class Task:
             self._fail(str(error))
         except OmegaConfBaseException as error:
             self._fail(explain(error, self.words[1:]))
+        except BrokenPipeError:
+            end_unheard()
         except OSError as error:
             self._fail(explain_system(error, folder))
+        except MemoryError:
+            self._fail("memory: there is not enough; raise the limit (ulimit -v), or take a smaller data set or space")
         except ImportError as error:
             if "failed to map" not in str(error):
                 raise
@@ -119,6 +123,12 @@ def _has_table() -> bool:
 
     hydra = HydraConfig.get()
     return "sweep" in hydra.callbacks and hydra.mode == RunMode.MULTIRUN
+
+
+def end_unheard() -> NoReturn:
+    """End a process whose output nobody reads any more, as in ``| head``, without a word."""
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115  what is left in the pipe's buffer has nowhere to go
+    sys.exit(128 + signal.SIGPIPE)
 
 
 def end(verb: str, message: str) -> NoReturn:

@@ -67,12 +67,13 @@ def _train(settings: TrainRunSettings, folder: Path, text: str, ranks: Ranks, ou
             fit(run)
         except Abandoned as stop:
             command = torchrun_command("nas.cli.train", sys.argv[1:])
-            out.print(f"{stop} in step {run.step}; to go on from the last checkpoint: {command}")
+            out.print(f"{stop} in step {run.step}; to go on from the last checkpoint, the same command: {command}")
             sys.exit(128 + stop.signal_number)
         except Interrupted as stop:
             ranks.wait()  # while rank 0 saves: torchrun ends all processes as soon as one has ended
             command = same_command(settings.run) if ranks.size == 1 else torchrun_command("nas.cli.train", sys.argv[1:])
-            out.print(f"{stop} at step {run.step}, saved; to go on: {command}")
+            how = "to go on" if ranks.size == 1 else "to go on, the same command"
+            out.print(f"{stop} at step {run.step}, saved; {how}: {command}")
             sys.exit(128 + stop.signal_number)
         report = make_report(run) if ranks.leads else None
         ranks.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import struct
 import warnings
@@ -154,7 +155,8 @@ def _decode(
                 pixels = _pixels(read(name), size)
             except UNREADABLE as error:
                 where, remedy = f"{settings.root}: {name}", "mend or remove this file"
-                raise DataError("data.root", where, f"is no readable picture ({error})", remedy) from error
+                said = re.sub(r" <.* object at 0x\w+>", "", str(error))
+                raise DataError("data.root", where, f"is no readable picture ({said})", remedy) from error
             images[row] = torch.from_numpy(pixels).permute(2, 0, 1)
         labels = torch.tensor([number[name] for name, _ in pictures], dtype=torch.int64)
         return ImageSet(images, labels, classes)

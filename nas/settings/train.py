@@ -174,8 +174,8 @@ class TrainRunSettings:
 
     def __post_init__(self) -> None:
         self._check_retraining()
-        rule = f"must not be negative, and at most {LARGEST:,}"
-        require(0 <= self.seed <= LARGEST, "seed", self.seed, rule, "write for example seed=1")
+        require(self.seed >= 0, "seed", self.seed, "must not be negative", "write for example seed=1")
+        require(self.seed <= LARGEST, "seed", self.seed, f"must be at most {LARGEST:,}", "write for example seed=1")
         ok = re.fullmatch(r"[\w.+-]+", self.run) is not None and self.run not in (".", "..")
         rule = "must be a plain name of letters, digits, '.', '_', '+' and '-'"
         require(ok, "run", self.run, rule, "write for example run=first; hydra.run.dir=PATH chooses any folder")

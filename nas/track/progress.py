@@ -39,7 +39,8 @@ class Progress:
             disable=not shown or not self.console.is_terminal,
         )
         self._task = self._bar.add_task("training", total=total_steps, completed=step, speed="")
-        self._next, self._loss = 0.0, 0.0
+        self._next = 0.0
+        self._loss: float | None = None  # of the last step of this process
 
     def __enter__(self) -> Progress:
         self._bar.start()
@@ -63,5 +64,6 @@ class Progress:
         epoch, epochs = step / self.steps_per_epoch, self.total_steps // self.steps_per_epoch
         speed = f"{tracker.images_per_s():,.0f} images/s"
         accuracy = f"val accuracy {mean:.1%} (best {best:.1%})"
-        line = f"epoch {epoch:.4g}/{epochs}  loss {self._loss:.3f}  {accuracy}  {speed}"
+        loss = "" if self._loss is None else f"loss {self._loss:.3f}  "
+        line = f"epoch {epoch:.4g}/{epochs}  {loss}{accuracy}  {speed}"
         self.console.print(line, highlight=False, soft_wrap=True)

@@ -18,6 +18,7 @@ def plain(settings: TrainRunSettings) -> dict[str, Any]:
         data.pop(name)
     for name in ("check_every", "timeout_s"):
         data["dist"].pop(name)
+    data["track"].pop("progress")
     return data
 
 

@@ -20,7 +20,7 @@ _NAMES = re.compile(r"collections OrderedDict|torch\._utils _rebuild_(tensor_v[2
 """What ``torch.save`` refers to in a checkpoint of ours. ``weights_only`` allows more: a bytearray of any size."""
 _FOLDER = 0x10  # of the attributes of an entry
 _PLAIN = (str, bytes, int, float, type(None))
-DEEPEST, MOST_ENTRIES, LONGEST_INT = 64, 10_000_000, 1024
+DEEPEST, MOST_ENTRIES, LONGEST_INT = 64, 10_000_000, 64
 """Of nested containers; of entries in all of them together, each as often as it is referred to; in bits."""
 
 PARTS: dict[str, type] = {

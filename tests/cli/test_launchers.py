@@ -1,6 +1,7 @@
 """Each launcher runs the runs of a sweep as they run alone, and a stop of the launching process stops them."""
 
 import json
+import os
 import pickle
 import re
 import signal
@@ -44,8 +45,8 @@ def test_launched_runs_equal_those_alone_and_one_that_fails_is_told(nas_train, s
 
 @pytest.mark.parametrize(
     ("launcher", "number"),
-    [(JOBLIB, signal.SIGTERM), (JOBLIB, signal.SIGKILL), (LOCAL, signal.SIGTERM)],
-    ids=["joblib-SIGTERM", "joblib-SIGKILL", "submitit_local-SIGTERM"],
+    [(JOBLIB, signal.SIGTERM), (JOBLIB, signal.SIGKILL)],
+    ids=["joblib-SIGTERM", "joblib-SIGKILL"],
 )
 def test_workers_stop_with_the_process_that_launched_them_and_go_on_later(
     nas_train, start, tiny, tmp_path, launcher, number
@@ -69,6 +70,20 @@ def test_workers_stop_with_the_process_that_launched_them_and_go_on_later(
     assert (ended.status, ended.err) == (0, "")
     assert re.findall(r"going on at step (\d+) of 300", ended.out) == [str(step) for step in saved]
     assert [row["state"] for row in rows_of(sweep).values()] == ["finished", "finished"]
+
+
+def test_a_terminals_ctrl_c_lets_local_jobs_save(start, tiny, tmp_path):
+    words = ("-m", *tiny, "train.epochs=500", "train.save_every=1900", "evaluate.every_epochs=500", "seed=1,2")
+    process = start(*words, *LOCAL, "run=stopped", start_new_session=True)
+    sweep = tmp_path / "outputs" / "train" / "stopped"
+    runs = [sweep / f"seed={seed}" for seed in (1, 2)]
+    while not all((run / "metrics.jsonl").is_file() and (run / "metrics.jsonl").stat().st_size for run in runs):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # a terminal's goes to all processes there
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "")
+    assert all(list(run.glob("step_*.pt")) for run in runs)
 
 
 def test_a_job_that_slurm_stops_has_no_result_that_could_be_taken_for_its_last(monkeypatch):

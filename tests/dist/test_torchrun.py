@@ -95,9 +95,9 @@ def test_an_error_on_any_rank_ends_all_of_them_with_its_message(torchrun, small,
 def test_a_rank_that_is_told_to_stop_stops_all_and_the_printed_command_goes_on(torchrun, small, tmp_path, undisturbed):
     status, out, err = ended(torchrun(*small, "run=stopped", fault="stop:1:5"))
     assert (status, said(err)) == (1, []), err
-    command = f"torchrun --nproc-per-node=2 -m nas.cli.train {shlex.join(small)} run=stopped"
+    command = f"torchrun --nproc-per-node=2 ... -m nas.cli.train {shlex.join(small)} run=stopped"
     # In its fifth step it had told the others already that it goes on: all stop after the sixth.
-    assert out.splitlines()[-1] == f"stopped by SIGTERM at step 6, saved; to go on: {command}"
+    assert out.splitlines()[-1] == f"stopped by SIGTERM at step 6, saved; to go on, the same command: {command}"
     status, out, err = ended(torchrun(*small, "run=stopped"))
     assert status == 0, err
     assert "going on at step 6 of 12" in out
@@ -111,7 +111,7 @@ def test_ctrl_c_of_torchrun_saves(torchrun, small, tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, out, err = ended(process)
-    step = int(re.search(r"stopped by SIGINT at step (\d+), saved; to go on: torchrun", out)[1])
+    step = int(re.search(r"stopped by SIGINT at step (\d+), saved; to go on, the same command: torchrun", out)[1])
     assert said(err) == []
     assert newest(tmp_path / "outputs" / "train" / "stopped")["step"] == step
 
@@ -156,4 +156,4 @@ def test_a_second_run_of_the_name_is_refused_by_all_its_ranks(torchrun, small, t
     assert (status, out) == (1, "")
     assert first.poll() is None
     first.send_signal(signal.SIGTERM)
-    assert "saved; to go on:" in ended(first)[1]
+    assert "saved; to go on" in ended(first)[1]
