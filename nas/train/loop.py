@@ -53,6 +53,7 @@ def fit(run: Run) -> None:
     with stop_signals(grace_s=0 if alone else GRACE_S) as received, run.progress:
         if run.to_be_judged:
             run.evaluate()
+            run.to_be_judged = False
             run.save()
         while run.step < run.total_steps:
             started = perf_counter()

@@ -39,7 +39,7 @@ def test_the_newest_cut_short_at_any_kilobyte_falls_back_to_the_one_before(run, 
     newest, before = checkpoint.saved(run)
     data, expected = newest.read_bytes(), load(before)
     (tmp_path / before.name).write_bytes(before.read_bytes())
-    for size in range(0, len(data), 4 * KILOBYTE):
+    for size in range(0, len(data), KILOBYTE):
         (tmp_path / newest.name).write_bytes(data[:size])
         with pytest.warns(NasWarning, match=f"{newest.name} is damaged .*; going on from {before.name}"):
             state = load_newest(tmp_path)
