@@ -104,6 +104,7 @@ def test_a_stop_while_rank_0_judges_ends_it_in_time_and_the_evaluation_is_made_u
     began = time.monotonic()
     assert together(2, judged, tmp_path, settings, tmp_path / "run", step)[0] == (step, "stopped by SIGTERM")
     assert time.monotonic() - began < 30
+    assert (tmp_path / "run" / f"step_{step:09d}.pt").is_file()  # nothing that was trained is lost
     found = together(2, judged, tmp_path, settings, tmp_path / "run", None)
     assert_same(found[0], whole[0])
     assert without_times(tmp_path / "run") == without_times(tmp_path / "whole")
