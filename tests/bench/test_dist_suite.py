@@ -5,8 +5,8 @@ import json
 
 import pytest
 import torch
-from ranks import together
 from rich.console import Console
+from support.ranks import together
 
 from nas.bench import dist, gating, scale, suites
 from nas.bench.compare import Ratio

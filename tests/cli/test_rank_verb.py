@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from hydra import compose, initialize_config_dir
-from runs import CHAIN, finish, tiny
+from support.runs import CHAIN, finish, tiny
 
 from nas.cli.rank import main
 from nas.config import conf_folder, register, settings_from

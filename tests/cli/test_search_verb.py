@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 from hydra import compose, initialize_config_dir
-from runs import finish, tiny
+from support.runs import finish, tiny
 
 import nas.search.run
 from nas.cli.search import main

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from references import ModuleSpace
+from support.references import ModuleSpace
 from torch import nn
 
 from nas.cost import PathFlops, PathParameters, count_parameters

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.distributed as dist
-from ranks import together
-from runs import CHAIN, assert_same, tiny
+from support.ranks import together
+from support.runs import CHAIN, assert_same, tiny
 from torch import nn
 
 from nas.errors import DivergedError

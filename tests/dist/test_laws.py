@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from ranks import together
-from runs import CHAIN, assert_same, finish, state_of, tiny
+from support.ranks import together
+from support.runs import CHAIN, assert_same, finish, state_of, tiny
 
 import nas.train.run
 from nas.data import Batches

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 import torch.distributed as dist
-from ranks import together
-from runs import CHAIN, assert_same, finish, state_of, tiny
+from support.ranks import together
+from support.runs import CHAIN, assert_same, finish, state_of, tiny
 from torch import nn
 
 from nas.cli.ranks import meet
@@ -20,7 +20,7 @@ from nas.train import Abandoned, Run, choose_device, fit, loop, make_report
 from nas.train.ranks import RankLost, Ranks
 from nas.train.syncnorm import synchronise
 
-RESTLESS = TrainRunSettings(space=CustomSettings(factory="ranks:Restless"))
+RESTLESS = TrainRunSettings(space=CustomSettings(factory="support.ranks:Restless"))
 
 
 def in_folders_of_their_own(ranks, settings, folder):

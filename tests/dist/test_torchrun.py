@@ -9,7 +9,7 @@ import time
 
 import pytest
 import torch
-from runs import assert_same
+from support.runs import assert_same
 
 TOTAL = 12
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from exports import KINDS
-from runs import finish, tiny
+from support.exports import KINDS
+from support.runs import finish, tiny
 
 from nas.train import Trained, load_trained
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from exports import KINDS, of
+from support.exports import KINDS, of
 
 import nas
 from nas.cost import count_flops
@@ -207,10 +207,10 @@ def test_absent_packages_are_named_with_the_command_to_get_them(trained, tmp_pat
 
 
 def test_a_network_that_cannot_be_followed_is_exported_without_a_program(make_trained, tmp_path):
-    trained = make_trained(of(CustomSettings(factory="exports:Stubborn")))
+    trained = make_trained(of(CustomSettings(factory="support.exports:Stubborn")))
     with pytest.raises(ExportError, match=r"program=true: torch\.export cannot follow .*; program=false leaves it out"):
         export(trained, (1,), tmp_path / "out")
     assert nothing_in(tmp_path)
     export(trained, (1,), tmp_path / "out", program=False)
     x = pictures(trained)
-    assert torch.equal(load(tmp_path / "out", factory="exports:Stubborn")(x), trained.supernet(x, (1,)))
+    assert torch.equal(load(tmp_path / "out", factory="support.exports:Stubborn")(x), trained.supernet(x, (1,)))

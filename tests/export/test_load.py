@@ -6,9 +6,9 @@ from hashlib import sha256
 
 import pytest
 import torch
-from exports import of
 from safetensors import safe_open
 from safetensors.torch import save
+from support.exports import of
 
 from nas.errors import NasError
 from nas.export import ExportError, export, load
@@ -136,7 +136,7 @@ def test_a_network_of_wrong_types_is_one_line(folder, wrong, rule):
         load(folder)
 
 
-@pytest.mark.parametrize("factory", [None, "exports:Net", "OS:system"])
+@pytest.mark.parametrize("factory", [None, "support.exports:Net", "OS:system"])
 def test_what_a_card_names_is_not_called_unless_the_caller_names_it(folder, tmp_path, factory):
     space = {"name": "custom", "factory": "os:system", "kwargs": {"command": f"touch {tmp_path / 'called'}"}}
     forge(folder, lambda network: network.update(space=space))
@@ -147,7 +147,7 @@ def test_what_a_card_names_is_not_called_unless_the_caller_names_it(folder, tmp_
 
 
 def test_the_readme_of_a_custom_network_shows_the_call_that_loads_it(make_trained, tmp_path):
-    trained = make_trained(of(CustomSettings(factory="exports:Stubborn")))
+    trained = make_trained(of(CustomSettings(factory="support.exports:Stubborn")))
     export(trained, (1,), tmp_path / "out", program=False)
     text = (tmp_path / "out" / "README.md").read_text()
     (call,) = [line for line in text.splitlines() if line.startswith("network = load(")]

@@ -5,7 +5,7 @@ from hashlib import sha256
 from types import SimpleNamespace
 
 import pytest
-from runs import finish, tiny
+from support.runs import finish, tiny
 
 import nas.search
 from nas.errors import CheckpointError, SettingError

@@ -6,8 +6,8 @@ import zipfile
 
 import pytest
 import torch
-from injection import Command
-from runs import assert_same, finish, tiny
+from support.injection import Command
+from support.runs import assert_same, finish, tiny
 
 from nas.errors import CheckpointError, NasWarning
 from nas.train import checkpoint

@@ -8,10 +8,10 @@ import zipfile
 
 import pytest
 import torch
-from injection import killed, operations, stages
 from PIL import Image
-from runs import assert_same
 from safetensors.torch import save_file
+from support.injection import killed, operations, stages
+from support.runs import assert_same
 
 import nas.data.cache
 from nas.data import load_splits

@@ -9,7 +9,7 @@ import signal
 import time
 
 import pytest
-from injection import FORK, Command
+from support.injection import FORK, Command
 
 from nas.errors import CheckpointError, NasWarning
 from nas.files import LOCK, lock, only_one

@@ -8,9 +8,9 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from injection import FORK, Command, full_disk, killed, operations, stages
 from PIL import Image
-from runs import assert_same
+from support.injection import FORK, Command, full_disk, killed, operations, stages
+from support.runs import assert_same
 
 from nas.errors import CheckpointError, NasError
 from nas.search import Search, read_result, search

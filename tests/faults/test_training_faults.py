@@ -7,8 +7,8 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from injection import full_disk, killed, operations, stages
-from runs import assert_same, state_of, tiny
+from support.injection import full_disk, killed, operations, stages
+from support.runs import assert_same, state_of, tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nas.errors import CheckpointError, NasError

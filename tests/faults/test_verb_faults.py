@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from injection import Command, full_disk, killed, operations, stages
 from PIL import Image
-from runs import CHAIN, assert_same, finish, tiny
+from support.injection import Command, full_disk, killed, operations, stages
+from support.runs import CHAIN, assert_same, finish, tiny
 
 import nas.export.write as export_module
 from nas.errors import CheckpointError, NasError

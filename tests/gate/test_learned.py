@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from references import ModuleSpace, hard_sample, logit_gradient, softmax
+from support.references import ModuleSpace, hard_sample, logit_gradient, softmax
 from torch import nn
 
 from nas.errors import DivergedError

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from jac_references import error, inputs
+from support.jac_references import error, inputs
 from torch import nn
 
 from nas.jac import JacobianError, jacobian

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from jac_references import matrices, taped_jacobian
+from support.jac_references import matrices, taped_jacobian
 from torch import Tensor, nn
 
 from nas.jac import JacobianError, jacobian_det, slogdet

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jac_references import LAYERWISE, MODELS, Counted, build, error, inputs, matrices
-from jac_references import jacobian as reference
+from support.jac_references import LAYERWISE, MODELS, Counted, build, error, inputs, matrices
+from support.jac_references import jacobian as reference
 from torch import nn
 
 from nas.jac import FactoredJacobian, JacobianError, jacobian

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jac_references import taped_jacobian
+from support.jac_references import taped_jacobian
 from torch import Tensor, nn
 
 from nas.jac import JacobianError, determinant, jacobian_det, loan, slogdet

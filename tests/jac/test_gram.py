@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from jac_references import MODELS, MODULES, Counted, build, error, inputs, module, parameter_gram
-from jac_references import gram as reference
+from support.jac_references import MODELS, MODULES, Counted, build, error, inputs, module, parameter_gram
+from support.jac_references import gram as reference
 from torch import nn
 
 from nas.jac import JacobianError

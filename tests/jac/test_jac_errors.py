@@ -6,8 +6,8 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from jac_references import MODELS, build, error, inputs
-from jac_references import jacobian as reference
+from support.jac_references import MODELS, build, error, inputs
+from support.jac_references import jacobian as reference
 from torch import nn
 
 from nas.jac import JacobianError, jacobian

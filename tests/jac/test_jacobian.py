@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jac_references import (
+from support.jac_references import (
     LAYERWISE,
     MODELS,
     MODULES,
@@ -19,7 +19,7 @@ from jac_references import (
     module,
     taped_jacobian,
 )
-from jac_references import jacobian as reference
+from support.jac_references import jacobian as reference
 from torch import nn
 
 from nas.jac import jacobian

@@ -1,8 +1,8 @@
 """The kernels of traces and of summed outputs, and the one in which a batch normalises itself."""
 
-import ntk_references as reference
 import pytest
 import torch
+from support import ntk_references as reference
 from torch import Tensor, nn
 
 from nas.jac.errors import JacobianError

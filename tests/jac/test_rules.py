@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from jac_references import error, matrices, rows
-from jac_references import jacobian as reference
+from support.jac_references import error, matrices, rows
+from support.jac_references import jacobian as reference
 from torch import nn
 
 from nas.jac import jacobian

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from runs import RUNS, finish, tiny
+from support.runs import RUNS, finish, tiny
 
 from nas.data import ordered
 from nas.train import make_report

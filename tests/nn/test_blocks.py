@@ -2,9 +2,9 @@
 
 import hypothesis.strategies as st
 import pytest
-import references
 import torch
 from hypothesis import given, settings
+from support import references
 from torch import nn
 
 from nas.errors import SpaceError

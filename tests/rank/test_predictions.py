@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from runs import CHAIN, finish, tiny
+from support.runs import CHAIN, finish, tiny
 
 from nas.cost import PathFlops
 from nas.errors import CheckpointError, DataError, NasError, SettingError
@@ -89,10 +89,10 @@ def test_proxies_are_scored_on_each_draw_of_initial_weights(made, tmp_path):
 
 
 def test_a_network_with_untold_widths_can_be_ranked_with_and_without_a_checkpoint(tmp_path):
-    net = CustomSettings(factory="exports:Net")
+    net = CustomSettings(factory="support.exports:Net")
     finish(tiny(replace(tiny(), space=net)), tmp_path / "run")
     (tmp_path / "table.csv").write_text("architecture,a\n0-0,0.5\n0-1,0.6\n1-0,0.7\n")
-    of_run = {"checkpoint": [str(tmp_path / "run")], "factory": "exports:Net"}
+    of_run = {"checkpoint": [str(tmp_path / "run")], "factory": "support.exports:Net"}
     data = SyntheticSettings(size=100, image_size=16, classes=3, crop=2)
     for more in (of_run, {"space": net, "data": data}, {"space": net}):
         proxies = ["naswot"] if "space" not in more or "data" in more else []

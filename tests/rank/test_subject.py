@@ -20,8 +20,8 @@ def test_the_factory_in_a_tables_head_is_not_called(tmp_path):
 
 
 def test_a_custom_space_is_ranked_where_the_user_names_it_too(tmp_path):
-    space = {"name": "custom", "factory": "exports:Stubborn"}
+    space = {"name": "custom", "factory": "support.exports:Stubborn"}
     table = tmp_path / "table.csv"
     table.write_text(f"# settings: {json.dumps({'space': space})}\narchitecture,a\n0,0.5\n1,0.6\n")
-    ours = CustomSettings(factory="exports:Stubborn")
+    ours = CustomSettings(factory="support.exports:Stubborn")
     assert subject_of(RankRunSettings(truth=str(table), space=ours)).truth.architectures == [(0,), (1,)]

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from proxy_networks import CLASSES, CORNERS, FUNCTIONAL, NETWORKS, build, doubled, make_batches
-from proxy_references import REFERENCES, zen
-from proxy_state import had_of
+from support.proxy_networks import CLASSES, CORNERS, FUNCTIONAL, NETWORKS, build, doubled, make_batches
+from support.proxy_references import REFERENCES, zen
+from support.proxy_state import had_of
 from torch import Tensor, nn
 
 from nas.score import PROXIES, score

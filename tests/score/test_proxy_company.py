@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import pytest
 import torch
-from proxy_networks import build, make_batches
-from proxy_state import EVERY, NAMES, assert_unchanged, had_of, state_of, used, values_of
+from support.proxy_networks import build, make_batches
+from support.proxy_state import EVERY, NAMES, assert_unchanged, had_of, state_of, used, values_of
 from torch import Tensor, nn
 
 from nas.errors import NasError

@@ -5,9 +5,9 @@ import math
 
 import pytest
 import torch
-from proxy_networks import CLASSES, build, doubled, make_batches
-from proxy_references import cross_entropy, gradients, in_train_mode, layer_weights
-from proxy_state import NAMES, values_of
+from support.proxy_networks import CLASSES, build, doubled, make_batches
+from support.proxy_references import cross_entropy, gradients, in_train_mode, layer_weights
+from support.proxy_state import NAMES, values_of
 from torch import nn
 
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from proxy_networks import CLASSES, build, make_batches
-from proxy_state import NAMES, assert_unchanged, state_of, values_of
+from support.proxy_networks import CLASSES, build, make_batches
+from support.proxy_state import NAMES, assert_unchanged, state_of, values_of
 from torch import nn
 
 from nas.errors import NasError

@@ -75,7 +75,7 @@ def test_an_architecture_is_scored_with_the_weights_it_would_have_alone(tmp_path
 
 
 def test_every_draw_of_a_network_with_untold_widths_can_be_scored(tmp_path):
-    net = CustomSettings(factory="exports:Net")
+    net = CustomSettings(factory="support.exports:Net")
     settings = replace(TINY, space=net, proxies=["naswot"], weights=2, architectures=4)
     assert len(finish(settings, tmp_path)[1]) == 4
 

@@ -7,8 +7,8 @@ from itertools import combinations, pairwise, product
 
 import pytest
 import torch
-from chains import UnchainedNet, custom, lively, pictures
-from runs import RUNS, assert_same, finish, tiny
+from support.chains import UnchainedNet, custom, lively, pictures
+from support.runs import RUNS, assert_same, finish, tiny
 from torch import nn
 
 from nas.errors import ArchitectureError, DivergedError, SettingError, SpaceError

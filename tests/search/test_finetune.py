@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from chains import custom, lively, pictures
-from runs import assert_same, finish, tiny
+from support.chains import custom, lively, pictures
+from support.runs import assert_same, finish, tiny
 
 from nas.data import Batches
 from nas.errors import DivergedError, SettingError

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from PIL import Image
-from runs import finish, tiny
+from support.runs import finish, tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nas.cost import PathFlops
@@ -267,21 +267,25 @@ def test_too_few_pictures_for_the_proxies_are_refused(tmp_path):
 
 
 def test_widths_that_nobody_has_told_are_found_with_and_without_a_checkpoint(tmp_path):
-    trained = finish(tiny(replace(tiny(), space=CustomSettings(factory="exports:Net"))), tmp_path / "trained").folder
+    trained = finish(
+        tiny(replace(tiny(), space=CustomSettings(factory="support.exports:Net"))), tmp_path / "trained"
+    ).folder
     everything = {"sampler": "exhaustive", "objectives": ["loss", "parameters", "naswot", "latency"]}
-    asked = replace(settings(trained, **everything, proxy_images=8), factory="exports:Net")
+    asked = replace(settings(trained, **everything, proxy_images=8), factory="support.exports:Net")
     _, found = run(asked, tmp_path / "search")
     assert len(found.feasible) == 4
-    named = replace(settings(trained, sampler="exhaustive"), space=CustomSettings(factory="exports:Net"))
+    named = replace(settings(trained, sampler="exhaustive"), space=CustomSettings(factory="support.exports:Net"))
     _, found = run(named, tmp_path / "plain")
     assert all("parameters" in t.values for t in found.feasible)
-    fresh = untrained(CustomSettings(factory="exports:Net"), sampler="exhaustive", objectives=["naswot", "parameters"])
+    fresh = untrained(
+        CustomSettings(factory="support.exports:Net"), sampler="exhaustive", objectives=["naswot", "parameters"]
+    )
     _, found = run(fresh, tmp_path / "fresh")
     assert len(found.feasible) == 4
 
 
 def test_a_column_that_is_left_out_is_said_to_be(tmp_path):
-    space = CustomSettings(factory="chains:SharingNet")
+    space = CustomSettings(factory="support.chains:SharingNet")
     begun, found = run(untrained(space, objectives=["naswot"], trials=2), tmp_path)
     assert "parameters" not in found.trials[0].values
     (line,) = [line for line in summary(begun, found) if line.startswith("parameters")]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from chains import AwkwardNet, TrivialNet, custom, lively, slots
+from support.chains import AwkwardNet, TrivialNet, custom, lively, slots
 from torch import nn
 
 from nas.errors import SpaceError

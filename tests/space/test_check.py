@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from references import ModuleSpace
+from support.references import ModuleSpace
 from torch import nn
 
 from nas.errors import NasWarning, SpaceError

@@ -1,7 +1,7 @@
 """Small runs for the tests of the training room."""
 
 import pytest
-from runs import RUNS, tiny
+from support.runs import RUNS, tiny
 
 from nas.settings import TrainRunSettings
 

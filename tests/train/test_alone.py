@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from runs import finish, tiny
+from support.runs import finish, tiny
 
 from nas.data import load_splits
 from nas.settings import EvaluateSettings, FixedGateSettings

@@ -10,7 +10,7 @@ import time
 
 import pytest
 import torch
-from runs import RUNS, assert_same, finish, state_of, tiny
+from support.runs import RUNS, assert_same, finish, state_of, tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nas.errors import CheckpointError, NasWarning

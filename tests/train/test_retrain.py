@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from PIL import Image
-from runs import CHAIN, assert_same, finish, tiny
+from support.runs import CHAIN, assert_same, finish, tiny
 
 from nas.cost import PathFlops
 from nas.errors import ArchitectureError, CheckpointError, SettingError

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from runs import assert_same, finish, state_of, tiny
+from support.runs import assert_same, finish, state_of, tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nas.gate import LearnedGate

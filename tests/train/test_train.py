@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from runs import CHAIN, RUNS, assert_same, finish, state_of, tiny
+from support.runs import CHAIN, RUNS, assert_same, finish, state_of, tiny
 from torch import nn
 
 from nas.errors import CheckpointError, DivergedError, SettingError

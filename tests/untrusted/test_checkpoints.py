@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-from runs import RUNS, finish, tiny
+from support.runs import RUNS, finish, tiny
 
 from nas.errors import CheckpointError, DataError, NasError
 from nas.settings import CifarSettings, CustomSettings, FolderSettings
@@ -19,7 +19,7 @@ from nas.train.sound import PARTS
 TRAP = """
 import pathlib
 pathlib.Path(__file__).with_name("touched").touch()
-from exports import Net
+from support.exports import Net
 """
 
 

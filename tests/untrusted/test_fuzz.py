@@ -21,12 +21,12 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mutation import TEXT, mutated, mutated_value
 from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
-from runs import RUNS, assert_same, finish, tiny
 from safetensors import safe_open
 from safetensors.torch import save
+from support.damage import TEXT, mutated, mutated_value
+from support.runs import RUNS, assert_same, finish, tiny
 
 from nas.cli.entry import _HYDRAS
 from nas.config import conf_folder, explain, register, settings_from

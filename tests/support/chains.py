@@ -79,7 +79,7 @@ class TrivialNet(Chained):
 
 def custom(name: str) -> SearchSpace:
     """The space of a class of this file."""
-    return build_space(CustomSettings(factory=f"chains:{name}"))
+    return build_space(CustomSettings(factory=f"support.chains:{name}"))
 
 
 def lively(space: SearchSpace) -> nn.Module:

@@ -4,10 +4,10 @@ import itertools
 import random
 
 import torch
-from proxy_networks import CORNERS, NETWORKS, build
 from torch import Tensor, nn
 
 from nas.score import PROXIES, score
+from support.proxy_networks import CORNERS, NETWORKS, build
 
 NAMES = list(PROXIES)
 EVERY = [*NETWORKS, *CORNERS]

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import torch
-from runs import CHAIN
 from torch import nn
 
 from nas.nn import BlockLinear, GatedConcat
@@ -16,6 +15,7 @@ from nas.settings import (
     TwoBranchSettings,
     UniformGateSettings,
 )
+from support.runs import CHAIN
 
 
 class Net(nn.Module):
@@ -82,5 +82,5 @@ KINDS = {
         of(CellSettings(cells=1, width=4)),
         "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|",
     ),
-    "custom": (of(CustomSettings(factory="exports:Net")), "1-0"),
+    "custom": (of(CustomSettings(factory="support.exports:Net")), "1-0"),
 }

@@ -1,0 +1,1 @@
+"""What the tests stand on: slow, obvious references, small runs, processes, damage."""
