@@ -67,6 +67,14 @@ class DivergedError(NasError):
     """A run whose loss or weights stopped being finite numbers."""
 
 
+class ScoreError(NasError):
+    """A proxy that does not exist, that a network cannot have, or whose value is not a number."""
+
+
+class ExportError(NasError):
+    """A network that cannot be exported or loaded again, or whose files do not compute what the supernet does."""
+
+
 class NasWarning(UserWarning):
     """Something that works but is probably not what was meant."""
 

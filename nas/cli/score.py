@@ -22,7 +22,7 @@ def job(config: DictConfig, folder: Path) -> None:
 
     from rich.console import Console
 
-    from nas.score.report import carry_out, table
+    from nas.score.console import carry_out, table
     from nas.score.run import ScoreRun
     from nas.train import Interrupted
     from nas.train.memory import keep_freed_memory

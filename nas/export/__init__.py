@@ -1,9 +1,9 @@
 """Stand-alone networks: files that others can load, each compared with the supernet it came from."""
 
+from nas.errors import ExportError
 from nas.export.compare import Comparison
-from nas.export.errors import ExportError
+from nas.export.console import tables
 from nas.export.load import load
-from nas.export.report import tables
 from nas.export.source import Source, find_source
 from nas.export.write import Exported, export, ready
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from nas.cost import count_flops
-from nas.export.errors import ExportError
+from nas.errors import ExportError
 from nas.files import sha256_of
 from nas.space import Architecture
 from nas.train import Trained

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from nas.export.errors import ExportError
+from nas.errors import ExportError
 from nas.space import Architecture
 
 RELATIVE = 1e-4

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from nas.errors import ExportError
 from nas.export.compare import Network
-from nas.export.errors import ExportError
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _CHATTY = ("torch.export", "torch.onnx", "torch._dynamo", "onnxscript", "onnx_ir")

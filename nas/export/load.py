@@ -10,8 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from nas.errors import ExportError
 from nas.export.card import CARD, WEIGHTS, damaged, read_card
-from nas.export.errors import ExportError
 from nas.files import sha256_of
 from nas.settings import CustomSettings, SpaceSettings, train_settings
 from nas.space import build_space

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from nas.errors import ExportError
 from nas.export.card import CARD, ONNX, PROGRAM, README, WEIGHTS, make_card
 from nas.export.compare import Comparison, Reference
-from nas.export.errors import ExportError
 from nas.export.formats import (
     make_program,
     need_onnx,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _NormBase
 
-from nas.score.errors import cannot
+from nas.errors import ScoreError
 from nas.score.formulas import eigenvalues
 from nas.score.watch import Flops, Layers, Watch
 from nas.seeds import generator
@@ -53,7 +53,9 @@ def synflow(net: nn.Module, like: Tensor, seed: int) -> float:
     with layers:
         y = functional_call(net, absolute | weights, (like.new_ones(1, *like.shape[1:], dtype=torch.float64),))
     if not layers.calls:
-        raise cannot("synflow", "needs a 2-D convolution or a Linear, and the network has none", "leave it out")
+        raise ScoreError(
+            "proxies", "synflow", "needs a 2-D convolution or a Linear, and the network has none", "leave it out"
+        )
     used = list({id(call.weight): call.weight for call in layers.calls}.values())
     gradients = torch.autograd.grad(y.sum(), used, allow_unused=True)
     flow = sum(float((w * g).detach().abs().sum()) for w, g in zip(used, gradients, strict=True) if g is not None)
@@ -119,7 +121,7 @@ def zen(net: nn.Module, like: Tensor, seed: int) -> float:
             functional_call(net, weights, (x + MIXUP * e,))
     if clean.maps is None or mixed.maps is None:
         rule = "is about the feature maps of a convolutional network, and this one has none"
-        raise cannot("zen", rule, "leave it out")
+        raise ScoreError("proxies", "zen", rule, "leave it out")
     change = float((clean.maps - mixed.maps).double().abs().flatten(1).sum(1).mean())
     if change == 0 or clean.log_scale == -math.inf:
         return -math.inf
@@ -177,7 +179,9 @@ def meco(net: nn.Module, like: Tensor, seed: int) -> float:
     for hook in hooks:
         hook.remove()
     if not found:
-        raise cannot("meco", "is about the feature maps of modules, and this network has none", "leave it out")
+        raise ScoreError(
+            "proxies", "meco", "is about the feature maps of modules, and this network has none", "leave it out"
+        )
     return sum(found)
 
 

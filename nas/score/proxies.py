@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nas.score.errors import ScoreError, cannot
+from nas.errors import ScoreError
 
 
 @dataclass(frozen=True)
@@ -71,4 +71,4 @@ def checked(proxy: str, value: float) -> float:
     if math.isfinite(value) or value == PROXIES[proxy].worst:
         return value
     rule = f"is {value} for this network: its numbers overflow, or its weights or the pictures are not finite"
-    raise cannot(proxy, rule, "leave this proxy out, or mend the network's initial weights")
+    raise ScoreError("proxies", proxy, rule, "leave this proxy out, or mend the network's initial weights")

@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from nas.data import Splits, load_splits, ordered
-from nas.errors import DataError
+from nas.errors import DataError, ScoreError
 from nas.files import write_whole
-from nas.score.errors import ScoreError
 from nas.score.journal import Journal, Row
 from nas.score.proxies import PROXIES, check_names
-from nas.score.ranks import rank_sum
+from nas.score.rank_sum import rank_sum
 from nas.score.scoring import score
 from nas.seeds import generator
 from nas.settings import ScoreSettings

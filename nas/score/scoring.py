@@ -11,7 +11,7 @@ from time import perf_counter
 import torch
 from torch import Tensor, nn
 
-from nas.score.errors import ScoreError
+from nas.errors import ScoreError
 from nas.score.probes import PROBES
 from nas.score.proxies import check_names, checked
 from nas.score.shared import SHARED, of_batches

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas.errors import ScoreError
 from nas.score import formulas
-from nas.score.errors import cannot
 from nas.score.watch import Layers, Rectifiers
 
 OF_LAYERS = ("snip", "grasp", "grad_norm", "fisher", "zico", "l2_norm")
@@ -57,10 +57,12 @@ def of_batches(net: nn.Module, wanted: Sequence[str], batches: Sequence[Batch]) 
     weights = _weights(net, layers)
     for name in OF_LAYERS:
         if name in asked and not weights:
-            raise cannot(name, "needs a 2-D convolution or a Linear, and the network has none", "leave it out")
+            raise ScoreError(
+                "proxies", name, "needs a 2-D convolution or a Linear, and the network has none", "leave it out"
+            )
     if "naswot" in asked:
         if not rectifiers.seen:
-            raise cannot("naswot", "needs a ReLU, and the network has none", "leave it out")
+            raise ScoreError("proxies", "naswot", "needs a ReLU, and the network has none", "leave it out")
         values["naswot"] = formulas.naswot(rectifiers.agreements)
     if "l2_norm" in asked:
         values["l2_norm"] = formulas.l2_norm([weight.detach() for weight in weights])
@@ -97,7 +99,9 @@ def _of_loss(
         del found, first, loss  # and with them the graph
         all_batches = [gradients, *(_gradients(net, batch, weights) for batch in others)]
         if len(all_batches) < 2:
-            raise cannot("zico", "needs at least 2 batches: it is about how gradients deviate", "give batches=2")
+            raise ScoreError(
+                "proxies", "zico", "needs at least 2 batches: it is about how gradients deviate", "give batches=2"
+            )
         values["zico"] = formulas.zico(all_batches)
     return values
 
@@ -114,10 +118,12 @@ def _logits(net: nn.Module, x: Tensor, proxy: str) -> Tensor:
     if not isinstance(y, Tensor) or y.dim() != 2 or len(y) != len(x):
         what = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
         rule = f"needs logits (B, classes), and the network gives {what} for {len(x)} pictures"
-        raise cannot(proxy, rule, "score a module that gives logits alone")
+        raise ScoreError("proxies", proxy, rule, "score a module that gives logits alone")
     if torch.is_grad_enabled() and not y.requires_grad:
         rule = "needs logits that can be differentiated, and the network's cannot"
-        raise cannot(proxy, rule, "take detach() and no_grad() out of its forward, or leave the proxy out")
+        raise ScoreError(
+            "proxies", proxy, rule, "take detach() and no_grad() out of its forward, or leave the proxy out"
+        )
     return y
 
 

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from nas.score.errors import cannot
+from nas.errors import ScoreError
 
 _BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 """The arguments of ``F.batch_norm``, in order."""
@@ -52,7 +52,7 @@ class Watch(TorchFunctionMode):
         """What a BatchNorm gives."""
         if x.numel() == x.shape[1]:
             rule = f"needs a BatchNorm's variance, and one gets {tuple(x.shape)}: a single number for each channel"
-            raise cannot(self._proxy, rule, "leave it out, or give larger pictures")
+            raise ScoreError("proxies", self._proxy, rule, "leave it out, or give larger pictures")
         return F.batch_norm(x, None, None, weight, bias, training=True, eps=eps)
 
     def carry_out(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:

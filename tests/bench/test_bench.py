@@ -6,7 +6,7 @@ import pytest
 
 from nas.bench import interleave
 from nas.bench.gating import plain_step, standalone_two_branch, with_weights_of
-from nas.bench.report import gating_suite, gating_table
+from nas.bench.gating_suite import gating_suite, gating_table
 from nas.settings import TwoBranchSettings
 from nas.space import build_space
 

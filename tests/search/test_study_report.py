@@ -13,8 +13,7 @@ from support.runs import finish, tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nas.cost import PathFlops
-from nas.errors import CheckpointError, SettingError, SpaceError
-from nas.score.errors import cannot
+from nas.errors import CheckpointError, ScoreError, SettingError, SpaceError
 from nas.search import Evaluator, Search, read_result, search, summary
 from nas.search.measure import Measures
 from nas.search.objectives import objective
@@ -188,7 +187,7 @@ def test_a_search_in_which_everything_fails_stops(checkpoint, tmp_path, monkeypa
 
 def test_a_proxy_that_the_kind_of_network_cannot_have_stops_the_search_after_a_batch(checkpoint, tmp_path, monkeypatch):
     def refuse(*_):
-        raise cannot("naswot", "needs a ReLU, and the network has none", "leave it out")
+        raise ScoreError("proxies", "naswot", "needs a ReLU, and the network has none", "leave it out")
 
     monkeypatch.setattr(Measures, "_of_network", refuse)
     with pytest.raises(SettingError, match=r"not one of 4 architectures .*; the last: naswot: needs a ReLU"):

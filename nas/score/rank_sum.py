@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from scipy.stats import rankdata
 
-from nas.score.errors import ScoreError
+from nas.errors import ScoreError
 
 
 def rank_sum(columns: Mapping[str, Sequence[float]], higher_is_better: Mapping[str, bool]) -> list[float]:
