@@ -12,6 +12,7 @@ from torch import nn
 from nas.cost import count_flops
 from nas.errors import ExportError
 from nas.files import sha256_of
+from nas.nn import indices_of
 from nas.space import Architecture
 from nas.train import Trained
 from nas.train.checkpoint import versions
@@ -48,14 +49,13 @@ def make_card(
     space, splits, settings = trained.space, trained.splits, trained.settings
     picture = (splits.channels, splits.image_size, splits.image_size)
     path = trained.path.resolve()
-    entries = [(entry,) if isinstance(entry, int) else entry for entry in architecture]
     return {
         "format": FORMAT,
         "network": network_of(trained, architecture),
         "choices": space.describe(architecture),
         "slots": [
-            {"name": slot.name, "choices": list(slot.choices), "open": [slot.choices[i] for i in entry]}
-            for slot, entry in zip(space.slots, entries, strict=True)
+            {"name": slot.name, "choices": list(slot.choices), "open": [slot.choices[i] for i in indices_of(entry)]}
+            for slot, entry in zip(space.slots, architecture, strict=True)
         ],
         "accuracy": {**accuracies, "pictures": {"val": len(splits.val), "test": len(splits.test)}},
         "batch_norm": _batch_norm(trained),

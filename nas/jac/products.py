@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from nas.jac.errors import BudgetError, JacobianError
+from nas.jac.graph import LinearGraph
 from nas.jac.maps import Dense, Rectified, Reshaped, Scaled, eye, flat
 from nas.jac.record import Node, no_rule
-
-if TYPE_CHECKING:
-    from nas.jac.factored import FactoredJacobian
 
 CACHE_BYTES = 2**21
 """What a block may take at most, to be in the cache still when it is read: 2 MiB."""
 
 
-def gram_product(a: FactoredJacobian, b: FactoredJacobian, chunk_bytes: int) -> Tensor:
+def gram_product(a: LinearGraph, b: LinearGraph, chunk_bytes: int) -> Tensor:
     """``J_a J_b^T`` for each sample.
 
     Where both networks begin with elementwise operations and a Linear, columns of the Jacobians (one an input) are
@@ -47,7 +44,7 @@ def gram_product(a: FactoredJacobian, b: FactoredJacobian, chunk_bytes: int) -> 
     return _by_columns(head_a, head_b, len(a.start.value), chunk_bytes)
 
 
-def pair_product(both: FactoredJacobian, chunk_bytes: int) -> Tensor:
+def pair_product(both: LinearGraph, chunk_bytes: int) -> Tensor:
     """``J_a J_b^T`` of two samples that were recorded as one batch, which takes half the calls.
 
     Args:
@@ -92,7 +89,7 @@ class Head:
         return Head(None if self.slope is None else self.slope[samples], self.weight, self.rows[samples])
 
 
-def _head(jacobian: FactoredJacobian) -> Head | None:
+def _head(jacobian: LinearGraph) -> Head | None:
     slope: Tensor | None = None
     for before, node in pairwise(jacobian.cuts()):
         if len(node.edges) != 1 or node.edges[0][0] is not before:
@@ -108,7 +105,7 @@ def _head(jacobian: FactoredJacobian) -> Head | None:
     return None
 
 
-def _rows(jacobian: FactoredJacobian, after: Node) -> Tensor:
+def _rows(jacobian: LinearGraph, after: Node) -> Tensor:
     if after is jacobian.stop:
         return eye(jacobian.stop.width, jacobian.stop.shape, jacobian.start.value)
     return jacobian.rows(after, jacobian.stop)
@@ -138,7 +135,7 @@ def _by_columns(a: Head, b: Head, batch: int, chunk_bytes: int) -> Tensor:
     return _own((a.rows @ total @ b.rows.mT if shared else total).expand(batch, m, k))
 
 
-def _by_directions(a: FactoredJacobian, b: FactoredJacobian, chunk_bytes: int) -> Tensor:
+def _by_directions(a: LinearGraph, b: LinearGraph, chunk_bytes: int) -> Tensor:
     """Rows of ``J_b`` by pulling, some at a time, and ``J_a`` times them by pushing: no second array of rows."""
     units, at_once = eye(b.stop.width, b.stop.shape, b.start.value), min(a.at_once(chunk_bytes), b.at_once(chunk_bytes))
     blocks = (units[:, first : first + at_once] for first in range(0, b.stop.width, at_once))

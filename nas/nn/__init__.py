@@ -8,8 +8,10 @@ from nas.nn.gated import (
     GatedSum,
     WeightedBranch,
     ZeroPadded,
+    active_of,
     gated_blocks,
     gated_slots,
+    indices_of,
     open_branches,
 )
 from nas.nn.operations import OPERATIONS, MBConv, conv_bn_relu, operation
@@ -25,9 +27,11 @@ __all__ = [
     "MBConv",
     "WeightedBranch",
     "ZeroPadded",
+    "active_of",
     "conv_bn_relu",
     "gated_blocks",
     "gated_slots",
+    "indices_of",
     "open_branches",
     "operation",
 ]

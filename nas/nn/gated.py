@@ -17,6 +17,16 @@ Active = int | tuple[int, ...]
 """Which branches of one block are open: an index, or a tuple of indices."""
 
 
+def indices_of(active: Active) -> tuple[int, ...]:
+    """The indices that ``active`` names, as plain integers and unchecked: ``(2,)`` for 2, ``(0, 2)`` for ``(0, 2)``."""
+    return (int(active),) if isinstance(active, int) else active
+
+
+def active_of(indices: Sequence[int]) -> Active:
+    """The entry that names ``indices``, which undoes :func:`indices_of`: 2 for ``[2]``, ``(0, 2)`` for ``[0, 2]``."""
+    return indices[0] if len(indices) == 1 else tuple(indices)
+
+
 def open_branches(active: Active, count: int) -> tuple[int, ...]:
     """The open branches of a block of ``count`` branches, in ascending order.
 

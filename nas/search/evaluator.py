@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.errors import DivergedError, SettingError
+from nas.nn import indices_of
 from nas.search.finetune import Finetune
 from nas.search.prefix import PrefixWalk
 from nas.space import Architecture, Chained, SearchSpace
@@ -114,7 +115,7 @@ class Evaluator:
             ArchitectureError: one does not fit the space; none has been judged then.
             DivergedError: a loss is not a finite number. Asked again, the iterator goes on with the next one.
         """
-        order = sorted(map(self.space.validate, dict.fromkeys(architectures)), key=_entries)
+        order = sorted(map(self.space.validate, dict.fromkeys(architectures)), key=_indices)
         if self._walk is None:  # maps, because a generator that has raised is at its end
             return map(self._alone, order)
         return map(self._shared, self._walk.logits(order))
@@ -148,5 +149,5 @@ def judgement(architecture: Architecture, logits: Iterable[Tensor], batches: Ite
     return Judgement(architecture, correct / count, loss / count)
 
 
-def _entries(architecture: Architecture) -> tuple[tuple[int, ...], ...]:
-    return tuple((entry,) if isinstance(entry, int) else entry for entry in architecture)
+def _indices(architecture: Architecture) -> tuple[tuple[int, ...], ...]:
+    return tuple(map(indices_of, architecture))

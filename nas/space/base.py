@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from nas.errors import ArchitectureError
-from nas.nn import Active, open_branches
+from nas.nn import Active, active_of, indices_of, open_branches
 from nas.seeds import weights
 from nas.space.extract import extract
 
@@ -89,8 +89,7 @@ class SearchSpace(ABC):
 
     def encode(self, architecture: Architecture) -> str:
         """``architecture`` as text: ``1-0-2``, with ``0+1`` for an entry of two open branches."""
-        entries = ((entry,) if isinstance(entry, int) else entry for entry in self.validate(architecture))
-        return "-".join("+".join(map(str, entry)) for entry in entries)
+        return "-".join("+".join(map(str, indices_of(entry))) for entry in self.validate(architecture))
 
     def decode(self, text: str) -> Architecture:
         """The architecture that ``encode`` wrote as ``text``.
@@ -101,8 +100,7 @@ class SearchSpace(ABC):
         if not _FORM.fullmatch(text):  # int would take more: other digits, signs, underscores, blanks
             rule = "must be one number a slot, joined by '-'"
             raise ArchitectureError("architecture", text, rule, "write for example 1-0-2, or 0+1-2")
-        entries = [tuple(int(index) for index in entry.split("+")) for entry in text.split("-")]
-        return self.validate(tuple(entry[0] if len(entry) == 1 else entry for entry in entries))
+        return self.validate(tuple(active_of([int(index) for index in entry.split("+")]) for entry in text.split("-")))
 
     def mutate(self, architecture: Architecture, generator: torch.Generator) -> Architecture:
         """A random neighbor: one slot that has a choice chooses something else (itself if there is no such slot)."""
@@ -124,6 +122,5 @@ class SearchSpace(ABC):
 
     def describe(self, architecture: Architecture) -> str:
         """``architecture`` in the names of its choices, for people: ``conv3, skip``."""
-        entries = ((entry,) if isinstance(entry, int) else entry for entry in architecture)
-        pairs = zip(self.slots, entries, strict=True)
-        return ", ".join("+".join(slot.choices[index] for index in entry) for slot, entry in pairs)
+        pairs = zip(self.slots, architecture, strict=True)
+        return ", ".join("+".join(slot.choices[index] for index in indices_of(entry)) for slot, entry in pairs)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.errors import ArchitectureError, SpaceError
-from nas.nn import Active, GatedSum, open_branches
+from nas.nn import Active, GatedSum, active_of, indices_of, open_branches
 from nas.settings import CellSettings
 from nas.space.base import Architecture, SearchSpace, Slot
 
@@ -145,8 +145,7 @@ class CellSpace(SearchSpace):
         """The published string."""
         nodes: list[list[str]] = [[] for _ in range(1, NODES)]
         for (source, node), entry in zip(EDGES, self.validate(architecture), strict=True):
-            indices = (entry,) if isinstance(entry, int) else entry
-            nodes[node - 1] += [f"{CANDIDATES[index]}~{source}" for index in indices]
+            nodes[node - 1] += [f"{CANDIDATES[index]}~{source}" for index in indices_of(entry)]
         return "+".join(f"|{'|'.join(entries)}|" for entries in nodes)
 
     def decode(self, text: str) -> Architecture:
@@ -177,7 +176,7 @@ def _entries(text: str, node: int, part: str) -> list[Active]:
         if CANDIDATES.index(name) in entries[source]:
             raise _unreadable(text, f"node {node} has {name} from {source} twice")
         entries[source].append(CANDIDATES.index(name))
-    return [entry[0] if len(entry) == 1 else tuple(entry) for entry in entries]
+    return [active_of(entry) for entry in entries]
 
 
 def _unreadable(text: str, rule: str) -> ArchitectureError:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from nas.errors import CheckpointError
 from nas.files import write_whole
+from nas.nn import indices_of
 from nas.settings.plain import filled
 from nas.train.checkpoint import versions
 from nas.train.run import Run
@@ -73,7 +74,7 @@ def make_report(run: Run) -> Report:
     for i, (slot, shares) in enumerate(zip(space.slots, run.tracker.shares(), strict=True)):
         for choice, (name, share) in enumerate(zip(slot.choices, shares, strict=True)):
             entries = [(j.accuracy, j.architecture[i]) for j in on_test]
-            found = [a for a, entry in entries if entry == choice or (not isinstance(entry, int) and choice in entry)]
+            found = [a for a, entry in entries if choice in indices_of(entry)]
             accuracy = sum(found) / len(found) if found else None
             branches.append(BranchRow(slot.name, name, accuracy, len(found), share))
     pairs = sorted(zip(on_val, on_test, strict=True), key=lambda pair: -pair[0].accuracy)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nas.errors import DivergedError
 from nas.gate import LearnedGate
-from nas.nn import Active, gated_slots
+from nas.nn import gated_slots, indices_of
 from nas.space import Architecture
 from nas.train.exchange import Exchange
 from nas.train.optimize import GatedOptimizer
@@ -122,7 +122,7 @@ class BranchNorms:
 
     def __call__(self, paths: Sequence[Architecture]) -> dict[tuple[int, int], float]:
         """Norms by (slot, choice), for branches with parameters."""
-        ran = {(slot, i) for path in paths for slot, entry in enumerate(path) for i in _indices(entry)}
+        ran = {(slot, i) for path in paths for slot, entry in enumerate(path) for i in indices_of(entry)}
         norms = {}
         for slot, choice in sorted(ran):
             grads = [p.grad for p in self._parameters[slot][choice] if p.grad is not None]
@@ -135,10 +135,6 @@ def _branches(supernet: nn.Module) -> list[list[tuple[nn.Module, ...]]]:
     """For each slot the branches of each of its choices: one for every block of the slot."""
     slots = gated_slots(supernet).values()
     return [list(zip(*(block.branches for block in blocks), strict=True)) for blocks in slots]
-
-
-def _indices(entry: Active) -> tuple[int, ...]:
-    return (int(entry),) if isinstance(entry, int) else entry
 
 
 class GateTeacher:
@@ -169,7 +165,7 @@ class GateTeacher:
         # The batch normalises itself, as in training; the running statistics belong to the training split.
         norms = [*self._shared]
         for slot, entry in zip(self._norms, architecture, strict=True):
-            for choice in _indices(entry):
+            for choice in indices_of(entry):
                 norms += slot[choice]
         kept = [norm for norm in norms if norm.track_running_stats]
         for norm in kept:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from nas.errors import SpaceError
-from nas.nn import BlockConv2d, BlockLinear, GatedBlock, GatedConcat, GatedSum, gated_blocks
+from nas.nn import BlockConv2d, BlockLinear, GatedBlock, GatedConcat, GatedSum, gated_blocks, indices_of
 from nas.settings import AdamWSettings, ChainSettings, MacroSettings, SGDSettings, TwoBranchSettings
 from nas.space import build_space, extract
 from nas.train import GatedOptimizer, Loss, train_step
@@ -56,7 +56,7 @@ def test_a_subnet_has_no_gate_in_it(name):
     own, whole = subnet.state_dict(), supernet.state_dict()
     assert own.keys() < whole.keys()
     assert all(own[key].shape == whole[key].shape for key in own)
-    open_entries = [(entry,) if isinstance(entry, int) else entry for entry in architecture]
+    open_entries = map(indices_of, architecture)
     for (block, gated), entry in zip(gated_blocks(supernet).items(), open_entries, strict=True):
         for index, branch in enumerate(gated.branches):
             held = any(key.startswith(f"{block}.branches.{index}.") for key in own)
