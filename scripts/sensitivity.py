@@ -126,18 +126,16 @@ def load(folder: Path, text: str | None, picture: int, factory: str = "") -> Sub
 
     from nas.data import ordered
     from nas.errors import DataError
-    from nas.space import extract
-    from nas.train import load_trained, recalibrate
+    from nas.train import calibrated, load_trained, plain_network
 
     trained = load_trained(folder, factory=factory)
-    splits, space, supernet = trained.splits, trained.space, trained.supernet
+    splits, space = trained.splits, trained.space
     architecture = space.decode(text if text is not None else best_architecture(folder))
     if not 0 <= picture < len(splits.test):
         rule = f"must be the index of one of the {len(splits.test)} test pictures"
         raise DataError("picture", picture, rule, f"write 0 to {len(splits.test) - 1}")
-    if trained.settings.evaluate.recalibrate:
-        recalibrate(supernet, architecture, trained.calibration())
-    subnet = extract(supernet.eval(), architecture)
+    image = (splits.channels, splits.image_size, splits.image_size)
+    subnet = plain_network(calibrated(trained, architecture), architecture, image)
     chosen = splits.test.subset(splits.test.labels.new_tensor([picture]))
     ((x, y),) = ordered(chosen, splits.mean, splits.std, 1)
     label, name = int(y), f"{space.encode(architecture)} ({space.describe(architecture)})"

@@ -15,12 +15,12 @@ from rich.table import Table
 
 from nas.bench.compare import interleave, machine
 from nas.bench.table import frame, in_sections, spread
+from nas.data import Batch
 from nas.score import score
 from nas.search import Evaluator, Search, search
 from nas.settings import ChainSettings, SearchRunSettings, SearchSettings, SyntheticSettings
 from nas.space import build_space
 from nas.train import judge
-from nas.train.evaluate import Batch
 
 GRADIENT_PROXIES = ("ntk_condition", "jacob_cov", "synflow", "snip", "grasp", "grad_norm", "fisher", "zico")
 SAMPLERS = ("random", "tpe", "nsga2", "exhaustive")

@@ -13,6 +13,9 @@ from nas.errors import DataError, require
 from nas.seeds import generator
 from nas.settings import DataSettings
 
+Batch = tuple[Tensor, Tensor]
+"""Normalised images ``(B, C, H, W)`` and their labels ``(B,)``."""
+
 
 class Batches:
     """Shuffled, augmented and normalised batches.
@@ -138,7 +141,7 @@ def ordered(
     batch_size: int,
     device: torch.device | str = "cpu",
     channels_last: bool = False,
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[Batch]:
     """Every picture once, in order and normalised: ``(x, y)`` as in :class:`Batches`; the last may be smaller."""
     shift, scale = _shift_and_scale(mean, std, device)
     for pixels, labels in zip(images.images.split(batch_size), images.labels.split(batch_size), strict=True):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from nas.errors import DataError
+from nas.seeds import generator
 
 CHUNK = 4096  # pictures counted at a time: bincount works on a contiguous copy of what it counts
 
@@ -72,6 +73,16 @@ class Splits:
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the labels."""
         return self.train.classes
+
+    def calibration(self, seed: int, number: int) -> ImageSet:
+        """The training images that BatchNorm statistics are estimated on: the same ones wherever a run is evaluated.
+
+        Args:
+            seed: of the run.
+            number: how many of them, ``evaluate.recalibrate_images``.
+        """
+        order = torch.randperm(len(self.train), generator=generator(seed, "recalibrate"))
+        return self.train.subset(order[:number])
 
 
 def stratified(pool: ImageSet, fraction: float, draws: torch.Generator, key: str) -> tuple[ImageSet, ImageSet]:

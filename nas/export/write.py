@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nas.data import Batch
 from nas.errors import ExportError
 from nas.export.card import CARD, ONNX, PROGRAM, README, WEIGHTS, make_card
 from nas.export.compare import Comparison, Reference
@@ -29,7 +30,6 @@ from nas.files import put, sha256_of
 from nas.settings import CustomSettings
 from nas.space import Architecture
 from nas.train import Trained
-from nas.train.evaluate import Batch
 from nas.train.picked import calibrated, plain_network
 
 

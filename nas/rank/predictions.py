@@ -11,6 +11,7 @@ from rich.progress import track
 from torch import Tensor
 
 from nas.cost import PathFlops, PathParameters
+from nas.data import Batch
 from nas.rank.journal import Journal, key_of
 from nas.rank.subject import Subject
 from nas.score import PROXIES, rank_sum, score
@@ -20,7 +21,6 @@ from nas.settings.rank import TRIVIAL
 from nas.space import extract, show_widths
 from nas.train import Trained
 from nas.train.checkpoint import versions
-from nas.train.evaluate import Batch
 
 KINDS = ("supernet", "sum", "proxy", "trivial")
 _SAME = {"versions": versions()}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from nas.data import Splits, load_splits, ordered
+from nas.data import Batch, Splits, load_splits, ordered
 from nas.errors import CheckpointError, SettingError, require
 from nas.score.proxies import check_names
 from nas.score.truth import Truth, load_truth, table_space
@@ -14,7 +14,6 @@ from nas.seeds import generator
 from nas.settings import RankRunSettings, SpaceSettings
 from nas.space import SearchSpace, build_space
 from nas.train import Trained, load_trained
-from nas.train.evaluate import Batch
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,13 +9,13 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas.data import Batch
 from nas.errors import DivergedError, SettingError
 from nas.nn import indices_of
 from nas.search.finetune import Finetune
 from nas.search.prefix import PrefixWalk
 from nas.space import Architecture, Chained, SearchSpace
 from nas.train import Judgement, Trained, judge
-from nas.train.evaluate import Batch
 
 
 class Evaluator:

@@ -10,13 +10,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from nas.data import Batches
+from nas.data import Batch, Batches
 from nas.errors import DivergedError, require
 from nas.seeds import derive
 from nas.settings import SGDSettings, TrainSettings
 from nas.space import Architecture
 from nas.train import GatedOptimizer, Loss, Trained, learning_rate, train_step
-from nas.train.evaluate import Batch
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nas.data import Batch
 from nas.space import Architecture, Chained, SearchSpace
+from nas.space.calibrate import estimate_statistics
 from nas.space.chained import survey
-from nas.train.evaluate import Batch
 from nas.train.step import precision
 
 
@@ -111,13 +112,8 @@ class PrefixWalk:
             calibration: list[Tensor] = []
             if self._calibrates:
                 norms = [norm for number in numbers for norm in self._pieces[number].norms]
-                for norm in norms:  # as nas.train.recalibrate does
-                    norm.reset_running_stats()
-                    norm.momentum = None
-                    norm.train()
-                calibration = [run(x) for x in level.calibration]
-                for norm in norms:
-                    norm.eval()
+                with estimate_statistics(norms):
+                    calibration = [run(x) for x in level.calibration]
             return _Level(depth, calibration, [run(x) for x in level.judged])
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nas.data import Splits, load_splits, ordered
+from nas.data import Batch, Splits, load_splits, ordered
 from nas.errors import CheckpointError, require
 from nas.files import sha256_of
 from nas.seeds import generator
@@ -18,7 +18,6 @@ from nas.settings import DataSettings, DigitsSettings, SearchRunSettings, SpaceS
 from nas.settings.compare import differences
 from nas.space import SearchSpace, build_space, check_supernet, show_widths
 from nas.train import Trained, load_trained
-from nas.train.evaluate import Batch
 
 PROXY_BATCHES = 2
 """The first is what all proxies see; ``zico`` needs the spread over several."""

@@ -2,7 +2,18 @@
 
 from nas.space.base import Architecture, SearchSpace, Slot
 from nas.space.build import build_space, check_supernet, show_widths
+from nas.space.calibrate import recalibrate
 from nas.space.chained import Chained
 from nas.space.extract import extract
 
-__all__ = ["Architecture", "Chained", "SearchSpace", "Slot", "build_space", "check_supernet", "extract", "show_widths"]
+__all__ = [
+    "Architecture",
+    "Chained",
+    "SearchSpace",
+    "Slot",
+    "build_space",
+    "check_supernet",
+    "extract",
+    "recalibrate",
+    "show_widths",
+]

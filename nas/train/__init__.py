@@ -2,7 +2,7 @@
 
 from nas.train.alone import train_alone
 from nas.train.device import choose_device
-from nas.train.evaluate import Judgement, architectures_to_judge, judge, recalibrate
+from nas.train.evaluate import Judgement, architectures_to_judge, judge
 from nas.train.loop import Abandoned, Interrupted, fit
 from nas.train.optimize import GatedOptimizer, learning_rate
 from nas.train.picked import best_of_run, calibrated, plain_network
@@ -37,7 +37,6 @@ __all__ = [
     "load_trained",
     "make_report",
     "plain_network",
-    "recalibrate",
     "retrain",
     "tables",
     "train_alone",

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas.data import Batch
 from nas.gate import FairGate, FixedGate, Gate, LearnedGate
 from nas.settings import FairGateSettings
-from nas.space import Architecture
+from nas.space import Architecture, recalibrate
 from nas.train.step import precision
-
-Batch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -45,29 +44,6 @@ def architectures_to_judge(gate: Gate, rounds: int) -> list[Architecture]:
     if isinstance(gate, LearnedGate):
         found.append(gate.best())
     return list(dict.fromkeys(found))
-
-
-@torch.no_grad()
-def recalibrate(model: nn.Module, architecture: Architecture, batches: Iterable[Batch]) -> None:
-    """Replace the BatchNorm statistics on a path by those of ``batches``, equally weighted, in place.
-
-    Only the BatchNorm layers are in training mode for it, so that dropout does not disturb. The supernet's own
-    running statistics are a mixture over all paths; no single path has them.
-    """
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    if not norms:
-        return
-    model.eval()
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a cumulative average
-        norm.train()
-    for x, _ in batches:
-        model(x, architecture)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-        norm.eval()
 
 
 @torch.no_grad()

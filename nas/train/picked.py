@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from nas.errors import CheckpointError
-from nas.space import Architecture, extract, show_widths
-from nas.train.evaluate import recalibrate
+from nas.space import Architecture, extract, recalibrate, show_widths
 from nas.train.report import read_report
 from nas.train.step import precision
 from nas.train.trained import Trained

@@ -13,7 +13,6 @@ from nas.data import Batches, Splits, load_splits, ordered, unnormalise
 from nas.errors import CheckpointError, DivergedError, require
 from nas.gate import LearnedGate, build_gate
 from nas.nn import gated_blocks
-from nas.seeds import generator
 from nas.settings import TrainRunSettings
 from nas.settings.compare import flat
 from nas.space import Architecture, build_space, check_supernet
@@ -194,8 +193,8 @@ class Run:
         how = (splits.mean, splits.std, settings.batch_size, self.device, self.settings.train.channels_last)
         calibration = None
         if settings.recalibrate:
-            order = torch.randperm(len(splits.train), generator=generator(self.settings.seed, "recalibrate"))
-            calibration = list(ordered(splits.train.subset(order[: settings.recalibrate_images]), *how))
+            images = splits.calibration(self.settings.seed, settings.recalibrate_images)
+            calibration = list(ordered(images, *how))
         weights = None
         if self.optimizer.average:
             names: dict[torch.Tensor, str] = {p: name for name, p in self.supernet.named_parameters()}

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from nas.data import ImageSet, Splits, load_splits, ordered
+from nas.data import Batch, ImageSet, Splits, load_splits, ordered
 from nas.errors import CheckpointError, DataError, SettingError
-from nas.seeds import generator
 from nas.settings import (
     CifarSettings,
     CustomSettings,
@@ -22,7 +21,6 @@ from nas.settings import (
 )
 from nas.space import SearchSpace, build_space, show_widths
 from nas.train import checkpoint
-from nas.train.evaluate import Batch
 from nas.train.fits import misfit_of_shapes, misfit_of_weights
 
 
@@ -58,9 +56,8 @@ class Trained:
         Args:
             images: how many; ``evaluate.recalibrate_images`` of the run when left out.
         """
-        order = torch.randperm(len(self.splits.train), generator=generator(self.settings.seed, "recalibrate"))
         number = self.settings.evaluate.recalibrate_images if images is None else images
-        return self.batches(self.splits.train.subset(order[:number]))
+        return self.batches(self.splits.calibration(self.settings.seed, number))
 
 
 def load_trained(path: Path | str, progress: bool = False, factory: str = "") -> Trained:

@@ -15,8 +15,8 @@ from nas.errors import ArchitectureError, DivergedError, SettingError, SpaceErro
 from nas.search import Evaluator
 from nas.search.prefix import PrefixWalk, depths_to_keep
 from nas.settings import ChainSettings, MacroSettings
-from nas.space import Chained, build_space
-from nas.train import judge, load_trained, recalibrate
+from nas.space import Chained, build_space, recalibrate
+from nas.train import judge, load_trained
 
 CHAIN = ChainSettings(widths=[4, 6], depths=[2, 1], strides=[1, 2], candidates=["skip", "conv1", "conv3"])
 BATCHES, CALIBRATION = pictures(20, 8, seed=0), pictures(14, 7, seed=1)

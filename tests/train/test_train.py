@@ -9,23 +9,25 @@ import torch
 from support.runs import CHAIN, RUNS, assert_same, finish, state_of, tiny
 from torch import nn
 
+import nas.train.evaluate
 from nas.errors import CheckpointError, DivergedError, SettingError
 from nas.gate import FixedGate, UniformGate
 from nas.nn import GatedSum
 from nas.settings import AdamWSettings, FixedGateSettings, SGDSettings, TrainSettings, TwoBranchSettings
-from nas.space import build_space, extract
+from nas.space import build_space, extract, recalibrate
 from nas.train import (
     GatedOptimizer,
     Loss,
     Run,
     architectures_to_judge,
+    calibrated,
     checkpoint,
     choose_device,
     fit,
     judge,
     learning_rate,
+    load_trained,
     make_report,
-    recalibrate,
     tables,
     train_step,
 )
@@ -269,3 +271,20 @@ def test_a_users_own_layers_draw_the_same_dropout_after_a_resume(tmp_path, monke
     monkeypatch.setattr("own_net.conv_bn_relu", lambda *_: nn.Conv2d(3, 4, 1))  # another network of the same name
     with pytest.raises(CheckpointError, match="its checkpoint does not fit the network"):
         Run(settings, tmp_path / "run")
+
+
+def test_every_room_calibrates_on_the_same_images(tmp_path, monkeypatch):
+    """Search, ranking and export take them from the checkpoint; training's own evaluation from its run."""
+    seen, own = [], nas.train.evaluate.recalibrate
+
+    def noting(model, architecture, batches):
+        seen.append(batches)
+        own(model, architecture, batches)
+
+    monkeypatch.setattr(nas.train.evaluate, "recalibrate", noting)
+    finish(tiny(), tmp_path)
+    trained = load_trained(tmp_path)
+    calibrated(trained, (0, 1))
+    assert len(trained.calibration()[0][0]) == 16
+    for found in seen:
+        assert_same(found, trained.calibration())
