@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 from rich.console import Console
-from support.ranks import together
+from support.processes import together
 
 from nas.bench import dist, gating, scale, suites
 from nas.bench.compare import Ratio

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.processes import Started, verb
 
 from nas.cli.train import main
 
@@ -55,7 +56,21 @@ def nas_train(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def start(tmp_path):
-    """Start ``nas-train`` with these words in the same folder, as a process of its own."""
+    """Start ``nas-train`` with these words in the same folder, in a forked process; ``how`` as of ``Started``."""
+    started = []
+
+    def run(*words: str, **how) -> Started:
+        started.append(verb("train", *words, folder=tmp_path, **how))
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.kill()
+
+
+@pytest.fixture
+def start_command(tmp_path):
+    """Start ``nas-train`` with these words in the same folder, as a shell does: for what workers of it inherit."""
     command = Path(sys.executable).with_name("nas-train")
     started = []
 

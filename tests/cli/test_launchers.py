@@ -20,11 +20,13 @@ def rows_of(folder):
     return {row["run"]: row for row in json.loads((folder / "sweep.json").read_text())["runs"]}
 
 
-def test_launched_runs_equal_those_alone_and_one_that_fails_is_told(nas_train, start, tiny, tmp_path, same_weights):
+def test_launched_runs_equal_those_alone_and_one_that_fails_is_told(
+    nas_train, start_command, tiny, tmp_path, same_weights
+):
     words = ("-m", *tiny, "seed=1,-2,2")
     processes = {
-        "joblib": start(*words, *JOBLIB, "run=joblib"),
-        "local": start(*words, *LOCAL, "run=local"),
+        "joblib": start_command(*words, *JOBLIB, "run=joblib"),
+        "local": start_command(*words, *LOCAL, "run=local"),
     }
     outputs = tmp_path / "outputs" / "train"
     for seed in 1, 2:
@@ -49,10 +51,10 @@ def test_launched_runs_equal_those_alone_and_one_that_fails_is_told(nas_train, s
     ids=["joblib-SIGTERM", "joblib-SIGKILL"],
 )
 def test_workers_stop_with_the_process_that_launched_them_and_go_on_later(
-    nas_train, start, tiny, tmp_path, launcher, number
+    nas_train, start_command, tiny, tmp_path, launcher, number
 ):
     words = ("-m", *tiny, "train.epochs=75", "train.save_every=10", "evaluate.every_epochs=75", "seed=1,2")  # 300 steps
-    process = start(*words, *launcher, "run=stopped")
+    process = start_command(*words, *launcher, "run=stopped")
     sweep = tmp_path / "outputs" / "train" / "stopped"
     runs = [sweep / f"seed={seed}" for seed in (1, 2)]
     while not all(list(run.glob("step_*.pt")) for run in runs):
@@ -72,9 +74,9 @@ def test_workers_stop_with_the_process_that_launched_them_and_go_on_later(
     assert [row["state"] for row in rows_of(sweep).values()] == ["finished", "finished"]
 
 
-def test_a_terminals_ctrl_c_lets_local_jobs_save(start, tiny, tmp_path):
+def test_a_terminals_ctrl_c_lets_local_jobs_save(start_command, tiny, tmp_path):
     words = ("-m", *tiny, "train.epochs=500", "train.save_every=1900", "evaluate.every_epochs=500", "seed=1,2")
-    process = start(*words, *LOCAL, "run=stopped", start_new_session=True)
+    process = start_command(*words, *LOCAL, "run=stopped", start_new_session=True)
     sweep = tmp_path / "outputs" / "train" / "stopped"
     runs = [sweep / f"seed={seed}" for seed in (1, 2)]
     while not all((run / "metrics.jsonl").is_file() and (run / "metrics.jsonl").stat().st_size for run in runs):

@@ -12,11 +12,13 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="
 
 
 @pytest.fixture
-def under(start):
+def under(start_command):
     """Run ``nas-train`` with so many bytes of address space; its status and what it printed."""
 
     def run(limit, *words):
-        process = start(*WORDS, *words, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)))
+        process = start_command(
+            *WORDS, *words, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        )
         out, err = process.communicate(timeout=120)
         return process.returncode, out, err
 

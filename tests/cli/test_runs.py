@@ -6,6 +6,7 @@ import resource
 import shlex
 import signal
 import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -66,7 +67,7 @@ def test_a_stop_in_training_saves_and_the_printed_command_goes_on(nas_train, sta
     process = start(*words, "run=stopped")
     wait_for("step_*.pt", tmp_path, process)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate()
     assert (process.returncode, err) == (128 + number, "")
     last = out.splitlines()[-1]
     found = re.fullmatch(rf"stopped by {number.name} at step (\d+), saved; to go on: (.*)", last)
@@ -119,8 +120,10 @@ def test_only_truncated_checkpoints_are_refused(nas_train, tiny, tmp_path, all_b
     assert all_bytes(tmp_path) == before
 
 
-def limit_files(size):
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+@contextmanager
+def limited_files(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    yield
 
 
 def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_goes_on_later(
@@ -131,8 +134,8 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_goes_on_later(
     room = tmp_path / "outputs" / "train" / "room"
     largest = max(path.stat().st_size for path in room.glob("*.pt"))
     # A branch has moments from its first step on: there is room for the checkpoints before that of the last branch.
-    process = start(*words, preexec_fn=limit_files(largest - 200_000))
-    _, err = process.communicate(timeout=60)
+    process = start(*words, injected=lambda: limited_files(largest - 200_000))
+    _, err = process.communicate()
     assert process.returncode == 1
     rule = r"could not be written \(File too large\); the checkpoint before it is intact; make room and start .*"
     assert re.fullmatch(rf"nas-train: checkpoint=.*/full/step_\d+\.pt: {rule}\n", err), err
@@ -147,7 +150,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_goes_on_later(
 
 def test_a_disk_too_full_for_curves_is_one_line(start, tiny, tmp_path):
     words = [word for word in tiny if not word.startswith("track")]
-    process = start(*words, "run=full", preexec_fn=limit_files(20_000))
-    _, err = process.communicate(timeout=60)
+    process = start(*words, "run=full", injected=lambda: limited_files(20_000))
+    _, err = process.communicate()
     assert process.returncode == 1
     assert re.fullmatch(r"nas-train: .*/outputs/train/full/\S+: File too large; make room or .*\n", err), err

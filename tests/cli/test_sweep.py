@@ -172,7 +172,7 @@ def test_a_sweep_that_is_stopped_goes_on_with_each_run(nas_train, start, tmp_pat
     process = start(*words, "run=stopped")
     wait_for("seed=2/step_*.pt", tmp_path, process)  # the first is finished
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate()
     sweep = tmp_path / "outputs" / "train" / "stopped"
     assert (process.returncode, err) == (130, "")
     assert re.search(r"│ seed=1 +│ \d ", out)

@@ -1,8 +1,5 @@
-import os
-import subprocess
-import sys
-
 import pytest
+from support import processes
 
 NETWORK = '''
 import os, signal
@@ -62,25 +59,14 @@ class Torchrun:
         (folder / "net.py").write_text(NETWORK)
 
     def __call__(self, *words, fault="none:0:0", restarts=0, how=("--standalone", "--nproc-per-node=2")):
-        command = [sys.executable, "-m", "torch.distributed.run", *how, f"--max-restarts={restarts}"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "FAULT": fault, "COLUMNS": "80"}
-        pipe = subprocess.PIPE
-        process = subprocess.Popen(
-            [*command, "-m", "nas.cli.train", *words],
-            cwd=self.folder,
-            env=environment,
-            stdout=pipe,
-            stderr=pipe,
-            text=True,
-        )
-        self.started.append(process)
-        return process
+        environment = {"OMP_NUM_THREADS": "1", "FAULT": fault, "COLUMNS": "80"}
+        options = (*how, f"--max-restarts={restarts}")
+        self.started.append(processes.torchrun(*words, options=options, folder=self.folder, environment=environment))
+        return self.started[-1]
 
     def close(self):
         for process in self.started:
-            if process.poll() is None:
-                process.kill()
-            process.communicate()
+            process.kill()
 
 
 @pytest.fixture
@@ -97,7 +83,7 @@ def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     start = Torchrun(folder)
     process = start(*SMALL, "run=undisturbed")
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate()
     assert process.returncode == 0, err
     assert "nas-train" not in err
     return folder / "outputs" / "train" / "undisturbed", out

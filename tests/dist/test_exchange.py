@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.distributed as dist
-from support.ranks import together
+from support.processes import together
 from support.runs import CHAIN, assert_same, tiny
 from torch import nn
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.ranks import together
+from support.processes import together
 from support.runs import CHAIN, assert_same, finish, state_of, tiny
 
 import nas.train.run

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 import torch.distributed as dist
-from support.ranks import together
+from support.processes import together
 from support.runs import CHAIN, assert_same, finish, state_of, tiny
 from torch import nn
 

@@ -19,9 +19,8 @@ def said(err):
     return [line for line in err.splitlines() if line.startswith("nas-train")]
 
 
-def ended(process, timeout=120):
-    out, err = process.communicate(timeout=timeout)
-    return process.returncode, out, err
+def ended(process):
+    return process.end()
 
 
 def newest(folder):

@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 import torch
-from support.injection import Command
+from support.processes import verb
 from support.runs import assert_same, finish, tiny
 
 from nas.errors import CheckpointError, NasWarning
@@ -91,14 +91,14 @@ WORDS = (*WORDS, "track.tensorboard=false", "run=cut")
 
 
 def test_the_command_says_what_is_damaged_and_goes_on_from_the_one_before(tmp_path):
-    assert Command("train", *WORDS, folder=tmp_path).end()[0] == 0
+    assert verb("train", *WORDS, folder=tmp_path).end()[0] == 0
     folder = tmp_path / "outputs" / "train" / "cut"
     whole = [load(path) for path in checkpoint.saved(folder)]
     newest = checkpoint.saved(folder)[0]
     data = bytearray(newest.read_bytes())
     data[len(data) // 2] ^= 8
     newest.write_bytes(data)
-    status, out, err = Command("train", *WORDS, folder=tmp_path).end()
+    status, out, err = verb("train", *WORDS, folder=tmp_path).end()
     assert status == 0
     assert "going on at step 2 of 4" in out
     assert re.fullmatch(r"nas-train: \S+step_000000004\.pt is damaged \(.*\); going on from step_000000002\.pt\n", err)

@@ -9,7 +9,7 @@ import signal
 import time
 
 import pytest
-from support.injection import FORK, Command
+from support.processes import FORK, verb
 
 from nas.errors import CheckpointError, NasWarning
 from nas.files import LOCK, lock, only_one
@@ -101,24 +101,24 @@ def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, number)
 
 
 def test_a_training_is_refused_while_one_of_its_name_goes_on_and_goes_on_when_that_is_killed(tmp_path):
-    first = Command("train", *TINY, *LONG, folder=tmp_path)
+    first = verb("train", *TINY, *LONG, folder=tmp_path)
     folder = tmp_path / "outputs" / "train" / "one"
     while not list(folder.glob("step_*.pt")):
-        assert first.process.is_alive(), first.end()
+        assert first.poll() is None, first.end()
         time.sleep(0.01)
     for more in ((), ("architecture='0'",)):  # the second kind trains subnetworks alone
-        status, out, err = Command("train", *TINY, *LONG, *more, folder=tmp_path).end()
+        status, out, err = verb("train", *TINY, *LONG, *more, folder=tmp_path).end()
         assert (status, out) == (1, "")
-        assert re.fullmatch(rf"nas-train: run={folder}: is being worked on by process {first.process.pid} on .*\n", err)
-    assert first.process.is_alive()
-    first.process.kill()
+        assert re.fullmatch(rf"nas-train: run={folder}: is being worked on by process {first.pid} on .*\n", err)
+    assert first.poll() is None
+    first.kill()
     assert first.end()[0] == -signal.SIGKILL
     assert (folder / LOCK).is_file()
-    third = Command("train", *TINY, *LONG, folder=tmp_path)
+    third = verb("train", *TINY, *LONG, folder=tmp_path)
     while "going on at step" not in third.out():
-        assert third.process.is_alive()
+        assert third.poll() is None
         time.sleep(0.01)
-    third.process.terminate()
+    third.send_signal(signal.SIGTERM)
     status, out, err = third.end()
     assert (status, err) == (143, "")
     assert "stopped by SIGTERM" in out
@@ -126,24 +126,24 @@ def test_a_training_is_refused_while_one_of_its_name_goes_on_and_goes_on_when_th
 
 
 @pytest.mark.parametrize(
-    ("verb", "words"),
+    ("name", "words"),
     [
         ("score", ("space=chain", "data=synthetic", "run=one")),
         ("rank", ("space=chain", "truth=none.csv", "proxies=[synflow]", "run=one")),
     ],
 )
-def test_scores_and_rankings_of_one_name_are_refused_too(tmp_path, verb, words):
-    folder = tmp_path / "outputs" / verb / "one"
+def test_scores_and_rankings_of_one_name_are_refused_too(tmp_path, name, words):
+    folder = tmp_path / "outputs" / name / "one"
     folder.mkdir(parents=True)
     with only_one(folder):
-        status, _, err = Command(verb, *words, folder=tmp_path).end()
+        status, _, err = verb(name, *words, folder=tmp_path).end()
         assert status == 1
-        assert re.fullmatch(rf"nas-{verb}: run={folder}: is being worked on by process {os.getpid()} on .*\n", err)
+        assert re.fullmatch(rf"nas-{name}: run={folder}: is being worked on by process {os.getpid()} on .*\n", err)
     assert not list(folder.iterdir())
 
 
 def test_a_refused_start_leaves_no_folder(tmp_path):
-    status, _, err = Command("train", *TINY, "data.size=1", folder=tmp_path).end()
+    status, _, err = verb("train", *TINY, "data.size=1", folder=tmp_path).end()
     assert status == 1
     assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 from PIL import Image
-from support.injection import FORK, Command, full_disk, killed, operations, stages
+from support.injection import full_disk, killed, operations, stages
+from support.processes import FORK, verb
 from support.runs import assert_same
 
 from nas.errors import CheckpointError, NasError
@@ -215,8 +216,8 @@ def test_the_command_says_that_the_disk_is_full_in_one_line(tmp_path):
         "search.proxy_images=8",
         "run=full",
     )
-    status, _, err = Command("search", *words, folder=tmp_path, injected=lambda: full_disk(4)).end()
+    status, _, err = verb("search", *words, folder=tmp_path, injected=lambda: full_disk(4)).end()
     assert status == 1
     assert re.fullmatch(r"nas-search: \S+/full/journal\.log: No space left on device; make room or .*\n", err), err
-    status, _, err = Command("search", *words, folder=tmp_path).end()
+    status, _, err = verb("search", *words, folder=tmp_path).end()
     assert (status, err) == (0, "")

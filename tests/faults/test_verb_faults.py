@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from support.injection import Command, full_disk, killed, operations, stages
+from support.injection import full_disk, killed, operations, stages
+from support.processes import verb
 from support.runs import CHAIN, assert_same, finish, tiny
 
 import nas.export.write as export_module
@@ -153,11 +154,11 @@ def test_an_export_that_is_killed_leaves_no_folder_and_the_same_one_goes_on(tmp_
 
 def test_an_export_onto_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, made):
     words = (f"checkpoint={made / 'trained'}", "architecture='1-2'", "program=false", "threads=1", "run=one")
-    status, _, err = Command("export", *words, folder=tmp_path, injected=lambda: full_disk(2)).end()
+    status, _, err = verb("export", *words, folder=tmp_path, injected=lambda: full_disk(2)).end()
     assert status == 1
     assert re.fullmatch(r"nas-export: \S+: No space left on device; make room or take another folder.*\n", err), err
     assert not list(tmp_path.rglob("*"))
-    assert Command("export", *words, folder=tmp_path).end()[0] == 0
+    assert verb("export", *words, folder=tmp_path).end()[0] == 0
 
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "make_table.py"

@@ -5,23 +5,16 @@ chosen one is cut in the middle.
 """
 
 import errno
-import importlib
 import itertools
-import multiprocessing
 import os
 import signal
-import sys
-import warnings
 from collections.abc import Callable
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
-import torch
+from support.processes import FORK, TIMEOUT_S
 
 NAMES = ("write", "fsync", "replace", "rename", "unlink", "truncate")
-FORK = multiprocessing.get_context("fork")
-"""Torch is imported already; nothing here has started threads."""
-_numbers = itertools.count()
 
 
 @contextmanager
@@ -78,7 +71,7 @@ def killed(work: Callable, at: int, half: bool) -> bool:
 
     process = FORK.Process(target=child)
     process.start()
-    process.join(120)
+    process.join(TIMEOUT_S)
     assert process.exitcode in (0, -signal.SIGKILL), process.exitcode
     return process.exitcode != 0
 
@@ -96,40 +89,3 @@ def full_disk(at: int):
 
     with disk(fill):
         yield
-
-
-class Command:
-    """A command of ours in a process of its own, without the seconds that importing torch takes.
-
-    Args:
-        verb: ``train``, ``search``, ...
-        words: of the command line.
-        folder: where it is started.
-        injected: a context in which it is carried out.
-    """
-
-    def __init__(self, verb: str, *words: str, folder: Path, injected=nullcontext) -> None:
-        self._out = [folder.parent / f"{folder.name}-{verb}-{next(_numbers)}.{name}" for name in ("out", "err")]
-        self.process = FORK.Process(target=self._work, args=(verb, words, folder, injected))
-        self.process.start()
-
-    def _work(self, verb: str, words: tuple[str, ...], folder: Path, injected) -> None:
-        os.chdir(folder)
-        for number, path in enumerate(self._out, 1):
-            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
-        sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
-        sys.argv = [f"nas-{verb}", *words]
-        warnings.resetwarnings()
-        warnings.simplefilter("ignore", ResourceWarning)
-        torch.set_num_threads(1)
-        with injected():
-            importlib.import_module(f"nas.cli.{verb}").main()
-
-    def out(self) -> str:
-        """What it has printed until now."""
-        return self._out[0].read_text() if self._out[0].exists() else ""
-
-    def end(self) -> tuple[int, str, str]:
-        """Wait for it: status, output, errors."""
-        self.process.join(120)
-        return self.process.exitcode, *(path.read_text() for path in self._out)
