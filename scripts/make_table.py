@@ -173,7 +173,7 @@ def begin(threads: int, parent: int) -> None:
 
     import torch
 
-    from nas.train.memory import keep_freed_memory
+    from nas.cost.allocator import keep_freed_memory
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads or 1)

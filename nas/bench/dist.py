@@ -21,11 +21,11 @@ from torch.nn.parallel import DistributedDataParallel
 from nas.bench.compare import Ratio, interleave, machine
 from nas.bench.gating import SGD, Call, _batch, slots_space, standalone_slots, stock_step, with_weights_of
 from nas.bench.table import frame, in_sections, spread
+from nas.cost.allocator import keep_freed_memory
 from nas.gate import UniformGate
 from nas.settings import DistSettings
 from nas.train import GatedOptimizer, Loss, train_step
 from nas.train.exchange import Exchange
-from nas.train.memory import keep_freed_memory
 from nas.train.ranks import Ranks
 
 RANKS, BATCH, SIDE = 2, 16, 16

@@ -23,7 +23,7 @@ def job(config: DictConfig, folder: Path) -> None:
     from rich.console import Console
 
     from nas.bench.suites import measure, table
-    from nas.train.memory import keep_freed_memory
+    from nas.cost.allocator import keep_freed_memory
 
     keep_freed_memory()
     torch.set_num_threads(settings.threads)

@@ -24,8 +24,8 @@ def job(config: DictConfig, folder: Path) -> None:
     import torch
     from rich.console import Console
 
+    from nas.cost.allocator import keep_freed_memory
     from nas.rank import Journal, draw, predict, rank, subject_of, tables, write_report
-    from nas.train.memory import keep_freed_memory
 
     keep_freed_memory()
     if settings.rank.threads:

@@ -22,10 +22,10 @@ def job(config: DictConfig, folder: Path) -> None:
 
     from rich.console import Console
 
+    from nas.cost.allocator import keep_freed_memory
     from nas.score.console import carry_out, table
     from nas.score.run import ScoreRun
     from nas.train import Interrupted
-    from nas.train.memory import keep_freed_memory
 
     keep_freed_memory()
     out = Console(quiet=not settings.progress, soft_wrap=True, highlight=False, markup=False, emoji=False)

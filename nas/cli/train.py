@@ -33,8 +33,8 @@ def job(config: DictConfig, folder: Path) -> None:
 
     from rich.console import Console
 
+    from nas.cost.allocator import keep_freed_memory
     from nas.train.admit import check_memory, out_of_memory_told
-    from nas.train.memory import keep_freed_memory
 
     keep_freed_memory()
     with joined(settings.train.device, settings.dist.timeout_s) as ranks:

@@ -1,8 +1,18 @@
-"""What a path costs."""
+"""What a path costs: FLOPs, parameters, latency and memory."""
 
-from nas.cost.flops import PathFlops, count_flops
+from nas.cost.flops import EagerDispatchMode, FlopCounter, PathFlops, count_flops
 from nas.cost.latency import Latency, latency
 from nas.cost.parameters import PathParameters, count_parameters
 from nas.cost.paths import PathCost
 
-__all__ = ["Latency", "PathCost", "PathFlops", "PathParameters", "count_flops", "count_parameters", "latency"]
+__all__ = [
+    "EagerDispatchMode",
+    "FlopCounter",
+    "Latency",
+    "PathCost",
+    "PathFlops",
+    "PathParameters",
+    "count_flops",
+    "count_parameters",
+    "latency",
+]

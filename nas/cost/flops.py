@@ -1,38 +1,67 @@
-"""FLOPs of paths, as torch counts them: 2 x multiply-accumulates of matrix products and convolutions, one picture."""
+"""FLOPs of paths, as torch counts them: 2 x multiply-accumulates of matrix products and convolutions, one image."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from nas.cost.paths import PathCost
 from nas.space import Architecture, SearchSpace
 
 
+class EagerDispatchMode(TorchDispatchMode):
+    """A dispatch mode whose first use does not import torch's compiler, which takes seconds."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+class FlopCounter(EagerDispatchMode):
+    """Counts FLOPs by torch's formulas and so as ``FlopCounterMode`` does, which imports torch's compiler.
+
+    Attributes:
+        total: 2 x multiply-accumulates of all matrix products and convolutions inside the context.
+    """
+
+    total = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Iterable[type], args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket in flop_registry:
+            self.total += flop_registry[func.overloadpacket](*args, **(kwargs or {}), out_val=result)
+        return result
+
+
 class PathFlops(PathCost):
     """Forward FLOPs of any path, from one count a choice.
 
-    A path costs what all paths share, plus what each of its choices adds. (Exact where a choice does not change
-    the shapes behind its slot, which the branches of a slot must not.)
+    A path costs what all paths share, plus what each of its choices adds. This is exact where a choice does not
+    change the shapes behind its slot, which the branches of a slot must not.
 
     Args:
         space, supernet: what is counted, on a private copy in eval mode.
-        picture: ``(C, H, W)`` of one input.
+        image_shape: ``(C, H, W)`` of one input.
     """
 
-    def __init__(self, space: SearchSpace, supernet: nn.Module, picture: tuple[int, int, int]) -> None:
-        self._probe, self._picture = copy.deepcopy(supernet).cpu().eval(), picture
+    def __init__(self, space: SearchSpace, supernet: nn.Module, image_shape: tuple[int, int, int]) -> None:
+        self._probe, self._image_shape = copy.deepcopy(supernet).cpu().eval(), image_shape
         super().__init__(space)
         everything: Architecture = tuple(tuple(range(len(slot.choices))) for slot in space.slots)
         self.everything = self.count(everything)
         """With all gates open."""
 
     def count(self, architecture: Architecture) -> int:
-        """Forward FLOPs of any architecture for one picture, counted by running it."""
-        return count_flops(self._probe, architecture, self._picture)
+        """Forward FLOPs of any architecture for one image, counted by running it."""
+        return count_flops(self._probe, architecture, self._image_shape)
 
     def skipped_share(self, architecture: Architecture) -> float:
         """Share of the FLOPs of the supernet with all gates open that this path does not spend."""
@@ -40,8 +69,8 @@ class PathFlops(PathCost):
 
 
 @torch.no_grad()
-def count_flops(supernet: nn.Module, architecture: Architecture, picture: tuple[int, int, int]) -> int:
-    """Forward FLOPs of one picture ``(C, H, W)`` on one path."""
-    with FlopCounterMode(display=False) as counter:
-        supernet(torch.zeros(1, *picture), architecture)
-    return int(counter.get_total_flops())
+def count_flops(supernet: nn.Module, architecture: Architecture, image_shape: tuple[int, int, int]) -> int:
+    """Forward FLOPs of one image ``(C, H, W)`` on one path."""
+    with FlopCounter() as counter:
+        supernet(torch.zeros(1, *image_shape), architecture)
+    return counter.total

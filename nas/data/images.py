@@ -70,6 +70,11 @@ class Splits:
         return self.train.images.shape[-1]
 
     @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """``(C, H, W)`` of one image."""
+        return self.channels, self.image_size, self.image_size
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the labels."""
         return self.train.classes

@@ -47,7 +47,7 @@ def make_card(
         accuracies: by split, 0 to 1.
     """
     space, splits, settings = trained.space, trained.splits, trained.settings
-    picture = (splits.channels, splits.image_size, splits.image_size)
+    picture = splits.input_shape
     path = trained.path.resolve()
     return {
         "format": FORMAT,

@@ -101,7 +101,7 @@ def _write(
     trained: Trained, architecture: Architecture, folder: Path, program: bool, onnx: bool, pictures: int
 ) -> tuple[dict[str, Any], list[Comparison]]:
     splits = trained.splits
-    picture = (splits.channels, splits.image_size, splits.image_size)
+    picture = splits.input_shape
     # The files know no memory formats, so that the supernet is asked in the common one too.
     supernet = calibrated(trained, architecture).to(memory_format=torch.contiguous_format)
     plain = plain_network(supernet, architecture, picture)

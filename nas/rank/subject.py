@@ -60,7 +60,7 @@ def subject_of(settings: RankRunSettings) -> Subject:
         shape = (splits.channels, splits.image_size, len(splits.classes)) if splits else ()
         space = build_space(space_settings, *shape)
     truth = load_truth(settings.truth, space, space_settings)
-    picture = (splits.channels, splits.image_size, splits.image_size) if splits else (3, 32, 32)
+    picture = splits.input_shape if splits else (3, 32, 32)
     batches = _batches(splits, settings) if splits and settings.proxies else []
     return Subject(space, space_settings, _sampled(truth, settings), trained, picture, batches)
 

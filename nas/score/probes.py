@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _NormBase
 
+from nas.cost import FlopCounter
 from nas.errors import ScoreError
 from nas.score.formulas import eigenvalues
-from nas.score.watch import Flops, Layers, Watch
+from nas.score.watch import Layers, Watch
 from nas.seeds import generator
 
 MIXUP = 1e-2
@@ -199,7 +200,7 @@ def parameters(net: nn.Module, like: Tensor, seed: int) -> float:
 
 def flops(net: nn.Module, like: Tensor, seed: int) -> float:
     """Forward FLOPs of one picture as torch counts them: 2 x multiply-accumulates of products and convolutions."""
-    with torch.no_grad(), Flops() as counted:
+    with torch.no_grad(), FlopCounter() as counted:
         net(torch.zeros_like(like[:1]))
     return float(counted.total)
 

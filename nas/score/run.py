@@ -62,7 +62,7 @@ class ScoreRun:
         self._supernets = [self.space.supernet(settings.seed + draw) for draw in range(settings.weights)]
         check_supernet(self.space, self._supernets[0], *shape)
         for supernet in self._supernets[1:]:
-            show_widths(supernet, (splits.channels, splits.image_size, splits.image_size))
+            show_widths(supernet, splits.input_shape)
         self._batches = first_batches(splits, settings)
 
     def __iter__(self) -> Iterator[Row]:

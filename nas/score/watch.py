@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
+from nas.cost import EagerDispatchMode
 from nas.errors import ScoreError
 
 _BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
@@ -106,33 +105,7 @@ _FROM |= {_aten.clamp, _aten.clamp_, _aten.clamp_min, _aten.clamp_min_}
 """Rectifiers if they begin at 0, as ReLU6 does."""
 
 
-class _Computed(TorchDispatchMode):
-    """Sees what torch computes in the end, whatever module or function asked for it."""
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # torch would import its compiler, for seconds, to keep it away from a mode of ours
-
-
-class Flops(_Computed):
-    """Counts FLOPs as torch's own FlopCounterMode does: by its formulas for products and convolutions.
-
-    Attributes:
-        total: 2 x multiply-accumulates.
-    """
-
-    total = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Iterable[type], args: tuple = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func.overloadpacket in flop_registry:
-            self.total += flop_registry[func.overloadpacket](*args, **(kwargs or {}), out_val=result)
-        return result
-
-
-class Rectifiers(_Computed):
+class Rectifiers(EagerDispatchMode):
     """Counts on how many of its inputs to ReLUs each pair of pictures agrees in sign.
 
     That is ReLU and its like (ReLU6, LeakyReLU, PReLU, ``clamp(min=0)``), of a module or a function, in place or not.

@@ -89,7 +89,7 @@ class Subject:
     @property
     def picture(self) -> tuple[int, int, int]:
         """``(C, H, W)`` of one input."""
-        return self.splits.channels, self.splits.image_size, self.splits.image_size
+        return self.splits.input_shape
 
     def proxy_batches(self, images: int) -> list[Batch]:
         """Normalised training batches of ``images`` each, drawn by the seed.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from nas.cost.allocator import KEEP_BYTES, MMAP_BYTES
 from nas.cost.memory import PathMemory, largest_path, path_memory, supernet_bytes, without_memory
 from nas.data.size import DataSize
 from nas.errors import ArchitectureError
@@ -20,7 +21,6 @@ from nas.settings import (
     TrainRunSettings,
 )
 from nas.space import Architecture, SearchSpace, build_space
-from nas.train.memory import KEEP_BYTES, MMAP_BYTES
 from nas.train.ranks import ALONE
 from nas.train.syncnorm import synchronise
 

@@ -138,7 +138,7 @@ def retrain(
 def _plan(settings: TrainRunSettings, trained: Trained | None, digest: str) -> tuple[SearchSpace, list[Part]]:
     """The space, and the trainings to be made in it."""
     splits = trained.splits if trained else load_splits(settings.data, settings.seed, settings.track.progress)
-    picture = (splits.channels, splits.image_size, splits.image_size)
+    picture = splits.input_shape
     space = build_space(settings.space, splits.channels, splits.image_size, len(splits.classes))
     architecture = space.decode(settings.architecture)
     supernet = space.supernet(settings.seed)

@@ -87,7 +87,7 @@ class Run:
             unknown = supernet.load_state_dict(initial.weights, strict=False).unexpected_keys
             assert not unknown, f"initial weights of another network: {unknown}"
         check_supernet(self.space, supernet, splits.channels, splits.image_size, len(splits.classes))
-        self.flops = PathFlops(self.space, supernet, (splits.channels, splits.image_size, splits.image_size))
+        self.flops = PathFlops(self.space, supernet, splits.input_shape)
         self.supernet = supernet.to(self.device)
         if train.channels_last:
             self.supernet = self.supernet.to(memory_format=torch.channels_last)

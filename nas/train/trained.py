@@ -103,7 +103,7 @@ def load_trained(path: Path | str, progress: bool = False, factory: str = "") ->
     supernet = space.supernet(settings.seed)
     _refuse(misfit_of_weights(state["model"], supernet, state["optimizer"]["average"]), path)
     _load_weights(supernet, state, path)
-    show_widths(supernet, (splits.channels, splits.image_size, splits.image_size))
+    show_widths(supernet, splits.input_shape)
     if settings.train.channels_last:
         supernet = supernet.to(memory_format=torch.channels_last)
     return Trained(path, state["step"], settings, splits, space, supernet.eval())

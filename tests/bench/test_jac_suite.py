@@ -15,9 +15,9 @@ from nas.bench import jac_cases as cases
 from nas.bench.jac_cases import BASELINE, OURS, Net
 from nas.bench.jac_jax import Jax
 from nas.bench.jac_memory import peak_mb
+from nas.cost.allocator import keep_freed_memory
 from nas.jac import jacobian_det
 from nas.settings import BenchSettings
-from nas.train.memory import keep_freed_memory
 
 TINY = Net(lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(27, 4)), (2, 5, 5))
 

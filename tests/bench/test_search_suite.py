@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from nas.bench import search, suites
+from nas.cost.allocator import keep_freed_memory
 from nas.settings import BenchSettings
-from nas.train.memory import keep_freed_memory
 
 ROOM = 1.3
 """For a noisy machine."""

@@ -4,7 +4,7 @@ import pytest
 
 from nas.bench import gating
 from nas.bench.compare import interleave
-from nas.train.memory import keep_freed_memory
+from nas.cost.allocator import keep_freed_memory
 
 ROOM = 1.25
 """A gated step that costs more than this is broken on any machine; the figures in README are closer to 1."""

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nas.cost import PathFlops, count_parameters
+from nas.cost import PathFlops, count_flops, count_parameters
 from nas.errors import ArchitectureError, SettingError, SpaceError
 from nas.nn import gated_blocks, gated_slots
 from nas.settings import CellSettings, SGDSettings
@@ -179,19 +179,12 @@ def test_parameters_and_flops_are_the_published_ones(text, classes, side, parame
     space = build_space(CellSettings(), image_size=side, classes=classes)
     architecture, supernet = space.decode(text), space.supernet()
     network = extract(supernet, architecture)
-    counted = PathFlops.count(_Probe(supernet, (3, side, side)), architecture) // 2 + classes
+    counted = count_flops(supernet.eval(), architecture, (3, side, side)) // 2 + classes
     if text == TOP:
         assert round(count_parameters(network), -3) == parameters
         assert round(counted, -4) == flops
     else:
         assert (count_parameters(network), counted) == (parameters, flops)
-
-
-class _Probe:
-    """What PathFlops needs to count one path."""
-
-    def __init__(self, supernet, picture):
-        self._probe, self._picture = supernet.eval(), picture
 
 
 def test_cells_stages_and_operations_are_as_published():

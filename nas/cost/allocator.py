@@ -10,11 +10,12 @@ KEEP_BYTES, MMAP_BYTES = 2**30, 32 * 2**20  # the second is the largest that gli
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep up to 1 GiB of freed memory for its next allocations (glibc; elsewhere nothing).
+    """Let this process keep up to 1 GiB of freed memory for its next allocations.
 
-    A step on a CPU allocates and frees the same megabytes again and again. By default glibc hands them back to
-    the system, which then has to map and clear them anew, page by page: here 300 to 1,700 page faults in a
-    10 ms step, about a tenth of its time, and most of what made two runs of the same step differ.
+    Without glibc this does nothing. A step on a CPU allocates and frees the same megabytes again and again. By
+    default glibc returns them to the system, which then has to map and clear them page by page: 300 to 1,700 page
+    faults were measured in a step of 10 ms, about a tenth of its time, and most of the variation between two runs
+    of the same step.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
