@@ -67,6 +67,14 @@ class DivergedError(NasError):
     """A run whose loss or weights stopped being finite numbers."""
 
 
+class RankError(NasError):
+    """Processes of one run that do different things, or one of them that is gone."""
+
+
+class RankLost(RankError):
+    """A message to the other processes failed, usually because one of them has ended."""
+
+
 class ScoreError(NasError):
     """A proxy that does not exist, that a network cannot have, or whose value is not a number."""
 

@@ -15,6 +15,7 @@ PACKAGE = Path(nas.__file__).parent
 ORDER = (
     ("errors",),
     ("files",),
+    ("signals",),
     ("settings",),
     ("seeds",),
     ("jac",),
@@ -37,7 +38,7 @@ ORDER = (
 """Left to right: a room imports from rooms before it; rooms side by side do not import each other."""
 NARROWER = {"settings": {"errors"}, "seeds": {"errors", "settings"}, "jac": set(), "config": {"errors", "settings"}}
 """Rooms that may import less than all that is left of them."""
-PLAIN = {"errors", "files", "settings", "config", "cli"}
+PLAIN = {"errors", "files", "signals", "settings", "config", "cli"}
 """Rooms that are imported before anything is computed: a command line answers without torch."""
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -22,11 +22,10 @@ from nas.bench.compare import Ratio, interleave, machine
 from nas.bench.gating import SGD, Call, _batch, slots_space, standalone_slots, stock_step, with_weights_of
 from nas.bench.table import frame, in_sections, spread
 from nas.cost.allocator import keep_freed_memory
+from nas.dist import GradientExchange, World
 from nas.gate import UniformGate
 from nas.settings import DistSettings
 from nas.train import GatedOptimizer, Loss, train_step
-from nas.train.exchange import Exchange
-from nas.train.ranks import Ranks
 
 RANKS, BATCH, SIDE = 2, 16, 16
 CHOICES = (2, 8, 32)
@@ -39,7 +38,7 @@ T = TypeVar("T")
 
 
 def in_processes(number: int, work: Callable[..., T], *args: object) -> list[T]:
-    """What ``work(ranks, *args)`` returns in ``number`` fresh processes that talk through gloo, one thread each."""
+    """What ``work(world, *args)`` returns in ``number`` fresh processes that talk through gloo, one thread each."""
     with tempfile.TemporaryDirectory() as folder:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(number, mp_context=context) as pool:
@@ -55,12 +54,12 @@ def _join(store: str, rank: int, number: int, work: Callable[..., T], args: tupl
     wait = timedelta(minutes=10)
     dist.init_process_group("gloo", store=dist.FileStore(store, number), rank=rank, world_size=number, timeout=wait)
     try:
-        return work(Ranks(rank, number, rank), *args)
+        return work(World(rank, number, rank), *args)
     finally:
         dist.destroy_process_group()
 
 
-def steps(ranks: Ranks, choices: int) -> dict[str, Call]:
+def steps(world: World, choices: int) -> dict[str, Call]:
     """The steps that are compared, each with networks of its own: 8 slots of ``choices`` x conv3x3-BN-ReLU."""
     x, y = _batch(BATCH, SIDE)
     space = slots_space(choices)
@@ -69,8 +68,8 @@ def steps(ranks: Ranks, choices: int) -> dict[str, Call]:
     calls: dict[str, Call] = {
         DDP: stock_step(lean, lambda: lean(x), y),
         WITH_BUFFERS: stock_step(usual, lambda: usual(x), y),
-        GATED: gated_step(ranks, choices, "same"),
-        OWN: gated_step(ranks, choices, "own"),
+        GATED: gated_step(world, choices, "same"),
+        OWN: gated_step(world, choices, "own"),
     }
     gate, number = UniformGate(space, 0), iter(range(10**9))
     whole = _ddp(space.supernet(), find_unused_parameters=True)
@@ -85,27 +84,27 @@ def _ddp(network: nn.Module, find_unused_parameters: bool = False) -> Distribute
         return DistributedDataParallel(network, broadcast_buffers=False, find_unused_parameters=find_unused_parameters)
 
 
-def gated_step(ranks: Ranks, choices: int, paths: str) -> Call:
+def gated_step(world: World, choices: int, paths: str) -> Call:
     """Our step: forward, backward, the sum over the processes, update; on paths drawn anew each time."""
     x, y = _batch(BATCH, SIDE)
     space = slots_space(choices)
     supernet, gate, number = space.supernet(), UniformGate(space, 0), iter(range(10**9))
     optimizer = GatedOptimizer(supernet, SGD)
-    exchange = Exchange(ranks, optimizer, DistSettings(paths=paths))
+    exchange = GradientExchange(world, optimizer, DistSettings(paths=paths))
 
     def step() -> object:
         n = next(number)
-        first = n * ranks.size if paths == "own" else n
-        each = [gate.paths(first + rank)[0] for rank in range(ranks.size if paths == "own" else 1)]
-        own = [each[ranks.rank]] if paths == "own" else each
+        first = n * world.size if paths == "own" else n
+        each = [gate.paths(first + rank)[0] for rank in range(world.size if paths == "own" else 1)]
+        own = [each[world.rank]] if paths == "own" else each
         return train_step(supernet, optimizer, Loss(), x, y, own, SGD.lr, n, None, exchange, each)
 
     return step
 
 
-def compare(ranks: Ranks, choices: int, rounds: int) -> dict[str, Ratio]:
+def compare(world: World, choices: int, rounds: int) -> dict[str, Ratio]:
     """The steps in turn, in step with the other processes."""
-    return interleave(DDP, steps(ranks, choices), rounds)
+    return interleave(DDP, steps(world, choices), rounds)
 
 
 def travelling(choices: int) -> dict[str, int]:

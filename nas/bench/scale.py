@@ -27,7 +27,7 @@ from torch import nn
 
 from nas.bench.dist import BATCH, GATED, SIDE, UNUSED, in_processes, steps
 from nas.bench.gating import Call, _batch, plain_step, slots_space, standalone_slots, with_weights_of
-from nas.train.ranks import Ranks
+from nas.dist import World
 
 COMPUTE = "compute"
 SIZES = (1_000, 10_000, 100_000, 1_000_000, 4_000_000)
@@ -100,10 +100,10 @@ def measure_step(ranks: int, choices: int, rounds: int) -> dict[str, float]:
     return in_processes(ranks, _times, choices, rounds)[0]
 
 
-def _times(ranks: Ranks, choices: int, rounds: int) -> dict[str, float]:
+def _times(world: World, choices: int, rounds: int) -> dict[str, float]:
     x, y = _batch(BATCH, SIDE)
     alone = plain_step(with_weights_of(standalone_slots(), slots_space(choices).subnet((0,) * 8)), x, y)
-    every = steps(ranks, choices)
+    every = steps(world, choices)
 
     def until_all_have() -> None:
         alone()
@@ -138,9 +138,9 @@ def measure_link(ranks: int, rounds: int, sizes: Sequence[int] = SIZES) -> Link:
     return Link(float(latency), float(1 / slope))
 
 
-def _sums(ranks: Ranks, rounds: int, sizes: Sequence[int]) -> list[float]:
+def _sums(world: World, rounds: int, sizes: Sequence[int]) -> list[float]:
     def call(size: int) -> Callable[[], object]:
         tensor = torch.zeros(size // 4)
-        return lambda: ranks.sum_(tensor)
+        return lambda: world.sum_(tensor)
 
     return list(_medians({str(size): call(size) for size in sizes}, rounds).values())

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 def retrain_job(settings: TrainRunSettings, folder: Path, text: str, out: Console) -> None:
     """Train, or go on training, in folders inside ``folder``; print what came out side by side."""
     from nas.export import find_source
-    from nas.train import Interrupted, comparison, retrain
+    from nas.signals import Interrupted
+    from nas.train import comparison, retrain
 
     if settings.search or settings.architecture == "best":
         source = find_source(settings.checkpoint, settings.search, settings.architecture, weights=False)

@@ -25,7 +25,7 @@ def job(config: DictConfig, folder: Path) -> None:
     from nas.cost.allocator import keep_freed_memory
     from nas.score.console import carry_out, table
     from nas.score.run import ScoreRun
-    from nas.train import Interrupted
+    from nas.signals import Interrupted
 
     keep_freed_memory()
     out = Console(quiet=not settings.progress, soft_wrap=True, highlight=False, markup=False, emoji=False)

@@ -25,7 +25,7 @@ def job(config: DictConfig, folder: Path) -> None:
 
     from nas.cost.allocator import keep_freed_memory
     from nas.search import Search, files, front_table, search, summary
-    from nas.train import Interrupted
+    from nas.signals import Interrupted
 
     keep_freed_memory()
     out = Console(quiet=not settings.search.progress, soft_wrap=True, highlight=False, markup=False, emoji=False)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.cli.entry import run_verb, same_command
-from nas.cli.ranks import joined, local_size, one_voice, refuse_several, torchrun_command
 from nas.cli.retrain import retrain_job
+from nas.cli.torchrun import joined_world, local_world_size, refuse_several, refused_once, torchrun_command
 from nas.errors import CheckpointError
 from nas.files import only_one
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
     from rich.console import Console
 
+    from nas.dist import World
     from nas.settings import TrainRunSettings
-    from nas.train.ranks import Ranks
 
 
 def job(config: DictConfig, folder: Path) -> None:
@@ -37,30 +37,31 @@ def job(config: DictConfig, folder: Path) -> None:
     from nas.train.admit import check_memory, out_of_memory_told
 
     keep_freed_memory()
-    with joined(settings.train.device, settings.dist.timeout_s) as ranks:
-        quiet = not (settings.track.progress and ranks.leads)
+    with joined_world(settings) as world:
+        quiet = not (settings.track.progress and world.is_main)
         # Paths and overrides are printed as they are: not wrapped, and [conv3,skip] is no markup.
         out = Console(quiet=quiet, soft_wrap=True, highlight=False, markup=False, emoji=False)
-        here, local_rank = (local_size(), ranks.local_rank) if ranks.size > 1 else (1, None)
-        if needs := check_memory(settings, ranks.size, here, local_rank):
+        here, local_rank = (local_world_size(), world.local_rank) if world.size > 1 else (1, None)
+        if needs := check_memory(settings, world.size, here, local_rank):
             out.print(needs)
         with out_of_memory_told(settings):
             if settings.architecture:
                 refuse_several("architecture", settings.architecture)
                 retrain_job(settings, folder, text, out)
             else:
-                with only_one(folder) if ranks.leads else nullcontext():
-                    _train(settings, folder, text, ranks, out)
+                with only_one(folder) if world.is_main else nullcontext():
+                    _train(settings, folder, text, world, out)
 
 
-def _train(settings: TrainRunSettings, folder: Path, text: str, ranks: Ranks, out: Console) -> None:
-    from nas.train import Abandoned, Interrupted, Run, fit, make_report, tables
+def _train(settings: TrainRunSettings, folder: Path, text: str, world: World, out: Console) -> None:
+    from nas.signals import Abandoned, Interrupted
+    from nas.train import Run, fit, make_report, tables
 
     if (folder / "scratch").is_dir():
         raise CheckpointError("run", folder, "has networks in it that were trained alone", "take another run=NAME")
-    run = Run(settings, folder, text, ranks=ranks)
+    run = Run(settings, folder, text, world=world)
     begun = f"going on at step {run.step} of {run.total_steps}" if run.step else f"{run.total_steps} steps"
-    on = f"{run.device}" if ranks.size == 1 else f"{ranks.size} processes, {run.device.type}"
+    on = f"{run.device}" if world.size == 1 else f"{world.size} processes, {run.device.type}"
     out.print(f"{run.space.name}: {run.space.size:,} architectures, {begun}, on {on}; {folder}")
     with closing(run.tracker.writer):
         try:
@@ -70,13 +71,13 @@ def _train(settings: TrainRunSettings, folder: Path, text: str, ranks: Ranks, ou
             out.print(f"{stop} in step {run.step}; to go on from the last checkpoint, the same command: {command}")
             sys.exit(128 + stop.signal_number)
         except Interrupted as stop:
-            ranks.wait()  # while rank 0 saves: torchrun ends all processes as soon as one has ended
-            command = same_command(settings.run) if ranks.size == 1 else torchrun_command("nas.cli.train", sys.argv[1:])
-            how = "to go on" if ranks.size == 1 else "to go on, the same command"
+            world.barrier()  # while rank 0 saves: torchrun ends all processes as soon as one has ended
+            command = same_command(settings.run) if world.size == 1 else torchrun_command("nas.cli.train", sys.argv[1:])
+            how = "to go on" if world.size == 1 else "to go on, the same command"
             out.print(f"{stop} at step {run.step}, saved; {how}: {command}")
             sys.exit(128 + stop.signal_number)
-        report = make_report(run) if ranks.leads else None
-        ranks.wait()
+        report = make_report(run) if world.is_main else None
+        world.barrier()
     if report is None:
         return
     out.print(*tables(report), sep="\n")
@@ -88,7 +89,7 @@ def _train(settings: TrainRunSettings, folder: Path, text: str, ranks: Ranks, ou
 
 def main() -> None:
     """Entry point of the console command."""
-    with one_voice(sys.argv[1:]):
+    with refused_once(sys.argv[1:]):
         run_verb("train", job)
 
 

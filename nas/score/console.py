@@ -12,7 +12,7 @@ from rich.text import Text
 
 from nas.score.journal import Row
 from nas.score.run import ScoreRun
-from nas.train.loop import Interrupted, stop_signals
+from nas.signals import Interrupted, stop_signals
 
 SHOWN = 20
 """Rows that the table has at most; the file has all."""

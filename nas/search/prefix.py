@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from nas.data import Batch
+from nas.dist import autocast
 from nas.space import Architecture, Chained, SearchSpace
 from nas.space.calibrate import estimate_statistics
 from nas.space.chained import survey
-from nas.train.step import precision
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class PrefixWalk:
     ) -> None:
         self._model, self._slots, self._memory = model, len(space.slots), memory_bytes
         self._precision, self._device = precision_name, batches[0][0].device
-        with precision(precision_name, self._device):
+        with autocast(precision_name, self._device):
             self._pieces = survey(model, space.slots, batches[0][0][:2])
         # Without running statistics there is nothing to estimate.
         self._calibrates = calibration is not None and any(piece.norms for piece in self._pieces)
@@ -108,7 +108,7 @@ class PrefixWalk:
                 x = self._model.piece(number, x, architecture)
             return x
 
-        with precision(self._precision, self._device):
+        with autocast(self._precision, self._device):
             calibration: list[Tensor] = []
             if self._calibrates:
                 norms = [norm for number in numbers for norm in self._pieces[number].norms]

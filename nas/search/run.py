@@ -18,8 +18,7 @@ from nas.search.result import Found, sort_out
 from nas.search.study import Study
 from nas.search.subject import Subject
 from nas.settings import SearchRunSettings
-from nas.train import Interrupted
-from nas.train.loop import stop_signals
+from nas.signals import Interrupted, stop_signals
 
 DEFAULT_TRIALS = 100
 WAIT_S = 0.1

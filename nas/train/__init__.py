@@ -1,9 +1,8 @@
 """Training a supernet: the loop, its step, evaluation and checkpoints."""
 
 from nas.train.alone import train_alone
-from nas.train.device import choose_device
 from nas.train.evaluate import Judgement, architectures_to_judge, judge
-from nas.train.loop import Abandoned, Interrupted, fit
+from nas.train.loop import fit
 from nas.train.optimize import GatedOptimizer, learning_rate
 from nas.train.picked import best_of_run, calibrated, plain_network
 from nas.train.report import Report, make_report, tables
@@ -13,12 +12,10 @@ from nas.train.step import BranchNorms, GateTeacher, Loss, StepResult, train_ste
 from nas.train.trained import Trained, load_trained
 
 __all__ = [
-    "Abandoned",
     "BranchNorms",
     "GateTeacher",
     "GatedOptimizer",
     "Initial",
-    "Interrupted",
     "Judgement",
     "Loss",
     "Report",
@@ -29,7 +26,6 @@ __all__ = [
     "architectures_to_judge",
     "best_of_run",
     "calibrated",
-    "choose_device",
     "comparison",
     "fit",
     "judge",

@@ -11,9 +11,9 @@ import torch
 
 from nas.cost.machine import MemoryLimit, available_bytes, memory_limits
 from nas.data.size import DataSize, data_size
+from nas.dist import choose_device
 from nas.errors import NasError, NasWarning
 from nas.settings import SyntheticSettings, TrainRunSettings
-from nas.train.device import choose_device
 from nas.train.needs import MemoryNeeds, Network, needs_of, network_of
 
 GIB = 2**30

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.data import Batch
+from nas.dist import autocast
 from nas.gate import FairGate, FixedGate, Gate, LearnedGate
 from nas.settings import FairGateSettings
 from nas.space import Architecture, recalibrate
-from nas.train.step import precision
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def judge(
     found = []
     for architecture in architectures:
         correct, loss, count = 0, 0.0, 0
-        with precision(precision_name, batches[0][0].device):
+        with autocast(precision_name, batches[0][0].device):
             if calibration is not None:
                 recalibrate(model, architecture, calibration)
             for x, y in batches:

@@ -9,6 +9,7 @@ import torch
 from nas.cost.allocator import KEEP_BYTES, MMAP_BYTES
 from nas.cost.memory import PathMemory, largest_path, path_memory, supernet_bytes, without_memory
 from nas.data.size import DataSize
+from nas.dist import SINGLE, synchronise
 from nas.errors import ArchitectureError
 from nas.nn import Active, WeightedBranch
 from nas.settings import (
@@ -21,8 +22,6 @@ from nas.settings import (
     TrainRunSettings,
 )
 from nas.space import Architecture, SearchSpace, build_space
-from nas.train.ranks import ALONE
-from nas.train.syncnorm import synchronise
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ def network_of(settings: TrainRunSettings, size: DataSize, processes: int = 1) -
             space = build_space(*shape)
             supernet = space.supernet(settings.seed)
     if processes > 1 and settings.dist.batchnorm == "sync":  # such layers keep more for the backward pass
-        synchronise(supernet, ALONE)
+        synchronise(supernet, SINGLE)
     parameters, buffers = supernet_bytes(supernet)
     path: PathMemory | None
     try:

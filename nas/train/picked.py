@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from nas.dist import autocast
 from nas.errors import CheckpointError
 from nas.space import Architecture, extract, recalibrate, show_widths
 from nas.train.report import read_report
-from nas.train.step import precision
 from nas.train.trained import Trained
 
 
@@ -47,7 +47,7 @@ def calibrated(trained: Trained, architecture: Architecture) -> nn.Module:
     model = copy.deepcopy(trained.supernet).eval()
     if trained.settings.evaluate.recalibrate:
         batches = trained.calibration()
-        with precision(trained.settings.train.precision, torch.device("cpu")):
+        with autocast(trained.settings.train.precision, torch.device("cpu")):
             recalibrate(model, architecture, batches)
     return model
 

@@ -91,7 +91,7 @@ def make_report(run: Run) -> Report:
         str(run.device),
         torch.get_num_threads(),
         versions(),
-        run.ranks.size,
+        run.world.size,
     )
     data = {"settings": plain(run.settings), **asdict(report)}
     write_whole(run.folder / "report.json", json.dumps(data, indent=1) + "\n")

@@ -10,6 +10,7 @@ import torch
 
 from nas.cost import PathFlops
 from nas.data import Batches, Splits, load_splits, ordered, unnormalise
+from nas.dist import SINGLE, GradientExchange, World, choose_device, synchronise
 from nas.errors import CheckpointError, DivergedError, require
 from nas.gate import LearnedGate, build_gate
 from nas.nn import gated_blocks
@@ -18,15 +19,11 @@ from nas.settings.compare import flat
 from nas.space import Architecture, build_space, check_supernet
 from nas.track import PROBABILITY, NoWriter, Progress, Tracker, Writer
 from nas.train import checkpoint
-from nas.train.device import choose_device
 from nas.train.evaluate import Judgement, architectures_to_judge, judge
-from nas.train.exchange import Exchange
 from nas.train.fits import misfit_of_run, misfit_of_weights
 from nas.train.optimize import GatedOptimizer
-from nas.train.ranks import ALONE, Ranks
 from nas.train.same import must_be_same, plain
 from nas.train.step import BranchNorms, GateTeacher, Loss
-from nas.train.syncnorm import synchronise
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +47,7 @@ class Run:
         folder: where it writes; if it holds checkpoints of a run with the same settings, that run goes on.
         config_text: the settings as YAML, for TensorBoard.
         initial: weights to begin with; a run that goes on has its own.
-        ranks: this process among those that train the run; rank 0 alone writes.
+        world: this process among those that train the run; rank 0 alone writes.
 
     Raises:
         NasError: settings, data, network or checkpoints are not usable; ``folder`` is as it was.
@@ -62,12 +59,12 @@ class Run:
         folder: Path,
         config_text: str = "",
         initial: Initial | None = None,
-        ranks: Ranks = ALONE,
+        world: World = SINGLE,
     ) -> None:
         one, remedy = not settings.architecture, "call nas.train.retrain, or train it with a fixed gate"
         require(one, "architecture", settings.architecture, "makes several runs, not one", remedy)
         self.settings, self.folder, self.origin = settings, folder, initial.origin if initial else ""
-        self.ranks = ranks
+        self.world = world
         train, seed = settings.train, settings.seed
         state = checkpoint.load_newest(folder)
         if state is not None:
@@ -75,12 +72,12 @@ class Run:
         place = (state["step"], state["metrics_bytes"]) if state is not None else 0
         begun = (place, plain(settings), self.origin, checkpoint.versions())
         rule, remedy = "has other settings, versions or checkpoints", "give all processes the same command and folder"
-        ranks.must_agree(begun, "run", folder, rule, remedy)
-        self.device = choose_device(train.device, ranks.local_rank if ranks.size > 1 else None)
+        world.assert_equal_across_ranks(begun, "run", folder, rule, remedy)
+        self.device = choose_device(train.device, world.local_rank if world.size > 1 else None)
         if train.threads:
             torch.set_num_threads(train.threads)
-        with ranks.one_first():
-            self.splits = splits = load_splits(settings.data, seed, settings.track.progress and ranks.leads)
+        with world.main_process_first():
+            self.splits = splits = load_splits(settings.data, seed, settings.track.progress and world.is_main)
         self.space = build_space(settings.space, splits.channels, splits.image_size, len(splits.classes))
         supernet = self.space.supernet(seed)
         if initial is not None and state is None:
@@ -91,22 +88,22 @@ class Run:
         self.supernet = supernet.to(self.device)
         if train.channels_last:
             self.supernet = self.supernet.to(memory_format=torch.channels_last)
-        ranks.broadcast_(self.supernet.state_dict().values())
+        world.broadcast_(self.supernet.state_dict().values())
         if train.compile == "branches":
             for block in gated_blocks(self.supernet).values():
                 for branch in block.branches:
                     branch.compile()
-        if ranks.size > 1 and settings.dist.batchnorm == "sync":
-            synchronise(self.supernet, ranks)
+        if world.size > 1 and settings.dist.batchnorm == "sync":
+            synchronise(self.supernet, world)
         self.optimizer = GatedOptimizer(self.supernet, settings.optimizer, train.clip_norm, train.ema_decay)
-        self.exchange = Exchange(ranks, self.optimizer, settings.dist) if ranks.size > 1 else None
+        self.exchange = GradientExchange(world, self.optimizer, settings.dist) if world.size > 1 else None
         self.loss_fn = Loss(train.label_smoothing, train.precision)
         self.batches = self._batches(splits, "train")
         self.steps_per_epoch = self.batches.steps_per_epoch
         self.total_steps = train.epochs * self.steps_per_epoch
         self.gate = build_gate(settings.gate, self.space, seed, self.total_steps)
         if isinstance(self.gate, LearnedGate):
-            self.teacher, self.held_out = GateTeacher(self.supernet, self.loss_fn, ranks), self._batches(splits, "val")
+            self.teacher, self.held_out = GateTeacher(self.supernet, self.loss_fn, world), self._batches(splits, "val")
         self.branch_norms = BranchNorms(self.supernet)
         self.step, self.to_be_judged = 0, False
         self.judged: list[Judgement] = []  # by the last evaluation of this process
@@ -124,7 +121,7 @@ class Run:
             self.device,
             train.channels_last,
             stream=split,
-            part=(self.ranks.rank, self.ranks.size),
+            part=(self.world.rank, self.world.size),
         )
 
     def _begin(self, state: dict[str, Any] | None, config_text: str) -> None:
@@ -135,7 +132,7 @@ class Run:
             self._load_weights(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.gate.load_state_dict(state["gate"])
-        if not self.ranks.leads:
+        if not self.world.is_main:
             self.tracker = Tracker(NoWriter(), slots)
         elif state is not None:
             writer = Writer(self.folder, board, self.step, state["metrics_bytes"])
@@ -146,7 +143,7 @@ class Run:
             sample = unnormalise(self.batches.batch(0)[0].cpu(), self.splits.mean, self.splits.std)
             self.tracker.start(config_text, sample, self.splits.classes)
             self.tracker.writer.hparams(flat(plain(self.settings)), ["val/accuracy", "train/loss"])
-        shown = self.settings.track.progress and self.ranks.leads
+        shown = self.settings.track.progress and self.world.is_main
         self.progress = Progress(self.total_steps, self.steps_per_epoch, self.step, shown)
 
     def _must_fit(self, state: dict[str, Any]) -> None:
@@ -169,9 +166,9 @@ class Run:
         if self.exchange is None or self.settings.dist.paths == "same":
             same = self.gate.paths(self.step)
             return same, same
-        first = self.step * self.ranks.size
-        each = [self.gate.paths(first + rank) for rank in range(self.ranks.size)]
-        return each[self.ranks.rank], tuple(path for paths in each for path in paths)
+        first = self.step * self.world.size
+        each = [self.gate.paths(first + rank) for rank in range(self.world.size)]
+        return each[self.world.rank], tuple(path for paths in each for path in paths)
 
     def log(self, lr: float, paths: tuple[Architecture, ...]) -> None:
         """Write the training curves of the steps since the last time."""
@@ -205,7 +202,7 @@ class Run:
 
     def evaluate(self) -> None:
         """Judge subnetworks on the validation split and write what was found: rank 0 for all."""
-        if not self.ranks.leads:
+        if not self.world.is_main:
             return
         self.judged = found = self.judge("val")
         self.tracker.evaluated(self.step, [(j.architecture, j.accuracy) for j in found])
@@ -223,7 +220,7 @@ class Run:
             DivergedError: a weight is not finite; no checkpoint is written.
             CheckpointError: it could not be written; the ones before are intact.
         """
-        if not self.ranks.leads:
+        if not self.world.is_main:
             return
         for name, tensor in self.supernet.state_dict().items():
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -12,18 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas.dist import SINGLE, GradientExchange, World, autocast
 from nas.errors import DivergedError
 from nas.gate import LearnedGate
 from nas.nn import gated_slots, indices_of
 from nas.space import Architecture
-from nas.train.exchange import Exchange
 from nas.train.optimize import GatedOptimizer
-from nas.train.ranks import ALONE, Ranks
-
-
-def precision(name: str, device: torch.device) -> AbstractContextManager[None]:
-    """Autocast to bfloat16 where ``name`` is ``bf16``; nothing for ``float32``."""
-    return torch.autocast(device.type, torch.bfloat16) if name == "bf16" else nullcontext()
 
 
 @dataclass(frozen=True)
@@ -35,7 +29,7 @@ class Loss:
 
     def __call__(self, supernet: nn.Module, x: Tensor, y: Tensor, architecture: Architecture) -> tuple[Tensor, Tensor]:
         """The mean loss over the batch, and the logits ``(B, classes)``."""
-        with precision(self.precision, x.device):
+        with autocast(self.precision, x.device):
             logits = supernet(x, architecture)
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return F.cross_entropy(wide, y, label_smoothing=self.label_smoothing), logits
@@ -67,8 +61,8 @@ def train_step(
     lr: float,
     step: int = 0,
     norms_of: BranchNorms | None = None,
-    exchange: Exchange | None = None,
-    everyones: Sequence[Architecture] | None = None,
+    exchange: GradientExchange | None = None,
+    all_paths: Sequence[Architecture] | None = None,
     stop: bool = False,
 ) -> StepResult:
     """Run ``paths`` on one batch and update what they used by the sum of their gradients.
@@ -78,7 +72,7 @@ def train_step(
         step: its number, for the message of an error.
         norms_of: measures the gradient of each branch that ran; None leaves it unmeasured.
         exchange: sums the gradients over the processes; None where there is one.
-        everyones: the paths of all processes; ``paths`` where left out.
+        all_paths: the paths of all processes; ``paths`` where left out.
         stop: whether this process was asked to stop, for the others to know.
 
     Raises:
@@ -94,16 +88,16 @@ def train_step(
         losses.append(loss.item())
         correct += int((logits.argmax(dim=1) == y).sum())
         path_s.append(perf_counter() - started)
-    everyones, mean, any_stop = everyones or paths, sum(losses) / len(paths), stop
+    all_paths, mean, any_stop = all_paths or paths, sum(losses) / len(paths), stop
     if exchange is not None:
-        total, summed, stops = exchange(step, everyones, [mean, correct, stop])
-        mean, correct, any_stop = total / exchange.ranks.size, round(summed), stops > 0
+        total, summed, stops = exchange(step, all_paths, [mean, correct, stop])
+        mean, correct, any_stop = total / exchange.world.size, round(summed), stops > 0
     if not math.isfinite(mean):
         optimizer.discard()
-        bad = [path for path, value in zip(paths, losses, strict=True) if not math.isfinite(value)] or everyones
+        bad = [path for path, value in zip(paths, losses, strict=True) if not math.isfinite(value)] or all_paths
         rule = f"the loss is {mean} at step {step} on path {bad[0]}"
         raise DivergedError("optimizer.lr", f"{lr:.3g}", rule, "lower it, or set train.clip_norm=1")
-    norms = norms_of(everyones) if norms_of is not None else None
+    norms = norms_of(all_paths) if norms_of is not None else None
     optimizer.step(lr)
     return StepResult(mean, correct, path_s, norms, any_stop)
 
@@ -140,8 +134,8 @@ def _branches(supernet: nn.Module) -> list[list[tuple[nn.Module, ...]]]:
 class GateTeacher:
     """Teaches a learned gate on held-out batches without a trace in the supernet."""
 
-    def __init__(self, supernet: nn.Module, loss_fn: Loss, ranks: Ranks = ALONE) -> None:
-        self._supernet, self._loss_fn, self._ranks = supernet, loss_fn, ranks
+    def __init__(self, supernet: nn.Module, loss_fn: Loss, world: World = SINGLE) -> None:
+        self._supernet, self._loss_fn, self._world = supernet, loss_fn, world
         is_norm = nn.modules.batchnorm._BatchNorm
         inside = [
             [[m for branch in branches for m in branch.modules() if isinstance(m, is_norm)] for branches in choices]
@@ -158,7 +152,7 @@ class GateTeacher:
             with self._statistics_kept(architecture):
                 return self._loss_fn(self._supernet, x, y, architecture)[0]
 
-        return gate.learn(step, loss_of, self._ranks.mean_)
+        return gate.learn(step, loss_of, self._world.mean_)
 
     @contextmanager
     def _statistics_kept(self, architecture: Architecture) -> Iterator[None]:

@@ -17,8 +17,8 @@ ROOM = 1.25
 """For a noisy machine."""
 
 
-def losses(ranks, choices):
-    calls = dist.steps(ranks, choices)
+def losses(world, choices):
+    calls = dist.steps(world, choices)
     return {name: call().loss if name in (dist.GATED, dist.OWN) else call() for name, call in calls.items()}
 
 
@@ -32,10 +32,10 @@ def test_every_variant_trains_and_the_stand_alone_ones_alike(tmp_path):
     assert first[dist.GATED] == pytest.approx(first[dist.UNUSED], rel=1e-5)
 
 
-def moved(ranks):
+def moved(world):
     gating.SGD.lr = dist.SGD.lr = 0.1
     torch.manual_seed(0)
-    step = dist.gated_step(ranks, 2, "same")
+    step = dist.gated_step(world, 2, "same")
     before = step().loss
     for _ in range(20):
         last = step().loss
@@ -84,7 +84,7 @@ def test_a_process_that_fails_ends_the_suite():
         dist.in_processes(1, failing)
 
 
-def failing(ranks):
+def failing(world):
     return 1 / 0
 
 

@@ -14,8 +14,10 @@ from nas.gate import UniformGate
 from nas.settings import ChainSettings, DistSettings, SGDSettings, TrainRunSettings, TwoBranchSettings
 from nas.space import build_space
 from nas.train import GatedOptimizer, Loss, Run, fit, train_step
-from nas.train.exchange import Exchange
-from nas.train.ranks import RankError, by_dtype, pack, parts
+from nas.dist import GradientExchange
+from nas.dist.gradients import pack, parts
+from nas.dist.world import by_dtype
+from nas.errors import RankError
 
 SGD = SGDSettings(lr=0.1, momentum=0.9, weight_decay=0.01)
 
@@ -46,14 +48,14 @@ def note_messages(monkeypatch):
 # ------------------------------------------------------------------------------------------ what travels
 
 
-def steps_of(ranks, choices, check_every, paths="same", number=3):
+def steps_of(world, choices, check_every, paths="same", number=3):
     space, supernet = chain(choices)
     optimizer = GatedOptimizer(supernet, SGD)
-    exchange = Exchange(ranks, optimizer, DistSettings(paths=paths, check_every=check_every))
+    exchange = GradientExchange(world, optimizer, DistSettings(paths=paths, check_every=check_every))
     gate, patch = UniformGate(space, 0), pytest.MonkeyPatch()
     seen, used = note_messages(patch), []
     for step in range(number):
-        x, y = batch(ranks.rank)
+        x, y = batch(world.rank)
         path = gate.paths(step)
         exchange.optimizer.step, update = lambda lr: used.append(optimizer.used), optimizer.step
         train_step(supernet, optimizer, Loss(), x.float(), y, path, 0.1, step, exchange=exchange)
@@ -91,14 +93,14 @@ class Mixed(nn.Module):
         return self.fc(self.conv(x).mean((2, 3)).double())
 
 
-def mixed(ranks):
+def mixed(world):
     torch.manual_seed(0)
     model = Mixed()
     optimizer = GatedOptimizer(model, SGD)
     optimizer.optimizer.param_groups[0]["fused"] = False  # takes one dtype alone
-    exchange, patch = Exchange(ranks, optimizer, DistSettings(check_every=100)), pytest.MonkeyPatch()
+    exchange, patch = GradientExchange(world, optimizer, DistSettings(check_every=100)), pytest.MonkeyPatch()
     seen = note_messages(patch)
-    x, y = batch(ranks.rank)
+    x, y = batch(world.rank)
     train_step(model, optimizer, Loss(), x.float(), y, [()], 0.1, exchange=exchange)
     patch.undo()
     assert model.conv.weight.is_contiguous(memory_format=torch.channels_last)
@@ -134,14 +136,14 @@ def test_packed_tensors_come_back_in_their_shapes_and_layouts():
 # -------------------------------------------------------------------------------------------- own paths
 
 
-def own_paths(ranks, paths):
+def own_paths(world, paths):
     torch.set_default_dtype(torch.float64)
     _, supernet = chain()
     optimizer = GatedOptimizer(supernet, SGD)
-    exchange = Exchange(ranks, optimizer, DistSettings(paths="own", check_every=1))
+    exchange = GradientExchange(world, optimizer, DistSettings(paths="own", check_every=1))
     for step in range(2):
-        path = paths[step][ranks.rank]
-        train_step(supernet, optimizer, Loss(), *batch(ranks.rank), [path], 0.1, step, None, exchange, paths[step])
+        path = paths[step][world.rank]
+        train_step(supernet, optimizer, Loss(), *batch(world.rank), [path], 0.1, step, None, exchange, paths[step])
     return {name: p.detach() for name, p in supernet.named_parameters()}
 
 
@@ -180,8 +182,8 @@ def test_own_paths_average_each_gradient_over_the_ranks_that_used_it(tmp_path):
         torch.testing.assert_close(found[0][name], p.detach(), rtol=1e-10, atol=1e-12)
 
 
-def own_run(ranks, settings, folder):
-    run = Run(settings, folder, ranks=ranks)
+def own_run(world, settings, folder):
+    run = Run(settings, folder, world=world)
     drawn = []
     batches = run.batches.batch
 
@@ -208,15 +210,15 @@ def test_with_own_paths_each_rank_draws_its_own_and_rank_0_counts_them_all(tmp_p
 # ------------------------------------------------------------------------- what must not be touched
 
 
-def closed(ranks, paths):
+def closed(world, paths):
     _, supernet = chain()
     optimizer = GatedOptimizer(supernet, SGD, ema_decay=0.9)
-    exchange = Exchange(ranks, optimizer, DistSettings(paths=paths, check_every=1))
+    exchange = GradientExchange(world, optimizer, DistSettings(paths=paths, check_every=1))
     before = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
-    everyones = [(0, 0, 1)] if paths == "same" else [(0, 0, 1), (0, 1, 1)]
-    path = everyones[ranks.rank % len(everyones)]
-    x, y = batch(ranks.rank)
-    train_step(supernet, optimizer, Loss(), x.float(), y, [path], 0.1, 0, None, exchange, everyones)
+    all_paths = [(0, 0, 1)] if paths == "same" else [(0, 0, 1), (0, 1, 1)]
+    path = all_paths[world.rank % len(all_paths)]
+    x, y = batch(world.rank)
+    train_step(supernet, optimizer, Loss(), x.float(), y, [path], 0.1, 0, None, exchange, all_paths)
     changed = [name for name, tensor in supernet.state_dict().items() if not torch.equal(tensor, before[name])]
     return changed, [p.grad is None for p in supernet.parameters()]
 
@@ -237,16 +239,16 @@ def test_branches_that_no_rank_has_run_are_bit_unchanged(tmp_path, paths):
 # ---------------------------------------------------------------------------- disagreement and failure
 
 
-def disagreeing(ranks, what):
+def disagreeing(world, what):
     _, supernet = chain()
     optimizer = GatedOptimizer(supernet, SGD)
-    exchange = Exchange(ranks, optimizer, DistSettings(check_every=2))
-    x, y = batch(ranks.rank)
+    exchange = GradientExchange(world, optimizer, DistSettings(check_every=2))
+    x, y = batch(world.rank)
     before = {name: p.detach().clone() for name, p in supernet.named_parameters()}
     for step in range(4):
-        path = (0, 0, int(ranks.rank == 1)) if what == "path" and step == 2 else (0, 0, 0)
+        path = (0, 0, int(world.rank == 1)) if what == "path" and step == 2 else (0, 0, 0)
         if what == "parameters":
-            supernet.stem[0].weight.requires_grad_(ranks.rank == 0 or step < 2)
+            supernet.stem[0].weight.requires_grad_(world.rank == 0 or step < 2)
         try:
             train_step(supernet, optimizer, Loss(), x.float(), y, [path], 0.1, step, exchange=exchange)
         except RankError as error:
@@ -263,10 +265,10 @@ def test_ranks_that_run_something_else_are_stopped_at_the_next_comparison(tmp_pa
         assert "rank 1 runs another architecture, or other parameters of it, than rank 0; " in message
 
 
-def settings_differ(ranks, folder):
-    settings = replace(tiny(TrainRunSettings(space=CHAIN)), seed=ranks.rank)
+def settings_differ(world, folder):
+    settings = replace(tiny(TrainRunSettings(space=CHAIN)), seed=world.rank)
     try:
-        Run(settings, folder, ranks=ranks)
+        Run(settings, folder, world=world)
     except RankError as error:
         return str(error)
 
@@ -277,14 +279,14 @@ def test_ranks_with_other_settings_are_refused_and_nothing_is_written(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def diverging(ranks, folder):
+def diverging(world, folder):
     settings = replace(tiny(TrainRunSettings(space=TwoBranchSettings())), dist=DistSettings(check_every=100))
-    run = Run(settings, folder, ranks=ranks)
+    run = Run(settings, folder, world=world)
     batches = run.batches.batch
 
     def poisoned(step):
         x, y = batches(step)
-        return (x * float("nan") if (step, ranks.rank) == (3, 1) else x), y
+        return (x * float("nan") if (step, world.rank) == (3, 1) else x), y
 
     run.batches.batch = poisoned
     try:

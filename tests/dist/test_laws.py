@@ -20,7 +20,8 @@ from nas.settings import (
     TrainSettings,
     TwoBranchSettings,
 )
-from nas.train import Interrupted, Run, fit
+from nas.signals import Interrupted
+from nas.train import Run, fit
 
 PLAIN = TrainRunSettings(space=TwoBranchSettings(branches=3))
 """A network without BatchNorm."""
@@ -52,13 +53,13 @@ def doubled(batch):
     return x.double(), y
 
 
-def trained(ranks, settings, folder, steps=None):
+def trained(world, settings, folder, steps=None):
     """Train in ``folder``; or until the last rank is told to stop in the last of ``steps`` steps."""
-    run = Run(settings, folder, ranks=ranks)
+    run = Run(settings, folder, world=world)
     batch = run.batches.batch
 
     def stopping(step):
-        if steps == step + 1 and ranks.rank == ranks.size - 1:
+        if steps == step + 1 and world.rank == world.size - 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return batch(step)
 

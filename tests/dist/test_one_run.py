@@ -13,20 +13,22 @@ from support.processes import together
 from support.runs import CHAIN, assert_same, finish, state_of, tiny
 from torch import nn
 
-from nas.cli.ranks import meet
+from nas.dist.join import meet
 from nas.errors import SettingError
 from nas.settings import CustomSettings, DistSettings, TrainRunSettings
-from nas.train import Abandoned, Run, choose_device, fit, loop, make_report
-from nas.train.ranks import RankLost, Ranks
-from nas.train.syncnorm import synchronise
+from nas.signals import Abandoned
+from nas.train import Run, fit, loop, make_report
+from nas.dist import World, choose_device
+from nas.errors import RankLost
+from nas.dist import synchronise
 
-RESTLESS = TrainRunSettings(space=CustomSettings(factory="support.ranks:Restless"))
+RESTLESS = TrainRunSettings(space=CustomSettings(factory="support.restless:Restless"))
 
 
-def in_folders_of_their_own(ranks, settings, folder):
-    run = Run(settings, folder / str(ranks.rank), ranks=ranks)
+def in_folders_of_their_own(world, settings, folder):
+    run = Run(settings, folder / str(world.rank), world=world)
     fit(run)
-    if ranks.leads:
+    if world.is_main:
         make_report(run)
     run.tracker.writer.close()
 
@@ -38,8 +40,8 @@ def test_rank_0_alone_writes(tmp_path):
     assert not (tmp_path / "runs/1").exists()
 
 
-def restless(ranks, settings, folder):
-    run = Run(settings, folder, ranks=ranks)
+def restless(world, settings, folder):
+    run = Run(settings, folder, world=world)
     first = {name: tensor.clone() for name, tensor in run.supernet.state_dict().items()}
     run.supernet.drawn.clear()  # of the checks before the first step
     fit(run)
@@ -67,10 +69,10 @@ def test_each_rank_and_each_step_has_dropout_of_its_own_also_after_a_restart(tmp
 # ------------------------------------------------------------------------------------------------- judging
 
 
-def judged(ranks, settings, folder, slow):
+def judged(world, settings, folder, slow):
     """Train; if ``slow``, judging takes for ever and rank 0 gets a SIGTERM in it."""
     loop.GRACE_S = 0.5
-    run = Run(settings, folder, ranks=ranks)
+    run = Run(settings, folder, world=world)
     judge = run.judge
 
     def judging(*args):
@@ -113,19 +115,19 @@ def test_a_stop_while_rank_0_judges_ends_it_in_time_and_the_evaluation_is_made_u
 # ----------------------------------------------------------------------------------------- what is sent at the start
 
 
-def odd_tensors(ranks):
-    wide = torch.arange(12).reshape(3, 4) * (ranks.rank + 1)
+def odd_tensors(world):
+    wide = torch.arange(12).reshape(3, 4) * (world.rank + 1)
     tensors = {
         "strided": (wide * 1.5)[:, :3],
-        "bool": torch.tensor([True, False, bool(ranks.rank)]),
-        "int16": torch.full((3,), ranks.rank, dtype=torch.int16),
-        "channels_last": torch.full((2, 3, 4, 4), float(ranks.rank)).to(memory_format=torch.channels_last),
-        "scalar": torch.tensor(7.0 + ranks.rank),
+        "bool": torch.tensor([True, False, bool(world.rank)]),
+        "int16": torch.full((3,), world.rank, dtype=torch.int16),
+        "channels_last": torch.full((2, 3, 4, 4), float(world.rank)).to(memory_format=torch.channels_last),
+        "scalar": torch.tensor(7.0 + world.rank),
         "empty": torch.empty(0),
         "expanded": torch.ones(1).expand(5),
-        "behind": torch.full((50,), 3.0 + ranks.rank),
+        "behind": torch.full((50,), 3.0 + world.rank),
     }
-    ranks.broadcast_([*tensors.values(), "extra state"])
+    world.broadcast_([*tensors.values(), "extra state"])
     return {name: (tensor.clone(), tensor.stride()) for name, tensor in tensors.items()}
 
 
@@ -137,10 +139,10 @@ def test_buffers_of_any_layout_and_dtype_become_those_of_rank_0(tmp_path):
     assert first["int16"][0].tolist() == [0, 0, 0]
 
 
-def normalised(ranks):
+def normalised(world):
     norm = nn.BatchNorm2d(3)
-    synchronise(norm, ranks)
-    x = (torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(0)) + 20).bfloat16().split(4)[ranks.rank]
+    synchronise(norm, world)
+    x = (torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(0)) + 20).bfloat16().split(4)[world.rank]
     return norm(x), norm.running_mean, norm.running_var
 
 
@@ -161,7 +163,7 @@ def test_synchronised_batchnorm_goes_without_a_bias(tmp_path):
     norm.bias = None
     x = torch.randn(8, 3)
     expected = norm(x)
-    synchronise(norm, Ranks())
+    synchronise(norm, World())
     torch.testing.assert_close(norm(x), expected)
 
 

@@ -28,7 +28,8 @@ from nas.settings import (
     SearchSettings,
     SyntheticSettings,
 )
-from nas.train import Interrupted, load_trained
+from nas.signals import Interrupted
+from nas.train import load_trained
 
 
 @pytest.fixture(scope="module")

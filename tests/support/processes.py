@@ -169,7 +169,7 @@ def _worker(words: tuple[str, ...]) -> None:
 
 
 def together(number: int, work: Callable, folder: Path, *args: object) -> list:
-    """``work(rank, *args)`` in ``number`` processes that talk through gloo; what each has returned.
+    """``work(world, *args)`` in ``number`` processes that talk through gloo; what each has returned.
 
     What is returned has to be tensors and plain data. An error in a process is an error here.
     """
@@ -194,13 +194,13 @@ def _rank(rank: int, number: int, work: Callable, folder: Path, args: tuple) -> 
 
     import torch.distributed as dist
 
-    from nas.train.ranks import Ranks
+    from nas.dist import World
 
     try:
         store = dist.FileStore(str(folder / "store"), number)
         wait = timedelta(seconds=TIMEOUT_S)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=number, timeout=wait)
-        torch.save(work(Ranks(rank, number, rank), *args), folder / f"{rank}.pt")
+        torch.save(work(World(rank, number, rank), *args), folder / f"{rank}.pt")
         if dist.is_initialized():  # the work may have left the others
             dist.barrier()
             dist.destroy_process_group()

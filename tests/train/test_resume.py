@@ -14,7 +14,8 @@ from support.runs import RUNS, assert_same, finish, state_of, tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nas.errors import CheckpointError, NasWarning
-from nas.train import Interrupted, Run, checkpoint, fit
+from nas.signals import Interrupted
+from nas.train import Run, checkpoint, fit
 
 TIMED = ("time/", "throughput/images_per_s")
 

@@ -14,8 +14,9 @@ from support.runs import CHAIN, assert_same, finish, tiny
 from nas.cost import PathFlops
 from nas.errors import ArchitectureError, CheckpointError, SettingError
 from nas.settings import ChainSettings, FixedGateSettings, FolderSettings, TrainRunSettings
+from nas.signals import Interrupted
 from nas.space import build_space
-from nas.train import Interrupted, Run, calibrated, checkpoint, comparison, judge, load_trained, retrain
+from nas.train import Run, calibrated, checkpoint, comparison, judge, load_trained, retrain
 from nas.train import retraining as retraining_module
 from nas.train.partner import TOLERANCE, of_same_flops
 

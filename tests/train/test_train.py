@@ -10,6 +10,7 @@ from support.runs import CHAIN, RUNS, assert_same, finish, state_of, tiny
 from torch import nn
 
 import nas.train.evaluate
+from nas.dist import choose_device
 from nas.errors import CheckpointError, DivergedError, SettingError
 from nas.gate import FixedGate, UniformGate
 from nas.nn import GatedSum
@@ -22,7 +23,6 @@ from nas.train import (
     architectures_to_judge,
     calibrated,
     checkpoint,
-    choose_device,
     fit,
     judge,
     learning_rate,

@@ -7,43 +7,44 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas.train.ranks import Ranks
+from nas.dist.world import World
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over the processes, whose derivative is the sum of theirs: every process's loss depends on it."""
+    """The sum over the processes. Every process's loss depends on it, so its gradient is the sum of their gradients."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, ranks: Ranks) -> Tensor:
-        ctx.ranks = ranks
-        return ranks.sum_(x.clone())
+    def forward(ctx: Any, x: Tensor, world: World) -> Tensor:
+        ctx.world = world
+        return world.sum_(x.clone())
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return ctx.ranks.sum_(grad.clone()), None
+        return ctx.world.sum_(grad.clone()), None
 
 
 class _Synced(nn.modules.batchnorm._BatchNorm):
-    """In a training step, statistics of the batch of all processes, whose parts have the same size.
+    """A BatchNorm that, in a training step, takes the statistics of the batch of all processes.
 
-    Elsewhere the layer is what it was. torch.nn.SyncBatchNorm does the same, but for GPUs only. The mean and then the
-    squared deviations from it are summed: two messages, and none of the cancellation of E[x^2] - E[x]^2.
+    The processes' parts of the batch must have the same size. Outside of training steps the layer is unchanged.
+    torch.nn.SyncBatchNorm does the same, but on GPUs only. The mean and then the squared deviations from it are summed:
+    two messages, and none of the cancellation of E[x^2] - E[x]^2.
     """
 
-    ranks: Ranks
+    world: World
 
     def forward(self, x: Tensor) -> Tensor:
-        if not (self.training and torch.is_grad_enabled()):  # rank 0 judges by itself, and without gradients
+        if not (self.training and torch.is_grad_enabled()):  # rank 0 evaluates alone, without gradients
             return super().forward(x)
         self._check_input_dim(x)
         given, x = x.dtype, x.to(torch.promote_types(x.dtype, torch.float32))  # under autocast, as F.batch_norm does
-        size, shape = self.ranks.size, (1, -1, *([1] * (x.dim() - 2)))
+        size, shape = self.world.size, (1, -1, *([1] * (x.dim() - 2)))
         over = [axis for axis in range(x.dim()) if axis != 1]
-        mean = _Sum.apply(x.mean(over), self.ranks) / size
+        mean = _Sum.apply(x.mean(over), self.world) / size
         centred = x - mean.view(shape)
-        variance = _Sum.apply((centred * centred).mean(over), self.ranks) / size
+        variance = _Sum.apply((centred * centred).mean(over), self.world) / size
         if self.track_running_stats:
-            self._note(mean.detach(), variance.detach(), size * x.numel() // x.shape[1])
+            self._update(mean.detach(), variance.detach(), size * x.numel() // x.shape[1])
         y = centred * torch.rsqrt(variance + self.eps).view(shape)
         if self.weight is not None:
             y = y * self.weight.view(shape)
@@ -52,7 +53,7 @@ class _Synced(nn.modules.batchnorm._BatchNorm):
         return y.to(given)
 
     @torch.no_grad()
-    def _note(self, mean: Tensor, variance: Tensor, count: int) -> None:
+    def _update(self, mean: Tensor, variance: Tensor, count: int) -> None:
         assert self.num_batches_tracked is not None, "a layer that tracks statistics counts its batches"
         self.num_batches_tracked.add_(1)
         factor = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
@@ -61,9 +62,9 @@ class _Synced(nn.modules.batchnorm._BatchNorm):
             own.lerp_(new.to(own), factor)
 
 
-def synchronise(supernet: nn.Module, ranks: Ranks) -> None:
-    """Let the BatchNorm layers of ``supernet`` use the batch of all processes in training steps, in place."""
+def synchronise(supernet: nn.Module, world: World) -> None:
+    """Let the BatchNorm layers of ``supernet`` normalise by the batch of all processes in training steps, in place."""
     for norm in supernet.modules():
         if isinstance(norm, nn.modules.batchnorm._BatchNorm):
             kind = type(norm)
-            norm.__class__ = type(f"Synced{kind.__name__}", (_Synced, kind), {"ranks": ranks})
+            norm.__class__ = type(f"Synced{kind.__name__}", (_Synced, kind), {"world": world})

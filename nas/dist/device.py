@@ -1,6 +1,8 @@
-"""Where a run computes."""
+"""Where and how precisely a process computes."""
 
 from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -8,14 +10,14 @@ from nas.errors import SettingError
 
 
 def choose_device(name: str, local_rank: int | None = None) -> torch.device:
-    """The device of that name; ``auto`` takes CUDA where there is one.
+    """The device called ``name``.
 
     Args:
-        name: ``train.device``.
-        local_rank: of a process beside others on this machine, each of which takes a GPU of its own.
+        name: ``train.device``: ``cpu``, ``cuda``, ``cuda:1`` or ``auto``, which is CUDA if available, else the CPU.
+        local_rank: number of this process on its machine, if there are several; each takes the GPU of that number.
 
     Raises:
-        SettingError: there is no such device, or fewer than processes.
+        SettingError: there is no such device, or there are fewer GPUs than processes.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -32,3 +34,8 @@ def choose_device(name: str, local_rank: int | None = None) -> torch.device:
     if (device.index or 0) >= available.get(device.type, 0):
         raise SettingError("train.device", name, "there is none on this machine", "write train.device=auto")
     return device
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[None]:
+    """Autocast on ``device`` to bfloat16 if ``precision`` is ``bf16``; nothing for ``float32``."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
