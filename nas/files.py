@@ -119,19 +119,6 @@ def cut_to(path: Path, size: int) -> None:
         os.truncate(path, size)
 
 
-def must_not_be_emptied(journal: Path, result: Path) -> None:
-    """Refuse a journal of nothing beside a result that was made out of it: a power cut or somebody has emptied it.
-
-    Without the result it is that of a run that was killed before its first line, and is begun.
-
-    Raises:
-        CheckpointError: it has no bytes, and ``result`` is there.
-    """
-    if journal.is_file() and not journal.stat().st_size and result.is_file():
-        rule = f"is empty, but was not when {result.name} was written"
-        raise CheckpointError("journal", journal, rule, "restore it, delete it to begin anew, or take another run=NAME")
-
-
 # --------------------------------------------------------------------------------------------------------- one only
 
 

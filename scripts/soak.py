@@ -257,7 +257,7 @@ def searched(folder: Path) -> Any:
     with (folder / "trials.csv").open() as file:
         rows = [{k: v for k, v in row.items() if k not in ("seconds", "trial")} for row in csv.DictReader(file)]
     logs = [json.loads(line) for line in (folder / "journal.log").read_text().splitlines()]
-    proposed = [log["user_attrs"]["architecture"] for log in logs if "params" in log and "user_attrs" in log]
+    proposed = [log["architecture"] for log in logs if "architecture" in log]
     assert len(proposed) == len(rows), f"{folder}: {len(proposed)} proposals, {len(rows)} trials"
     return sorted(proposed), sorted(rows, key=lambda row: row["architecture"])
 

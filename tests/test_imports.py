@@ -17,6 +17,7 @@ ORDER = (
     ("files",),
     ("signals",),
     ("settings",),
+    ("journal",),
     ("seeds",),
     ("jac",),
     ("nn",),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,15 +24,14 @@ def job(config: DictConfig, folder: Path) -> None:
     from rich.console import Console
 
     from nas.cost.allocator import keep_freed_memory
-    from nas.rank import Journal, draw, predict, rank, subject_of, tables, write_report
+    from nas.rank import KnownValues, draw, predict, rank, subject_of, tables, write_report
 
     keep_freed_memory()
     if settings.rank.threads:
         torch.set_num_threads(settings.rank.threads)
     with only_one(folder):
         subject = subject_of(settings)
-        with closing(Journal(folder / "journal.jsonl")) as journal:
-            predictions = predict(subject, settings, journal)
+        predictions = predict(subject, settings, KnownValues(folder))
         ranking = rank(predictions, subject.truth, settings.seed)
         write_report(folder, settings, subject, predictions, ranking, draw(predictions, ranking, subject.truth))
     out = Console(highlight=False, markup=False, emoji=False)

@@ -32,12 +32,12 @@ def job(config: DictConfig, folder: Path) -> None:
     out.width = max(out.width, 120)  # an architecture is of no use cut off
     with only_one(folder):
         run = ScoreRun(settings, folder)
-        done = f", {len(run.journal.rows):,} scored before" if run.journal.rows else ""
+        done = f", {len(run.rows):,} scored before" if run.rows else ""
         out.print(f"{run.space.name}: {len(run.wanted):,} of {run.space.size:,} architectures{done}; {folder}")
         try:
             carry_out(run, out)
         except Interrupted as stop:
-            found = f"{len(run.journal.rows):,} of {len(run.wanted):,} architectures are in {run.journal.path}"
+            found = f"{len(run.rows):,} of {len(run.wanted):,} architectures are in {run.journal.path}"
             out.print(f"{stop}; {found}; to go on: {same_command(settings.run)}")
             sys.exit(128 + stop.signal_number)
         path = run.write()

@@ -35,15 +35,15 @@ def job(config: DictConfig, folder: Path) -> None:
         before = run.study.finished()
         begun = f"going on after {before:,} trials" if before else f"sampler {settings.search.sampler}"
         names = ", ".join(settings.search.objectives)
-        out.print(f"{run.subject.space.name}: {run.subject.space.size:,} architectures, {names}; {begun}; {folder}")
+        out.print(f"{run.target.space.name}: {run.target.space.size:,} architectures, {names}; {begun}; {folder}")
         try:
             found = search(run)
         except Interrupted as stop:
             out.print(f"{stop} after {run.study.finished():,} trials; to go on: {same_command(settings.run)}")
             sys.exit(128 + stop.signal_number)
     if found.front:
-        out.print(front_table(run, found))
-    out.print(*summary(run, found), sep="\n")
+        out.print(front_table(found))
+    out.print(*summary(found), sep="\n")
     out.print(f"run:         {folder} ({', '.join(files(folder))})")
     out.print(f"TensorBoard: tensorboard --logdir {shlex.quote(str(folder.parent))}")
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
+from pathlib import Path
+from typing import Any
 
 import torch
 from rich.progress import track
@@ -12,7 +15,7 @@ from torch import Tensor
 
 from nas.cost import PathFlops, PathParameters
 from nas.data import Batch
-from nas.rank.journal import Journal, key_of
+from nas.journal import Journal
 from nas.rank.subject import Subject
 from nas.score import PROXIES, rank_sum, score
 from nas.search import Evaluator, Finetune
@@ -44,13 +47,48 @@ class Prediction:
         return -self.values if self.lower_is_better else self.values
 
 
-def predict(subject: Subject, settings: RankRunSettings, journal: Journal) -> list[Prediction]:
+class KnownValues:
+    """The values that earlier runs in the same folder have computed, in memory and in a journal.
+
+    A value's key names everything that it depends on (checkpoint, split, seed, ...). So nothing stale is ever found,
+    and predictors can be added to a run.
+
+    Args:
+        folder: of the run; its journal is made with the first value.
+
+    Raises:
+        CheckpointError: its journal is damaged, was emptied, or belongs to another command.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._values: dict[tuple[str, str], dict[str, float]] = {}
+        self._journal = Journal(folder / "journal.jsonl", "nas-rank", {}, self._replay, result=folder / "rank.csv")
+
+    def find(self, key: str, architecture: str) -> dict[str, float]:
+        """The known values of an architecture by name; an empty dict where there are none."""
+        return self._values.get((key, architecture), {})
+
+    def add(self, key: str, architecture: str, values: Mapping[str, float]) -> None:
+        """Keep values, on the disk at once."""
+        self._journal.append({"key": key, "architecture": architecture, "values": dict(values)})
+
+    def _replay(self, entry: dict[str, Any]) -> None:
+        self._values.setdefault((entry["key"], entry["architecture"]), {}).update(entry["values"])
+
+
+def key_of(kind: str, **depends_on: Any) -> str:
+    """A short key: a name for people, and a digest of everything that values depend on, as plain data."""
+    text = json.dumps(depends_on, sort_keys=True)
+    return f"{kind}-{blake2b(text.encode(), digest_size=6).hexdigest()}"
+
+
+def predict(subject: Subject, settings: RankRunSettings, known: KnownValues) -> list[Prediction]:
     """All predictions that ``settings`` ask for, those of the supernet first, the trivial ones last.
 
-    Values that ``journal`` knows are taken from there, all others are noted in it.
+    Values that ``known`` has are taken from there; all others are computed and added to it.
     """
-    found = _of_supernets(subject, settings, journal) if subject.trained else []
-    found += _of_proxies(subject, settings, journal)
+    found = _of_supernets(subject, settings, known) if subject.trained else []
+    found += _of_proxies(subject, settings, known)
     found += _trivial(subject)
     if settings.summed:
         by_name = {prediction.name: prediction for prediction in found}
@@ -61,7 +99,7 @@ def predict(subject: Subject, settings: RankRunSettings, journal: Journal) -> li
 # -------------------------------------------------------------------------------------------------- of a supernet
 
 
-def _of_supernets(subject: Subject, settings: RankRunSettings, journal: Journal) -> list[Prediction]:
+def _of_supernets(subject: Subject, settings: RankRunSettings, known: KnownValues) -> list[Prediction]:
     """Of each asked predictor its values in each checkpoint; loss and accuracy come out of one evaluation."""
     values: dict[str, list[list[float]]] = {name: [] for name in settings.predictors}
     for number, trained in enumerate(subject.trained, 1):
@@ -69,7 +107,7 @@ def _of_supernets(subject: Subject, settings: RankRunSettings, journal: Journal)
             label = f"supernet {how or 'recalibrated'}"
             if len(subject.trained) > 1:
                 label += f" {number}/{len(subject.trained)}"
-            found = _evaluated(subject, trained, how, settings, journal, label)
+            found = _evaluated(subject, trained, how, settings, known, label)
             for name in settings.predictors:
                 metric, _, its_how = name.partition("_")
                 if its_how == how:
@@ -81,7 +119,7 @@ def _of_supernets(subject: Subject, settings: RankRunSettings, journal: Journal)
 
 
 def _evaluated(
-    subject: Subject, trained: Trained, how: str, settings: RankRunSettings, journal: Journal, label: str
+    subject: Subject, trained: Trained, how: str, settings: RankRunSettings, known: KnownValues, label: str
 ) -> list[dict[str, float]]:
     """Accuracy and loss of each architecture in one supernet, in the order of the table."""
     tuned = (settings.rank.finetune_steps, settings.rank.finetune_lr) if how == "tuned" else None
@@ -93,7 +131,7 @@ def _evaluated(
         **_SAME,
     )
     encode, architectures = subject.space.encode, subject.truth.architectures
-    todo = [a for a in architectures if not journal.find(key, encode(a))]
+    todo = [a for a in architectures if not known.find(key, encode(a))]
     if todo:
         evaluator = Evaluator.of(
             trained,
@@ -104,14 +142,14 @@ def _evaluated(
         )
         for judgement in track(evaluator(todo), label, len(todo), disable=not settings.rank.progress):
             values = {"accuracy": judgement.accuracy, "loss": judgement.loss}
-            journal.add(key, encode(judgement.architecture), values)
-    return [journal.find(key, encode(a)) for a in architectures]
+            known.add(key, encode(judgement.architecture), values)
+    return [known.find(key, encode(a)) for a in architectures]
 
 
 # -------------------------------------------------------------------------------------------------- without training
 
 
-def _of_proxies(subject: Subject, settings: RankRunSettings, journal: Journal) -> list[Prediction]:
+def _of_proxies(subject: Subject, settings: RankRunSettings, known: KnownValues) -> list[Prediction]:
     """Each proxy on the initial weights of each draw; what one pass can serve is computed once."""
     names = [name for name in settings.proxies if name not in TRIVIAL]
     if not names:
@@ -122,17 +160,17 @@ def _of_proxies(subject: Subject, settings: RankRunSettings, journal: Journal) -
     for draw in range(settings.weights):
         seed = settings.seed + draw
         key = key_of("proxies", seed=seed, batches=_digest(batches), space=asdict(subject.space_settings), **_SAME)
-        known = {a: journal.find(key, encode(a)) for a in architectures}
-        todo = [a for a in architectures if not known[a].keys() >= set(names)]
+        before = {a: known.find(key, encode(a)) for a in architectures}
+        todo = [a for a in architectures if not before[a].keys() >= set(names)]
         if todo:
             supernet = subject.space.supernet(seed)
             show_widths(supernet, subject.picture)
             label = "proxies" if settings.weights == 1 else f"proxies, weights {draw + 1}/{settings.weights}"
             for a in track(todo, label, disable=not settings.rank.progress):
-                missing = [name for name in names if name not in known[a]]
-                journal.add(key, encode(a), score(extract(supernet, a), missing, batches, seed).values)
+                missing = [name for name in names if name not in before[a]]
+                known.add(key, encode(a), score(extract(supernet, a), missing, batches, seed).values)
         for name in names:
-            values[name].append([journal.find(key, encode(a))[name] for a in architectures])
+            values[name].append([known.find(key, encode(a))[name] for a in architectures])
     return [
         Prediction(name, "proxy", torch.tensor(of_draws, dtype=torch.float64), not PROXIES[name].higher_is_better)
         for name, of_draws in values.items()

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from nas.data import Batch, Splits, load_splits, ordered
+from nas.data import Batch, Splits, load_splits
 from nas.errors import CheckpointError, SettingError, require
 from nas.score.proxies import check_names
+from nas.score.run import training_batches
 from nas.score.truth import Truth, load_truth, table_space
 from nas.seeds import generator
 from nas.settings import RankRunSettings, SpaceSettings
@@ -61,7 +62,8 @@ def subject_of(settings: RankRunSettings) -> Subject:
         space = build_space(space_settings, *shape)
     truth = load_truth(settings.truth, space, space_settings)
     picture = splits.input_shape if splits else (3, 32, 32)
-    batches = _batches(splits, settings) if splits and settings.proxies else []
+    how = (2, settings.rank.proxy_images, settings.seed, "proxies", "rank.proxy_images")
+    batches = training_batches(splits, *how) if splits and settings.proxies else []
     return Subject(space, space_settings, _sampled(truth, settings), trained, picture, batches)
 
 
@@ -83,13 +85,3 @@ def _sampled(truth: Truth, settings: RankRunSettings) -> Truth:
         return truth
     drawn = torch.randperm(total, generator=generator(settings.seed, "rank"))[:number]
     return truth.subset(drawn.sort().values)
-
-
-def _batches(splits: Splits, settings: RankRunSettings) -> list[Batch]:
-    """Two batches of training pictures, drawn by the seed: one proxy compares batches, the others see the first."""
-    number, available = 2 * settings.rank.proxy_images, len(splits.train)
-    rule = f"two batches are needed, and there are {available} training pictures"
-    remedy = f"write rank.proxy_images={available // 2} or less"
-    require(number <= available, "rank.proxy_images", settings.rank.proxy_images, rule, remedy)
-    order = torch.randperm(available, generator=generator(settings.seed, "proxies"))[:number]
-    return list(ordered(splits.train.subset(order), splits.mean, splits.std, settings.rank.proxy_images, "cpu"))

@@ -10,8 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from nas.score.journal import Row
-from nas.score.run import ScoreRun
+from nas.score.run import Row, ScoreRun
 from nas.signals import Interrupted, stop_signals
 
 SHOWN = 20
@@ -26,12 +25,12 @@ def carry_out(run: ScoreRun, out: Console) -> None:
         ScoreError: a proxy cannot be had of a subnetwork.
     """
     with stop_signals() as received, _bar(run, out) as bar:
-        task = bar.add_task("scoring", total=len(run.wanted), completed=len(run.journal.rows), each="")
+        task = bar.add_task("scoring", total=len(run.wanted), completed=len(run.rows), each="")
         new = 0.0
         for number, row in enumerate(run, 1):
             new += row.seconds
             bar.update(task, advance=1, each=f"{1000 * new / number:,.0f} ms each")
-            if received and len(run.journal.rows) < len(run.wanted):
+            if received and len(run.rows) < len(run.wanted):
                 raise Interrupted(received[0])
 
 

@@ -5,25 +5,42 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nas.data import Splits, load_splits, ordered
-from nas.errors import DataError, ScoreError
+from nas.errors import ScoreError, SettingError
 from nas.files import write_whole
-from nas.score.journal import Journal, Row
+from nas.journal import Journal
 from nas.score.proxies import PROXIES, check_names
 from nas.score.rank_sum import rank_sum
 from nas.score.scoring import score
 from nas.seeds import generator
 from nas.settings import ScoreSettings
+from nas.settings.plain import filled
 from nas.space import Architecture, SearchSpace, build_space, check_supernet, extract, show_widths
 
 RANK_SUM = "rank_sum"
 """Name of the column."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One scored architecture.
+
+    Attributes:
+        architecture: as the space writes it.
+        values: by proxy, the mean over draws of initial weights.
+        seconds: for all draws together.
+    """
+
+    architecture: str
+    values: dict[str, float]
+    seconds: float
 
 
 class ScoreRun:
@@ -39,7 +56,7 @@ class ScoreRun:
     Attributes:
         space: the search space.
         wanted: the architectures to score, as the space writes them, in order.
-        journal: the rows that there are.
+        journal: the file that keeps the rows.
 
     Raises:
         NasError: settings, data, network or journal are not usable; ``folder`` is as it was.
@@ -51,7 +68,8 @@ class ScoreRun:
         known = asdict(settings)
         for name in ("run", "progress", "rank_sum"):  # they change no score
             known.pop(name)
-        self.journal = Journal(folder / "scores.jsonl", known)
+        self._rows: dict[str, Row] = {}  # by architecture: two processes may have scored one
+        self.journal = Journal(folder / "scores.jsonl", "nas-score", known, self._replay, result=folder / "scores.csv")
         if settings.threads:
             torch.set_num_threads(settings.threads)
         splits = load_splits(settings.data, settings.seed, settings.progress)
@@ -63,7 +81,17 @@ class ScoreRun:
         check_supernet(self.space, self._supernets[0], *shape)
         for supernet in self._supernets[1:]:
             show_widths(supernet, splits.input_shape)
-        self._batches = first_batches(splits, settings)
+        self._batches = training_batches(
+            splits, settings.batches, settings.batch_size, settings.seed, "score", "batch_size"
+        )
+
+    @property
+    def rows(self) -> list[Row]:
+        """Everything that is scored, in the order in which it was."""
+        return list(self._rows.values())
+
+    def _replay(self, entry: dict[str, Any]) -> None:
+        self._rows[entry["architecture"]] = filled(Row, entry)
 
     def __iter__(self) -> Iterator[Row]:
         """Score what is not in the journal yet, a row at a time; each is kept before it is handed out.
@@ -71,12 +99,10 @@ class ScoreRun:
         Raises:
             ScoreError: a proxy cannot be had of a subnetwork; it names the architecture.
         """
-        done = {row.architecture for row in self.journal.rows}
-        for text in self.wanted:
-            if text not in done:
-                row = self._score(text)
-                self.journal.add(row)
-                yield row
+        for text in [text for text in self.wanted if text not in self._rows]:
+            row = self._score(text)
+            self.journal.append(asdict(row))
+            yield row
 
     def _score(self, text: str) -> Row:
         settings, architecture, draws = self.settings, self.space.decode(text), []
@@ -92,7 +118,7 @@ class ScoreRun:
 
     def ranked(self) -> list[tuple[Row, float]]:
         """All rows and their rank sums, the best first; equal ones in the order in which they were scored."""
-        rows = self.journal.rows
+        rows = self.rows
         names = self.settings.rank_sum or self.settings.proxies
         better = {name: PROXIES[name].higher_is_better for name in names}
         sums = rank_sum({name: [row.values[name] for row in rows] for name in names}, better)
@@ -131,15 +157,21 @@ def choose(space: SearchSpace, settings: ScoreSettings) -> list[Architecture]:
     return list(found)
 
 
-def first_batches(splits: Splits, settings: ScoreSettings) -> list[tuple[Tensor, Tensor]]:
-    """Batches of training pictures, as they are, in a random order of ``seed``.
+def training_batches(
+    splits: Splits, number: int, images: int, seed: int, stream: str, key: str
+) -> list[tuple[Tensor, Tensor]]:
+    """``number`` batches of ``images`` training images each, normalised but not augmented, drawn by a seed.
+
+    Args:
+        stream: what the draw is for; other streams draw other images.
+        key: the setting that ``images`` comes from, for the error.
 
     Raises:
-        DataError: there are too few pictures.
+        SettingError: there are too few training images.
     """
-    number = settings.batch_size * settings.batches
-    if number > len(splits.train):
-        rule = f"{settings.batches} such batches need {number} training pictures; there are {len(splits.train)}"
-        raise DataError("batch_size", settings.batch_size, rule, "make it smaller, or take batches=1")
-    order = torch.randperm(len(splits.train), generator=generator(settings.seed, "score"))[:number]
-    return list(ordered(splits.train.subset(order), splits.mean, splits.std, settings.batch_size))
+    available = len(splits.train)
+    if number * images > available:
+        rule = f"{number} such batches need {number * images} training images; there are {available}"
+        raise SettingError(key, images, rule, f"write {key}={available // number} or less")
+    order = torch.randperm(available, generator=generator(seed, stream))[: number * images]
+    return list(ordered(splits.train.subset(order), splits.mean, splits.std, images))

@@ -1,4 +1,4 @@
-"""Everything that is found out about an architecture."""
+"""Everything that is found out about an architecture: costs, accuracy and loss, latency, proxies."""
 
 from __future__ import annotations
 
@@ -12,111 +12,118 @@ import torch
 from nas.cost import PathFlops, PathParameters, latency
 from nas.errors import DivergedError, SettingError, SpaceError
 from nas.score import PROXIES, ScoreError, score
+from nas.score.run import training_batches
 from nas.search.evaluator import Evaluator
 from nas.search.finetune import Finetune
-from nas.search.objectives import JUDGED, Objective
-from nas.search.subject import Subject
+from nas.search.objectives import EVALUATED, Objective
+from nas.search.target import SearchTarget
 from nas.seeds import generator
 from nas.settings import SearchSettings
 from nas.space import Architecture, extract
 from nas.train import Judgement
 
+PROXY_BATCHES = 2
+"""All proxies see the first one; ``zico`` needs the spread over several."""
+
 
 @dataclass(frozen=True)
-class Measured:
-    """What was found out about one architecture."""
+class Measurement:
+    """What was found out about one architecture.
+
+    Attributes:
+        values: by name, finite; empty if it failed.
+        seconds: that it took.
+        failed: why there are no values.
+        refused: it failed because a proxy is not defined for such a network.
+    """
 
     architecture: Architecture
     values: dict[str, float]
-    """By name, finite; empty where it failed."""
     seconds: float
     failed: str = ""
     refused: bool = False
-    """Whether it failed since a proxy cannot be had of it."""
 
 
 class Measures:
-    """Finds the values of ``needed`` for architectures, and with them those that cost nothing more.
+    """Finds the values of some objectives for architectures, and the costs that come for free.
 
     Args:
-        subject: of the architectures.
-        settings: how to judge, score and time.
-        needed: objectives, and what is limited.
+        target: whose architectures are measured.
+        settings: how to evaluate, score and time.
+        needed: the objectives, and whatever is limited.
 
     Attributes:
-        costs: what can be computed without evaluating.
-        left_out: costs that nobody needs and this supernet cannot have, with the reason.
+        costs: by name, what can be computed without an evaluation.
+        left_out: by name, costs that nobody needs and that this supernet cannot have, with the reason.
 
     Raises:
-        SettingError: accuracy or loss are needed and nothing is trained, or there are too few pictures.
-        SpaceError: the parameters are needed and cannot be added up.
+        SettingError: accuracy or loss are needed and nothing is trained, or there are too few images.
+        SpaceError: the parameters are needed, and slots share some, so that they cannot be added up.
     """
 
-    def __init__(self, subject: Subject, settings: SearchSettings, needed: Sequence[Objective]) -> None:
-        self._subject, self._settings = subject, settings
-        supernet = subject.supernet
-        names = [o.name for o in needed]
-        self.costs: dict[str, Callable[[Architecture], float]] = {
-            "flops": PathFlops(subject.space, supernet, subject.picture)
-        }
+    def __init__(self, target: SearchTarget, settings: SearchSettings, needed: Sequence[Objective]) -> None:
+        self._target, self._settings = target, settings
+        supernet, names = target.supernet, [o.name for o in needed]
+        flops = PathFlops(target.space, supernet, target.splits.input_shape)
+        self.costs: dict[str, Callable[[Architecture], float]] = {"flops": flops}
         self.left_out: dict[str, str] = {}
         try:
-            self.costs["parameters"] = PathParameters(subject.space, supernet)
-        except SpaceError as error:  # where slots share parameters they do not add up
+            self.costs["parameters"] = PathParameters(target.space, supernet)
+        except SpaceError as error:
             if "parameters" in names:
                 raise
             self.left_out["parameters"] = f"{error.key} {error.value} {error.rule}"
         self._timed = "latency" in names
-        pixels = generator(subject.seed, "latency")
-        self._picture = torch.randn(settings.latency_batch, *subject.picture, generator=pixels)
+        pixels = generator(target.seed, "latency")
+        self._image = torch.randn(settings.latency_batch, *target.splits.input_shape, generator=pixels)
         self._proxies = [n for n in names if n in PROXIES and n not in self.costs]
-        self._batches = subject.proxy_batches(settings.proxy_images) if self._proxies else []
-        self._evaluator = self._build_evaluator() if JUDGED.keys() & {*names} else None
+        how = (PROXY_BATCHES, settings.proxy_images, target.seed, "proxies", "search.proxy_images")
+        self._batches = training_batches(target.splits, *how) if self._proxies else []
+        self._evaluator = self._build_evaluator() if EVALUATED.keys() & {*names} else None
 
     def _build_evaluator(self) -> Evaluator:
-        how, trained = self._settings, self._subject.trained
+        how, trained = self._settings, self._target.trained
         if trained is None:
-            rule = "accuracy and loss need a trained supernet"
-            remedy = "add checkpoint=outputs/train/RUN, or take proxies: search.objectives=[naswot,flops]"
-            if JUDGED.keys() & {*how.objectives}:
+            rule, remedy = "accuracy and loss need a trained supernet", "add checkpoint=outputs/train/RUN"
+            if EVALUATED.keys() & {*how.objectives}:
+                remedy += ", or take proxies: search.objectives=[naswot,flops]"
                 raise SettingError("search.objectives", how.objectives, rule, remedy)
-            name, bound = next((name, bound) for name, bound in how.limit.items() if name in JUDGED)
-            remedy = "add checkpoint=outputs/train/RUN, or leave this limit out"
-            raise SettingError(f"search.limit.{name}", f"{bound:.10g}", rule, remedy)
+            name, bound = next((name, bound) for name, bound in how.limit.items() if name in EVALUATED)
+            raise SettingError(f"search.limit.{name}", f"{bound:.10g}", rule, f"{remedy}, or leave this limit out")
         finetune = Finetune.of(trained, how.finetune_steps, how.finetune_lr) if how.finetune_steps else None
-        recalibrate = self._subject.recalibrates(how.recalibrate)
+        recalibrate = self._target.recalibrates(how.recalibrate)
         return Evaluator.of(trained, how.split, how.memory_mb << 20, recalibrate, finetune)
 
-    def __call__(self, architectures: Sequence[Architecture]) -> Iterator[Measured]:
-        """One after the other, in lexicographic order: what subnetworks share is computed once that way."""
+    def __call__(self, architectures: Sequence[Architecture]) -> Iterator[Measurement]:
+        """Measure one after the other in lexicographic order, in which subnetworks share most work."""
         order = sorted(architectures)  # one open branch a slot: all entries are numbers
-        judged = None if self._evaluator is None else iter(self._evaluator(order))
+        results = None if self._evaluator is None else iter(self._evaluator(order))
         for architecture in order:
             began = perf_counter()
             values = {name: float(cost(architecture)) for name, cost in self.costs.items()}
             failed, refused = "", False
             try:
-                values |= self._judged(judged, architecture) | self._of_network(architecture)
+                values |= self._of_evaluator(results, architecture) | self._of_network(architecture)
             except (DivergedError, ScoreError) as error:
                 failed, refused = f"{error.value}: {error.rule}", isinstance(error, ScoreError)
             infinite = [name for name, value in values.items() if not math.isfinite(value)]
             if infinite and not failed:
                 failed = f"{infinite[0]} is {values[infinite[0]]}"
-            yield Measured(architecture, {} if failed else values, perf_counter() - began, failed, refused)
+            yield Measurement(architecture, {} if failed else values, perf_counter() - began, failed, refused)
 
-    def _judged(self, judged: Iterator[Judgement] | None, architecture: Architecture) -> dict[str, float]:
-        if judged is None:
+    def _of_evaluator(self, results: Iterator[Judgement] | None, architecture: Architecture) -> dict[str, float]:
+        if results is None:
             return {}
-        found = next(judged)
-        assert found.architecture == architecture, "the evaluator's order is another one"
+        found = next(results)
+        assert found.architecture == architecture, "the evaluator has another order"
         return {"accuracy": found.accuracy, "loss": found.loss}
 
     def _of_network(self, architecture: Architecture) -> dict[str, float]:
         values, how = {}, self._settings
         if self._timed:
-            network = extract(self._subject.supernet, architecture)
-            values["latency"] = latency(network, self._picture, threads=how.latency_threads).median_ms
+            network = extract(self._target.supernet, architecture)
+            values["latency"] = latency(network, self._image, threads=how.latency_threads).median_ms
         if self._proxies:
-            network = extract(self._subject.fresh, architecture)
-            values |= score(network, self._proxies, self._batches, self._subject.seed).values
+            network = extract(self._target.fresh, architecture)
+            values |= score(network, self._proxies, self._batches, self._target.seed).values
         return values

@@ -1,45 +1,50 @@
-"""What can be looked for, which way is better, and how it is written for people."""
+"""What can be searched for: objectives with their directions, and limits on them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nas.errors import SettingError
 from nas.score import PROXIES
+from nas.space import Architecture, SearchSpace
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A number that belongs to an architecture."""
+    """A number that belongs to an architecture.
+
+    Attributes:
+        label: for an axis, with the unit.
+        head: for the head of a column.
+        scale: from the value to the unit of the label.
+        digits: the format of the scaled value.
+    """
 
     name: str
     smaller_is_better: bool
     label: str
-    """For an axis, with the unit."""
     head: str
-    """For the head of a column."""
     scale: float = 1.0
-    """From the value to the unit of the label."""
     digits: str = ".4g"
-    """How the scaled value is written."""
 
     def text(self, value: float) -> str:
         """``value`` in the unit of the label."""
         return format(self.scale * value, self.digits)
 
     def oriented(self, value: float) -> float:
-        """``value`` with its sign turned if larger is better, so that smaller always is."""
+        """``value``, negated if larger is better: of oriented values the smaller is always better."""
         return value if self.smaller_is_better else -value
 
 
-JUDGED = {
+EVALUATED = {
     "accuracy": Objective("accuracy", False, "accuracy (%)", "accuracy %", 100, ".2f"),
     "loss": Objective("loss", True, "loss (cross-entropy)", "loss", 1, ".4f"),
 }
-"""Found by running a subnetwork of a trained supernet on held-out pictures."""
+"""Found by running a subnetwork of a trained supernet on held-out images."""
 COSTS = {
-    "flops": Objective("flops", True, "MFLOPs a picture (2 x MACs)", "MFLOPs", 1e-6, ".3f"),
+    "flops": Objective("flops", True, "MFLOPs per image (2 x MACs)", "MFLOPs", 1e-6, ".3f"),
     "parameters": Objective("parameters", True, "parameters (thousands)", "kparameters", 1e-3, ".2f"),
 }
 """Known without running anything."""
@@ -50,24 +55,91 @@ def objective(name: str, bound: float | None = None) -> Objective:
     """The objective of that name.
 
     Args:
-        bound: on it, where it is ``search.limit`` that names it, for the error.
+        bound: for the error, if it is a ``search.limit`` that names the objective.
 
     Raises:
         SettingError: there is none; the message lists them.
     """
-    known = {**JUDGED, **COSTS, "latency": LATENCY}
+    known = {**EVALUATED, **COSTS, "latency": LATENCY}
     if name in known:
         return known[name]
     if name not in PROXIES:
         others = ", ".join(sorted(PROXIES.keys() - known.keys()))
         remedy = f"choose from {', '.join(known)}, or a proxy: {others}"
         if bound is not None:
-            raise SettingError(f"search.limit.{name}", f"{bound:.10g}", "is on what is no objective", remedy)
-        raise SettingError("search.objectives", name, "is no objective", remedy)
+            raise SettingError(f"search.limit.{name}", f"{bound:.10g}", "is a limit on an unknown objective", remedy)
+        raise SettingError("search.objectives", name, "is an unknown objective", remedy)
     better = PROXIES[name].higher_is_better
     return Objective(name, not better, f"{name} ({'larger' if better else 'smaller'} is better)", name)
 
 
 def points(objectives: Sequence[Objective], found: Sequence[dict[str, float]]) -> list[tuple[float, ...]]:
-    """Values as points to be minimised, one a row of ``found``."""
+    """One point to be minimised for each entry of ``found``, which are values by name."""
     return [tuple(o.oriented(values[o.name]) for o in objectives) for values in found]
+
+
+class Limits:
+    """Bounds on what architectures may cost, or must reach.
+
+    Args:
+        space: of the architectures, one open branch a slot.
+        bounds: by the name of an objective: the largest value allowed if smaller is better, else the smallest.
+        costs: by name, what can be computed without an evaluation: the sum of what each slot's choice costs.
+
+    Raises:
+        SettingError: no architecture keeps a bound on a cost, or a bound is on an unknown objective.
+    """
+
+    def __init__(
+        self, space: SearchSpace, bounds: Mapping[str, float], costs: Mapping[str, Callable[[Architecture], float]]
+    ) -> None:
+        self.space = space
+        self.bounds: dict[Objective, float] = {objective(n, b): b for n, b in bounds.items()}
+        self._costs = [(costs[name], bound) for name, bound in bounds.items() if name in costs]
+        for name, bound in bounds.items():
+            if name in costs:
+                self._check(name, bound, costs[name])
+
+    def _check(self, name: str, bound: float, cost: Callable[[Architecture], float]) -> None:
+        smallest = cost(cheapest(self.space, cost))
+        if smallest > bound:
+            rule = f"no architecture of space {self.space.name} is that small; the smallest has {smallest:.10g}"
+            raise SettingError(f"search.limit.{name}", f"{bound:.10g}", rule, f"allow at least {smallest:.10g}")
+
+    def within(self, architecture: Architecture) -> bool:
+        """Whether an architecture keeps the limits on costs, which need no evaluation."""
+        return all(cost(architecture) <= bound for cost, bound in self._costs)
+
+    def violations(self, values: Mapping[str, float]) -> dict[str, float]:
+        """By how much each limit is broken, by name; 0 or less where it is kept."""
+        return {o.name: o.oriented(values[o.name]) - o.oriented(bound) for o, bound in self.bounds.items()}
+
+    def repaired(self, architecture: Architecture, rng: random.Random) -> Architecture | None:
+        """A similar architecture within the limits on costs: slots take cheaper choices, in random order.
+
+        Returns:
+            None if that leads nowhere, which takes two limits at odds with each other.
+        """
+        while not self.within(architecture):
+            excess = self._excess(architecture)
+            better = [other for other in self.space.neighbors(architecture) if self._excess(other) < excess]
+            if not better:
+                return None
+            architecture = rng.choice(better)
+        return architecture
+
+    def burden(self, architecture: Architecture) -> float:
+        """The sum of the limited costs, each as a share of its bound."""
+        return sum(cost(architecture) / (abs(bound) or 1.0) for cost, bound in self._costs)
+
+    def _excess(self, architecture: Architecture) -> float:
+        return sum(max(0.0, cost(architecture) - bound) / (abs(bound) or 1.0) for cost, bound in self._costs)
+
+
+def cheapest(space: SearchSpace, cost: Callable[[Architecture], float]) -> Architecture:
+    """The architecture with the smallest cost; ``cost`` has to be a sum over slots."""
+    first: Architecture = tuple(0 for _ in space.slots)
+    return tuple(
+        min(range(len(slot.choices)), key=lambda choice, i=i: cost((*first[:i], choice, *first[i + 1 :])))  # type: ignore[misc]
+        for i, slot in enumerate(space.slots)
+    )

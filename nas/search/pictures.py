@@ -12,9 +12,9 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from nas.search.objectives import Objective, points
+from nas.search.outcome import SearchOutcome
 from nas.search.pareto import front, hypervolume_curve
-from nas.search.result import Found, corner_texts
-from nas.search.study import Trial
+from nas.search.proposers import Trial
 
 # Of the Okabe-Ito palette, which people with any colour vision can tell apart; the marks differ as well.
 GREY, BLUE, VERMILION, GREEN = "#9a9a9a", "#0072b2", "#d55e00", "#009e73"
@@ -22,7 +22,7 @@ PANEL = 4.6
 """Inches of a panel."""
 
 
-def draw_front(found: Found) -> Figure:
+def draw_front(found: SearchOutcome) -> Figure:
     """A panel for each pair of objectives; the value over the trials where there is one objective alone."""
     objectives = found.objectives
     if len(objectives) == 1:
@@ -43,7 +43,7 @@ def draw_front(found: Found) -> Figure:
     return figure
 
 
-def _draw_pair(panel: Axes, found: Found, x: Objective, y: Objective) -> None:
+def _draw_pair(panel: Axes, found: SearchOutcome, x: Objective, y: Objective) -> None:
     broken = [t for t in found.trials if not t.feasible and t.values]
     feasible = found.feasible
     if broken:
@@ -86,7 +86,7 @@ def _draw_pair(panel: Axes, found: Found, x: Objective, y: Objective) -> None:
     _axes(panel, _named(x), _named(y))
 
 
-def _draw_values(found: Found) -> Figure:
+def _draw_values(found: SearchOutcome) -> Figure:
     only = found.objectives[0]
     figure = Figure(figsize=(7.2, 4.4), layout="constrained", dpi=120)
     panel = figure.subplots()
@@ -107,7 +107,7 @@ def _draw_values(found: Found) -> Figure:
     return figure
 
 
-def draw_hypervolume(found: Found) -> Figure:
+def draw_hypervolume(found: SearchOutcome) -> Figure:
     """The share of the box between ideal and reference point that the front so far dominates, over the trials."""
     figure = Figure(figsize=(7.2, 4.0), layout="constrained", dpi=120)
     panel = figure.subplots()
@@ -116,7 +116,7 @@ def draw_hypervolume(found: Found) -> Figure:
     numbers = [*(t.number + 1 for t in feasible), found.trials[-1].number + 1]
     panel.step(numbers, [*curve, curve[-1]], where="post", color=BLUE, linewidth=1.5)
     _axes(panel, "trial", "hypervolume (share of the box)")
-    ideal, reference = corner_texts(found)
+    ideal, reference = found.corner_texts()
     panel.set_title(f"box from the ideal point: {ideal}\nto the reference point: {reference}", fontsize=8.5, loc="left")
     panel.set_ylim(0, 1.02)
     return figure

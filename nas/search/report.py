@@ -7,209 +7,204 @@ import io
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-import matplotlib
-import optuna
 from rich.table import Table
 
 from nas.files import write_whole
-from nas.search.objectives import COSTS, JUDGED, LATENCY, Objective, objective, points
+from nas.search.objectives import COSTS, EVALUATED, LATENCY
+from nas.search.outcome import FILE, RANK_SUM, SearchOutcome, SearchResult, write_result
 from nas.search.pareto import hypervolume_curve
 from nas.search.pictures import best_so_far, draw_front, draw_hypervolume, image, png
-from nas.search.result import FILE, RANK_SUM, Found, SearchResult, corner_texts, row, write_result
-from nas.search.study import Trial
-from nas.search.subject import checkpoint_path
+from nas.search.proposers import Trial
+from nas.search.target import SearchTarget
+from nas.settings import SearchRunSettings
 from nas.settings.compare import flat
+from nas.space import SearchSpace
 from nas.track import Writer
 from nas.train.checkpoint import versions
-
-if TYPE_CHECKING:
-    from nas.search.run import Search
 
 SHOWN = 40
 """Rows that a table has at most; the files have all."""
 
 
-def write_report(run: Search, found: Found) -> None:
+def write_report(folder: Path, settings: SearchRunSettings, target: SearchTarget, outcome: SearchOutcome) -> None:
     """Write everything into the folder of the search; each file whole or not at all.
 
     The same trials give the same files, so that every process that worked on a search may write them.
     """
-    folder, space = run.folder, run.subject.space
-    write_whole(folder / "trials.csv", _csv(run, found, found.trials))
-    write_whole(folder / "front.csv", _csv(run, found, found.front))
+    write_whole(folder / "trials.csv", _csv(outcome, outcome.trials))
+    write_whole(folder / "front.csv", _csv(outcome, outcome.front))
     pictures = {}
-    if found.feasible:
-        pictures["front"] = png(draw_front(found))
-        if len(found.objectives) > 1:
-            pictures["hypervolume"] = png(draw_hypervolume(found))
+    if outcome.feasible:
+        pictures["front"] = png(draw_front(outcome))
+        if len(outcome.objectives) > 1:
+            pictures["hypervolume"] = png(draw_hypervolume(outcome))
     for name, content in pictures.items():
         write_whole(folder / f"{name}.png", content)
-    page = markdown(run, found, list(pictures))
+    page = markdown(folder.name, settings, target, outcome, list(pictures))
     write_whole(folder / "report.md", page)
-    _write_board(run, found, page, pictures)
-    if found.best is None:
+    _write_board(folder, settings.search.tensorboard, outcome, page, pictures)
+    if outcome.best is None:
         (folder / FILE).unlink(missing_ok=True)
         return
-    path = checkpoint_path(run.subject)
     result = SearchResult(
-        checkpoint=None if path is None else str(path),
-        checkpoint_digest=run.subject.digest,
-        space=asdict(run.subject.space_settings),
-        data=asdict(run.subject.data_settings),
-        objectives=[o.name for o in found.objectives],
-        best=space.encode(found.best.architecture),
-        values=found.best.values,
-        front=[row(space, trial) for trial in found.front],
-        evaluated=len(found.trials),
+        checkpoint=None if target.checkpoint is None else str(target.checkpoint),
+        checkpoint_digest=target.digest,
+        space=asdict(target.space_settings),
+        data=asdict(target.data_settings),
+        objectives=[o.name for o in outcome.objectives],
+        best=outcome.space.encode(outcome.best.architecture),
+        values=outcome.best.values,
+        front=[{**_named(outcome.space, trial), "values": trial.values} for trial in outcome.front],
+        evaluated=len(outcome.trials),
     )
     write_result(folder, result)
-
-
-def columns_of(found: Found) -> list[Objective]:
-    """What a table shows: the objectives, then whatever else is known of every trial."""
-    names = [o.name for o in found.objectives]
-    known = found.feasible[0].values if found.feasible else {}
-    return [*found.objectives, *(objective(name) for name in known if name not in names)]
-
-
-def front_table(run: Search, found: Found) -> Table:
-    """The front for a terminal."""
-    named = ", ".join(o.name for o in found.objectives)
-    title = f"Pareto front of {named}" if len(found.objectives) > 1 else f"Best {named}"
-    table = Table(title=title, title_justify="left")
-    table.add_column("architecture", overflow="fold")
-    table.add_column("choices", overflow="fold")
-    columns = columns_of(found)
-    for one in columns:
-        table.add_column(one.head, justify="right")
-    for trial in found.front[:SHOWN]:
-        cells = row(run.subject.space, trial)
-        mark = " *" if trial == found.best else ""
-        table.add_row(
-            cells["architecture"] + mark, cells["choices"], *(one.text(trial.values[one.name]) for one in columns)
-        )
-    left = f"the first {SHOWN} of {len(found.front)}; front.csv has all. " if len(found.front) > SHOWN else ""
-    table.caption = f"{left}* best by {best_by(run)}" if found.best in found.front[:SHOWN] else left or None
-    return table
-
-
-def best_by(run: Search) -> str:
-    """What makes the best one, for people."""
-    how = run.settings.search.rank_by or run.objectives[0].name
-    return "the sum of ranks" if how == RANK_SUM else how
-
-
-def summary(run: Search, found: Found) -> list[str]:
-    """What was done and found, in lines."""
-    space, feasible = run.subject.space, len(found.feasible)
-    broken = sum(not t.feasible and not t.failed for t in found.trials)
-    failed = [t for t in found.trials if t.failed]
-    lines = [f"{len(found.trials):,} of {space.size:,} architectures evaluated, {feasible:,} within the limits"]
-    if run.study.used_up and len(found.trials) < (run.trials or space.size):
-        lines.append(
-            "no architecture is left that keeps the limits" if run.limits.bounds else "no architecture is left"
-        )
-    if broken:
-        lines.append(f"{broken:,} were evaluated and found to break a limit")
-    if failed:
-        lines.append(f"{len(failed):,} have no values; the last: {failed[-1].failed}")
-    lines += [f"{name} are left out: {reason}" for name, reason in run.measures.left_out.items()]
-    if found.best is not None:
-        values = ", ".join(f"{o.head} {o.text(found.best.values[o.name])}" for o in columns_of(found))
-        lines.append(f"best by {best_by(run)}: {space.encode(found.best.architecture)}  {values}")
-    return lines
-
-
-def markdown(run: Search, found: Found, pictures: Sequence[str]) -> str:
-    """The report as a page."""
-    subject, how = run.subject, run.settings.search
-    trained = subject.trained
-    what = f"`{trained.path}` (SHA-256 `{subject.digest}`, step {trained.step:,})" if trained else "untrained networks"
-    columns = columns_of(found)
-    lines = [f"# Search {run.folder.name}", "", f"Space `{subject.space.name}`, {what}.", ""]
-    lines += [f"- {line}" for line in summary(run, found)]
-    lines += ["", "## Front", "", "| architecture | choices | " + " | ".join(o.head for o in columns) + " |"]
-    lines.append("| --- | --- |" + " ---: |" * len(columns))
-    for trial in found.front[:SHOWN]:
-        cells = row(subject.space, trial)
-        values = " | ".join(o.text(trial.values[o.name]) for o in columns)
-        name = cells["architecture"].replace("|", "\\|")  # a cell's name is made of bars
-        lines.append(f"| `{name}` | {cells['choices']} | {values} |")
-    if len(found.front) > SHOWN:
-        lines += ["", f"The first {SHOWN} of {len(found.front)}; all are in `front.csv`."]
-    for name in pictures:
-        lines += ["", f"![{name}]({name}.png)"]
-    lines += ["", "## How it was measured", "", *(f"- {line}" for line in how_measured(run, found))]
-    settings = flat({"checkpoint": run.settings.checkpoint or None, "seed": run.settings.seed, "search": asdict(how)})
-    lines += ["", "## Settings", "", "| setting | value |", "| --- | --- |"]
-    lines += [f"| {key} | {value} |" for key, value in settings.items()]
-    used = {**versions(), "optuna": optuna.__version__, "matplotlib": matplotlib.__version__}
-    lines += ["", ", ".join(f"{name} {version}" for name, version in used.items()), ""]
-    return "\n".join(lines)
-
-
-def how_measured(run: Search, found: Found) -> list[str]:
-    """What the numbers mean, a line for each that is there."""
-    how, subject = run.settings.search, run.subject
-    names = {o.name for o in columns_of(found)}
-    lines = []
-    if names & JUDGED.keys():
-        pictures = len(subject.splits.val if how.split == "val" else subject.splits.test)
-        anew = subject.recalibrates(how.recalibrate)
-        norms = "statistics estimated anew for each" if anew else "the supernet's running statistics"
-        norms += " (as the run judges)" if how.recalibrate is None else f" (search.recalibrate={str(anew).lower()})"
-        tuned = f", after {how.finetune_steps} steps of fine-tuning" if how.finetune_steps else ""
-        lines.append(f"accuracy and loss: {pictures:,} {how.split} pictures, BatchNorm with {norms}{tuned}")
-        if how.recalibrate is not None and anew != subject.recalibrates(None):
-            lines.append("nas-export writes the BatchNorm statistics that the run judges with, not these")
-        if how.finetune_steps:
-            lines.append("nas-export writes the supernet's weights, not the fine-tuned ones")
-    lines += ["flops and parameters: of the stand-alone network"] if names & COSTS.keys() else []
-    if LATENCY.name in names:
-        threads = f"{how.latency_threads} thread{'s' if how.latency_threads > 1 else ''}"
-        lines.append(f"latency: median of a forward pass, batch {how.latency_batch}, {threads}, this machine's CPU")
-    if proxies := [n for n in names if n not in JUDGED and n not in COSTS and n != LATENCY.name]:
-        lines.append(f"{', '.join(sorted(proxies))}: initial weights, batches of {how.proxy_images} training pictures")
-    if len(found.objectives) > 1 and found.feasible:
-        ideal, reference = corner_texts(found)
-        lines.append(
-            f"hypervolume: share of the box between the ideal point ({ideal}) and the reference point ({reference}), "
-            "which is the worst of everything evaluated and a tenth of the range more"
-        )
-    return [*lines, f"{sum(t.seconds for t in found.trials):,.1f} s of evaluation"]
-
-
-def _csv(run: Search, found: Found, trials: Sequence[Trial]) -> str:
-    text = io.StringIO()
-    names = [o.name for o in columns_of(found)]
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["trial", "architecture", "choices", *names, RANK_SUM, "feasible", "seconds", "failed"])
-    for t in trials:
-        cells = row(run.subject.space, t)
-        values = [t.values.get(name, "") for name in names]
-        more = [found.rank_sums.get(t.number, ""), t.feasible, f"{t.seconds:.4f}", t.failed]
-        writer.writerow([t.number, cells["architecture"], cells["choices"], *values, *more])
-    return text.getvalue()
-
-
-def _write_board(run: Search, found: Found, page: str, pictures: dict[str, bytes]) -> None:
-    curves = {f"search/best_{o.name}": best_so_far(o, found.feasible) for o in found.objectives}
-    if len(found.objectives) > 1:
-        curves["search/hypervolume"] = hypervolume_curve(points(found.objectives, [t.values for t in found.feasible]))
-    with closing(Writer(run.folder, run.settings.search.tensorboard)) as board:
-        for i, trial in enumerate(found.feasible):
-            values = {f"trial/{name}": value for name, value in trial.values.items()}
-            board.scalars(trial.number + 1, {**values, **{tag: curve[i] for tag, curve in curves.items()}})
-        last = len(found.trials)
-        board.text("report", page, last)
-        for name, content in pictures.items():
-            board.image(name, image(content), last)
 
 
 def files(folder: Path) -> list[str]:
     """The names of what a search has left that a person may want to open."""
     names = ("report.md", "front.csv", "trials.csv", "front.png", "hypervolume.png", FILE)
     return [name for name in names if (folder / name).exists()]
+
+
+def front_table(outcome: SearchOutcome) -> Table:
+    """The front for a terminal."""
+    names = ", ".join(o.name for o in outcome.objectives)
+    title = f"Pareto front of {names}" if len(outcome.objectives) > 1 else f"Best {names}"
+    left = f"the first {SHOWN} of {len(outcome.front)}; front.csv has all. " if len(outcome.front) > SHOWN else ""
+    best = outcome.best in outcome.front[:SHOWN]
+    caption = f"{left}* best by {outcome.best_by}" if best else left or None
+    table = Table(title=title, title_justify="left", caption=caption)
+    table.add_column("architecture", overflow="fold")
+    table.add_column("choices", overflow="fold")
+    for one in outcome.columns:
+        table.add_column(one.head, justify="right")
+    for trial in outcome.front[:SHOWN]:
+        name, *cells = _cells(outcome, trial)
+        table.add_row(f"{name} *" if trial == outcome.best else name, *cells)
+    return table
+
+
+def summary(outcome: SearchOutcome) -> list[str]:
+    """What was done and found, in lines."""
+    trials, feasible = outcome.trials, len(outcome.feasible)
+    broken = sum(not t.feasible and not t.failed for t in trials)
+    failed = [t for t in trials if t.failed]
+    lines = [f"{len(trials):,} of {outcome.space.size:,} architectures evaluated, {feasible:,} within the limits"]
+    if broken:
+        lines.append(f"{broken:,} were evaluated and found to break a limit")
+    if failed:
+        lines.append(f"{len(failed):,} have no values; the last: {failed[-1].failed}")
+    lines += outcome.remarks
+    if outcome.best is not None:
+        values = ", ".join(f"{o.head} {o.text(outcome.best.values[o.name])}" for o in outcome.columns)
+        lines.append(f"best by {outcome.best_by}: {outcome.space.encode(outcome.best.architecture)}  {values}")
+    return lines
+
+
+def markdown(
+    name: str, settings: SearchRunSettings, target: SearchTarget, outcome: SearchOutcome, pictures: Sequence[str]
+) -> str:
+    """The report as a page.
+
+    Args:
+        name: of the search.
+        settings: of the search.
+        target: what was searched.
+        outcome: what was found.
+        pictures: names of the ``.png`` files beside the page.
+    """
+    trained = target.trained
+    what = f"`{trained.path}` (SHA-256 `{target.digest}`, step {trained.step:,})" if trained else "untrained networks"
+    lines = [f"# Search {name}", "", f"Space `{target.space.name}`, {what}.", ""]
+    lines += [f"- {line}" for line in summary(outcome)]
+    lines += ["", "## Front", "", *_front_rows(outcome)]
+    for picture in pictures:
+        lines += ["", f"![{picture}]({picture}.png)"]
+    lines += ["", "## How it was measured", "", *(f"- {line}" for line in how_measured(settings, target, outcome))]
+    plain = {"checkpoint": settings.checkpoint or None, "seed": settings.seed, "search": asdict(settings.search)}
+    lines += ["", "## Settings", "", "| setting | value |", "| --- | --- |"]
+    lines += [f"| {key} | {value} |" for key, value in flat(plain).items()]
+    used = {**versions(), "optuna": version("optuna"), "matplotlib": version("matplotlib")}
+    lines += ["", ", ".join(f"{name} {number}" for name, number in used.items()), ""]
+    return "\n".join(lines)
+
+
+def how_measured(settings: SearchRunSettings, target: SearchTarget, outcome: SearchOutcome) -> list[str]:
+    """What the numbers mean, a line for each kind of number that the outcome has."""
+    how, names = settings.search, {o.name for o in outcome.columns}
+    lines = []
+    if names & EVALUATED.keys():
+        images = len(target.splits.val if how.split == "val" else target.splits.test)
+        estimated = target.recalibrates(how.recalibrate)
+        norms = "statistics estimated for each" if estimated else "the supernet's running statistics"
+        asked = f"search.recalibrate={str(estimated).lower()}"
+        norms += f" ({'as the run evaluates' if how.recalibrate is None else asked})"
+        tuned = f", after {how.finetune_steps} steps of fine-tuning" if how.finetune_steps else ""
+        lines.append(f"accuracy and loss: {images:,} {how.split} images, BatchNorm with {norms}{tuned}")
+        if how.recalibrate is not None and estimated != target.recalibrates(None):
+            lines.append("nas-export writes the BatchNorm statistics that the run evaluates with, not these")
+        if how.finetune_steps:
+            lines.append("nas-export writes the supernet's weights, not the fine-tuned ones")
+    lines += ["flops and parameters: of the stand-alone network"] if names & COSTS.keys() else []
+    if LATENCY.name in names:
+        threads = f"{how.latency_threads} thread{'s' if how.latency_threads > 1 else ''}"
+        lines.append(f"latency: median of a forward pass, batch {how.latency_batch}, {threads}, this machine's CPU")
+    if proxies := sorted(names - EVALUATED.keys() - COSTS.keys() - {LATENCY.name}):
+        lines.append(f"{', '.join(proxies)}: initial weights, batches of {how.proxy_images} training images")
+    if len(outcome.objectives) > 1 and outcome.feasible:
+        ideal, reference = outcome.corner_texts()
+        lines.append(
+            f"hypervolume: share of the box between the ideal point ({ideal}) and the reference point ({reference}), "
+            "which is the worst of everything evaluated and a tenth of the range more"
+        )
+    return [*lines, f"{sum(t.seconds for t in outcome.trials):,.1f} s of evaluation"]
+
+
+def _front_rows(outcome: SearchOutcome) -> list[str]:
+    """The front as a table in Markdown."""
+    rows = ["| architecture | choices | " + " | ".join(o.head for o in outcome.columns) + " |"]
+    rows.append("| --- | --- |" + " ---: |" * len(outcome.columns))
+    for trial in outcome.front[:SHOWN]:
+        name, *cells = _cells(outcome, trial)
+        name = name.replace("|", "\\|")  # a cell's name is made of bars
+        rows.append(" | ".join((f"| `{name}`", *cells)) + " |")
+    if len(outcome.front) > SHOWN:
+        rows += ["", f"The first {SHOWN} of {len(outcome.front)}; all are in `front.csv`."]
+    return rows
+
+
+def _named(space: SearchSpace, trial: Trial) -> dict[str, Any]:
+    return {"architecture": space.encode(trial.architecture), "choices": space.describe(trial.architecture)}
+
+
+def _cells(outcome: SearchOutcome, trial: Trial) -> list[str]:
+    """A row for people."""
+    return [*_named(outcome.space, trial).values(), *(o.text(trial.values[o.name]) for o in outcome.columns)]
+
+
+def _csv(outcome: SearchOutcome, trials: Sequence[Trial]) -> str:
+    text, names = io.StringIO(), [o.name for o in outcome.columns]
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["trial", "architecture", "choices", *names, RANK_SUM, "feasible", "seconds", "failed"])
+    for t in trials:
+        values = [t.values.get(name, "") for name in names]
+        more = [outcome.rank_sums.get(t.number, ""), t.feasible, f"{t.seconds:.4f}", t.failed]
+        writer.writerow([t.number, *_named(outcome.space, t).values(), *values, *more])
+    return text.getvalue()
+
+
+def _write_board(folder: Path, enabled: bool, outcome: SearchOutcome, page: str, pictures: dict[str, bytes]) -> None:
+    curves = {f"search/best_{o.name}": best_so_far(o, outcome.feasible) for o in outcome.objectives}
+    if len(outcome.objectives) > 1:
+        curves["search/hypervolume"] = hypervolume_curve(outcome.points())
+    with closing(Writer(folder, enabled)) as board:
+        for i, trial in enumerate(outcome.feasible):
+            values = {f"trial/{name}": value for name, value in trial.values.items()}
+            board.scalars(trial.number + 1, {**values, **{tag: curve[i] for tag, curve in curves.items()}})
+        board.text("report", page, len(outcome.trials))
+        for name, content in pictures.items():
+            board.image(name, image(content), len(outcome.trials))

@@ -7,30 +7,37 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 from nas.errors import SettingError
-from nas.search.limits import Limits
 from nas.search.measure import Measures
-from nas.search.objectives import objective
-from nas.search.progress import Progress
+from nas.search.objectives import Limits, objective
+from nas.search.outcome import SearchOutcome, summarize
+from nas.search.proposers import build_proposer
 from nas.search.report import write_report
-from nas.search.result import Found, sort_out
 from nas.search.study import Study
-from nas.search.subject import Subject
+from nas.search.target import SearchTarget
 from nas.settings import SearchRunSettings
 from nas.signals import Interrupted, stop_signals
 
 DEFAULT_TRIALS = 100
 WAIT_S = 0.1
-"""Between two looks at whether the others have finished."""
+"""Between two looks at whether the other processes have finished."""
+REFRESH_S = 0.2
+COUNTED = 20_000
+"""The largest space whose architectures within the limits are counted, for the length of the bar."""
+LINES = 10
+"""Lines that are printed of a search where there is no terminal for a bar."""
 
 
 class Search:
-    """Everything a search consists of: what is searched, how candidates are measured, and the study.
+    """Everything that a search consists of: its target, how candidates are measured, and the study.
 
     Args:
         settings: of the search.
-        folder: where it writes; a search that has begun there goes on, or gets another worker.
+        folder: where it writes. A search that has begun there goes on, or gets another worker.
 
     Raises:
         NasError: settings, checkpoint, data or journal are not usable; no study has begun then.
@@ -42,19 +49,18 @@ class Search:
             torch.set_num_threads(how.threads)
         self.objectives = [objective(name) for name in how.objectives]
         limited = [objective(name, bound) for name, bound in how.limit.items()]
-        self.subject = Subject.of(settings, how.progress)
-        self.measures = Measures(self.subject, how, list(dict.fromkeys([*self.objectives, *limited])))
-        self.limits = Limits(self.subject.space, how.limit, self.measures.costs)
+        self.target = SearchTarget.of(settings, how.progress)
+        self.measures = Measures(self.target, how, list(dict.fromkeys([*self.objectives, *limited])))
+        space, limits = self.target.space, Limits(self.target.space, how.limit, self.measures.costs)
         self.trials = how.trials or (None if how.sampler == "exhaustive" else DEFAULT_TRIALS)
+        proposer = build_proposer(how.sampler, space, limits, settings.seed, self.objectives)
         self.study = Study(
             folder,
-            self.subject.space,
+            proposer,
             self.objectives,
-            self.limits,
-            sampler=how.sampler,
+            limits,
             trials=self.trials,
             batch=how.batch,
-            seed=settings.seed,
             definition=self._definition(),
         )
 
@@ -62,12 +68,20 @@ class Search:
         how = asdict(self.settings.search)
         for name in ("trials", "rank_by", "memory_mb", "threads", "tensorboard", "progress"):
             del how[name]  # these change nothing that is found out
-        how["recalibrate"] = self.subject.recalibrates(how["recalibrate"])
-        return {**self.subject.definition(), "seed": self.settings.seed, "search": how}
+        how["recalibrate"] = self.target.recalibrates(how["recalibrate"])
+        return {**self.target.definition(), "seed": self.settings.seed, "search": how}
+
+    def remarks(self) -> list[str]:
+        """What a reader of the outcome should know of how it came about, in lines."""
+        lines, study = [f"{name} are left out: {reason}" for name, reason in self.measures.left_out.items()], self.study
+        if study.used_up and study.finished() < (self.trials or self.target.space.size):
+            what = " that keeps the limits" if study.limits.bounds else ""
+            lines.insert(0, f"no architecture is left{what}")
+        return lines
 
 
-def search(run: Search) -> Found:
-    """Search until all trials are done, by this process or by others, and write the report.
+def search(run: Search) -> SearchOutcome:
+    """Search until all trials are finished, by this process or by others, and write the report.
 
     Raises:
         Interrupted: SIGINT or SIGTERM came; what was found is in the journal.
@@ -78,27 +92,81 @@ def search(run: Search) -> Found:
         while not study.done():
             claimed = {trial.architecture: trial for trial in study.claim()}
             all_refused = bool(claimed)
-            for measured in run.measures(list(claimed)):
-                trial = claimed[measured.architecture]
-                all_refused &= measured.refused
-                progress.advance(study.tell(trial, measured.values, measured.seconds, measured.failed))
+            for found in run.measures(list(claimed)):
+                study.tell(claimed[found.architecture], found.values, found.seconds, found.failed)
+                progress.advance()
+                all_refused &= found.refused
                 if received:
                     break
             if received:
                 raise Interrupted(received[0])
-            if all_refused and not progress.any_success:
-                _refuse_if_all_fail(run)  # now, rather than after all of them: it is the kind of network
+            if all_refused:
+                _stop_if_all_failed(run)  # now, rather than after all trials: it is the kind of network
             if not claimed:
                 time.sleep(WAIT_S)  # for what others are at
-    _refuse_if_all_fail(run)
-    found = sort_out(run.objectives, study.trials(), how.rank_by)
+    _stop_if_all_failed(run)
+    outcome = summarize(run.target.space, run.objectives, study.trials(), how.rank_by, run.remarks())
     with study.lock:
-        write_report(run, found)
-    return found
+        write_report(run.folder, run.settings, run.target, outcome)
+    return outcome
 
 
-def _refuse_if_all_fail(run: Search) -> None:
+def _stop_if_all_failed(run: Search) -> None:
     trials = [trial for trial in run.study.trials() if trial.finished]
     if trials and all(trial.failed for trial in trials):
         rule = f"not one of {len(trials)} architectures could be evaluated; the last: {trials[-1].failed}"
         raise SettingError("search.objectives", run.settings.search.objectives, rule, "leave that one out")
+
+
+class Progress:
+    """A bar with trials a second and the best so far on a terminal, some lines elsewhere.
+
+    Args:
+        study: whose trials are shown, those of other processes included.
+        total: number of trials; None for all of the space.
+        shown: False prints nothing at all.
+        console: where to; standard output if not given.
+    """
+
+    def __init__(self, study: Study, total: int | None, shown: bool, console: Console | None = None) -> None:
+        self._study, self._total = study, total or study.space.size
+        if study.space.size <= COUNTED:
+            self._total = min(self._total, max(1, sum(map(study.limits.within, study.space.enumerate()))))
+        self._console = console or Console(quiet=not shown, highlight=False, markup=False, soft_wrap=True)
+        terminal = self._console.is_terminal
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[news]}"), TimeRemainingColumn())
+        self._bar = Bar(
+            TextColumn("searching"),
+            *columns,
+            TextColumn("left"),
+            console=self._console,
+            disable=not (shown and terminal),
+        )
+        self._before = self._count = study.finished()
+        self._task = self._bar.add_task("searching", total=self._total, completed=self._before, news="")
+        self._lines = 0 if terminal else LINES
+        self._began = self._drawn = time.perf_counter()
+
+    def __enter__(self) -> Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def advance(self) -> None:
+        """Note that a trial is finished, and redraw now and then."""
+        before, self._count, now = self._count, self._study.finished(), time.perf_counter()
+        line = self._count * self._lines // self._total > before * self._lines // self._total
+        if not line and now < self._drawn + REFRESH_S:
+            return
+        self._drawn = now
+        news = f"best {self._best()}", f"{(self._count - self._before) / max(now - self._began, 1e-9):.3g} trials/s"
+        self._bar.update(self._task, completed=self._count, news="  ".join(news[::-1]))
+        if line:
+            self._console.print(f"{self._count}/{self._total} trials  {'  '.join(news)}")
+
+    def _best(self) -> str:
+        first = self._study.objectives[0]
+        values = [trial.values[first.name] for trial in self._study.trials() if trial.feasible]
+        return f"{first.head} {first.text(min(values, key=first.oriented))}" if values else "none within the limits"

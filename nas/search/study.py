@@ -1,165 +1,100 @@
-"""The study of a search: who evaluates which architecture, and what was found, in a journal that survives everyone."""
+"""Who evaluates which architecture, and what was found: a study in a journal, shared by several processes."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import UUID, uuid4
 
-import optuna
-from optuna.storages import JournalStorage
-from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from filelock import FileLock, Timeout
 
-from nas.errors import CheckpointError
-from nas.files import must_not_be_emptied
-from nas.search.asked import Asked, architecture_of, distributions, params_of
-from nas.search.journal import FileLock, JournalFile, Worker
-from nas.search.limits import Limits
-from nas.search.objectives import Objective
-from nas.search.propose import CountThrough, Draw, Proposer
-from nas.settings.compare import differences
-from nas.space import Architecture, SearchSpace
-
-NAME = "nas-search"
-"""Of the study in its journal."""
-_MINIMIZE, _MAXIMIZE = StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE
-_DAMAGED = (ValueError, KeyError, TypeError, AttributeError, AssertionError)
-"""What Optuna raises on reading what is no journal."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One architecture of a study."""
-
-    number: int
-    architecture: Architecture
-    values: dict[str, float]
-    """Everything that was found, objectives and others; empty while it is not finished, or where it failed."""
-    feasible: bool = False
-    """Whether it was evaluated and keeps all limits."""
-    finished: bool = False
-    seconds: float = 0.0
-    """Of its evaluation."""
-    failed: str = ""
-    """Why it has no values."""
+from nas.journal import Journal
+from nas.search.objectives import Limits, Objective
+from nas.search.proposers import Proposer, Trial
+from nas.space import SearchSpace
 
 
 class Study:
     """A journal, and this process as one of those that work on it.
 
-    An architecture belongs to the process that has proposed it, which it does under a lock; those of a process that
-    died go to the next one that asks. Proposals are made in batches of ``batch``, counted from trial 0.
+    A trial belongs to the process that has proposed it, which it does under a lock; those of a process that died go to
+    the next one that claims. Proposals are made in batches, counted from trial 0.
 
     Args:
         folder: of the search; the journal in it is begun, or gone on with.
-        space, objectives, limits: what is searched.
-        sampler: ``random``, ``tpe``, ``nsga2`` or ``exhaustive``.
-        trials: how many architectures; None for all of them.
+        proposer: of architectures.
+        objectives: that each trial has values of.
+        limits: that decide which trials are feasible.
+        trials: how many architectures to evaluate; None for all of them.
         batch: architectures proposed at a time.
-        seed: of the proposals.
-        definition: all that makes two searches the same, as plain data; a journal remembers it.
+        definition: all that makes two searches the same, as plain data; the journal remembers it.
+
+    Attributes:
+        lock: a context in which this process alone writes to the folder.
+        used_up: no architecture is left that keeps the limits.
 
     Raises:
-        CheckpointError: the journal is of another search, or cannot be read.
+        CheckpointError: the journal belongs to another search, or cannot be read.
     """
 
     def __init__(
         self,
         folder: Path,
-        space: SearchSpace,
+        proposer: Proposer,
         objectives: list[Objective],
         limits: Limits,
         *,
-        sampler: str,
         trials: int | None,
         batch: int,
-        seed: int,
         definition: Mapping[str, Any],
     ) -> None:
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self.folder, self.space, self.objectives, self.limits = folder, space, objectives, limits
-        self.wanted, self._batch = trials, batch
-        self.used_up = False
-        """Whether there is no architecture left that keeps the limits."""
-        directions = [_MINIMIZE if o.smaller_is_better else _MAXIMIZE for o in objectives]
-        self._proposer = _proposer(sampler, space, limits, seed, directions)
-        self._distributions = distributions(space)
-        definition = json.loads(json.dumps(definition))  # as a journal gives it back
+        self.space: SearchSpace = proposer.space
+        self.objectives, self.limits, self.wanted, self.used_up = objectives, limits, trials, False
+        self._proposer, self._batch = proposer, batch
+        self._trials, self._finished = list[Trial](), 0
+        self._workers: list[str] = []  # by trial: whose it is
+        self._journal = Journal(
+            folder / "journal.log",
+            "nas-search",
+            definition,
+            self._replay,
+            result=folder / "trials.csv",
+            shared=True,
+        )
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "journal.log"
-        must_not_be_emptied(path, folder / "trials.csv")
-        self.lock = FileLock(path)
-        """Held while one process alone may write into the folder."""
-        self._file = JournalFile(path, self.lock)
-        self._storage = _read(path, self._file)
-        _refuse_other(path, self._storage, definition)
-        with self.lock:
-            if not self._storage.get_all_studies():
-                optuna.create_study(storage=self._storage, study_name=NAME, directions=directions)
-            self._id = self._storage.get_study_id_from_name(NAME)
-            if "definition" not in self._storage.get_study_user_attrs(self._id):
-                self._storage.set_study_user_attr(self._id, "definition", definition)
-        _refuse_other(path, self._storage, definition)  # somebody else may have been faster
+        self.lock = self._journal.lock
         with self.lock:
             self._worker = Worker(folder / "workers")
 
-    # --------------------------------------------------------------------------------------------- what is to do
-
     def claim(self) -> list[Trial]:
-        """Architectures for this process to evaluate; none where all are evaluated, or others are at work on them.
+        """Trials for this process to evaluate; none if all are finished or belong to other processes.
 
-        First come those whose process died, and those that this one claimed before and has not finished. A batch that
-        was only begun to be proposed is completed.
+        First come those of processes that died, and those that this one claimed before and has not finished. A batch
+        that was only begun to be proposed is completed.
         """
         with self.lock:
-            trials = self._frozen()
-            orphans = [t for t in trials if not t.state.is_finished() and not self._has_other(_worker_of(t))]
-            for trial in orphans:
-                self._storage.set_trial_user_attr(self._trial_id(trial.number), "worker", self._worker.name)
-            claimed = [self._trial(t) for t in orphans]
-            self._proposer.learn(trials)
-            taken = {architecture_of(self.space, t.params) for t in trials}
-            for number in range(len(trials), self._end_of_batch(len(trials), bool(orphans))):
-                architecture = self._proposer(number, taken)
-                if architecture is None:
+            self._journal.refresh()
+            mine = [t for t in self._trials if not t.finished and not self._has_other(self._workers[t.number])]
+            me, others = self._worker.name, [t for t in mine if self._workers[t.number] != self._worker.name]
+            entries: list[dict[str, Any]] = [{"trial": t.number, "worker": me} for t in others]
+            end = self._end_of_batch(len(self._trials), bool(mine))
+            taken = {t.architecture for t in self._trials}
+            self._proposer.tell(self._trials)
+            for number in range(len(self._trials), end):
+                trial = self._proposer.ask(number, taken)
+                if trial is None:
                     self.used_up = True
                     break
-                taken.add(architecture)
-                self._propose(architecture)
-                claimed.append(Trial(number, architecture, {}))
-            self._file.sync()
-        return claimed
-
-    def done(self) -> bool:
-        """Whether nothing is left to claim, and nobody is at work."""
-        trials = self._frozen()
-        enough = self.used_up or (self.wanted is not None and len(trials) >= self.wanted)
-        return enough and all(t.state.is_finished() for t in trials)
-
-    def _has_other(self, worker: str) -> bool:
-        """Whether another worker, that is still there, is at it."""
-        return worker != self._worker.name and self._worker.alive(worker)
-
-    def _end_of_batch(self, number: int, orphans: bool) -> int:
-        if self.used_up or (orphans and number % self._batch == 0):
-            return number
-        end = (number // self._batch + 1) * self._batch
-        return end if self.wanted is None else min(end, self.wanted)
-
-    def _propose(self, architecture: Architecture) -> None:
-        trial = create_trial(
-            state=TrialState.RUNNING,
-            params=params_of(self.space, architecture),
-            distributions=self._distributions,
-            user_attrs={"worker": self._worker.name, "architecture": self.space.encode(architecture)},
-            system_attrs=self._proposer.notes,
-        )
-        self._storage.create_new_trial(self._id, trial)
-
-    # ---------------------------------------------------------------------------------------------- what was found
+                taken.add(trial.architecture)
+                mine.append(trial)
+                text, notes = self.space.encode(trial.architecture), {"notes": trial.notes} if trial.notes else {}
+                entries.append({"trial": number, "worker": me, "architecture": text, **notes})
+            if entries:
+                self._journal.append(*entries)
+            self._journal.sync()
+        return mine
 
     def tell(self, trial: Trial, values: Mapping[str, float], seconds: float, failed: str = "") -> Trial:
         """Write down what an evaluation has found.
@@ -171,81 +106,98 @@ class Study:
             failed: why there are no values.
 
         Returns:
-            The trial, finished.
+            The finished trial.
         """
-        trial_id = self._trial_id(trial.number)
-        if failed:
-            self._storage.set_trial_user_attr(trial_id, "found", {"failed": failed, "seconds": seconds})
-            self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
-            return Trial(trial.number, trial.architecture, {}, finished=True, seconds=seconds, failed=failed)
-        violations = self.limits.violations(values)
-        for name, violation in violations.items():  # as Trial.set_constraint does for a trial that was asked for
-            self._storage.set_trial_system_attr(trial_id, f"constraints:{name}", violation)
-        self._storage.set_trial_user_attr(trial_id, "found", {"values": dict(values), "seconds": seconds})
-        self._storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [values[o.name] for o in self.objectives])
-        feasible = all(violation <= 0 for violation in violations.values())
-        return Trial(trial.number, trial.architecture, dict(values), feasible, True, seconds)
+        found = {"failed": failed} if failed else {"values": dict(values)}
+        self._journal.append({"trial": trial.number, "seconds": seconds, **found})
+        return self._trials[trial.number]
+
+    def done(self) -> bool:
+        """Whether nothing is left to claim, and nobody is at work."""
+        self._journal.refresh()
+        enough = self.used_up or (self.wanted is not None and len(self._trials) >= self.wanted)
+        return enough and self._finished == len(self._trials)
 
     def trials(self) -> list[Trial]:
         """All trials by number, those of other processes included."""
-        return [self._trial(t) for t in self._frozen()]
+        self._journal.refresh()
+        return list(self._trials)
 
     def finished(self) -> int:
-        """Number of trials that are finished, those of other processes included."""
-        return sum(trial.state.is_finished() for trial in self._frozen())
+        """The number of trials that are finished, those of other processes included."""
+        self._journal.refresh()
+        return self._finished
 
     def close(self) -> None:
-        """Leave the journal to others."""
+        """Leave the study to the other processes."""
         try:
-            self._file.sync()
+            self._journal.sync()
         finally:
             self._worker.close()
 
-    def _frozen(self) -> list[FrozenTrial]:
-        return self._storage.get_all_trials(self._id, deepcopy=False)
+    def _replay(self, entry: dict[str, Any]) -> None:
+        """Take over an entry: a proposal, a claim of what another process proposed, or what was found."""
+        number = entry["trial"]
+        if "architecture" in entry:
+            if number != len(self._trials):
+                raise ValueError(f"trial {number} follows {len(self._trials)} trials")
+            self._trials.append(Trial(number, self.space.decode(entry["architecture"]), notes=entry.get("notes", {})))
+            self._workers.append(UUID(entry["worker"]).hex)
+        elif "worker" in entry:
+            self._workers[number] = UUID(entry["worker"]).hex
+        else:
+            values, failed, seconds = entry.get("values", {}), entry.get("failed", ""), entry["seconds"]
+            feasible = not failed and all(v <= 0 for v in self.limits.violations(values).values())
+            found = {"values": values, "failed": failed, "seconds": seconds, "feasible": feasible}
+            self._finished += not self._trials[number].finished
+            self._trials[number] = replace(self._trials[number], finished=True, **found)
 
-    def _trial_id(self, number: int) -> int:
-        return self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
+    def _has_other(self, worker: str) -> bool:
+        """Whether another worker, which is still there, is at it."""
+        return worker != self._worker.name and self._worker.alive(worker)
 
-    def _trial(self, frozen: FrozenTrial) -> Trial:
-        architecture = architecture_of(self.space, frozen.params)
-        if not frozen.state.is_finished():
-            return Trial(frozen.number, architecture, {})
-        found = frozen.user_attrs["found"]
-        feasible = frozen.state == TrialState.COMPLETE and all(v <= 0 for v in frozen.constraints.values())
-        values, failed = found.get("values", {}), found.get("failed", "")
-        return Trial(frozen.number, architecture, values, feasible, True, found["seconds"], failed)
-
-
-def _proposer(
-    name: str, space: SearchSpace, limits: Limits, seed: int, directions: Sequence[StudyDirection]
-) -> Proposer:
-    if name in ("tpe", "nsga2"):
-        return Asked(name, space, limits, seed, directions)
-    return (Draw if name == "random" else CountThrough)(space, limits, seed)
-
-
-def _worker_of(trial: FrozenTrial) -> str:
-    return str(trial.user_attrs["worker"])
-
-
-def _read(path: Path, file: JournalFile) -> JournalStorage:
-    try:
-        return JournalStorage(file)
-    except CheckpointError:
-        raise
-    except _DAMAGED as error:
-        rule = f"cannot be read ({str(error) or type(error).__name__})"
-        raise CheckpointError("journal", path, rule, "take another run=NAME to begin anew") from None
+    def _end_of_batch(self, number: int, has_work: bool) -> int:
+        if self.used_up or (has_work and number % self._batch == 0):
+            return number
+        end = (number // self._batch + 1) * self._batch
+        return end if self.wanted is None else min(end, self.wanted)
 
 
-def _refuse_other(path: Path, storage: JournalStorage, definition: Mapping[str, Any]) -> None:
-    """Refuse the journal of another search, with the difference."""
-    studies = {study.study_name: study for study in storage.get_all_studies()}
-    if studies and NAME not in studies:
-        raise CheckpointError("journal", path, f"is of another study ({', '.join(studies)})", "take another run=NAME")
-    if not studies or "definition" not in studies[NAME].user_attrs:
-        return
-    if changed := differences(studies[NAME].user_attrs["definition"], definition):
-        rule = f"is of another search ({'; '.join(changed)})"
-        raise CheckpointError("journal", path, rule, "take another run=NAME, or the settings it was begun with")
+class Worker:
+    """A process that works on a study: it holds a lock on a file of its own, which the kernel releases if it is killed.
+
+    A process id would not do: it is given out again, and says nothing on another machine.
+
+    Args:
+        folder: of the workers. The study has to be locked, so that nobody looks between making a file and locking it.
+    """
+
+    name = ""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(exist_ok=True)
+        for other in folder.iterdir():
+            self.alive(other.name)  # removes the files of killed ones
+        self.name = uuid4().hex
+        self._lock = FileLock(folder / self.name)
+        self._lock.acquire()
+
+    def alive(self, name: str) -> bool:
+        """Whether the worker of that name still works."""
+        path = self._folder / name
+        if name == self.name or not path.exists():
+            return name == self.name
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return True
+        path.unlink(missing_ok=True)
+        lock.release()
+        return False
+
+    def close(self) -> None:
+        """Give up the claims of this worker."""
+        (self._folder / self.name).unlink(missing_ok=True)
+        self._lock.release()

@@ -127,10 +127,10 @@ def test_a_stop_says_how_to_go_on_and_loses_nothing(nas_search, checkpoint, tmp_
 
 
 WRONG = {
-    "search.objectives=[foo]": r"search\.objectives=foo: is no objective; choose from accuracy, .*, or a proxy: .*",
+    "search.objectives=[foo]": r"search\.objectives=foo: is an unknown objective; choose from accuracy, .*",
     "search.objectives=[]": r"search\.objectives=\[\]: must name at least one; .*",
     "search.objectives=[loss,loss]": r"search\.objectives=.*: must not name one twice; .*",
-    "search.limit.foo=1": r"search\.limit\.foo=1: is on what is no objective; .*",
+    "search.limit.foo=1": r"search\.limit\.foo=1: is a limit on an unknown objective; .*",
     "search.limit.flops=7": r"search\.limit\.flops=7: no architecture .* that small; the smallest has \d+; .*",
     "search.limit.parameters=7": r"search\.limit\.parameters=7: no architecture .* that small; the smallest .*",
     "search.limit.flops=nan": r"search\.limit\.flops=nan: must be a finite number; .*",

@@ -24,7 +24,7 @@ from nas.errors import CheckpointError, NasError
 from nas.export import export
 from nas.export.load import load
 from nas.files import UNFINISHED
-from nas.rank import Journal, predict, rank, subject_of
+from nas.rank import KnownValues, predict, rank, subject_of
 from nas.rank.report import write_report
 from nas.score.run import ScoreRun
 from nas.settings import ChainSettings, RankRunSettings, RankSettings, ScoreSettings, SyntheticSettings
@@ -75,19 +75,15 @@ def ranker(made):
 
     def work(folder):
         folder.mkdir(exist_ok=True)
-        journal = Journal(folder / "journal.jsonl")
-        try:
-            predictions = predict(subject, settings, journal)
-            ranking = rank(predictions, subject.truth, settings.seed)
-            write_report(folder, settings, subject, predictions, ranking, Image.new("RGB", (2, 2)))
-        finally:
-            journal.close()
+        predictions = predict(subject, settings, KnownValues(folder))
+        ranking = rank(predictions, subject.truth, settings.seed)
+        write_report(folder, settings, subject, predictions, ranking, Image.new("RGB", (2, 2)))
 
     return work
 
 
 def ranked(folder):
-    lines = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+    lines = (folder / "journal.jsonl").read_text().splitlines()
     others = [path for path in folder.iterdir() if not path.name.startswith("events") and path.suffix != ".jsonl"]
     return sorted(lines), {path.name: path.read_bytes() for path in others}
 

@@ -1,7 +1,6 @@
 """What predictors say, and that nothing is computed twice."""
 
 import math
-from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -10,7 +9,7 @@ from support.runs import CHAIN, finish, tiny
 
 from nas.cost import PathFlops
 from nas.errors import CheckpointError, DataError, NasError, SettingError
-from nas.rank import Journal, Prediction, add_ranks, predict, subject_of
+from nas.rank import KnownValues, Prediction, add_ranks, predict, subject_of
 from nas.rank import predictions as module
 from nas.score import PROXIES, score
 from nas.settings import ChainSettings, CustomSettings, RankRunSettings, RankSettings, SyntheticSettings
@@ -40,8 +39,7 @@ def settings(made, *runs, **more):
 
 def predicted(wanted, folder):
     subject = subject_of(wanted)
-    with closing(Journal(folder / "journal.jsonl")) as journal:
-        return subject, {prediction.name: prediction for prediction in predict(subject, wanted, journal)}
+    return subject, {prediction.name: prediction for prediction in predict(subject, wanted, KnownValues(folder))}
 
 
 def test_a_supernets_predictions_are_what_judging_each_alone_finds(made, tmp_path):
@@ -117,8 +115,8 @@ def test_what_the_journal_has_is_not_computed_again(made, tmp_path, monkeypatch)
     wanted = settings(made, "run0", proxies=["naswot"], architectures=5)
     first = predicted(wanted, tmp_path)[1]
     lines = (tmp_path / "journal.jsonl").read_text().splitlines()
-    assert len(lines) == 15
-    (tmp_path / "journal.jsonl").write_text("\n".join(lines[:7]) + "\n" + lines[7][:20])  # killed while it wrote
+    assert len(lines) == 1 + 15
+    (tmp_path / "journal.jsonl").write_text("\n".join(lines[:8]) + "\n" + lines[8][:20])  # killed while it wrote
     asked = []
 
     def watched(self, architectures):
@@ -140,18 +138,11 @@ def test_what_the_journal_has_is_not_computed_again(made, tmp_path, monkeypatch)
     assert len(asked) == 3
 
 
-def test_a_file_that_is_no_journal_is_refused(tmp_path):
-    (tmp_path / "journal.jsonl").write_text('{"a": 1}\n')
-    with pytest.raises(DataError, match=r"is not a journal of nas-rank; take another run=NAME"):
-        Journal(tmp_path / "journal.jsonl")
-
-
 def test_infinities_survive_the_journal(tmp_path):
-    with closing(Journal(tmp_path / "j")) as journal:
-        journal.add("k", "0-1", {"naswot": -math.inf, "synflow": 0.1 + 0.2})
-    with closing(Journal(tmp_path / "j")) as journal:
-        assert journal.find("k", "0-1") == {"naswot": -math.inf, "synflow": 0.1 + 0.2}
-        assert journal.find("k", "1-1") == {}
+    KnownValues(tmp_path).add("k", "0-1", {"naswot": -math.inf, "synflow": 0.1 + 0.2})
+    known = KnownValues(tmp_path)
+    assert known.find("k", "0-1") == {"naswot": -math.inf, "synflow": 0.1 + 0.2}
+    assert known.find("k", "1-1") == {}
 
 
 def prediction(name, *draws, lower=False):
@@ -207,7 +198,10 @@ def test_what_does_not_belong_together_is_one_line(made, tmp_path):
     refused(SettingError, "has 1 architecture: one alone", truth=str(tmp_path / "one.csv"), space=CHAIN)
     more = replace(QUIET, proxy_images=1000)
     wanted = settings(made, "run0", proxies=["naswot"], rank=more)
-    with pytest.raises(SettingError, match=r"rank.proxy_images=1000: two batches are needed.*; write .*=4\d or less"):
+    with pytest.raises(
+        SettingError,
+        match=r"rank.proxy_images=1000: 2 such batches need 2000 training images; there are .*; write .*=4\d or less",
+    ):
         subject_of(wanted)
 
 

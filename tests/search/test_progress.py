@@ -4,9 +4,9 @@ import io
 
 from rich.console import Console
 
-from nas.search.limits import Limits
-from nas.search.objectives import objective
-from nas.search.progress import LINES, Progress
+from nas.search.objectives import Limits, objective
+from nas.search.proposers import build_proposer
+from nas.search.run import LINES, Progress
 from nas.search.study import Study
 from nas.settings import ChainSettings
 from nas.space import build_space
@@ -15,18 +15,17 @@ SPACE = build_space(ChainSettings(widths=[4], depths=[5], strides=[1], candidate
 """243 architectures."""
 
 
-def test_without_a_terminal_the_study_is_read_once_a_line(tmp_path, monkeypatch):
-    more = {"sampler": "exhaustive", "trials": 200, "batch": 50, "seed": 0, "definition": {}}
-    study = Study(tmp_path, SPACE, [objective("loss")], Limits(SPACE, {}, {}), **more)
-    monkeypatch.setattr("nas.search.progress.perf_counter", lambda: 1.0)
-    finished, reads = study.finished, []
-    monkeypatch.setattr(study, "finished", lambda: reads.append(1) or finished())
+def test_without_a_terminal_there_are_ten_lines(tmp_path):
+    limits, objectives = Limits(SPACE, {}, {}), [objective("loss")]
+    proposer = build_proposer("exhaustive", SPACE, limits, 0, objectives)
+    study = Study(tmp_path, proposer, objectives, limits, trials=200, batch=50, definition={})
     text = io.StringIO()
     with Progress(study, 200, True, Console(file=text)) as progress:
         while not study.done():
             for trial in study.claim():
-                progress.advance(study.tell(trial, {"loss": float(trial.number)}, 0.0))
+                study.tell(trial, {"loss": float(trial.number)}, 0.0)
+                progress.advance()
     study.close()
-    counts = [line.split("/")[0] for line in text.getvalue().splitlines()]
-    assert counts == [str(200 * line // LINES) for line in range(1, LINES + 1)]
-    assert len(reads) <= LINES + 1
+    lines = text.getvalue().splitlines()
+    assert [line.split("/")[0] for line in lines] == [str(200 * line // LINES) for line in range(1, LINES + 1)]
+    assert all("best loss 0.0000" in line for line in lines)

@@ -1,17 +1,17 @@
 """A study evaluates each architecture once, whoever dies, and a seed settles which."""
 
 import itertools
-import json
 import statistics
 import warnings
 from time import process_time
 
-import optuna
 import pytest
 
+import nas.journal
 from nas.errors import CheckpointError, SettingError
-from nas.search.limits import Limits
-from nas.search.objectives import objective
+from nas.files import write_all
+from nas.search.objectives import Limits, objective
+from nas.search.proposers import build_proposer
 from nas.search.study import Study
 from nas.settings import ChainSettings
 from nas.space import build_space
@@ -33,8 +33,8 @@ def open_study(folder, sampler="random", trials=None, space=SPACE, limit=None, s
     limits = Limits(space, limit or {}, COSTS)
     objectives = [objective("loss"), objective("flops")]
     definition = {"seed": seed, "search": {"sampler": sampler}} if definition is None else definition
-    more = {"sampler": sampler, "trials": trials, "batch": batch, "seed": seed, "definition": definition}
-    return Study(folder, space, objectives, limits, **more)
+    proposer = build_proposer(sampler, space, limits, seed, objectives)
+    return Study(folder, proposer, objectives, limits, trials=trials, batch=batch, definition=definition)
 
 
 def work(study, most=None):
@@ -51,7 +51,7 @@ def work(study, most=None):
 
 def die(study):
     """What the kernel does for a process that is killed."""
-    study._worker._file.close()
+    study._worker._lock.release()
 
 
 def numbered(study):
@@ -123,17 +123,9 @@ def test_a_search_that_was_killed_while_it_proposed_goes_on_as_if_it_had_not_bee
     work(whole)
     killed = open_study(tmp_path / "killed", sampler, trials=40, space=BIG, batch=8)
     work(killed, most=16)
-    propose, left = killed._propose, [3]
-
-    def dies(architecture):
-        if not left[0]:
-            raise KeyboardInterrupt
-        left[0] -= 1
-        propose(architecture)
-
-    monkeypatch.setattr(killed, "_propose", dies)
-    with pytest.raises(KeyboardInterrupt):
-        work(killed)
+    monkeypatch.setattr(nas.journal, "write_all", lambda file, text: write_all(file, text[: len(text) // 2]))
+    killed.claim()
+    monkeypatch.undo()
     assert len(killed.trials()) % 8
     die(killed)
     again = open_study(tmp_path / "killed", sampler, trials=40, space=BIG, batch=8)
@@ -206,8 +198,8 @@ def test_an_impossible_limit_names_the_smallest_that_can_be_reached(tmp_path):
 def test_two_limits_at_odds_end_the_search(tmp_path):
     costs = {"flops": lambda a: sum(a), "parameters": lambda a: 6 - sum(a)}
     limits = Limits(SPACE, {"flops": 2, "parameters": 2}, costs)
-    more = {"sampler": "tpe", "trials": 5, "batch": 4, "seed": 0, "definition": {}}
-    study = Study(tmp_path, SPACE, [objective("loss")], limits, **more)
+    proposer = build_proposer("tpe", SPACE, limits, 0, [objective("loss")])
+    study = Study(tmp_path, proposer, [objective("loss")], limits, trials=5, batch=4, definition={})
     assert study.claim() == []
     assert study.used_up
     assert study.done()
@@ -218,7 +210,10 @@ def test_a_limit_on_what_is_measured_makes_a_trial_infeasible_and_tells_the_samp
     work(study)
     for trial in study.trials():
         assert trial.feasible == (trial.values["accuracy"] >= 0.5 and trial.values["loss"] <= 0.8)
-        assert study._frozen()[trial.number].constraints == pytest.approx(
+    study._proposer.tell(study.trials())
+    told = [t for t in study._proposer.study.trials if t.state.name == "COMPLETE"]
+    for trial, known in zip(study.trials(), told, strict=True):
+        assert known.constraints == pytest.approx(
             {"accuracy": 0.5 - trial.values["accuracy"], "loss": trial.values["loss"] - 0.8}
         )
     assert any(t.feasible for t in study.trials())
@@ -240,47 +235,10 @@ def test_a_failed_trial_keeps_its_reason_and_is_not_tried_again(tmp_path):
 def test_a_journal_of_another_search_is_refused_with_the_difference(tmp_path):
     work(open_study(tmp_path, trials=4))
     before = (tmp_path / "journal.log").read_bytes()
-    rule = r"is of another search \(search\.sampler: random -> tpe; seed: 0 -> 1\); take another run=NAME"
+    rule = r"was begun with other settings \(search\.sampler: random -> tpe; seed: 0 -> 1\); take another run=NAME"
     with pytest.raises(CheckpointError, match=rule):
         open_study(tmp_path, "tpe", seed=1)
     assert (tmp_path / "journal.log").read_bytes() == before
-
-
-def test_a_journal_of_another_program_is_refused(tmp_path):
-    file = optuna.storages.journal.JournalFileBackend(str(tmp_path / "journal.log"))
-    optuna.create_study(storage=optuna.storages.JournalStorage(file), study_name="theirs")
-    with pytest.raises(CheckpointError, match=r"is of another study \(theirs\)"):
-        open_study(tmp_path)
-
-
-@pytest.mark.parametrize("text", ["no journal\nat all\n", '{"op_code": 0}\n{}\n', "[1]\n", '{"op_code": 99}\n'])
-def test_what_is_no_journal_is_refused_and_left(tmp_path, text):
-    (tmp_path / "journal.log").write_text(text)
-    with pytest.raises(CheckpointError, match=r"journal=.*journal\.log: cannot be read"):
-        open_study(tmp_path)
-    assert (tmp_path / "journal.log").read_text() == text
-
-
-def test_a_line_that_was_not_finished_is_cut_off(tmp_path):
-    study = open_study(tmp_path, trials=8)
-    work(study, most=3)
-    die(study)
-    whole = (tmp_path / "journal.log").read_bytes()
-    (tmp_path / "journal.log").write_bytes(whole + b'{"op_code": 5, "tri')
-    again = open_study(tmp_path, trials=8)
-    assert len(work(again)) == 5
-    lines = (tmp_path / "journal.log").read_bytes()
-    assert lines.startswith(whole)
-    assert all(json.loads(line) for line in lines.splitlines())
-
-
-def test_optuna_can_open_the_journal(tmp_path):
-    work(open_study(tmp_path, "nsga2", trials=9, limit={"loss": 1.0}))
-    file = optuna.storages.journal.JournalFileBackend(str(tmp_path / "journal.log"))
-    study = optuna.load_study(study_name="nas-search", storage=optuna.storages.JournalStorage(file))
-    assert len(study.trials) == 9
-    assert study.best_trials
-    assert study.trials[0].params.keys() == {slot.name for slot in SPACE.slots}
 
 
 @pytest.mark.speed

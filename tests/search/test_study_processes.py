@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from nas.search.limits import Limits
-from nas.search.objectives import objective
+from nas.search.objectives import Limits, objective
+from nas.search.proposers import build_proposer
 from nas.search.study import Study
 from nas.settings import ChainSettings
 from nas.space import build_space
@@ -19,8 +19,8 @@ SPACE = build_space(ChainSettings(widths=[4], depths=[4], strides=[1], candidate
 
 def open_study(folder, sampler):
     limits = Limits(SPACE, {}, {})
-    more = {"sampler": sampler, "trials": 200, "batch": 4, "seed": 0, "definition": {"sampler": sampler}}
-    return Study(folder, SPACE, [objective("loss")], limits, **more)
+    proposer = build_proposer(sampler, SPACE, limits, 0, [objective("loss")])
+    return Study(folder, proposer, [objective("loss")], limits, trials=200, batch=4, definition={})
 
 
 def work(folder, sampler, evaluated):

@@ -17,9 +17,9 @@ from nas.errors import CheckpointError, ScoreError, SettingError, SpaceError
 from nas.search import Evaluator, Search, read_result, search, summary
 from nas.search.measure import Measures
 from nas.search.objectives import objective
+from nas.search.outcome import summarize
 from nas.search.pareto import front
-from nas.search.result import sort_out
-from nas.search.study import Trial
+from nas.search.proposers import Trial
 from nas.settings import (
     CellSettings,
     ChainSettings,
@@ -68,7 +68,7 @@ def test_every_architecture_has_what_the_evaluator_and_the_costs_say(checkpoint,
     begun, found = run(settings(checkpoint, sampler="exhaustive"), tmp_path)
     trained = load_trained(checkpoint)
     alone = {j.architecture: j for a in trained.space.enumerate() for j in Evaluator.of(trained)([a])}
-    flops = PathFlops(trained.space, trained.supernet, begun.subject.picture)
+    flops = PathFlops(trained.space, trained.supernet, begun.target.splits.input_shape)
     assert [t.architecture for t in found.trials] == list(trained.space.enumerate())
     for trial in found.trials:
         judged = alone[trial.architecture]
@@ -79,7 +79,7 @@ def test_every_architecture_has_what_the_evaluator_and_the_costs_say(checkpoint,
 
 def test_the_files_say_the_same(checkpoint, tmp_path):
     begun, _ = run(settings(checkpoint, sampler="exhaustive", limit={"accuracy": 0.3}), tmp_path)
-    space, trials = begun.subject.space, table(tmp_path / "trials.csv")
+    space, trials = begun.target.space, table(tmp_path / "trials.csv")
     assert [row["architecture"] for row in trials] == [space.encode(a) for a in space.enumerate()]
     feasible = [row for row in trials if row["feasible"] == "True"]
     assert feasible == [row for row in trials if float(row["accuracy"]) >= 0.3]
@@ -127,7 +127,7 @@ def test_a_finished_search_reports_again_and_a_copy_of_the_checkpoint_is_the_sam
 def test_another_checkpoint_is_another_search(checkpoint, tmp_path):
     run(settings(checkpoint, trials=2), tmp_path / "run")
     older = min(checkpoint.glob("step_*.pt"))
-    with pytest.raises(CheckpointError, match=r"is of another search \(checkpoint: \w+ -> \w+\)"):
+    with pytest.raises(CheckpointError, match=r"was begun with other settings \(checkpoint: \w+ -> \w+\)"):
         run(settings(older, trials=2), tmp_path / "run")
 
 
@@ -151,7 +151,7 @@ def test_proxies_and_latency_need_no_checkpoint(tmp_path):
     result = read_result(tmp_path)
     assert (result.checkpoint, result.checkpoint_digest, result.data["size"]) == (None, None, 64)
     best = max(found.trials, key=lambda t: t.values["naswot"])
-    assert result.best == begun.subject.space.encode(best.architecture)
+    assert result.best == begun.target.space.encode(best.architecture)
 
 
 def test_accuracy_without_anything_trained_is_refused(tmp_path):
@@ -230,18 +230,18 @@ def test_batchnorm_is_treated_as_in_the_run_unless_told_otherwise(checkpoint, tm
         evaluate = replace(trained.settings.evaluate, recalibrate=own)
         return replace(trained, settings=replace(trained.settings, evaluate=evaluate))
 
-    monkeypatch.setattr("nas.search.subject.load_trained", with_own)
+    monkeypatch.setattr("nas.search.target.load_trained", with_own)
     found, pages = {}, {}
     for asked in (None, True, False):
         how = {"sampler": "exhaustive", "trials": 4, "recalibrate": asked}
         found[asked] = [t.values for t in run(settings(checkpoint, **how), tmp_path / str(asked))[1].trials]
         pages[asked] = (tmp_path / str(asked) / "report.md").read_text()
     assert found[None] == found[own] != found[not own]
-    words = {True: "statistics estimated anew for each", False: "the supernet's running statistics"}
-    assert f"{words[own]} (as the run judges)" in pages[None]
+    words = {True: "statistics estimated for each", False: "the supernet's running statistics"}
+    assert f"{words[own]} (as the run evaluates)" in pages[None]
     for asked in (True, False):
         assert f"{words[asked]} (search.recalibrate={str(asked).lower()})" in pages[asked]
-    note = "nas-export writes the BatchNorm statistics that the run judges with"
+    note = "nas-export writes the BatchNorm statistics that the run evaluates with"
     assert [note in pages[asked] for asked in (None, own, not own)] == [False, False, True]
 
 
@@ -256,13 +256,11 @@ def test_too_few_pictures_for_the_proxies_are_refused(tmp_path):
     space = ChainSettings(widths=[4], depths=[1], strides=[1])
     with pytest.raises(SettingError, match=r"search\.proxy_images=1: must be at least 2"):
         untrained(space, objectives=["naswot"], proxy_images=1)
-    rule = (
-        r"search\.proxy_images=64: 2 batches are needed, and there are (\d+) training pictures; write .*=(\d+) or less"
-    )
+    rule = r"search\.proxy_images=64: 2 such batches need 128 training images; there are \d+; write .*=(\d+) or less"
     with pytest.raises(SettingError, match=rule) as refused:
         Search(untrained(space, objectives=["naswot"], proxy_images=64), tmp_path)
     most = int(str(refused.value).split("proxy_images=")[2].split()[0])
-    batches = Search(untrained(space, objectives=["naswot"], proxy_images=most), tmp_path).subject.proxy_batches(most)
+    batches = Search(untrained(space, objectives=["naswot"], proxy_images=most), tmp_path).measures._batches
     assert [len(x) for x, _ in batches] == [most, most]
 
 
@@ -286,9 +284,9 @@ def test_widths_that_nobody_has_told_are_found_with_and_without_a_checkpoint(tmp
 
 def test_a_column_that_is_left_out_is_said_to_be(tmp_path):
     space = CustomSettings(factory="support.chains:SharingNet")
-    begun, found = run(untrained(space, objectives=["naswot"], trials=2), tmp_path)
+    _, found = run(untrained(space, objectives=["naswot"], trials=2), tmp_path)
     assert "parameters" not in found.trials[0].values
-    (line,) = [line for line in summary(begun, found) if line.startswith("parameters")]
+    (line,) = [line for line in summary(found) if line.startswith("parameters")]
     assert line.startswith("parameters are left out: slot")
     assert "shares parameters with slot" in line
     assert line in (tmp_path / "report.md").read_text()
@@ -313,5 +311,8 @@ def test_the_best_one_is_the_first_objective_or_what_is_asked_for():
     objectives = [objective(name) for name in ("loss", "synflow", "flops")]
     trials = [trial(0, 0.1, 1.0, 9.0), trial(1, 0.2, 3.0, 8.0), trial(2, 0.3, 2.0, 7.0), trial(3, 0.4, 4.0, 6.0)]
     broken = replace(trial(4, 0.0, 9.0, 1.0), feasible=False)
-    best = {by: sort_out(objectives, [*trials, broken], by).best.number for by in ("", "synflow", "flops", "rank_sum")}
+    best = {
+        by: summarize(None, objectives, [*trials, broken], by).best.number
+        for by in ("", "synflow", "flops", "rank_sum")
+    }
     assert best == {"": 0, "synflow": 3, "flops": 3, "rank_sum": 1}  # ranks 4+1, 3+3, 2+2, 1+4: flops is no quality

@@ -34,7 +34,7 @@ from nas.data.folder import load_folder
 from nas.errors import NasError
 from nas.export import export, load
 from nas.score.truth import load_truth
-from nas.search.result import SearchResult, read_result
+from nas.search.outcome import SearchResult, read_result
 from nas.settings import (
     CellSettings,
     ChainSettings,

@@ -1,4 +1,4 @@
-"""What is searched: a trained supernet, or a space whose networks are looked at before any training."""
+"""What a search looks through: the subnetworks of a trained supernet, or a space whose networks are untrained."""
 
 from __future__ import annotations
 
@@ -7,29 +7,25 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from nas.data import Batch, Splits, load_splits, ordered
+from nas.data import Splits, load_splits
 from nas.errors import CheckpointError, require
 from nas.files import sha256_of
-from nas.seeds import generator
 from nas.settings import DataSettings, DigitsSettings, SearchRunSettings, SpaceSettings
 from nas.settings.compare import differences
 from nas.space import SearchSpace, build_space, check_supernet, show_widths
 from nas.train import Trained, load_trained
 
-PROXY_BATCHES = 2
-"""The first is what all proxies see; ``zico`` needs the spread over several."""
-
 
 @dataclass(frozen=True, eq=False)
-class Subject:
-    """The space, its pictures, and the weights where there are trained ones.
+class SearchTarget:
+    """The space, its images, and a trained supernet if there is one.
 
     Attributes:
-        trained: None without a checkpoint.
-        digest: SHA-256 of the checkpoint; what it is, wherever it lies.
+        seed: of the search; the initial weights of untrained networks depend on it.
+        trained: the supernet of the checkpoint; None without a checkpoint.
+        digest: SHA-256 of the checkpoint, which identifies it wherever it lies.
     """
 
     space: SearchSpace
@@ -41,13 +37,13 @@ class Subject:
     digest: str | None = None
 
     @classmethod
-    def of(cls, settings: SearchRunSettings, progress: bool = False) -> Subject:
-        """What the settings name.
+    def of(cls, settings: SearchRunSettings, progress: bool = False) -> SearchTarget:
+        """Load what the settings name.
 
         Raises:
             SettingError: they name neither a checkpoint nor a space.
-            CheckpointError: the checkpoint cannot be used, or is of another space or other data than were named.
-            NasError: the pictures or the network cannot be had.
+            CheckpointError: the checkpoint cannot be used, or the settings name another space or other data.
+            NasError: the images or the network cannot be had.
         """
         if settings.checkpoint:
             return cls._of_checkpoint(settings, progress)
@@ -60,7 +56,7 @@ class Subject:
         return cls(space, settings.space, data, splits, settings.seed)
 
     @classmethod
-    def _of_checkpoint(cls, settings: SearchRunSettings, progress: bool) -> Subject:
+    def _of_checkpoint(cls, settings: SearchRunSettings, progress: bool) -> SearchTarget:
         factory = settings.factory or getattr(settings.space, "factory", "")
         trained = load_trained(settings.checkpoint, progress, factory)
         own = trained.settings
@@ -78,52 +74,29 @@ class Subject:
     def fresh(self) -> nn.Module:
         """The supernet with initial weights, for proxies."""
         supernet = self.space.supernet(self.seed).eval()
-        show_widths(supernet, self.picture)
+        show_widths(supernet, self.splits.input_shape)
         return supernet
 
     @property
     def supernet(self) -> nn.Module:
-        """The trained one where there is one."""
+        """The trained supernet if there is one, else the fresh one."""
         return self.fresh if self.trained is None else self.trained.supernet
 
     @property
-    def picture(self) -> tuple[int, int, int]:
-        """``(C, H, W)`` of one input."""
-        return self.splits.input_shape
-
-    def proxy_batches(self, images: int) -> list[Batch]:
-        """Normalised training batches of ``images`` each, drawn by the seed.
-
-        Raises:
-            SettingError: there are too few pictures.
-        """
-        train = self.splits.train
-        rule = f"{PROXY_BATCHES} batches are needed, and there are {len(train)} training pictures"
-        remedy = f"write search.proxy_images={len(train) // PROXY_BATCHES} or less"
-        require(PROXY_BATCHES * images <= len(train), "search.proxy_images", images, rule, remedy)
-        order = torch.randperm(len(train), generator=generator(self.seed, "proxies"))
-        chosen = train.subset(order[: PROXY_BATCHES * images])
-        return list(ordered(chosen, self.splits.mean, self.splits.std, images, "cpu"))
+    def checkpoint(self) -> Path | None:
+        """The absolute path of the checkpoint, for commands that run in another folder."""
+        return None if self.trained is None else self.trained.path.resolve()
 
     def recalibrates(self, asked: bool | None) -> bool:
-        """Whether BatchNorm statistics are estimated anew for each subnetwork: as asked, or as the run judges."""
+        """Whether BatchNorm statistics are estimated for each subnetwork: as asked, or as the training run does."""
         if asked is not None or self.trained is None:
             return asked is not False
         return self.trained.settings.evaluate.recalibrate
 
     def definition(self) -> dict[str, Any]:
-        """What tells it from another one, as plain data."""
+        """What distinguishes this target from others, as plain data."""
         slots = [f"{slot.name}: {', '.join(slot.choices)}" for slot in self.space.slots]
         if self.trained is not None:
             return {"checkpoint": self.digest, "space": self.space.name, "slots": slots}
-        return {
-            "checkpoint": None,
-            "space": asdict(self.space_settings),
-            "data": asdict(self.data_settings),
-            "slots": slots,
-        }
-
-
-def checkpoint_path(subject: Subject) -> Path | None:
-    """Where the checkpoint lies, whole, whatever folder somebody else is in."""
-    return None if subject.trained is None else subject.trained.path.resolve()
+        space, data = asdict(self.space_settings), asdict(self.data_settings)
+        return {"checkpoint": None, "space": space, "data": data, "slots": slots}

@@ -1,0 +1,127 @@
+"""Which architecture to evaluate next.
+
+A proposal is a function of the seed, its number and the trials before its batch, and of nothing else. So a search that
+was killed goes on with the architectures that it would have evaluated anyway.
+"""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass, field
+from typing import Any
+
+from nas.search.objectives import Limits, Objective, cheapest
+from nas.seeds import derive, generator
+from nas.space import Architecture, SearchSpace
+
+DRAWS = 1000
+"""Rejected draws after which the nearest allowed architecture is taken."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One architecture of a study.
+
+    Attributes:
+        number: counted from 0, in the order of the proposals.
+        values: everything that was found, objectives and others; empty while it is not finished, or where it failed.
+        feasible: it was evaluated and keeps all limits.
+        finished: it was evaluated, or failed.
+        seconds: that its evaluation took.
+        failed: why it has no values.
+        notes: what its proposer wants back with it.
+    """
+
+    number: int
+    architecture: Architecture
+    values: dict[str, float] = field(default_factory=dict)
+    feasible: bool = False
+    finished: bool = False
+    seconds: float = 0.0
+    failed: str = ""
+    notes: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+class Proposer(ABC):
+    """Proposes architectures within the limits, none of them twice.
+
+    Args:
+        space: one open branch a slot.
+        limits: that each proposal keeps, as far as costs can tell.
+        seed: of the proposals.
+    """
+
+    def __init__(self, space: SearchSpace, limits: Limits, seed: int) -> None:
+        self.space, self.limits, self.seed = space, limits, seed
+
+    @abstractmethod
+    def ask(self, number: int, taken: Set[Architecture]) -> Trial | None:
+        """Trial ``number``, whose architecture is not in ``taken``; None if no architecture is left."""
+
+    def tell(self, trials: Sequence[Trial]) -> None:  # noqa: B027 (random and exhaustive have nothing to learn)
+        """Learn from all trials so far, finished or not, by number. Called before each batch."""
+
+    def nearest(self, number: int, wanted: Architecture, taken: Set[Architecture]) -> Architecture | None:
+        """An allowed architecture that differs from ``wanted`` in about as few slots as possible."""
+        rng = random.Random(derive(self.seed, "nearest", number))
+        repaired = self.limits.repaired(wanted, rng)  # the cheapest one is tried as well, for limits at odds
+        for start in (repaired, cheapest(self.space, self.limits.burden)):
+            if start is not None and self.limits.within(start):
+                found = next((a for a in self._outward(start, rng) if a not in taken), None)
+                if found is not None:
+                    return found
+        return None
+
+    def _outward(self, start: Architecture, rng: random.Random) -> Iterator[Architecture]:
+        """Allowed architectures in the order of the steps from ``start``, each step within the limits.
+
+        With one limit these are all: from any architecture, slots can take their cheapest choices one by one.
+        """
+        ring, seen = [start], {start}
+        while ring:
+            yield from ring
+            further = []
+            for architecture in ring:
+                for other in self.space.neighbors(architecture):
+                    if other not in seen and self.limits.within(other):
+                        seen.add(other)
+                        further.append(other)
+            rng.shuffle(further)
+            ring = further
+
+
+class RandomProposer(Proposer):
+    """Draws each allowed architecture that is left with the same probability."""
+
+    def ask(self, number: int, taken: Set[Architecture]) -> Trial | None:
+        draws = self.space.sample_many(DRAWS, generator(self.seed, "search", number))
+        found = next((a for a in draws if a not in taken and self.limits.within(a)), None)
+        found = found or self.nearest(number, draws[-1], taken)
+        return None if found is None else Trial(number, found)
+
+
+class ExhaustiveProposer(Proposer):
+    """Proposes all architectures, in lexicographic order."""
+
+    def __init__(self, space: SearchSpace, limits: Limits, seed: int) -> None:
+        super().__init__(space, limits, seed)
+        self._rest = space.enumerate()
+
+    def ask(self, number: int, taken: Set[Architecture]) -> Trial | None:
+        found = next((a for a in self._rest if a not in taken and self.limits.within(a)), None)
+        return None if found is None else Trial(number, found)
+
+
+def build_proposer(
+    name: str, space: SearchSpace, limits: Limits, seed: int, objectives: Sequence[Objective]
+) -> Proposer:
+    """The proposer of a ``search.sampler``: ``random``, ``exhaustive``, ``tpe`` or ``nsga2``."""
+    if name == "random":
+        return RandomProposer(space, limits, seed)
+    if name == "exhaustive":
+        return ExhaustiveProposer(space, limits, seed)
+    from nas.search.optuna_proposer import OptunaProposer  # importing Optuna takes a second
+
+    return OptunaProposer(name, space, limits, seed, objectives)
