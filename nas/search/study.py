@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 from filelock import FileLock, Timeout
 
 from nas.journal import Journal
-from nas.search.objectives import Limits, Objective
+from nas.search.objectives import Limits, Objective, points
 from nas.search.proposers import Proposer, Trial
 from nas.space import SearchSpace
 
@@ -146,7 +146,9 @@ class Study:
         elif "worker" in entry:
             self._workers[number] = UUID(entry["worker"]).hex
         else:
-            values, failed, seconds = entry.get("values", {}), entry.get("failed", ""), entry["seconds"]
+            values, failed, seconds = entry.get("values", {}), entry.get("failed", ""), float(entry["seconds"])
+            if not failed:
+                points(self.objectives, [values])  # all of them are there
             feasible = not failed and all(v <= 0 for v in self.limits.violations(values).values())
             found = {"values": values, "failed": failed, "seconds": seconds, "feasible": feasible}
             self._finished += not self._trials[number].finished

@@ -1,11 +1,13 @@
 """A study evaluates each architecture once, whoever dies, and a seed settles which."""
 
-import itertools
+import json
 import statistics
 import warnings
 from time import process_time
+from zlib import crc32
 
 import pytest
+from support.processes import FORK, TIMEOUT_S
 
 import nas.journal
 from nas.errors import CheckpointError, SettingError
@@ -16,11 +18,13 @@ from nas.search.study import Study
 from nas.settings import ChainSettings
 from nas.space import build_space
 
-SPACE = build_space(ChainSettings(widths=[4], depths=[3], strides=[1], candidates=["skip", "conv1", "conv3"]))
+CHAIN = {"widths": [4], "strides": [1], "candidates": ["skip", "conv1", "conv3"]}
+SPACE = build_space(ChainSettings(depths=[3], **CHAIN))
 """27 architectures."""
-BIG = build_space(ChainSettings(widths=[4], depths=[8], strides=[1], candidates=["skip", "conv1", "conv3"]))
+BIG = build_space(ChainSettings(depths=[8], **CHAIN))
 COSTS = {"flops": lambda architecture: 100 + 10 * sum(architecture)}
-SAMPLERS = ["random", "tpe", "nsga2", "exhaustive"]
+LEARNING = ["tpe", "nsga2"]
+SAMPLERS = ["random", *LEARNING, "exhaustive"]
 
 
 def values_of(architecture):
@@ -29,12 +33,11 @@ def values_of(architecture):
     return {"loss": loss, "flops": float(COSTS["flops"](architecture)), "accuracy": 1 / (1 + loss)}
 
 
-def open_study(folder, sampler="random", trials=None, space=SPACE, limit=None, seed=0, batch=4, definition=None):
-    limits = Limits(space, limit or {}, COSTS)
-    objectives = [objective("loss"), objective("flops")]
-    definition = {"seed": seed, "search": {"sampler": sampler}} if definition is None else definition
+def open_study(folder, sampler="random", trials=None, space=SPACE, limit=None, seed=0, batch=4, costs=COSTS):
+    limits, objectives = Limits(space, limit or {}, costs), [objective("loss"), objective("flops")]
     proposer = build_proposer(sampler, space, limits, seed, objectives)
-    return Study(folder, proposer, objectives, limits, trials=trials, batch=batch, definition=definition)
+    more = {"trials": trials, "batch": batch, "definition": {"seed": seed, "sampler": sampler}}
+    return Study(folder, proposer, objectives, limits, **more)
 
 
 def work(study, most=None):
@@ -58,32 +61,28 @@ def numbered(study):
     return [(t.number, t.architecture, t.values) for t in study.trials()]
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_each_architecture_is_evaluated_once_and_a_space_that_is_used_up_ends_the_search(tmp_path, sampler):
-    study = open_study(tmp_path, sampler, trials=None if sampler == "exhaustive" else 1000)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        done = work(study)
-    assert sorted(done) == list(SPACE.enumerate())
-    assert study.used_up
-    assert [t.architecture for t in study.trials()] == list(dict.fromkeys(t.architecture for t in study.trials()))
+def test_each_architecture_is_evaluated_once_until_none_is_left(tmp_path):
+    for sampler in SAMPLERS:
+        study = open_study(tmp_path / sampler, sampler, trials=None if sampler == "exhaustive" else 1000)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            done = work(study)
+        assert sorted(done) == list(SPACE.enumerate()), sampler
+        assert study.used_up
+        assert sorted(t.architecture for t in study.trials()) == list(SPACE.enumerate()), sampler
+    assert [t.architecture for t in study.trials()] == list(SPACE.enumerate())  # exhaustive is in order
 
 
-def test_exhaustive_is_lexicographic(tmp_path):
-    study = open_study(tmp_path, "exhaustive", trials=10)
-    work(study)
-    assert [t.architecture for t in study.trials()] == list(itertools.islice(SPACE.enumerate(), 10))
+def test_as_many_trials_are_made_as_asked_for_also_later(tmp_path):
+    for sampler in SAMPLERS:
+        for trials, more in ((6, 6), (11, 5)):
+            study = open_study(tmp_path / sampler, sampler, trials)
+            assert len(work(study)) == more, sampler
+            assert not study.used_up
+            assert study.finished() == len({t.architecture for t in study.trials()}) == trials, sampler
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_the_number_of_trials_is_what_was_asked_for(tmp_path, sampler):
-    study = open_study(tmp_path, sampler, trials=10)
-    assert len(work(study)) == 10
-    assert not study.used_up
-    assert study.finished() == len(study.trials()) == 10
-
-
-@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])
+@pytest.mark.parametrize("sampler", SAMPLERS[:3])
 def test_a_seed_settles_the_trials(tmp_path, sampler):
     found = []
     for folder, seed in (("a", 1), ("b", 1), ("c", 2)):
@@ -93,7 +92,7 @@ def test_a_seed_settles_the_trials(tmp_path, sampler):
     assert found[0] == found[1] != found[2]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+@pytest.mark.parametrize("sampler", LEARNING)
 def test_a_sampler_learns_from_the_trials(tmp_path, sampler):
     study = open_study(tmp_path, sampler, trials=160, space=BIG, batch=16)
     work(study)
@@ -102,38 +101,27 @@ def test_a_sampler_learns_from_the_trials(tmp_path, sampler):
     assert statistics.mean(slopes[96:]) > statistics.mean(slopes[:16]) + 2
 
 
-@pytest.mark.parametrize("after", [0, 1, 29, 34])
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_search_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path, sampler, after):
+def test_a_killed_search_goes_on_as_if_undisturbed(tmp_path, sampler, monkeypatch):
     whole = open_study(tmp_path / "whole", sampler, trials=40, space=BIG)
     work(whole)
-    killed = open_study(tmp_path / "killed", sampler, trials=40, space=BIG)
-    first = work(killed, most=after)
-    die(killed)
-    again = open_study(tmp_path / "killed", sampler, trials=40, space=BIG)
-    second = work(again)
-    assert numbered(again) == numbered(whole)
-    assert len(first) + len(second) == 40
-    assert not {*first} & {*second}
+    for after in (0, 1, 34, "in a batch of proposals"):
+        killed = open_study(tmp_path / str(after), sampler, trials=40, space=BIG)
+        first = work(killed, most=after if isinstance(after, int) else 32)
+        if not isinstance(after, int):
+            monkeypatch.setattr(nas.journal, "write_all", lambda file, text: write_all(file, text[: len(text) // 2]))
+            killed.claim()
+            monkeypatch.undo()
+            assert len(killed.trials()) % 4
+        die(killed)
+        again = open_study(tmp_path / str(after), sampler, trials=40, space=BIG)
+        second = work(again)
+        assert numbered(again) == numbered(whole), after
+        assert len(first) + len(second) == 40, after
+        assert not {*first} & {*second}, after
 
 
-@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])
-def test_a_search_that_was_killed_while_it_proposed_goes_on_as_if_it_had_not_been(tmp_path, sampler, monkeypatch):
-    whole = open_study(tmp_path / "whole", sampler, trials=40, space=BIG, batch=8)
-    work(whole)
-    killed = open_study(tmp_path / "killed", sampler, trials=40, space=BIG, batch=8)
-    work(killed, most=16)
-    monkeypatch.setattr(nas.journal, "write_all", lambda file, text: write_all(file, text[: len(text) // 2]))
-    killed.claim()
-    monkeypatch.undo()
-    assert len(killed.trials()) % 8
-    die(killed)
-    again = open_study(tmp_path / "killed", sampler, trials=40, space=BIG, batch=8)
-    work(again)
-    assert numbered(again) == numbered(whole)
-
-
-def test_what_a_living_worker_has_claimed_is_left_to_it_and_taken_over_when_it_dies(tmp_path):
+def test_a_workers_claims_are_its_own_until_it_dies(tmp_path):
     first, second = open_study(tmp_path, trials=8), open_study(tmp_path, trials=8)
     mine, others = first.claim(), second.claim()
     assert not {t.architecture for t in mine} & {t.architecture for t in others}
@@ -142,21 +130,14 @@ def test_what_a_living_worker_has_claimed_is_left_to_it_and_taken_over_when_it_d
     assert second.claim() == []
     assert not second.done()
     first.tell(mine[0], values_of(mine[0].architecture), 0.1)
+    assert first.claim() == mine[1:]  # what it has left it may claim again
     die(first)
     assert second.claim() == mine[1:]
-    assert second.claim() == mine[1:]
+    assert len(work(second)) == 3
+    assert second.done()
 
 
-def test_what_a_worker_has_claimed_and_left_is_its_own_to_claim_again(tmp_path):
-    study = open_study(tmp_path, trials=8)
-    first = study.claim()
-    study.tell(first[0], values_of(first[0].architecture), 0.1)
-    assert study.claim()[:3] == first[1:]
-    assert len(work(study)) == 7
-    assert study.done()
-
-
-def test_a_worker_that_said_goodbye_leaves_its_claims(tmp_path):
+def test_a_worker_that_leaves_gives_up_its_claims(tmp_path):
     first, second = open_study(tmp_path, trials=4), open_study(tmp_path, trials=4)
     mine = first.claim()
     first.close()
@@ -165,62 +146,73 @@ def test_a_worker_that_said_goodbye_leaves_its_claims(tmp_path):
     assert not list((tmp_path / "workers").iterdir())
 
 
-def test_more_trials_may_be_asked_for_later(tmp_path):
-    work(open_study(tmp_path, "tpe", trials=6))
-    study = open_study(tmp_path, "tpe", trials=11)
-    assert len(work(study)) == 5
-    assert len({t.architecture for t in study.trials()}) == 11
+def test_two_processes_evaluate_each_architecture_once(tmp_path):
+    def share(sampler, folder, together):
+        study = open_study(folder, sampler, trials=1000)
+        together.wait(TIMEOUT_S)
+        done = work(study)
+        study.close()
+        (folder / f"done-{len(done)}-{study._worker.name}").write_text(json.dumps(done))
+
+    for sampler in ("exhaustive", "tpe"):
+        folder, together = tmp_path / sampler, FORK.Barrier(2)
+        processes = [FORK.Process(target=share, args=(sampler, folder, together)) for _ in range(2)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(TIMEOUT_S)
+            assert process.exitcode == 0
+        done = [tuple(a) for path in folder.glob("done-*") for a in json.loads(path.read_text())]
+        assert sorted(done) == list(SPACE.enumerate()), sampler
+        trials = open_study(folder, sampler).trials()
+        assert [t.number for t in trials] == list(range(27)), sampler
+        assert all(t.feasible and t.values == values_of(t.architecture) for t in trials), sampler
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("bound", [100, 110, 130])
-def test_what_a_limit_on_a_cost_forbids_is_never_proposed(tmp_path, sampler, bound):
-    study = open_study(tmp_path, sampler, trials=1000 if sampler != "exhaustive" else None, limit={"flops": bound})
-    allowed = [a for a in SPACE.enumerate() if COSTS["flops"](a) <= bound]
-    assert sorted(work(study)) == allowed
-    assert study.used_up
+def test_what_a_limit_on_a_cost_forbids_is_never_proposed(tmp_path, sampler):
+    for bound in (100, 110, 130):
+        study = open_study(tmp_path / str(bound), sampler, 1000, limit={"flops": bound})
+        assert sorted(work(study)) == [a for a in SPACE.enumerate() if COSTS["flops"](a) <= bound], bound
+        assert study.used_up
 
 
-def test_a_draw_within_a_limit_is_uniform(tmp_path):
-    allowed = [a for a in SPACE.enumerate() if COSTS["flops"](a) <= 120]
-    firsts = [open_study(tmp_path / str(i), trials=1, seed=i, limit={"flops": 120}).claim()[0] for i in range(200)]
-    counts = [sum(t.architecture == a for t in firsts) for a in allowed]
+def test_a_draw_within_a_limit_is_uniform():
+    limits = Limits(SPACE, {"flops": 120}, COSTS)
+    draws = [build_proposer("random", SPACE, limits, seed, []).ask(0, set()).architecture for seed in range(200)]
+    counts = [draws.count(a) for a in SPACE.enumerate() if limits.within(a)]
     assert sum(counts) == 200
     assert sum((n - 20) ** 2 / 20 for n in counts) < 28  # chi-square, 9 degrees of freedom, 1 in 1000
 
 
-def test_an_impossible_limit_names_the_smallest_that_can_be_reached(tmp_path):
+def test_an_impossible_limit_names_the_smallest_possible():
     rule = r"search\.limit\.flops=99: no architecture .* is that small; the smallest has 100; allow at least 100"
     with pytest.raises(SettingError, match=rule):
-        open_study(tmp_path, limit={"flops": 99})
+        Limits(SPACE, {"flops": 99}, COSTS)
 
 
 def test_two_limits_at_odds_end_the_search(tmp_path):
     costs = {"flops": lambda a: sum(a), "parameters": lambda a: 6 - sum(a)}
-    limits = Limits(SPACE, {"flops": 2, "parameters": 2}, costs)
-    proposer = build_proposer("tpe", SPACE, limits, 0, [objective("loss")])
-    study = Study(tmp_path, proposer, [objective("loss")], limits, trials=5, batch=4, definition={})
+    study = open_study(tmp_path, "tpe", 5, limit={"flops": 2, "parameters": 2}, costs=costs)
     assert study.claim() == []
     assert study.used_up
     assert study.done()
 
 
-def test_a_limit_on_what_is_measured_makes_a_trial_infeasible_and_tells_the_sampler(tmp_path):
+def test_a_broken_limit_makes_a_trial_infeasible_and_reaches_the_sampler(tmp_path):
     study = open_study(tmp_path, "nsga2", trials=27, limit={"accuracy": 0.5, "loss": 0.8})
     work(study)
     for trial in study.trials():
         assert trial.feasible == (trial.values["accuracy"] >= 0.5 and trial.values["loss"] <= 0.8)
+    assert 0 < sum(t.feasible for t in study.trials()) < 27
     study._proposer.tell(study.trials())
     told = [t for t in study._proposer.study.trials if t.state.name == "COMPLETE"]
     for trial, known in zip(study.trials(), told, strict=True):
-        assert known.constraints == pytest.approx(
-            {"accuracy": 0.5 - trial.values["accuracy"], "loss": trial.values["loss"] - 0.8}
-        )
-    assert any(t.feasible for t in study.trials())
-    assert not all(t.feasible for t in study.trials())
+        violations = {"accuracy": 0.5 - trial.values["accuracy"], "loss": trial.values["loss"] - 0.8}
+        assert known.constraints == pytest.approx(violations)
 
 
-def test_a_failed_trial_keeps_its_reason_and_is_not_tried_again(tmp_path):
+def test_a_failed_trial_keeps_its_reason_and_is_not_repeated(tmp_path):
     study = open_study(tmp_path, "tpe", trials=27)
     while claimed := study.claim():
         for trial in claimed:
@@ -232,13 +224,34 @@ def test_a_failed_trial_keeps_its_reason_and_is_not_tried_again(tmp_path):
     assert all(reason == ("loss is nan" if a[0] == 1 else "") for a, reason in reasons.items())
 
 
-def test_a_journal_of_another_search_is_refused_with_the_difference(tmp_path):
-    work(open_study(tmp_path, trials=4))
+def test_the_journal_of_another_search_is_refused(tmp_path):
+    first, late = open_study(tmp_path, "tpe", 8), open_study(tmp_path, "tpe", 8, seed=1)  # before there is a line
+    first.claim()
     before = (tmp_path / "journal.log").read_bytes()
-    rule = r"was begun with other settings \(search\.sampler: random -> tpe; seed: 0 -> 1\); take another run=NAME"
-    with pytest.raises(CheckpointError, match=rule):
-        open_study(tmp_path, "tpe", seed=1)
+    for use in (late.claim, lambda: open_study(tmp_path, "tpe", 8, seed=1)):
+        with pytest.raises(CheckpointError, match=r"was begun with other settings \(seed: 0 -> 1\)"):
+            use()
     assert (tmp_path / "journal.log").read_bytes() == before
+
+
+def test_a_journal_that_makes_no_sense_is_refused(tmp_path):
+    study = open_study(tmp_path, trials=1)
+    work(study)
+    whole = (tmp_path / "journal.log").read_text()
+    worker = "0" * 32
+    for wrong in (
+        {"trial": 3, "worker": worker, "architecture": "0-0-0"},
+        {"trial": 1, "worker": "../../elsewhere", "architecture": "0-0-0"},
+        {"trial": 1, "worker": worker, "architecture": "0-0-9"},
+        {"trial": 7, "seconds": 1.0, "values": {}},
+        {"trial": 0, "seconds": 1.0, "values": 3, "failed": []},
+        {"trial": 0, "values": {"loss": 1.0}},
+        {"trial": None},
+    ):
+        line = {**wrong, "crc32": crc32(json.dumps(wrong).encode())}
+        (tmp_path / "journal.log").write_text(whole + json.dumps(line) + "\n")
+        with pytest.raises(CheckpointError, match=r"journal\.log: cannot be read: line 4 is damaged"):
+            open_study(tmp_path, trials=1)
 
 
 @pytest.mark.speed
