@@ -190,12 +190,12 @@ def begin(threads: int, parent: int) -> None:
 def train_one(task: tuple[TrainRunSettings, str, int]) -> tuple[str, int, float | str]:
     """One training; the test accuracy, 0 to 1, or why there is none."""
     from nas.errors import NasError
-    from nas.train.alone import train_alone
+    from nas.train.scratch import train_from_scratch
 
     settings, text, seed = task
     try:
         space, splits = parts(settings, seed)
-        return text, seed, train_alone(replace(settings, seed=seed), space, splits, space.decode(text)).accuracy
+        return text, seed, train_from_scratch(replace(settings, seed=seed), space, splits, space.decode(text)).accuracy
     except NasError as error:  # as text: it would not survive the way to the other process
         return text, seed, str(error)
 

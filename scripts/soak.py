@@ -154,7 +154,7 @@ def train_marked(folder: Path, phase: Any) -> None:
     from nas.train import Run, checkpoint
 
     _mark(nas.train.loop, "train_step", phase, "step", "step")
-    _mark(Run, "evaluate", phase, "evaluation", "step")
+    _mark(Run, "validate", phase, "evaluation", "step")
     _mark(checkpoint, "save", phase, "checkpoint write", "step")
     _mark(nas.train, "make_report", phase, "report", "end")
     train(folder)

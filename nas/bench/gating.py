@@ -28,7 +28,7 @@ from nas.settings import (
 )
 from nas.space import Architecture, SearchSpace, build_space
 from nas.space.two_branch import branch
-from nas.train import GatedOptimizer, GateTeacher, Loss, Run, fit, train_step
+from nas.train import GatedOptimizer, GateTrainer, Loss, Run, fit, train_step
 
 STANDALONE = "stand-alone step"
 # The weights must not move: as a network learns its one batch by heart, its activations thin out and its step gets
@@ -73,7 +73,7 @@ def learned_steps(space: SearchSpace, x: Tensor, y: Tensor) -> tuple[Call, Call]
     """A step of the weights on a learned gate's path, and a step of its logits."""
     supernet, number = space.supernet(), iter(range(10**9))
     gate = LearnedGate(space, 0, LearnedGateSettings(), total_steps=1000)
-    optimizer, teacher = GatedOptimizer(supernet, SGD), GateTeacher(supernet, Loss())
+    optimizer, teacher = GatedOptimizer(supernet, SGD), GateTrainer(supernet, Loss())
 
     def weights() -> object:
         return train_step(supernet, optimizer, Loss(), x, y, gate.paths(next(number)), SGD.lr)
@@ -198,12 +198,12 @@ def data_path(rounds: int) -> Ratio:
 
 
 class _TrainingOnly(Run):
-    """A run that neither judges nor saves: what remains is the loop."""
+    """A run that neither evaluates nor saves: what remains is the loop."""
 
-    def evaluate(self) -> None:
+    def validate(self) -> None:
         pass
 
-    def save(self, to_be_judged: bool = False) -> None:
+    def save(self, to_be_evaluated: bool = False) -> None:
         pass
 
 

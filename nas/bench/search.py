@@ -20,7 +20,7 @@ from nas.score import score
 from nas.search import Evaluator, Search, search
 from nas.settings import ChainSettings, SearchRunSettings, SearchSettings, SyntheticSettings
 from nas.space import build_space
-from nas.train import judge
+from nas.train import evaluate
 
 GRADIENT_PROXIES = ("ntk_condition", "jacob_cov", "synflow", "snip", "grasp", "grad_norm", "fisher", "zico")
 SAMPLERS = ("random", "tpe", "nsga2", "exhaustive")
@@ -81,7 +81,7 @@ def evaluation(pictures: int) -> Calls:
     def together() -> object:
         return list(Evaluator(supernet, space, judged, calibration)(everything))
 
-    return {APART: lambda: judge(supernet, everything, judged, calibration), TOGETHER: together}
+    return {APART: lambda: evaluate(supernet, everything, judged, calibration), TOGETHER: together}
 
 
 def proxies(names: Sequence[str], pictures: int) -> Calls:

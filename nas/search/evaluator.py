@@ -15,11 +15,11 @@ from nas.nn import indices_of
 from nas.search.finetune import Finetune
 from nas.search.prefix import PrefixWalk
 from nas.space import Architecture, Chained, SearchSpace
-from nas.train import Judgement, Trained, judge
+from nas.train import EvalResult, Trained, evaluate
 
 
 class Evaluator:
-    """Accuracy and loss of subnetworks, each what :func:`nas.train.judge` finds for it alone.
+    """Accuracy and loss of subnetworks, each what :func:`nas.train.evaluate` finds for it alone.
 
     Where the supernet is :class:`~nas.space.Chained`, subnetworks that begin alike share that work, calibration of
     BatchNorm included; on one thread the results are the same bit for bit. So it pays to ask for many at once, or
@@ -108,7 +108,7 @@ class Evaluator:
         """Slots that have been run over all pictures so far, calibration and judging together counted as one."""
         return self._evaluated_alone if self._walk is None else self._walk.block_evaluations
 
-    def __call__(self, architectures: Iterable[Architecture]) -> Iterator[Judgement]:
+    def __call__(self, architectures: Iterable[Architecture]) -> Iterator[EvalResult]:
         """Judge each distinct architecture once; each is given as soon as it is judged, in lexicographic order.
 
         Raises:
@@ -120,17 +120,17 @@ class Evaluator:
             return map(self._alone, order)
         return map(self._shared, self._walk.logits(order))
 
-    def _shared(self, found: tuple[Architecture, list[Tensor]]) -> Judgement:
+    def _shared(self, found: tuple[Architecture, list[Tensor]]) -> EvalResult:
         return self._finite(judgement(*found, self._batches))
 
-    def _alone(self, architecture: Architecture) -> Judgement:
+    def _alone(self, architecture: Architecture) -> EvalResult:
         model = self._model
         if self.finetune is not None:
             model = self.finetune(model, architecture, self._precision)
         self._evaluated_alone += len(architecture)
-        return self._finite(judge(model, [architecture], self._batches, self._calibration, None, self._precision)[0])
+        return self._finite(evaluate(model, [architecture], self._batches, self._calibration, None, self._precision)[0])
 
-    def _finite(self, found: Judgement) -> Judgement:
+    def _finite(self, found: EvalResult) -> EvalResult:
         if not math.isfinite(found.loss):
             rule = f"its loss on the judged pictures is {found.loss}"
             remedy = "train the supernet again" if self.finetune is None else "lower search.finetune_lr"
@@ -138,15 +138,15 @@ class Evaluator:
         return found
 
 
-def judgement(architecture: Architecture, logits: Iterable[Tensor], batches: Iterable[Batch]) -> Judgement:
-    """What :func:`nas.train.judge` says where the network gives ``logits`` for ``batches``."""
+def judgement(architecture: Architecture, logits: Iterable[Tensor], batches: Iterable[Batch]) -> EvalResult:
+    """What :func:`nas.train.evaluate` says where the network gives ``logits`` for ``batches``."""
     correct, loss, count = 0, 0.0, 0
     for z, (_, y) in zip(logits, batches, strict=True):
         z = z.float()
         correct += int((z.argmax(dim=1) == y).sum())
         loss += float(F.cross_entropy(z, y, reduction="sum"))
         count += len(y)
-    return Judgement(architecture, correct / count, loss / count)
+    return EvalResult(architecture, correct / count, loss / count)
 
 
 def _indices(architecture: Architecture) -> tuple[tuple[int, ...], ...]:

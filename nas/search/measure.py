@@ -20,7 +20,7 @@ from nas.search.target import SearchTarget
 from nas.seeds import generator
 from nas.settings import SearchSettings
 from nas.space import Architecture, extract
-from nas.train import Judgement
+from nas.train import EvalResult
 
 PROXY_BATCHES = 2
 """All proxies see the first one; ``zico`` needs the spread over several."""
@@ -111,7 +111,7 @@ class Measures:
                 failed = f"{infinite[0]} is {values[infinite[0]]}"
             yield Measurement(architecture, {} if failed else values, perf_counter() - began, failed, refused)
 
-    def _of_evaluator(self, results: Iterator[Judgement] | None, architecture: Architecture) -> dict[str, float]:
+    def _of_evaluator(self, results: Iterator[EvalResult] | None, architecture: Architecture) -> dict[str, float]:
         if results is None:
             return {}
         found = next(results)

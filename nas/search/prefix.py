@@ -40,7 +40,7 @@ class PrefixWalk:
         space: of the architectures.
         batches: to be judged.
         calibration: to estimate BatchNorm statistics on; None takes those of ``model``.
-        precision_name: as in :func:`nas.train.judge`.
+        precision_name: as in :func:`nas.train.evaluate`.
         memory_bytes: how much is kept at most, also between walks; what is not kept is computed again. It does not
             count the pictures nor what is needed for a single batch in passing.
 

@@ -33,9 +33,9 @@ def fit(run: Run) -> None:
     train, track = run.settings.train, run.settings.track
     alone = run.world.size == 1
     with stop_signals(grace_s=0 if alone else GRACE_S) as received, run.progress:
-        if run.to_be_judged:
-            run.evaluate()
-            run.to_be_judged = False
+        if run.to_be_evaluated:
+            run.validate()
+            run.to_be_evaluated = False
             run.save()
         while run.step < run.total_steps:
             started = perf_counter()
@@ -67,8 +67,8 @@ def fit(run: Run) -> None:
                 run.log(lr, all_paths)
             if run.step % (run.steps_per_epoch * run.settings.evaluate.every_epochs) == 0 or at_end:
                 if not alone:
-                    run.save(to_be_judged=True)  # judging may take longer than torchrun waits for a process to stop
-                run.evaluate()
+                    run.save(to_be_evaluated=True)  # judging may take longer than torchrun waits for a process to stop
+                run.validate()
             if run.step % (train.save_every or run.steps_per_epoch) == 0 or at_end or stop:
                 run.save()
             if stop and not at_end:

@@ -68,8 +68,8 @@ def make_report(run: Run) -> Report:
     """
     if (run.folder / "report.json").is_file():
         return read_report(run.folder)
-    on_val = run.judged or run.judge("val")
-    on_test = run.judge("test", [j.architecture for j in on_val])
+    on_val = run.evaluated or run.evaluate("val")
+    on_test = run.evaluate("test", [j.architecture for j in on_val])
     space, branches = run.space, []
     for i, (slot, shares) in enumerate(zip(space.slots, run.tracker.shares(), strict=True)):
         for choice, (name, share) in enumerate(zip(slot.choices, shares, strict=True)):

@@ -12,6 +12,7 @@ import torch
 from rich.table import Table
 
 from nas.cost import PathFlops, count_parameters
+from nas.cost.flops_match import TOLERANCE, flops_match
 from nas.data import load_splits
 from nas.errors import CheckpointError
 from nas.files import sha256_of, write_whole
@@ -21,7 +22,6 @@ from nas.space import Architecture, SearchSpace, build_space, check_supernet
 from nas.track.tags import ACCURACY
 from nas.train import checkpoint
 from nas.train.loop import fit
-from nas.train.partner import TOLERANCE, of_same_flops
 from nas.train.picked import calibrated, plain_network
 from nas.train.report import make_report
 from nas.train.run import Initial, Run
@@ -120,7 +120,7 @@ def retrain(
         run = Run(_alone(settings, space.encode(part.architecture)), folder / part.name, config_text, part.initial)
         with closing(run.tracker.writer):
             if run.step == 0:
-                run.tracker.evaluated(0, [(found.architecture, found.accuracy) for found in run.judge("val")])
+                run.tracker.evaluated(0, [(found.architecture, found.accuracy) for found in run.evaluate("val")])
             begun = f"going on at step {run.step} of {run.total_steps}" if run.step else f"{run.total_steps} steps"
             text = f"{space.encode(part.architecture)} ({space.describe(part.architecture)})"
             say(f"{part.name}: {text}, {part.flops:,} FLOPs, {begun}, on {run.device}; {run.folder}")
@@ -153,7 +153,7 @@ def _plan(settings: TrainRunSettings, trained: Trained | None, digest: str) -> t
     if trained is not None:
         weights = plain_network(calibrated(trained, architecture), architecture, picture).state_dict()
         parts.append(part("inherited", architecture, Initial(weights, digest)))
-    if (other := of_same_flops(space, flops, architecture, settings.seed)) is not None:
+    if (other := flops_match(space, flops, architecture, settings.seed)) is not None:
         parts.append(part("random", other))
     return space, parts
 

@@ -19,11 +19,11 @@ from nas.settings.compare import flat
 from nas.space import Architecture, build_space, check_supernet
 from nas.track import PROBABILITY, NoWriter, Progress, Tracker, Writer
 from nas.train import checkpoint
-from nas.train.evaluate import Judgement, architectures_to_judge, judge
+from nas.train.evaluation import EvalResult, architectures_to_evaluate, evaluate
 from nas.train.fits import misfit_of_run, misfit_of_weights
 from nas.train.optimize import GatedOptimizer
 from nas.train.same import must_be_same, plain
-from nas.train.step import BranchNorms, GateTeacher, Loss
+from nas.train.step import BranchNorms, GateTrainer, Loss
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,10 +103,10 @@ class Run:
         self.total_steps = train.epochs * self.steps_per_epoch
         self.gate = build_gate(settings.gate, self.space, seed, self.total_steps)
         if isinstance(self.gate, LearnedGate):
-            self.teacher, self.held_out = GateTeacher(self.supernet, self.loss_fn, world), self._batches(splits, "val")
+            self.teacher, self.held_out = GateTrainer(self.supernet, self.loss_fn, world), self._batches(splits, "val")
         self.branch_norms = BranchNorms(self.supernet)
-        self.step, self.to_be_judged = 0, False
-        self.judged: list[Judgement] = []  # by the last evaluation of this process
+        self.step, self.to_be_evaluated = 0, False
+        self.evaluated: list[EvalResult] = []  # by the last evaluation of this process
         self._begin(state, config_text)
 
     def _batches(self, splits: Splits, split: str) -> Batches:
@@ -128,7 +128,7 @@ class Run:
         board, slots = self.settings.track.tensorboard, self.space.slots
         if state is not None:
             self._must_fit(state)
-            self.step, self.to_be_judged = state["step"], state.get("to_be_judged") is True
+            self.step, self.to_be_evaluated = state["step"], state.get("to_be_evaluated") is True
             self._load_weights(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.gate.load_state_dict(state["gate"])
@@ -182,11 +182,11 @@ class Run:
                     extra |= {tags.choice(PROBABILITY, slot, k): chance for k, chance in enumerate(chances)}
         self.tracker.log(self.step, lr=lr, flops_skipped_share=skipped, extra=extra)
 
-    def judge(self, split: str, architectures: list[Architecture] | None = None) -> list[Judgement]:
+    def evaluate(self, split: str, architectures: list[Architecture] | None = None) -> list[EvalResult]:
         """Accuracy of subnetworks on ``val`` or ``test``; the supernet stays as it is."""
         settings, splits = self.settings.evaluate, self.splits
         if architectures is None:
-            architectures = architectures_to_judge(self.gate, settings.rounds)
+            architectures = architectures_to_evaluate(self.gate, settings.rounds)
         how = (splits.mean, splits.std, settings.batch_size, self.device, self.settings.train.channels_last)
         calibration = None
         if settings.recalibrate:
@@ -198,23 +198,23 @@ class Run:
             weights = {names[p]: value for p, value in self.optimizer.average.items()}
         batches = list(ordered(splits.val if split == "val" else splits.test, *how))
         precision = self.settings.train.precision
-        return judge(self.supernet, architectures, batches, calibration, weights, precision)
+        return evaluate(self.supernet, architectures, batches, calibration, weights, precision)
 
-    def evaluate(self) -> None:
+    def validate(self) -> None:
         """Judge subnetworks on the validation split and write what was found: rank 0 for all."""
         if not self.world.is_main:
             return
-        self.judged = found = self.judge("val")
+        self.evaluated = found = self.evaluate("val")
         self.tracker.evaluated(self.step, [(j.architecture, j.accuracy) for j in found])
         self.tracker.picture(self.step)
         mean = sum(j.accuracy for j in found) / len(found)
         self.progress.epoch(self.step, mean, max(j.accuracy for j in found), self.tracker)
 
-    def save(self, to_be_judged: bool = False) -> None:
+    def save(self, to_be_evaluated: bool = False) -> None:
         """Write a checkpoint of this step: rank 0 for all.
 
         Args:
-            to_be_judged: the evaluation of this step is still to come; a run that goes on begins with it.
+            to_be_evaluated: the evaluation of this step is still to come; a run that goes on begins with it.
 
         Raises:
             DivergedError: a weight is not finite; no checkpoint is written.
@@ -237,6 +237,6 @@ class Run:
             "gate": self.gate.state_dict(),
             "track": self.tracker.state_dict(),
             "metrics_bytes": self.tracker.writer.flush(),
-            "to_be_judged": to_be_judged,
+            "to_be_evaluated": to_be_evaluated,
         }
         checkpoint.save(self.folder, self.step, state)

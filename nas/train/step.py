@@ -131,7 +131,7 @@ def _branches(supernet: nn.Module) -> list[list[tuple[nn.Module, ...]]]:
     return [list(zip(*(block.branches for block in blocks), strict=True)) for blocks in slots]
 
 
-class GateTeacher:
+class GateTrainer:
     """Teaches a learned gate on held-out batches without a trace in the supernet."""
 
     def __init__(self, supernet: nn.Module, loss_fn: Loss, world: World = SINGLE) -> None:

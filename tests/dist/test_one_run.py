@@ -73,15 +73,15 @@ def judged(world, settings, folder, slow):
     """Train; if ``slow``, judging takes for ever and rank 0 gets a SIGTERM in it."""
     loop.GRACE_S = 0.5
     run = Run(settings, folder, world=world)
-    judge = run.judge
+    evaluate = run.evaluate
 
     def judging(*args):
         if run.step == slow:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(60)
-        return judge(*args)
+        return evaluate(*args)
 
-    run.judge = judging
+    run.evaluate = judging
     try:
         fit(run)
     except (Abandoned, RankLost) as stop:
@@ -91,7 +91,7 @@ def judged(world, settings, folder, slow):
         if slow is not None:
             dist.destroy_process_group()  # as processes that end, each at its time
     state = state_of(run)
-    return {key: state[key] for key in ("model", "optimizer", "counts")}, [found.accuracy for found in run.judged]
+    return {key: state[key] for key in ("model", "optimizer", "counts")}, [found.accuracy for found in run.evaluated]
 
 
 def without_times(folder):
@@ -205,7 +205,7 @@ def test_a_checkpoint_from_before_there_were_several_processes_goes_on(tmp_path)
     whole = finish(settings, tmp_path / "whole")
     path = tmp_path / "whole" / "step_000000011.pt"
     state = torch.load(path, weights_only=True)
-    del state["settings"]["dist"], state["to_be_judged"]
+    del state["settings"]["dist"], state["to_be_evaluated"]
     (tmp_path / "old").mkdir()
     torch.save({**state, "random": torch.get_rng_state(), "random_cuda": None}, tmp_path / "old" / path.name)
     lines = (tmp_path / "whole" / "metrics.jsonl").read_bytes()

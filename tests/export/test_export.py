@@ -20,7 +20,7 @@ from nas.export import ExportError, export, load, tables, write
 from nas.export.formats import PACKAGES
 from nas.nn import GatedBlock
 from nas.settings import CustomSettings
-from nas.train import calibrated, judge
+from nas.train import calibrated, evaluate
 
 HAS_ONNX = all(find_spec(name) for name in PACKAGES)
 SLOW = ("macro", "two_branch", "chain", "cell, no input", "chain, bf16, EMA")
@@ -68,7 +68,7 @@ def test_the_card_says_what_was_measured(trained, tmp_path):
     assert card == json.loads((tmp_path / "out" / "card.json").read_text())
     splits = trained.splits
     on = [trained.batches(split) for split in (splits.val, splits.test)]
-    expected = [judge(trained.supernet, [architecture], batches, trained.calibration())[0] for batches in on]
+    expected = [evaluate(trained.supernet, [architecture], batches, trained.calibration())[0] for batches in on]
     assert [card["accuracy"]["val"], card["accuracy"]["test"]] == [j.accuracy for j in expected]
     assert card["flops"] == count_flops(trained.supernet, architecture, (3, 16, 16))
     assert card["parameters"] == sum(p.numel() for p in load(tmp_path / "out").parameters())

@@ -16,7 +16,7 @@ from nas.nn import BlockLinear, GatedConcat, GatedSum, gated_blocks
 from nas.seeds import generator
 from nas.settings import ChainSettings, LearnedGateSettings, SGDSettings, TwoBranchSettings
 from nas.space import build_space
-from nas.train import GatedOptimizer, GateTeacher, Loss, train_step
+from nas.train import GatedOptimizer, GateTrainer, Loss, train_step
 
 CHAIN = ChainSettings(widths=[4], depths=[3], strides=[1], candidates=["skip", "conv3", "mb2_k3"])
 SPACES = {
@@ -155,7 +155,7 @@ def test_a_step_of_the_logits_leaves_no_trace_in_the_supernet(name):
     space = space_of(name)
     supernet = space.supernet()
     optimizer, gate = GatedOptimizer(supernet, SGDSettings()), LearnedGate(space, 0, LearnedGateSettings(), 100)
-    teacher = GateTeacher(supernet, Loss())
+    teacher = GateTrainer(supernet, Loss())
     x, y = batch()
     for step in range(3):  # statistics and moments that could move
         train_step(supernet, optimizer, Loss(), x, y, gate.paths(step), 0.05)
@@ -184,7 +184,7 @@ def test_closed_branches_are_not_called_when_the_logits_learn():
     for block in supernet.blocks:
         for branch in block.branches:
             branch.register_forward_hook(lambda *_: calls.append(1))
-    GateTeacher(supernet, Loss()).step(LearnedGate(space, 0, LearnedGateSettings(), 100), *batch(), 0)
+    GateTrainer(supernet, Loss()).step(LearnedGate(space, 0, LearnedGateSettings(), 100), *batch(), 0)
     assert len(calls) == len(supernet.blocks)
 
 
@@ -202,7 +202,7 @@ def test_a_loss_that_is_not_finite_stops_the_gate_before_it_moves():
 def test_a_restored_gate_goes_on_bit_for_bit(through_a_file):
     space = space_of("chain_sum")
     supernet, settings = space.supernet(), LearnedGateSettings(lr=0.1)
-    teacher = GateTeacher(supernet, Loss())
+    teacher = GateTrainer(supernet, Loss())
     undisturbed = LearnedGate(space, 0, settings, 100)
     for step in range(5):
         teacher.step(undisturbed, *batch(step), step)
@@ -258,7 +258,7 @@ def test_a_learned_gate_finds_the_branch_that_can_solve_the_task(kind, solver):
     space = ModuleSpace(lambda: Toy(kind, solver))
     supernet = space.supernet()
     gate = LearnedGate(space, 0, LearnedGateSettings(every=1), total_steps=300)
-    optimizer, teacher = GatedOptimizer(supernet, SGDSettings()), GateTeacher(supernet, Loss())
+    optimizer, teacher = GatedOptimizer(supernet, SGDSettings()), GateTrainer(supernet, Loss())
 
     def draw(stream, step):
         x = torch.randn(32, 3, generator=generator(1, stream, step))

@@ -104,7 +104,7 @@ def test_the_subnetwork_is_the_one_that_the_report_judged(script, finished):
         ((x, y),) = ordered(splits.test, splits.mean, splits.std, len(splits.test))
         with torch.no_grad():
             chances = network(x)
-        (judged,) = run.judge("test", [run.space.decode(row.architecture)])
+        (judged,) = run.evaluate("test", [run.space.decode(row.architecture)])
         assert F.nll_loss(chances.log(), y).item() == pytest.approx(judged.loss, rel=1e-5)
         assert (chances.argmax(1) == y).float().mean().item() == pytest.approx(row.test_accuracy, abs=1e-6)
 

@@ -14,7 +14,7 @@ from nas.rank import predictions as module
 from nas.score import PROXIES, score
 from nas.settings import ChainSettings, CustomSettings, RankRunSettings, RankSettings, SyntheticSettings
 from nas.space import build_space, extract
-from nas.train import judge
+from nas.train import evaluate
 
 SPACE = build_space(CHAIN, 3, 16, 3)
 QUIET = RankSettings(progress=False, tensorboard=False, proxy_images=8, finetune_steps=2, threads=1)
@@ -50,7 +50,7 @@ def test_a_supernets_predictions_are_what_judging_each_alone_finds(made, tmp_pat
     for draw, trained in enumerate(subject.trained):
         for how, calibration in (("", trained.calibration()), ("_running", None)):
             val = trained.batches(trained.splits.val)
-            judged = judge(trained.supernet, subject.truth.architectures, val, calibration)
+            judged = evaluate(trained.supernet, subject.truth.architectures, val, calibration)
             assert found["accuracy" + how].values[draw].tolist() == [one.accuracy for one in judged]
             assert found["loss" + how].values[draw].tolist() == pytest.approx([one.loss for one in judged], rel=1e-6)
     assert found["loss"].lower_is_better

@@ -16,7 +16,7 @@ from nas.search import Evaluator
 from nas.search.prefix import PrefixWalk, depths_to_keep
 from nas.settings import ChainSettings, MacroSettings
 from nas.space import Chained, build_space, recalibrate
-from nas.train import judge, load_trained
+from nas.train import evaluate, load_trained
 
 CHAIN = ChainSettings(widths=[4, 6], depths=[2, 1], strides=[1, 2], candidates=["skip", "conv1", "conv3"])
 BATCHES, CALIBRATION = pictures(20, 8, seed=0), pictures(14, 7, seed=1)
@@ -26,7 +26,7 @@ LEVEL = 34 * 4 * 4 * 4 * 4
 
 def alone(supernet, architectures, batches=BATCHES, calibration=CALIBRATION, precision="float32"):
     """Each by itself, on a supernet of its own."""
-    found = [judge(supernet, [a], batches, calibration, None, precision)[0] for a in architectures]
+    found = [evaluate(supernet, [a], batches, calibration, None, precision)[0] for a in architectures]
     return {j.architecture: j for j in found}
 
 
@@ -279,9 +279,9 @@ def test_a_checkpoint_is_judged_as_its_run_judged_it(run):
     trained = load_trained(run.folder)
     everything = list(run.space.enumerate())
     for split in ("val", "test"):
-        assert list(Evaluator.of(trained, split)(everything)) == run.judge(split, everything)
+        assert list(Evaluator.of(trained, split)(everything)) == run.evaluate(split, everything)
     raw = Evaluator.of(trained, recalibrate=False)(everything)
-    assert list(raw) == judge(trained.supernet, everything, trained.batches(trained.splits.val))
+    assert list(raw) == evaluate(trained.supernet, everything, trained.batches(trained.splits.val))
 
 
 def test_an_unknown_split_is_refused(run):

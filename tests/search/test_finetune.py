@@ -13,7 +13,7 @@ from nas.data import Batches
 from nas.errors import DivergedError, SettingError
 from nas.search import Evaluator, Finetune
 from nas.settings import AdamWSettings, SGDSettings
-from nas.train import judge, load_trained
+from nas.train import evaluate, load_trained
 
 BATCHES, CALIBRATION = pictures(12, 8, seed=0), pictures(14, 7, seed=1)
 TRAINING = pictures(24, 6, seed=2)
@@ -50,8 +50,8 @@ def test_a_fine_tuned_candidate_is_judged_like_any_other(calibration):
     supernet = lively(SPACE)
     for found in evaluator(supernet, calibration)(SOME):
         model = tuned()(supernet, found.architecture)
-        assert found == judge(model, [found.architecture], BATCHES, calibration)[0]
-        assert found != judge(supernet, [found.architecture], BATCHES, calibration)[0]
+        assert found == evaluate(model, [found.architecture], BATCHES, calibration)[0]
+        assert found != evaluate(supernet, [found.architecture], BATCHES, calibration)[0]
 
 
 def test_no_candidate_leaves_a_trace():

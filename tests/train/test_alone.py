@@ -8,7 +8,7 @@ from support.runs import finish, tiny
 from nas.data import load_splits
 from nas.settings import EvaluateSettings, FixedGateSettings
 from nas.space import build_space
-from nas.train import train_alone
+from nas.train import train_from_scratch
 
 
 @pytest.mark.parametrize("more", [{}, {"ema_decay": 0.9, "clip_norm": 1.0}, {"channels_last": True}])
@@ -20,6 +20,6 @@ def test_it_equals_a_run_with_a_fixed_gate(more, tmp_path):
     )
     splits = load_splits(settings.data, settings.seed)
     space = build_space(settings.space, splits.channels, splits.image_size, len(splits.classes))
-    alone = train_alone(settings, space, splits, (2, 1))
-    (of_run,) = finish(settings, tmp_path).judge("test", [(2, 1)])
+    alone = train_from_scratch(settings, space, splits, (2, 1))
+    (of_run,) = finish(settings, tmp_path).evaluate("test", [(2, 1)])
     assert alone == of_run

@@ -12,13 +12,13 @@ from PIL import Image
 from support.runs import CHAIN, assert_same, finish, tiny
 
 from nas.cost import PathFlops
+from nas.cost.flops_match import TOLERANCE, flops_match
 from nas.errors import ArchitectureError, CheckpointError, SettingError
 from nas.settings import ChainSettings, FixedGateSettings, FolderSettings, TrainRunSettings
 from nas.signals import Interrupted
 from nas.space import build_space
-from nas.train import Run, calibrated, checkpoint, comparison, judge, load_trained, retrain
+from nas.train import Run, calibrated, checkpoint, comparison, evaluate, load_trained, retrain
 from nas.train import retraining as retraining_module
-from nas.train.partner import TOLERANCE, of_same_flops
 
 SETTINGS = replace(tiny(), architecture="2-0")
 NAMES = ["scratch", "inherited", "random"]
@@ -59,13 +59,13 @@ def test_scratch_is_the_run_with_a_fixed_gate(whole, settings, tmp_path):
     alone = replace(settings, architecture="", checkpoint="", gate=FixedGateSettings(architecture="2-0"))
     run = finish(replace(alone, evaluate=replace(alone.evaluate, recalibrate=False)), tmp_path)
     assert_same(newest(whole[0] / "scratch"), newest(tmp_path))
-    assert whole[1].rows[0].test_accuracy == run.judge("test")[0].accuracy
+    assert whole[1].rows[0].test_accuracy == run.evaluate("test")[0].accuracy
 
 
 def test_inherited_begins_where_the_supernets_subnetwork_is(whole, settings, supernet):
     trained = load_trained(supernet)
     val = trained.batches(trained.splits.val)
-    expected = judge(calibrated(trained, (2, 0)), [(2, 0)], val)[0].accuracy
+    expected = evaluate(calibrated(trained, (2, 0)), [(2, 0)], val)[0].accuracy
     assert whole[1].rows[1].initial_val_accuracy == expected
     scratch, inherited = (newest(whole[0] / name)["model"] for name in NAMES[:2])
     assert not torch.equal(scratch["head.weight"], inherited["head.weight"])
@@ -277,10 +277,10 @@ def test_the_random_one_is_another_of_the_same_flops(space, flops):
             if other != architecture and abs(flops(other) / flops(architecture) - 1) <= TOLERANCE
         }
         assert equal
-        found = {of_same_flops(space, flops, architecture, seed) for seed in range(30)}
+        found = {flops_match(space, flops, architecture, seed) for seed in range(30)}
         assert found <= equal
         assert len(found) > 1 or len(equal) == 1
-        assert of_same_flops(space, flops, architecture, 5) == of_same_flops(space, flops, architecture, 5)
+        assert flops_match(space, flops, architecture, 5) == flops_match(space, flops, architecture, 5)
         distances = {other: abs(flops(other) - flops(architecture)) for other in equal}
         farther += [other for other in found if distances[other] > min(distances.values())]
     assert farther, "all within the tolerance are as good as the nearest"
@@ -289,18 +289,18 @@ def test_the_random_one_is_another_of_the_same_flops(space, flops):
 def test_where_none_has_the_same_flops_the_nearest_is_taken(space, flops):
     most = max(space.enumerate(), key=flops)
     everything = ((0, 1, 2, 3),) * 4  # more FLOPs than any architecture with one open branch a slot
-    assert flops(of_same_flops(space, flops, everything, 0)) == flops(most)
+    assert flops(flops_match(space, flops, everything, 0)) == flops(most)
 
 
 def test_an_architecture_written_otherwise_is_still_the_same():
     space = build_space(replace(CHAIN, candidates=["conv1", "conv3"], depths=[1]), 3, 16, 3)
     flops = PathFlops(space, space.supernet(), (3, 16, 16))
-    assert of_same_flops(space, flops, ((1,),), 0) == (0,)
+    assert flops_match(space, flops, ((1,),), 0) == (0,)
 
 
 def test_a_space_of_one_has_no_other():
     space = build_space(replace(CHAIN, candidates=["conv1"]), 3, 16, 3)
-    assert of_same_flops(space, PathFlops(space, space.supernet(), (3, 16, 16)), (0, 0), 0) is None
+    assert flops_match(space, PathFlops(space, space.supernet(), (3, 16, 16)), (0, 0), 0) is None
 
 
 def test_a_retraining_without_another_architecture_says_so(settings, tmp_path):

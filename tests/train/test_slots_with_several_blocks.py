@@ -19,7 +19,7 @@ from nas.settings import (
     UniformGateSettings,
 )
 from nas.space import build_space, extract
-from nas.train import BranchNorms, GatedOptimizer, GateTeacher, Loss, Run, fit, train_step
+from nas.train import BranchNorms, GatedOptimizer, GateTrainer, Loss, Run, fit, train_step
 
 CELL = CellSettings(cells=1, width=4)
 TEXT = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|none~1|nor_conv_1x1~2|"
@@ -40,11 +40,11 @@ def test_a_run_with_any_gate_logs_every_slot_and_gives_networks(gate, tmp_path):
     run = finish(cell_run(gate, epochs=1), tmp_path)
     assert run.step == run.total_steps == 11
     sample = torch.randn(4, 3, 16, 16)
-    for judged in run.judged:
+    for judged in run.evaluated:
         network = extract(run.supernet.eval(), judged.architecture)
         assert torch.equal(network(sample), run.supernet(sample, judged.architecture))
     if gate == "fixed":
-        assert [run.space.encode(judged.architecture) for judged in run.judged] == [TEXT]
+        assert [run.space.encode(judged.architecture) for judged in run.evaluated] == [TEXT]
     board = EventAccumulator(str(tmp_path))
     board.Reload()
     assert "supernet" in board.Tags()["images"]
@@ -98,7 +98,7 @@ def test_a_branchs_gradient_norm_is_that_of_its_blocks_together():
 def test_a_step_of_the_logits_leaves_no_trace_in_any_cell():
     space, supernet = supernet_of()
     gate = LearnedGate(space, 0, LearnedGateSettings(), 100)
-    optimizer, teacher = GatedOptimizer(supernet, SGDSettings()), GateTeacher(supernet, Loss())
+    optimizer, teacher = GatedOptimizer(supernet, SGDSettings()), GateTrainer(supernet, Loss())
     for step in range(3):
         train_step(supernet, optimizer, Loss(), *batch(step), gate.paths(step), 0.05)
     before, logits = copy.deepcopy(supernet.state_dict()), gate.logits.detach().clone()
@@ -158,5 +158,5 @@ def test_a_path_that_reaches_no_output_leaves_the_logits_without_a_gradient():
     gate = LearnedGate(space, 0, LearnedGateSettings(), 100)
     with torch.no_grad():
         gate.logits[:, 0] = 50.0
-    GateTeacher(supernet, Loss()).step(gate, *batch(), 0)
+    GateTrainer(supernet, Loss()).step(gate, *batch(), 0)
     assert not gate.logits.grad.count_nonzero()

@@ -9,7 +9,7 @@ import torch
 from support.runs import CHAIN, RUNS, assert_same, finish, state_of, tiny
 from torch import nn
 
-import nas.train.evaluate
+import nas.train.evaluation
 from nas.dist import choose_device
 from nas.errors import CheckpointError, DivergedError, SettingError
 from nas.gate import FixedGate, UniformGate
@@ -20,11 +20,11 @@ from nas.train import (
     GatedOptimizer,
     Loss,
     Run,
-    architectures_to_judge,
+    architectures_to_evaluate,
     calibrated,
     checkpoint,
+    evaluate,
     fit,
-    judge,
     learning_rate,
     load_trained,
     make_report,
@@ -182,7 +182,7 @@ def trained_chain():
 def test_evaluation_leaves_the_supernet_as_it_was():
     space, supernet = trained_chain()
     before = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
-    judge(supernet, list(space.enumerate()), [batch(seed=1)], [batch(seed=2)])
+    evaluate(supernet, list(space.enumerate()), [batch(seed=1)], [batch(seed=2)])
     assert supernet.training
     assert_same(dict(supernet.state_dict()), before)
 
@@ -191,10 +191,10 @@ def test_no_candidate_leaks_into_the_next():
     space, supernet = trained_chain()
     architectures = list(space.enumerate())
     held_out, calibration = [batch(64, seed=1)], [batch(seed=2), batch(seed=3)]
-    together = judge(supernet, architectures, held_out, calibration)
-    alone = [judge(supernet, [architecture], held_out, calibration)[0] for architecture in architectures]
+    together = evaluate(supernet, architectures, held_out, calibration)
+    alone = [evaluate(supernet, [architecture], held_out, calibration)[0] for architecture in architectures]
     assert together == alone
-    assert together == judge(supernet, architectures[::-1], held_out, calibration)[::-1]
+    assert together == evaluate(supernet, architectures[::-1], held_out, calibration)[::-1]
 
 
 def test_recalibration_gives_the_statistics_of_the_calibration_batches():
@@ -215,31 +215,31 @@ def test_recalibration_gives_the_statistics_of_the_calibration_batches():
 def test_recalibration_does_what_the_switch_says(tmp_path):
     settings = tiny()
     run = finish(settings, tmp_path / "on")
-    with_it = run.judge("val")
+    with_it = run.evaluate("val")
     run.settings = replace(settings, evaluate=replace(settings.evaluate, recalibrate=False))
-    assert [j.loss for j in run.judge("val")] != [j.loss for j in with_it]
+    assert [j.loss for j in run.evaluate("val")] != [j.loss for j in with_it]
     plain = extract(run.supernet.eval(), with_it[0].architecture)
     x = (run.splits.val.images.float() / 255 - run.splits.mean[:, None, None]) / run.splits.std[:, None, None]
     right = (plain(x).argmax(dim=1) == run.splits.val.labels).double().mean()
-    assert run.judge("val")[0].accuracy == pytest.approx(float(right))
+    assert run.evaluate("val")[0].accuracy == pytest.approx(float(right))
 
 
 def test_the_average_is_what_is_judged(tmp_path):
     run = finish(tiny(RUNS["chain-fair-adamw-ema"]), tmp_path)
-    averaged = run.judge("val")
+    averaged = run.evaluate("val")
     run.optimizer.average = {}
-    assert [j.loss for j in run.judge("val")] != [j.loss for j in averaged]
+    assert [j.loss for j in run.evaluate("val")] != [j.loss for j in averaged]
 
 
 def test_each_choice_of_each_slot_is_judged_equally_often():
     space = build_space(replace(CHAIN, depths=[4]), 3, 16, 3)
-    judged = architectures_to_judge(UniformGate(space, 5), rounds=2)
+    judged = architectures_to_evaluate(UniformGate(space, 5), rounds=2)
     for slot in range(4):
         assert sorted(a[slot] for a in judged) == [0, 0, 1, 1, 2, 2]
     fixed = FixedGate(space, 0, FixedGateSettings(architecture="0-1-2-0"))
-    assert architectures_to_judge(fixed, rounds=2) == [(0, 1, 2, 0)]
+    assert architectures_to_evaluate(fixed, rounds=2) == [(0, 1, 2, 0)]
     small = build_space(TwoBranchSettings(branches=3))
-    assert architectures_to_judge(UniformGate(small, 0), rounds=2) == [(0,), (1,), (2,)]
+    assert architectures_to_evaluate(UniformGate(small, 0), rounds=2) == [(0,), (1,), (2,)]
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "banana", "cpu:1"])
@@ -275,13 +275,13 @@ def test_a_users_own_layers_draw_the_same_dropout_after_a_resume(tmp_path, monke
 
 def test_every_room_calibrates_on_the_same_images(tmp_path, monkeypatch):
     """Search, ranking and export take them from the checkpoint; training's own evaluation from its run."""
-    seen, own = [], nas.train.evaluate.recalibrate
+    seen, own = [], nas.train.evaluation.recalibrate
 
     def noting(model, architecture, batches):
         seen.append(batches)
         own(model, architecture, batches)
 
-    monkeypatch.setattr(nas.train.evaluate, "recalibrate", noting)
+    monkeypatch.setattr(nas.train.evaluation, "recalibrate", noting)
     finish(tiny(), tmp_path)
     trained = load_trained(tmp_path)
     calibrated(trained, (0, 1))

@@ -18,7 +18,7 @@ from nas.space import Architecture, recalibrate
 
 
 @dataclass(frozen=True)
-class Judgement:
+class EvalResult:
     """What an evaluation found."""
 
     architecture: Architecture
@@ -28,7 +28,7 @@ class Judgement:
     """Mean cross-entropy."""
 
 
-def architectures_to_judge(gate: Gate, rounds: int) -> list[Architecture]:
+def architectures_to_evaluate(gate: Gate, rounds: int) -> list[Architecture]:
     """The subnetworks that stand for a supernet: the same ones in every evaluation of a run.
 
     All of a space that is small enough, else ``rounds`` rounds in which each choice of each slot occurs once,
@@ -47,14 +47,14 @@ def architectures_to_judge(gate: Gate, rounds: int) -> list[Architecture]:
 
 
 @torch.no_grad()
-def judge(
+def evaluate(
     supernet: nn.Module,
     architectures: Sequence[Architecture],
     batches: Sequence[Batch],
     calibration: Sequence[Batch] | None = None,
     weights: dict[str, Tensor] | None = None,
     precision_name: str = "float32",
-) -> list[Judgement]:
+) -> list[EvalResult]:
     """Accuracy and loss of subnetworks, on a private copy of the supernet.
 
     Args:
@@ -78,5 +78,5 @@ def judge(
                 correct += int((logits.argmax(dim=1) == y).sum())
                 loss += float(F.cross_entropy(logits, y, reduction="sum"))
                 count += len(y)
-        found.append(Judgement(architecture, correct / count, loss / count))
+        found.append(EvalResult(architecture, correct / count, loss / count))
     return found

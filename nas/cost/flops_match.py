@@ -1,30 +1,31 @@
-"""A random architecture of the same FLOPs: what a found one has to be better than."""
+"""A random architecture of the same FLOPs: the baseline that a found architecture has to beat."""
 
 from __future__ import annotations
 
 import torch
 
-from nas.cost import PathFlops
+from nas.cost.flops import PathFlops
 from nas.nn import open_branches
 from nas.seeds import generator
 from nas.space import Architecture, SearchSpace
 
 TOLERANCE = 0.02
-"""Of the FLOPs: how far apart two architectures may be and still count as equal."""
+"""Largest relative difference in FLOPs at which two architectures count as equal."""
 ENUMERATED = 20_000
-"""Architectures of a space that is looked at as a whole; of a larger one as many are drawn."""
+"""Largest number of architectures that are all compared; of a larger space, as many are sampled."""
 
 
-def of_same_flops(space: SearchSpace, flops: PathFlops, architecture: Architecture, seed: int) -> Architecture | None:
-    """One drawn from those within 2 % of the FLOPs of ``architecture``, or where there is none, from the nearest.
+def flops_match(space: SearchSpace, flops: PathFlops, architecture: Architecture, seed: int) -> Architecture | None:
+    """Draw an architecture with the FLOPs of another, to within 2 %, or with the nearest FLOPs if there is none.
 
     Args:
-        space, flops: of the architectures, one open branch a slot.
-        architecture: the one to compare with; it is not drawn itself.
-        seed: decides which one.
+        space: where to draw from; the drawn architecture has one open branch in each slot.
+        flops: the FLOPs of the architectures of ``space``.
+        architecture: the one to match; it is never drawn itself.
+        seed: decides which one is drawn.
 
     Returns:
-        It, or None where the space has no other.
+        The drawn architecture, or None if the space has no other.
     """
     draws = generator(seed, "same_flops")
     pool = list(space.enumerate()) if space.size <= ENUMERATED else space.sample_many(ENUMERATED, draws)
@@ -38,5 +39,5 @@ def of_same_flops(space: SearchSpace, flops: PathFlops, architecture: Architectu
 
 
 def _opened(space: SearchSpace, architecture: Architecture) -> list[tuple[int, ...]]:
-    """The architecture in one form: 0 and (0,) are the same entry, (0, 1) and (1, 0) are too."""
+    """The open branches of each slot, whichever way the entry is written: 0 or (0,), (0, 1) or (1, 0)."""
     return [open_branches(entry, len(slot.choices)) for entry, slot in zip(architecture, space.slots, strict=True)]

@@ -8,14 +8,14 @@ from nas.data import Batches, Splits, ordered
 from nas.seeds import seed_layers
 from nas.settings import TrainRunSettings
 from nas.space import Architecture, SearchSpace
-from nas.train.evaluate import Judgement, judge
+from nas.train.evaluation import EvalResult, evaluate
 from nas.train.optimize import GatedOptimizer, learning_rate
 from nas.train.step import Loss, train_step
 
 
-def train_alone(
+def train_from_scratch(
     settings: TrainRunSettings, space: SearchSpace, splits: Splits, architecture: Architecture
-) -> Judgement:
+) -> EvalResult:
     """Train ``architecture`` as ``nas-train gate=fixed`` does, but without files, and judge it on the test pictures.
 
     The same settings give the same weights as there on the CPU, bit for bit. The running BatchNorm statistics are what
@@ -46,4 +46,4 @@ def train_alone(
     weights = None
     if optimizer.average:
         weights = {name: optimizer.average[p] for name, p in supernet.named_parameters() if p in optimizer.average}
-    return judge(supernet, [architecture], test, weights=weights, precision_name=train.precision)[0]
+    return evaluate(supernet, [architecture], test, weights=weights, precision_name=train.precision)[0]
