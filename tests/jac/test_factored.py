@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.jac_references import LAYERWISE, MODELS, Counted, build, error, inputs, matrices
+from support.examples import example
+from support.jac_references import LAYERWISE, Counted, build, error, inputs, known_jacobian, matrices
 from support.jac_references import jacobian as reference
 from torch import nn
 
@@ -26,51 +27,31 @@ def linear(*sizes):
 
 
 @pytest.mark.parametrize("name", LAYERWISE)
-def test_dense_value_and_shape_are_those_of_the_network(name):
-    record, wanted = factored(name), reference(build(name), inputs(name))
+def test_whatever_is_asked_is_the_dense_jacobian(name):
+    record, x, wanted = factored(name), inputs(name), known_jacobian(name)
     assert isinstance(record, FactoredJacobian)
     assert record.shape == wanted.shape
-    assert error(record.value, build(name)(inputs(name).clone())) < 1e-12
+    assert error(record.value, build(name)(x.clone())) < 1e-12
     for chunk_bytes in (2**28, 5 * 8 * 200):
         assert error(record.dense(chunk_bytes), wanted) < 1e-10
 
-
-@pytest.mark.parametrize("name", LAYERWISE)
-def test_products_with_vectors_are_those_of_the_dense_jacobian(name):
-    record, x = factored(name), inputs(name)
-    j = matrices(reference(build(name), x), x)
-    v, u = torch.randn_like(x), torch.randn_like(record.value)
-    assert error(record.mv(v), torch.einsum("bmn,bn->bm", j, v.reshape(5, -1)).view(u.shape)) < 1e-10
-    assert error(record.vm(u), torch.einsum("bmn,bm->bn", j, u.reshape(5, -1)).view(v.shape)) < 1e-10
-
-
-@pytest.mark.parametrize("name", LAYERWISE)
-def test_pushing_is_the_transpose_of_pulling(name):
-    record = factored(name)
-    v, u = torch.randn_like(record.start.value), torch.randn_like(record.value)
-    forwards, backwards = (u * record.mv(v)).flatten(), (record.vm(u) * v).flatten()
+    j, v, u = matrices(wanted, x), torch.randn_like(record.start.value), torch.randn_like(record.value)
+    pushed, pulled = record.mv(v), record.vm(u)
+    assert error(pushed, torch.einsum("bmn,bn->bm", j, v.reshape(5, -1)).view(u.shape)) < 1e-10
+    assert error(pulled, torch.einsum("bmn,bm->bn", j, u.reshape(5, -1)).view(v.shape)) < 1e-10
+    forwards, backwards = (u * pushed).flatten(), (pulled * v).flatten()  # pushing is the transpose of pulling
     assert abs(forwards.sum() - backwards.sum()) < 1e-11 * (forwards.abs().sum() + backwards.abs().sum())
 
-
-@pytest.mark.parametrize("name", LAYERWISE)
-def test_all_directions_may_travel_either_way_as_one_stack_for_all_samples(name):
-    """Where directions are alike for all samples, the stack has a first size of 1 for as long as maps allow."""
-    record, x = factored(name), inputs(name)
-    j = matrices(reference(build(name), x), x)
-    with torch.no_grad():
+    with torch.no_grad():  # directions that are alike for all samples, as one stack for as long as maps allow
         pushed = record.push(eye(record.start.width, record.start.shape, x), record.stop)
         pulled = record.pull(eye(record.stop.width, record.stop.shape, x), record.start)
     assert error(pushed.reshape(len(pushed), j.shape[2], -1).mT.expand(5, -1, -1), j) < 1e-10
     assert error(pulled.reshape(len(pulled), j.shape[1], -1).expand(5, -1, -1), j) < 1e-10
 
-
-@pytest.mark.parametrize("name", LAYERWISE)
-def test_gram_is_the_product_of_the_dense_jacobians(name):
-    a, b, x, y = factored(name), factored(name, seed=1), inputs(name), inputs(name, seed=1)
-    j, k = matrices(reference(build(name), x), x), matrices(reference(build(name), y), y)
+    other, k = factored(name, seed=1), matrices(known_jacobian(name, seed=1), x)
     for chunk_bytes in (2**23, 5 * 8 * 200):
-        assert error(a.gram(b, chunk_bytes), j @ k.mT) < 1e-10
-    assert error(a.gram(a), j @ j.mT) < 1e-10
+        assert error(record.gram(other, chunk_bytes), j @ k.mT) < 1e-10
+    assert error(record.gram(record), j @ j.mT) < 1e-10
 
 
 @st.composite
@@ -114,7 +95,7 @@ def network_of(program, seed):
 
 @settings(max_examples=60, deadline=None)
 @given(program=programs(), seed=st.integers(0, 1000))
-def test_random_graphs(program, seed):
+def test_random_graphs_are_the_dense_jacobian(program, seed):
     """Values that are used often or never, branches that meet late, bottlenecks in between."""
     function, n = network_of(program, seed), program[0]
     x = torch.randn(3, n, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
@@ -191,24 +172,19 @@ class Block(nn.Module):
         return x + self.second(torch.tanh(self.first(x)))
 
 
-@pytest.mark.parametrize("name", SQUARE)
-def test_logabsdet_is_that_of_the_dense_jacobian(name):
-    model, x = SQUARE[name](), torch.randn(5, 4, dtype=torch.float64)
-    found = jacobian(model, x, factored=True).logabsdet()
-    assert found.shape == (5,)
-    wanted = torch.linalg.slogdet(matrices(reference(model, x), x))[1]
-    assert torch.allclose(found, wanted, rtol=1e-10, atol=1e-10)
+def test_logabsdet_is_that_of_the_dense_jacobian():
+    cases = [(name, make(), (4,)) for name, make in SQUARE.items()]
+    cases += [(f"samples {shape}", lambda x: torch.sin(x) * 2 + x, shape) for shape in ((1,), (), (2, 2, 1))]
+    for name, model, shape in cases:
+        with example(name):
+            x = torch.randn(5, *shape, dtype=torch.float64)
+            found = jacobian(model, x, factored=True).logabsdet()
+            assert found.shape == (5,)
+            wanted = torch.linalg.slogdet(matrices(reference(model, x), x))[1]
+            assert torch.allclose(found, wanted, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("shape", [(1,), (), (2, 2, 1)])
-def test_logabsdet_of_samples_of_other_shapes(shape):
-    x = torch.randn(5, *shape, dtype=torch.float64)
-    model = lambda x: torch.sin(x) * 2 + x  # noqa: E731
-    wanted = torch.linalg.slogdet(matrices(reference(model, x), x))[1]
-    assert torch.allclose(jacobian(model, x, factored=True).logabsdet(), wanted, rtol=1e-10, atol=1e-12)
-
-
-def test_a_singular_jacobian_has_a_logabsdet_of_minus_infinity():
+def test_a_singular_jacobians_logabsdet_is_minus_infinity():
     x = torch.randn(6, 4, dtype=torch.float64)
     x[0, 2] = -1.0
     x[1:] = x[1:].abs()
@@ -220,13 +196,12 @@ def test_a_singular_jacobian_has_a_logabsdet_of_minus_infinity():
     assert torch.isneginf(jacobian(lambda x: x * 0, x, factored=True).logabsdet()).all()
 
 
-def test_a_jacobian_that_is_not_square_has_no_determinant_and_the_error_gives_its_shape():
+def test_only_a_square_jacobian_has_a_determinant():
+    x = torch.randn(5, 4, dtype=torch.float64)
     with pytest.raises(JacobianError, match=r"\(3, 4\).*square"):
-        jacobian(linear(4, 3), torch.randn(5, 4, dtype=torch.float64), factored=True).logabsdet()
+        jacobian(linear(4, 3), x, factored=True).logabsdet()
     with pytest.raises(JacobianError, match=r"\(12, 4\).*square"):
-        jacobian(
-            nn.Sequential(linear(4, 12), nn.Unflatten(1, (3, 4))), torch.randn(5, 4).double(), factored=True
-        ).logabsdet()
+        jacobian(nn.Sequential(linear(4, 12), nn.Unflatten(1, (3, 4))), x, factored=True).logabsdet()
 
 
 WIDTH, BATCH = 40, 300
@@ -243,46 +218,39 @@ LONG = {
 }
 
 
-@pytest.mark.parametrize("name", LONG)
-def test_a_chain_of_square_layers_has_its_determinant_without_a_dense_jacobian(name):
-    record = jacobian(LONG[name](), torch.randn(BATCH, WIDTH, dtype=torch.float64), factored=True)
-    with Counted() as count:
-        record.logabsdet()
-    assert count.largest_bytes <= 2 * 8 * BATCH * WIDTH  # a dense one is 20 times that
-    assert count.multiply_adds == 0
+def test_a_square_chains_determinant_needs_no_dense_jacobian():
+    for name, make in LONG.items():
+        record = jacobian(make(), torch.randn(BATCH, WIDTH, dtype=torch.float64), factored=True)
+        with Counted() as count:
+            record.logabsdet()
+        assert count.largest_bytes <= 2 * 8 * BATCH * WIDTH, name  # a dense one is 20 times that
+        assert count.multiply_adds == 0, name
 
 
-def test_logabsdet_holds_one_segment_of_the_width_of_the_chain_however_large_the_batch():
-    """No budget can be given, so none may be exceeded: 2 inputs and outputs and 600 in between, 140,000 samples."""
-    model = nn.Sequential(nn.Linear(2, 600), nn.Tanh(), nn.Linear(600, 2))
-    found = jacobian(model, torch.randn(140_000, 2), factored=True).logabsdet()
-    assert found.shape == (140_000,)
+def test_logabsdet_needs_no_budget(monkeypatch):
+    """None can be given, so none may be exceeded: one direction of the batch takes more than a chunk."""
+    monkeypatch.setattr("nas.jac.factored.CHUNK_BYTES", 2**10)
+    model = nn.Sequential(nn.Linear(2, 60), nn.Tanh(), nn.Linear(60, 2))
+    assert jacobian(model, torch.randn(14, 2), factored=True).logabsdet().shape == (14,)
 
 
 # What can go wrong
 
 
-def test_vectors_of_another_shape_are_refused():
+def test_what_does_not_go_together_is_refused():
     record = factored("linear")
     for call, vector in ((record.mv, torch.ones(5, 3)), (record.vm, torch.ones(5, 4)), (record.mv, torch.ones(4))):
         with pytest.raises(JacobianError, match=r"shape \(5, "):
             call(vector.double())
-
-
-def test_vectors_of_another_type_are_refused():
-    record = factored("linear")
     for call, vector in ((record.mv, torch.ones(5, 4)), (record.vm, torch.ones(5, 3))):
         with pytest.raises(JacobianError, match="float32"):
             call(vector)
+    for other in (factored("mlp", 5), factored("linear", 4)):
+        with pytest.raises(JacobianError, match=r"\(5, 4\), \("):
+            record.gram(other)
 
 
-@pytest.mark.parametrize("other", [("mlp", 5), ("linear", 4)])
-def test_gram_refuses_jacobians_of_other_inputs(other):
-    with pytest.raises(JacobianError, match=r"\(5, 4\), \("):
-        factored("linear").gram(factored(*other))
-
-
-def test_a_budget_too_small_says_what_is_needed_and_that_is_enough():
+def test_a_refused_budget_says_what_is_enough():
     record = factored("cnn-same")
     for call in (record.dense, lambda chunk_bytes: record.gram(record, chunk_bytes)):
         with pytest.raises(BudgetError, match="chunk_bytes=") as caught:
@@ -292,31 +260,30 @@ def test_a_budget_too_small_says_what_is_needed_and_that_is_enough():
             call(caught.value.needed - 1)
 
 
-@pytest.mark.parametrize("call", ["dense", "mv", "vm", "gram", "logabsdet"])
-def test_no_nan_is_handed_on(call):
-    model, x = nn.Sequential(linear(4, 4), nn.Tanh(), linear(4, 4)), torch.randn(5, 4, dtype=torch.float64)
-    with torch.no_grad():
-        model[2].weight[0, 0] = float("nan")
-    record = jacobian(model, x, factored=True)
-    arguments = {"mv": (x,), "vm": (x,), "gram": (record,)}.get(call, ())
-    with pytest.raises(JacobianError):
-        getattr(record, call)(*arguments)
+# Tapes, and what is not finite
 
 
-# Tapes
+def square():
+    return nn.Sequential(linear(4, 4), nn.Tanh(), linear(4, 4)), torch.randn(5, 4, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("call", ["dense", "mv", "vm", "gram", "logabsdet"])
-def test_without_create_graph_nothing_has_a_tape(call):
-    model, x = nn.Sequential(linear(4, 4), nn.Tanh(), linear(4, 4)), torch.randn(5, 4, dtype=torch.float64)
+def test_no_nan_and_no_tape_is_handed_on(call):
+    model, x = square()
     record = jacobian(model, x.requires_grad_(), factored=True)
     arguments = {"mv": (x.detach(),), "vm": (x.detach(),), "gram": (record,)}.get(call, ())
     assert not getattr(record, call)(*arguments).requires_grad
     assert not record.value.requires_grad
+    with torch.no_grad():
+        model[2].weight[0, 0] = float("nan")
+    record = jacobian(model, x, factored=True)
+    arguments = {"mv": (x.detach(),), "vm": (x.detach(),), "gram": (record,)}.get(call, ())
+    with pytest.raises(JacobianError):
+        getattr(record, call)(*arguments)
 
 
 def test_with_create_graph_all_products_have_the_whole_tape():
-    model, x = nn.Sequential(linear(4, 4), nn.Tanh(), linear(4, 4)), torch.randn(5, 4, dtype=torch.float64)
+    model, x = square()
     x.requires_grad_()
     record = jacobian(model, x, factored=True, create_graph=True)
     j = jacobian(model, x, mode="reverse", create_graph=True)
@@ -337,7 +304,3 @@ def test_with_create_graph_all_products_have_the_whole_tape():
         ]
         for mine, his in zip(*gradients, strict=True):
             assert error(mine, his) < 1e-9, name
-
-
-def test_every_network_of_the_table_with_rules_is_offered_factored():
-    assert all(isinstance(factored(name), FactoredJacobian) for name in MODELS if MODELS[name].layerwise)

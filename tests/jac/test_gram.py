@@ -1,11 +1,24 @@
 """Products of Jacobians equal those of the dense ones, without anything of their size."""
 
 import copy
+from itertools import product
 
 import pytest
 import torch
 import torch.nn.functional as F
-from support.jac_references import MODELS, MODULES, Counted, build, error, inputs, module, parameter_gram
+from support.examples import example
+from support.jac_references import (
+    MODELS,
+    MODULES,
+    Counted,
+    build,
+    error,
+    inputs,
+    known_jacobian,
+    matrices,
+    module,
+    parameter_gram,
+)
 from support.jac_references import gram as reference
 from torch import nn
 
@@ -13,62 +26,59 @@ from nas.jac import JacobianError
 from nas.jac.errors import BudgetError
 from nas.jac.gram import gram
 
+WRT = ("input", "parameters")
 WITH_FORWARD = [name for name, case in MODELS.items() if case.forward]
 
 
-@pytest.mark.parametrize("name", WITH_FORWARD)
-def test_gram_equals_the_product_of_two_jacobians(name):
-    x, y = inputs(name), inputs(name, seed=1)
-    wanted = reference(build(name), x, y)
-    found = gram(build(name), x, y)
-    assert not found.requires_grad
-    assert error(found, wanted) < 1e-10
-    assert error(gram(build(name), x, x), reference(build(name), x, x)) < 1e-10
+def known_gram(name, *seeds):
+    """The product of the Jacobians at the inputs of these seeds."""
+    first, second = (matrices(known_jacobian(name, seed), inputs(name)) for seed in seeds)
+    return first @ second.mT
 
 
-@pytest.mark.parametrize("name", WITH_FORWARD)
-def test_gram_in_float32_is_that_of_float64_to_rounding(name):
+def test_gram_equals_the_product_of_two_jacobians():
     single = {"dtype": torch.float32}
-    found = gram(build(name, **single), inputs(name, **single), inputs(name, seed=1, **single))
-    assert found.dtype == torch.float32
-    assert error(found, reference(build(name), inputs(name), inputs(name, seed=1))) < 1e-5
+    for name in WITH_FORWARD:
+        with example(name):
+            model, x, y, wanted = build(name), inputs(name), inputs(name, seed=1), known_gram(name, 0, 1)
+            found = gram(model, x, y)
+            assert not found.requires_grad
+            assert error(found, wanted) < 1e-10
+            assert error(gram(model, x, x), known_gram(name, 0, 0)) < 1e-10
+            found = gram(build(name, **single), inputs(name, **single), inputs(name, seed=1, **single))
+            assert found.dtype == torch.float32
+            assert error(found, wanted) < 1e-5
 
 
-def test_gram_does_without_forward_derivatives_where_there_are_none():
+def test_gram_does_without_forward_derivatives():
     x, y = inputs("encoder", 2), inputs("encoder", 2, seed=1)
     assert error(gram(build("encoder"), x, y), reference(build("encoder"), x, y)) < 1e-10
 
 
-@pytest.mark.parametrize("name", ["mlp", "mlp-begins-elementwise", "cnn-1d", "residual", "gated-two", "fft", "sine"])
-def test_batches_and_budgets_of_any_size_give_the_same_gram(name):
-    model, x, y = build(name), inputs(name), inputs(name, seed=1)
-    whole = gram(model, x, y)
-    single = torch.cat([gram(model, x[i : i + 1], y[i : i + 1]) for i in range(5)])
-    assert error(single, whole) < 1e-12
-    for chunk_bytes in (8 * 150, 8 * 400, 2**20):
-        assert error(gram(model, x, y, chunk_bytes=chunk_bytes), whole) < 1e-12
+def test_batches_budgets_and_single_samples_agree():
+    for name in ["mlp", "mlp-begins-elementwise", "cnn-1d", "residual", "gated-two", "fft", "sine"]:
+        model, x, y, wanted = build(name), inputs(name), inputs(name, seed=1), known_gram(name, 0, 1)
+        with example(name):
+            single = torch.cat([gram(model, x[i : i + 1], y[i : i + 1]) for i in range(5)])
+            assert error(single, wanted) < 1e-11
+            for chunk_bytes in (8 * 150, 8 * 400, 2**20):
+                assert error(gram(model, x, y, chunk_bytes=chunk_bytes), wanted) < 1e-11
 
 
-@pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode, torch.enable_grad])
-@pytest.mark.parametrize("name", ["mlp", "pooling", "fft"])
-def test_the_grad_mode_around_does_not_matter(name, around):
-    x, y = inputs(name), inputs(name, seed=1)
-    wanted = reference(build(name), x, y)
-    with around():
-        for first in (x, x * 1, x.clone().requires_grad_()):
-            assert error(gram(build(name), first, y), wanted) < 1e-12
-
-
-@pytest.mark.parametrize("name", ["mlp", "cnn-stride", "tokens"])
-def test_inputs_need_not_be_contiguous(name):
-    model, x, y = build(name), inputs(name), inputs(name, seed=1)
-    turned = x.transpose(0, -1).contiguous().transpose(0, -1)
-    assert not turned.is_contiguous()
-    assert error(gram(model, turned, y), gram(model, x, y)) < 1e-12
+def test_grad_mode_and_memory_layout_do_not_matter():
+    for name, around in product(["mlp", "pooling", "fft"], [torch.no_grad, torch.inference_mode, torch.enable_grad]):
+        x, y = inputs(name), inputs(name, seed=1)
+        with around(), example(name, around.__name__):
+            for first in (x, x * 1, x.clone().requires_grad_()):
+                assert error(gram(build(name), first, y), known_gram(name, 0, 1)) < 1e-12
+    for name in ["mlp", "cnn-stride", "tokens"]:
+        turned = inputs(name).transpose(0, -1).contiguous().transpose(0, -1)
+        assert not turned.is_contiguous()
+        assert error(gram(build(name), turned, inputs(name, seed=1)), known_gram(name, 0, 1)) < 1e-12, name
 
 
 @pytest.mark.parametrize("wrt", ["input", "parameters"])
-def test_network_and_inputs_are_left_bit_for_bit(wrt):
+def test_network_and_inputs_are_left_unchanged(wrt):
     for name in ("batch-norm", "residual-in-place", "in-place-first"):
         model, x, y = module(name), inputs(name), inputs(name, seed=1)
         before, x_before, y_before = copy.deepcopy(model.state_dict()), x.clone(), y.clone()
@@ -77,41 +87,36 @@ def test_network_and_inputs_are_left_bit_for_bit(wrt):
         assert torch.equal(y, y_before)
         assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
         assert all(parameter.grad is None for parameter in model.parameters())
-
-
-def test_an_in_place_operation_at_the_input_of_what_has_no_rule_does_not_reach_x():
     x, y = inputs("linear"), inputs("linear", seed=1)
-    before, function = x.clone(), lambda x: x.mul_(2).cumsum(1)
+    before, function = x.clone(), lambda x: x.mul_(2).cumsum(1)  # in place, and without a rule
     found = gram(function, x, y)
     assert torch.equal(x, before)
     assert error(found, reference(function, x, y)) < 1e-12
 
 
-@pytest.mark.parametrize("name", ["linear", "identity", "mlp"])
-def test_the_result_may_be_written_into(name):
-    x = inputs(name)
-    found = gram(build(name), x, x)
-    other = found[-1].clone()
-    found[0] = 7.0
-    assert torch.equal(found[-1], other)
+def test_the_result_may_be_written_into():
+    for name in ["linear", "identity", "mlp"]:
+        x = inputs(name)
+        found = gram(build(name), x, x)
+        other = found[-1].clone()
+        found[0] = 7.0
+        assert torch.equal(found[-1], other), name
 
 
 # By the parameters
 
 
-@pytest.mark.parametrize("name", [n for n in MODULES if n not in ("identity", "recurrent")])
-def test_gram_by_the_parameters_equals_that_of_their_gradients(name):
-    model, x, y = module(name), inputs(name, 3), inputs(name, 3, seed=1)
-    wanted = parameter_gram(model, list(model.parameters()), x.clone(), y.clone())
-    assert error(gram(model, x, y, wrt="parameters"), wanted) < 1e-10
-
-
-@pytest.mark.parametrize("name", ["mlp", "cnn-1d", "twice"])
-def test_gram_by_the_parameters_of_one_batch_in_chunks(name):
-    model, x = module(name), inputs(name, 3)
-    wanted = parameter_gram(model, list(model.parameters()), x, x)
-    for chunk_bytes in (2**23, 20_000):
-        assert error(gram(model, x, x, wrt="parameters", chunk_bytes=chunk_bytes), wanted) < 1e-10
+def test_gram_by_the_parameters_is_their_gradients():
+    for name in MODULES:
+        if name not in ("identity", "recurrent"):
+            model, x, y = module(name), inputs(name, 3), inputs(name, 3, seed=1)
+            wanted = parameter_gram(model, list(model.parameters()), x.clone(), y.clone())
+            assert error(gram(model, x, y, wrt="parameters"), wanted) < 1e-10, name
+    for name in ("mlp", "cnn-1d", "twice"):
+        model, x = module(name), inputs(name, 3)
+        wanted = parameter_gram(model, list(model.parameters()), x, x)
+        for chunk_bytes in (2**23, 20_000):
+            assert error(gram(model, x, x, wrt="parameters", chunk_bytes=chunk_bytes), wanted) < 1e-10, name
 
 
 def test_gram_by_the_parameters_of_a_plain_function():
@@ -141,16 +146,16 @@ WIDE = {
 }
 
 
-@pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("name", WIDE)
-def test_nothing_as_large_as_a_jacobian_is_made(name, batch):
+def test_nothing_as_large_as_a_jacobian_is_made(name):
     """A Jacobian of one sample takes 800 KB; a chunk 256 KB, or one direction, 80 KB a sample."""
-    model, x, y = WIDE[name](), torch.randn(batch, N), torch.randn(batch, N)
-    with Counted() as count:
-        found = gram(model, x, y, chunk_bytes=CHUNK)
-    assert found.shape == (batch, M, M)
-    assert count.largest_bytes <= max(CHUNK, 4 * N * batch)
-    assert error(found.double(), reference(model, x, y).double()) < 1e-4
+    for batch in (1, 3):
+        model, x, y = WIDE[name](), torch.randn(batch, N), torch.randn(batch, N)
+        with Counted() as count:
+            found = gram(model, x, y, chunk_bytes=CHUNK)
+        assert found.shape == (batch, M, M)
+        assert count.largest_bytes <= max(CHUNK, 4 * N * batch)
+        assert error(found.double(), reference(model, x, y).double()) < 1e-4
 
 
 # What can go wrong
@@ -160,65 +165,42 @@ def network():
     return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
 
 
-def test_batches_that_cannot_be_paired_are_refused():
+def test_batches_that_do_not_go_together_are_refused():
     x = inputs("linear")
-    for other in (x[:3], torch.randn(5, 3).double(), torch.randn(5, 4, 1).double()):
-        for wrt in ("input", "parameters"):
-            with pytest.raises(JacobianError, match=r"x2=.*shape of x1, \(5, 4\)"):
-                gram(network(), x, other, wrt=wrt)
-
-
-@pytest.mark.parametrize("model", [network(), lambda x: x.cumsum(1)], ids=["rules", "no-rules"])
-def test_batches_of_two_types_are_refused(model):
-    with pytest.raises(JacobianError, match="float32"):
-        gram(model, inputs("linear"), inputs("linear").float())
-
-
-@pytest.mark.parametrize("bad", [torch.ones(5, 4).long(), torch.ones(0, 4), torch.full((5, 4), float("inf")), [1.0]])
-@pytest.mark.parametrize("place", [0, 1])
-def test_bad_inputs_are_refused_by_name(bad, place):
-    batches = [inputs("linear"), inputs("linear")]
-    batches[place] = bad
-    with pytest.raises(JacobianError, match=f"x{place + 1}="):
-        gram(network(), *batches)
-
-
-def test_an_unknown_wrt_is_refused():
+    for other, wrt in product((x[:3], torch.randn(5, 3).double(), torch.randn(5, 4, 1).double()), WRT):
+        with pytest.raises(JacobianError, match=r"x2=.*shape of x1, \(5, 4\)"):
+            gram(network(), x, other, wrt=wrt)
+    for model in (network(), lambda x: x.cumsum(1)):
+        with pytest.raises(JacobianError, match="float32"):
+            gram(model, x, x.float())
+    for bad in (torch.ones(5, 4).long(), torch.ones(0, 4), torch.full((5, 4), float("inf")), [1.0]):
+        for place, batches in enumerate(((bad, x), (x, bad)), start=1):
+            with pytest.raises(JacobianError, match=f"x{place}="):
+                gram(network(), *batches)
     with pytest.raises(JacobianError, match="input or parameters"):
-        gram(network(), inputs("linear"), inputs("linear"), wrt="weights")
+        gram(network(), x, x, wrt="weights")
 
 
-@pytest.mark.parametrize("wrt", ["input", "parameters"])
-@pytest.mark.parametrize(
-    "model",
-    [
-        network(),
-        nn.Sequential(nn.Tanh(), network()),
-        nn.Sequential(nn.Unflatten(1, (1, 4)), nn.Conv1d(1, 2, 3).double(), nn.Flatten()),
-    ],
-)
-def test_a_budget_too_small_for_one_sample_says_what_is_needed_and_that_is_enough(model, wrt):
+@pytest.mark.parametrize("wrt", WRT)
+def test_a_refused_budget_says_what_is_enough(wrt):
+    convolution = nn.Sequential(nn.Unflatten(1, (1, 4)), nn.Conv1d(1, 2, 3).double(), nn.Flatten())
     x, y = inputs("linear"), inputs("linear", seed=1)
-    with pytest.raises(BudgetError, match="chunk_bytes=") as caught:
-        gram(model, x, y, wrt=wrt, chunk_bytes=1)
-    found = gram(model, x, y, wrt=wrt, chunk_bytes=caught.value.needed)
-    assert error(found, gram(model, x, y, wrt=wrt)) < 1e-12
+    for model in (network(), nn.Sequential(nn.Tanh(), network()), convolution):
+        with pytest.raises(BudgetError, match="chunk_bytes=") as caught:
+            gram(model, x, y, wrt=wrt, chunk_bytes=1)
+        found = gram(model, x, y, wrt=wrt, chunk_bytes=caught.value.needed)
+        assert error(found, gram(model, x, y, wrt=wrt)) < 1e-12
 
 
-@pytest.mark.parametrize("wrt", ["input", "parameters"])
-def test_training_mode_is_refused(wrt):
+@pytest.mark.parametrize("wrt", WRT)
+def test_training_mode_and_nan_are_refused(wrt):
+    x, model = inputs("linear"), network()
     for layer in (nn.BatchNorm1d(4), nn.Dropout()):
-        model = nn.Sequential(nn.Linear(4, 4), layer).double().train()
         with pytest.raises(JacobianError, match=r"model\.eval\(\)"):
-            gram(model, inputs("linear"), inputs("linear"), wrt=wrt)
-
-
-@pytest.mark.parametrize("wrt", ["input", "parameters"])
-def test_no_nan_is_handed_on(wrt):
-    model = network()
+            gram(nn.Sequential(nn.Linear(4, 4), layer).double().train(), x, x, wrt=wrt)
     with torch.no_grad():
         model[2].weight[0, 0] = float("nan")
     with pytest.raises(JacobianError):
-        gram(model, inputs("linear"), inputs("linear"), wrt=wrt)
+        gram(model, x, x, wrt=wrt)
     with pytest.raises(JacobianError):
-        gram(lambda x: torch.sqrt(x * 0), inputs("linear"), inputs("linear"))
+        gram(lambda x: torch.sqrt(x * 0), x, x)

@@ -1,14 +1,14 @@
 """Every mode gives the Jacobian of autograd, whatever the network, the batch, the budget and the circumstances."""
 
 import copy
-from itertools import pairwise
+from itertools import pairwise, product
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.examples import example
 from support.jac_references import (
-    LAYERWISE,
     MODELS,
     MODULES,
     Counted,
@@ -16,6 +16,7 @@ from support.jac_references import (
     error,
     functional_jacobian,
     inputs,
+    known_jacobian,
     module,
     taped_jacobian,
 )
@@ -26,49 +27,76 @@ from nas.jac import jacobian
 from nas.jac.errors import NoRuleError
 
 MODES = ("auto", "layerwise", "reverse", "forward")
-PAIRS = [
-    (name, mode)
-    for name, case in MODELS.items()
-    for mode in MODES
-    if (case.layerwise or mode != "layerwise") and (case.forward or mode != "forward")
-]
 NO_SECOND_DERIVATIVE = ("encoder",)  # torch has none for its attention kernel on processors
-SOME = ("mlp", "widens", "cnn-same", "batch-norm", "in-place-first", "residual-in-place", "sine", "tokens", "cumsum")
-FEWER = [(name, mode) for name, mode in PAIRS if name in SOME or mode == "layerwise"]
+
+
+def modes(name, taped=False):
+    """The modes that a network of the table can be differentiated in."""
+    case = MODELS[name]
+    layered = any(isinstance(part, nn.LayerNorm) for part in case.network.modules())  # refused, see test_jac_errors
+    forward = case.forward and not (taped and layered)
+    return [mode for mode in MODES if (case.layerwise or mode != "layerwise") and (forward or mode != "forward")]
 
 
 # Against the references
 
 
-@pytest.mark.parametrize(("name", "mode"), PAIRS)
-def test_every_mode_equals_a_loop_of_autograd(name, mode):
-    assert error(jacobian(build(name), inputs(name), mode=mode), reference(build(name), inputs(name))) < 1e-10
+@pytest.mark.parametrize("name", MODELS)
+def test_every_mode_equals_a_loop_of_autograd(name):
+    model, single, wanted = build(name), build(name, torch.float32), known_jacobian(name)
+    for mode in modes(name):
+        with example(mode):
+            found = jacobian(model, inputs(name).requires_grad_(), mode=mode)
+            assert error(found, wanted) < 1e-10
+            assert not found.requires_grad
+            found = jacobian(single, inputs(name, dtype=torch.float32), mode=mode)
+            assert found.dtype == torch.float32
+            assert error(found, wanted) < 1e-5
+    x = inputs(name)
+    if not MODELS[name].layerwise:
+        with pytest.raises(NoRuleError, match="mode='reverse'"):
+            jacobian(model, x, mode="layerwise")
+    assert error(torch.cat([jacobian(model, x[i : i + 1]) for i in range(len(x))]), wanted) < 1e-12
+    for samples in (1, 3):  # a budget of so many samples' largest value, or a little more
+        assert error(jacobian(model, x, chunk_bytes=samples * 8 * 200), wanted) < 1e-12
 
 
-@pytest.mark.parametrize(("name", "mode"), FEWER)
-def test_in_float32_it_is_that_of_float64_to_rounding(name, mode):
-    ours = jacobian(build(name, torch.float32), inputs(name, dtype=torch.float32), mode=mode)
-    assert ours.dtype == torch.float32
-    assert error(ours, reference(build(name), inputs(name))) < 1e-5
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in NO_SECOND_DERIVATIVE])
+def test_with_create_graph_gradients_are_double_backwards(name):
+    model, x = build(name), inputs(name).requires_grad_()
+    leaves = [x, *(model if isinstance(model, nn.Module) else model.__self__).parameters()]
+    wanted = taped_jacobian(model, x)
+    weights = torch.randn_like(wanted)
+    theirs = gradients(wanted, weights, leaves)
+    for mode in modes(name, taped=True):
+        for chunk_bytes in (2**28, 8 * 200) if mode == "layerwise" else (2**28,):
+            with example(mode, chunk_bytes):
+                ours = jacobian(model, x, mode=mode, create_graph=True, chunk_bytes=chunk_bytes)
+                assert ours.requires_grad or not wanted.requires_grad
+                for mine, his in zip(gradients(ours, weights, leaves), theirs, strict=True):
+                    assert error(mine, his) < 1e-9
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "recurrent"])  # torch's GRU has no vmap
-def test_torch_func_agrees_with_the_reference(name):
-    assert error(functional_jacobian(build(name), inputs(name)), reference(build(name), inputs(name))) < 1e-10
+def gradients(jacobian, weights, leaves):
+    if not jacobian.requires_grad:
+        return [torch.zeros_like(leaf) for leaf in leaves]
+    found = (jacobian * weights).sum() + jacobian.square().sum()
+    return torch.autograd.grad(found, leaves, retain_graph=True, materialize_grads=True, allow_unused=True)
 
 
-@pytest.mark.parametrize("name", [name for name, case in MODELS.items() if not case.layerwise])
-def test_layerwise_refuses_what_has_no_rule(name):
-    with pytest.raises(NoRuleError, match="mode='reverse'"):
-        jacobian(build(name), inputs(name), mode="layerwise")
+def test_torch_func_agrees_with_the_reference():
+    for name in MODELS:
+        if name != "recurrent":  # torch's GRU has no vmap
+            with example(name):
+                assert error(functional_jacobian(build(name), inputs(name)), known_jacobian(name)) < 1e-10
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_derivatives_by_closed_branches_are_exactly_zero(mode):
-    j = jacobian(build("gated-dense"), inputs("gated-dense"), mode=mode).unflatten(1, (6, 4))
-    assert (j[:, 2:4] == 0).all()  # the middle one of three branches, two channels each
-    assert (j[:, :2] != 0).any()
-    assert (j[:, 4:] != 0).any()
+def test_derivatives_by_closed_branches_are_exactly_zero():
+    for mode in MODES:
+        j = jacobian(build("gated-dense"), inputs("gated-dense"), mode=mode).unflatten(1, (6, 4))
+        assert (j[:, 2:4] == 0).all(), mode  # the middle one of three branches, two channels each
+        assert (j[:, :2] != 0).any(), mode
+        assert (j[:, 4:] != 0).any(), mode
 
 
 ACTIVATIONS = [
@@ -129,180 +157,113 @@ def test_random_networks_agree_with_torch_func(network, seed, batch):
 # Batches and budgets
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_batched_chunked_and_single_samples_give_the_same(name):
-    model, x = build(name), inputs(name)
-    whole = jacobian(model, x)
-    single = torch.cat([jacobian(model, x[i : i + 1]) for i in range(len(x))])
-    assert error(single, whole) < 1e-12
-    for samples in (1, 3):  # a budget of so many samples' largest value, or a little more
-        chunk_bytes = samples * 8 * 200
-        assert error(jacobian(model, x, chunk_bytes=chunk_bytes), whole) < 1e-12
+def test_one_direction_at_a_time_changes_nothing():
+    for (name, widest), mode in product({"mlp": 7, "bottleneck": 12, "cnn-1d": 16, "two-branches": 15}.items(), MODES):
+        with example(name, mode):
+            found = jacobian(build(name), inputs(name), mode=mode, chunk_bytes=8 * widest)
+            assert error(found, known_jacobian(name)) < 1e-12
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", ["mlp", "bottleneck", "cnn-1d", "two-branches"])
-def test_a_budget_of_one_direction_at_a_time_changes_nothing(name, mode):
-    model, x = build(name), inputs(name)
-    widest = {"mlp": 7, "bottleneck": 12, "cnn-1d": 16, "two-branches": 15}[name]
-    assert error(jacobian(model, x, mode=mode, chunk_bytes=8 * widest), reference(model, x)) < 1e-12
-
-
-@pytest.mark.parametrize("mode", ["layerwise", "reverse", "forward"])
-@pytest.mark.parametrize("batch", [1, 2, 17])
-def test_batches_may_have_any_size(mode, batch):
-    x = inputs("cnn-1d", batch)
-    assert error(jacobian(build("cnn-1d"), x, mode=mode), reference(build("cnn-1d"), x)) < 1e-10
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_a_function_may_hold_a_constant_for_each_sample(mode):
+def test_batches_and_functions_of_the_batch_size():
     scale = torch.linspace(1, 2, 5, dtype=torch.float64)[:, None]
-    x = inputs("linear")
-    assert (
-        error(
-            jacobian(lambda x: torch.tanh(x * scale) + scale, x, mode=mode),
-            reference(lambda x: torch.tanh(x * scale), x),
-        )
-        < 1e-10
-    )
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_a_function_may_write_out_the_batch_size(mode):
-    x = inputs("linear")
-    function = lambda x: torch.tanh(x.view(5, 2, 2)).reshape(5, 4)  # noqa: E731
-    assert error(jacobian(function, x, mode=mode), reference(function, x)) < 1e-10
+    functions = {
+        "constant for each sample": lambda x: torch.tanh(x * scale) + scale,
+        "batch size written out": lambda x: torch.tanh(x.view(5, 2, 2)).reshape(5, 4),
+    }
+    for mode in MODES:
+        for batch in (1, 2, 17):
+            x = inputs("cnn-1d", batch)
+            assert error(jacobian(build("cnn-1d"), x, mode=mode), reference(build("cnn-1d"), x)) < 1e-10, (mode, batch)
+        for name, function in functions.items():
+            x = inputs("linear")
+            assert error(jacobian(function, x, mode=mode), reference(function, x)) < 1e-10, (mode, name)
 
 
 # Circumstances
 
 
-@pytest.mark.parametrize("mode", ["layerwise", "reverse", "forward"])
-@pytest.mark.parametrize("name", ["mlp", "cnn-stride", "tokens", "pooling", "group-norm"])
-def test_inputs_need_not_be_contiguous(name, mode):
-    model, x = build(name), inputs(name)
-    wanted = reference(model, x)
-    apart = torch.stack([x, x + 1], -1)[..., 0]
-    turned = x.transpose(0, -1).contiguous().transpose(0, -1)
-    for other in (apart, turned):
-        assert not other.is_contiguous()
-        assert error(jacobian(model, other, mode=mode), wanted) < 1e-12
-    alike = x[:1].expand(5, *x.shape[1:])
-    assert error(jacobian(model, alike, mode=mode), reference(model, alike)) < 1e-12
+def test_inputs_need_not_be_contiguous():
+    for name, mode in product(["mlp", "cnn-stride", "tokens", "pooling", "group-norm"], MODES):
+        model, x = build(name), inputs(name)
+        apart = torch.stack([x, x + 1], -1)[..., 0]
+        turned = x.transpose(0, -1).contiguous().transpose(0, -1)
+        with example(name, mode):
+            for other in (apart, turned):
+                assert not other.is_contiguous()
+                assert error(jacobian(model, other, mode=mode), known_jacobian(name)) < 1e-12
+            alike = x[:1].expand(5, *x.shape[1:])
+            assert error(jacobian(model, alike, mode=mode), reference(model, alike)) < 1e-12
 
 
-@pytest.mark.parametrize(
-    "around", [torch.no_grad, torch.inference_mode, torch.enable_grad], ids=["no_grad", "inference_mode", "enable_grad"]
-)
-@pytest.mark.parametrize("mode", ["layerwise", "reverse", "forward"])
-@pytest.mark.parametrize("name", ["mlp", "pooling", "residual-in-place", "sine", "means", "tokens"])
-def test_the_grad_mode_around_does_not_matter(name, mode, around):
-    model, x = build(name), inputs(name)
-    wanted = reference(model, x)
-    with around():
-        ours, of_new_input = jacobian(model, x, mode=mode), jacobian(model, x * 1, mode=mode)
-        of_leaf = jacobian(model, inputs(name).requires_grad_(), mode=mode)
-    for found in (ours, of_new_input, of_leaf):
-        assert error(found, wanted) < 1e-12
-        assert not found.requires_grad
-
-
-@pytest.mark.parametrize(("name", "mode"), FEWER)
-def test_without_create_graph_there_is_no_tape(name, mode):
-    assert not jacobian(build(name), inputs(name).requires_grad_(), mode=mode).requires_grad
-
-
-@pytest.mark.parametrize(("name", "mode"), [(name, mode) for name, mode in PAIRS if name not in NO_SECOND_DERIVATIVE])
-def test_with_create_graph_gradients_are_those_of_double_backward(name, mode):
-    if mode == "forward" and any(isinstance(part, nn.LayerNorm) for part in module(name).modules()):
-        pytest.skip("refused, see test_jac_errors")
-    model, x = build(name), inputs(name).requires_grad_()
-    leaves = [x, *(model if isinstance(model, nn.Module) else model.__self__).parameters()]
-    wanted = taped_jacobian(model, x)
-    weights = torch.randn_like(wanted)
-    for chunk_bytes in (2**28, 8 * 200) if mode == "layerwise" else (2**28,):
-        ours = jacobian(model, x, mode=mode, create_graph=True, chunk_bytes=chunk_bytes)
-        assert ours.requires_grad or not wanted.requires_grad
-        for mine, theirs in zip(gradients(ours, weights, leaves), gradients(wanted, weights, leaves), strict=True):
-            assert error(mine, theirs) < 1e-9
-
-
-def gradients(jacobian, weights, leaves):
-    if not jacobian.requires_grad:
-        return [torch.zeros_like(leaf) for leaf in leaves]
-    found = (jacobian * weights).sum() + jacobian.square().sum()
-    return torch.autograd.grad(found, leaves, retain_graph=True, materialize_grads=True, allow_unused=True)
+@pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_the_grad_mode_around_does_not_matter(around):
+    for name, mode in product(["mlp", "pooling", "residual-in-place", "sine", "means", "tokens"], MODES):
+        model, x, leaf = build(name), inputs(name), inputs(name).requires_grad_()
+        with example(name, mode):
+            with around():
+                found = [jacobian(model, at, mode=mode) for at in (x, x * 1, leaf)]
+                taped = mode != "forward" and jacobian(model, x, mode=mode, create_graph=True)
+            for j in found:
+                assert error(j, known_jacobian(name)) < 1e-12
+                assert not j.requires_grad
+            if name == "mlp" and mode != "forward":
+                assert torch.autograd.grad(taped.sum(), model[0].weight)[0].abs().max() > 0
 
 
 @pytest.mark.parametrize("mode", ["layerwise", "reverse", "forward"])
-@pytest.mark.parametrize("x_first", [True, False], ids=["leaf", "not-a-leaf"])
-def test_the_tape_reaches_what_x_was_made_from(mode, x_first):
+def test_the_tape_reaches_what_x_was_made_from(mode):
     model, z = build("mlp"), inputs("mlp").requires_grad_()
-    x = z if x_first else torch.sin(z)
     weights = torch.linspace(-1, 1, 5 * 3 * 6, dtype=torch.float64).view(5, 3, 6)
-    ours = torch.autograd.grad((jacobian(model, x, mode=mode, create_graph=True) * weights).sum(), z, retain_graph=True)
-    wanted = torch.autograd.grad((taped_jacobian(model, x) * weights).sum(), z)
-    assert error(ours[0], wanted[0]) < 1e-10
-
-
-@pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode])
-@pytest.mark.parametrize("mode", MODES)
-def test_create_graph_keeps_the_tape_whatever_the_grad_mode_around(mode, around):
-    model, x = build("mlp"), inputs("mlp")
-    with around():
+    for x in (z, torch.sin(z)):
         j = jacobian(model, x, mode=mode, create_graph=True)
-    assert torch.autograd.grad(j.sum(), model[0].weight)[0].abs().max() > 0
+        ours = torch.autograd.grad((j * weights).sum(), z, retain_graph=True)
+        wanted = torch.autograd.grad((taped_jacobian(model, x) * weights).sum(), z)
+        assert error(ours[0], wanted[0]) < 1e-10
 
 
 # Nothing is changed, nothing is shared
 
 
-@pytest.mark.parametrize(("name", "mode"), [(name, mode) for name, mode in FEWER if name in MODULES])
-def test_network_and_input_are_left_bit_for_bit(name, mode):
+def test_network_and_input_are_left_unchanged():
+    for name in MODULES:
+        with example(name):
+            assert_left_unchanged(name)
+
+
+def assert_left_unchanged(name):
     model, x = module(name), inputs(name)
     for number, parameter in enumerate(model.parameters()):
         parameter.requires_grad_(number % 2 == 0)
         parameter.grad = torch.ones_like(parameter)
     before, x_before = copy.deepcopy(model), x.clone()
-    for create_graph in (False, True):
-        if create_graph and mode == "forward" and any(isinstance(part, nn.LayerNorm) for part in model.modules()):
-            continue
-        jacobian(model, x, mode=mode, create_graph=create_graph, chunk_bytes=8 * 600)
+    for taped in (False, True):
+        for mode in modes(name, taped) if name not in NO_SECOND_DERIVATIVE else ():
+            jacobian(model, x, mode=mode, create_graph=taped, chunk_bytes=8 * 600)
     assert torch.equal(x, x_before)
     assert not x.requires_grad
     assert x.grad is None
-    for now, then in zip(model.modules(), before.modules(), strict=True):
-        assert now.training == then.training
-        assert now._forward_hooks.keys() == then._forward_hooks.keys()
+    assert [m.training for m in model.modules()] == [m.training for m in before.modules()]
+    assert not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in model.modules())
     for (key, now), (_, then) in zip(model.named_parameters(), before.named_parameters(), strict=True):
-        assert torch.equal(now, then), key
         assert now.requires_grad == then.requires_grad, key
         assert torch.equal(now.grad, torch.ones_like(now)), key
     for key, value in before.state_dict().items():
         assert torch.equal(model.state_dict()[key], value), key
 
 
-@pytest.mark.parametrize("create_graph", [False, True])
-@pytest.mark.parametrize("mode", MODES)
-def test_an_in_place_operation_at_the_input_does_not_reach_x(mode, create_graph):
+def test_an_operation_in_place_does_not_reach_x():
     x = inputs("linear")
-    before, function = x.clone(), lambda x: x.mul_(2).sin()
-    ours = jacobian(function, x, mode=mode, create_graph=create_graph)
-    assert torch.equal(x, before)
-    assert error(ours, reference(function, before)) < 1e-12
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_an_in_place_operation_at_the_input_of_what_has_no_rule_does_not_reach_x(mode):
-    x = inputs("linear")
-    before, function = x.clone(), lambda x: x.mul_(2).cumsum(1)
-    if mode != "layerwise":
-        assert error(jacobian(function, x, mode=mode), reference(function, before)) < 1e-12
-    else:
-        with pytest.raises(NoRuleError):
-            jacobian(function, x, mode=mode)
-    assert torch.equal(x, before)
+    before = x.clone()
+    functions = {"rules": lambda x: x.mul_(2).sin(), "no rule": lambda x: x.mul_(2).cumsum(1)}
+    for (name, function), mode, create_graph in product(functions.items(), MODES, (False, True)):
+        with example(name, mode, create_graph):
+            if (name, mode) == ("no rule", "layerwise"):
+                with pytest.raises(NoRuleError):
+                    jacobian(function, x, mode=mode)
+            else:
+                ours = jacobian(function, x, mode=mode, create_graph=create_graph)
+                assert error(ours, reference(function, before)) < 1e-12
+            assert torch.equal(x, before)
 
 
 class Shifted(nn.Module):
@@ -339,21 +300,19 @@ LINEAR = {
 }
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("batch", [1, 5])
-@pytest.mark.parametrize("chunk_bytes", [2**28, 8 * 8])
-@pytest.mark.parametrize("name", LINEAR)
-def test_the_result_may_be_written_into(name, chunk_bytes, batch, mode):
+def test_the_result_may_be_written_into():
     """Neither a weight, nor x, nor another sample's Jacobian moves; where J is constant, sharing is tempting."""
-    model, x = LINEAR[name](), inputs("linear", batch)
-    before, x_before = copy.deepcopy(model.state_dict()), x.clone()
-    j = jacobian(model, x, mode=mode, chunk_bytes=chunk_bytes)
-    other = j[-1].clone()
-    j[0] = 7.0
-    j[0] -= 1.0
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    assert torch.equal(x, x_before)
-    assert batch == 1 or torch.equal(j[-1], other)
+    for name, chunk_bytes, batch, mode in product(LINEAR, (2**28, 8 * 8), (1, 5), MODES):
+        with example(name, chunk_bytes, batch, mode):
+            model, x = LINEAR[name](), inputs("linear", batch)
+            before, x_before = copy.deepcopy(model.state_dict()), x.clone()
+            j = jacobian(model, x, mode=mode, chunk_bytes=chunk_bytes)
+            other = j[-1].clone()
+            j[0] = 7.0
+            j[0] -= 1.0
+            assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+            assert torch.equal(x, x_before)
+            assert batch == 1 or torch.equal(j[-1], other)
 
 
 # What it costs, in multiply-adds
@@ -372,20 +331,20 @@ def with_cumsum(network):
     return (lambda x: model(x).cumsum(1)), width, work
 
 
-@pytest.mark.parametrize("chunk_bytes", [2**28, 100_000])
-@pytest.mark.parametrize("rules", [True, False], ids=["rules", "no-rules"])
-@pytest.mark.parametrize(("network", "directions"), [(narrowing, 10), (widening, 2)])
-def test_auto_carries_as_many_directions_as_the_narrow_end_has(network, directions, rules, chunk_bytes):
-    model, width, work = network() if rules else with_cumsum(network)
-    x = torch.randn(4, width, dtype=torch.float64)
-    with Counted() as count:
-        jacobian(model, x, chunk_bytes=chunk_bytes)
-    values = (directions + 3) * len(x) * work  # forward mode carries values along with each direction
-    apart = 0 if rules else 8  # where no rule shows that samples are kept apart, a few more directions do
-    assert count.multiply_adds <= (directions + apart) * len(x) * work + values
+def test_auto_goes_by_the_narrow_end():
+    cases = product([(narrowing, 10), (widening, 2)], [True, False], [2**28, 100_000])
+    for (network, directions), rules, chunk_bytes in cases:
+        model, width, work = network() if rules else with_cumsum(network)
+        x = torch.randn(4, width, dtype=torch.float64)
+        with Counted() as count:
+            jacobian(model, x, chunk_bytes=chunk_bytes)
+        values = (directions + 3) * len(x) * work  # forward mode carries values along with each direction
+        apart = 0 if rules else 8  # where no rule shows that samples are kept apart, a few more directions do
+        most = (directions + apart) * len(x) * work + values
+        assert count.multiply_adds <= most, (network.__name__, rules, chunk_bytes)
 
 
-def test_a_bottleneck_carries_as_many_directions_as_it_is_wide():
+def test_a_bottleneck_takes_its_width_in_directions():
     model = nn.Sequential(nn.Linear(200, 2), nn.Tanh(), nn.Linear(2, 50), nn.Tanh(), nn.Linear(50, 300)).double()
     work = 200 * 2 + 2 * 50 + 50 * 300
     with Counted() as count:
@@ -393,16 +352,12 @@ def test_a_bottleneck_carries_as_many_directions_as_it_is_wide():
     assert count.multiply_adds <= 4 * (3 * work + 2 * 200 * 300)  # two directions, a forward pass, one product
 
 
-@pytest.mark.parametrize("name", LAYERWISE)
-def test_layerwise_runs_the_network_once_and_auto_with_it(name):
-    model, calls = build(name), []
-
-    def watched(x):
-        calls.append(len(x))
-        return model(x)
-
-    jacobian(watched, inputs(name))
-    assert calls == [5]
+def test_layerwise_runs_the_network_once():
+    for name in MODELS:
+        if MODELS[name].layerwise:
+            model, calls = build(name), []
+            jacobian(lambda x, model=model, calls=calls: calls.append(len(x)) or model(x), inputs(name))
+            assert calls == [5], name
 
 
 # What the recording must not overlook
@@ -457,14 +412,13 @@ DISGUISED = {
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-@pytest.mark.parametrize("inside", [False, True], ids=["alone", "in-sequential"])
-@pytest.mark.parametrize("mode", ["auto", "layerwise"])
-@pytest.mark.parametrize("name", DISGUISED)
-def test_what_is_not_quite_the_module_with_a_rule_is_run_as_it_is(name, mode, inside):
-    model = DISGUISED[name]()
-    model = nn.Sequential(linear(), model, nn.Tanh()) if inside else model
+def test_modules_that_only_look_like_one_with_a_rule():
     x = inputs("linear")
-    assert error(jacobian(model, x, mode=mode), reference(model, x)) < 1e-10
+    for name, inside, mode in product(DISGUISED, (False, True), ("auto", "layerwise")):
+        with example(name, inside, mode):
+            model = DISGUISED[name]()
+            model = nn.Sequential(linear(), model, nn.Tanh()) if inside else model
+            assert error(jacobian(model, x, mode=mode), reference(model, x)) < 1e-10
 
 
 def test_a_hook_for_all_modules_is_seen():
@@ -486,19 +440,19 @@ HIDDEN = {
 }
 
 
-@pytest.mark.parametrize("name", HIDDEN)
-def test_what_goes_around_torch_functions_is_not_taken_for_a_constant(name):
+def test_what_goes_around_torch_functions_is_no_constant():
     x = inputs("linear")
-    assert error(jacobian(HIDDEN[name], x), reference(HIDDEN[name], x)) < 1e-10
+    for name, function in HIDDEN.items():
+        with example(name):
+            assert error(jacobian(function, x), reference(function, x)) < 1e-10
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("make", [lambda x: torch.jit.script(linear()), lambda x: torch.jit.trace(linear(), x)])
-def test_a_torchscript_module_is_not_taken_for_a_constant(make):
+def test_a_torchscript_module_is_no_constant():
     x = inputs("linear")
-    scripted = make(x)
-    for function in (scripted, lambda x: x + scripted(x)):
-        assert error(jacobian(function, x), reference(function, x)) < 1e-10
+    for scripted in (torch.jit.script(linear()), torch.jit.trace(linear(), x)):
+        for function in (scripted, lambda x, scripted=scripted: x + scripted(x)):
+            assert error(jacobian(function, x), reference(function, x)) < 1e-10
 
 
 class Cubed(torch.autograd.Function):
@@ -515,6 +469,6 @@ class Cubed(torch.autograd.Function):
         return 3 * x**2 * gradient.unflatten(1, (3, -1)).sum(1).flip(1)
 
 
-def test_auto_does_without_forward_derivatives_where_there_are_none():
+def test_auto_does_without_forward_derivatives():
     x = inputs("linear")
     assert error(jacobian(Cubed.apply, x), reference(Cubed.apply, x)) < 1e-10

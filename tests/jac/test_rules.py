@@ -144,13 +144,15 @@ ARITHMETIC: dict[str, list[Callable]] = {
     "mm": [lambda x: torch.mm(x, MATRIX), lambda x: x.mm(nn.Parameter(MATRIX))],
     "rsub": [lambda x: torch.rsub(x, 1), lambda x: torch.rsub(x, ROW), lambda x: torch.rsub(x, 2.0, alpha=3)],
 }
-SMOOTH = {name: lambda x, name=name: getattr(x, f"__{name}__")(positive(x)) for name in ["add", "sub", "mul", "truediv"]}
+OPERATORS = {
+    name: lambda x, name=name: getattr(x, f"__{name}__")(positive(x)) for name in ["add", "sub", "mul", "truediv"]
+}
 REVERSED = {
     name: lambda x, name=name: getattr(positive(x), f"__{name}__")(1.5)
     for name in ["radd", "rsub", "rmul", "rtruediv", "rdiv"]
 }
 DUNDERS: dict[str, list[Callable]] = {
-    **{f"__{name}__": [call] for name, call in {**SMOOTH, **REVERSED}.items()},
+    **{f"__{name}__": [call] for name, call in {**OPERATORS, **REVERSED}.items()},
     "__pow__": [lambda x: operator.pow(x, 3)],
     "__neg__": [operator.neg],
     "__abs__": [operator.abs],

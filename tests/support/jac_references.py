@@ -1,6 +1,7 @@
 """Slow, obvious Jacobians by a loop of torch.autograd.grad, and the networks on which the fast ones are compared."""
 
 import copy
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -336,3 +337,9 @@ def inputs(name: str, batch: int = 5, dtype: torch.dtype = torch.float64, seed: 
     """A batch for a network of the table."""
     generator = torch.Generator().manual_seed(seed + 1)
     return torch.randn(batch, *MODELS[name].shape, generator=generator).to(dtype)
+
+
+@functools.cache
+def known_jacobian(name: str, seed: int = 0) -> Tensor:
+    """``jacobian(build(name), inputs(name, seed=seed))`` by the slow reference, for all tests that ask."""
+    return jacobian(build(name), inputs(name, seed=seed))
