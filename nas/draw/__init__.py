@@ -1,0 +1,21 @@
+"""Every image the project draws, as the bytes of a PNG; matplotlib is imported when one is drawn, not before."""
+
+from nas.draw.grid import draw_grid
+from nas.draw.maps import Map, draw_maps
+from nas.draw.scatter import Panel, draw_scatter
+from nas.draw.search import Axis, Points, draw_curve, draw_front, draw_values
+from nas.draw.supernet import draw_supernet
+
+__all__ = [
+    "Axis",
+    "Map",
+    "Panel",
+    "Points",
+    "draw_curve",
+    "draw_front",
+    "draw_grid",
+    "draw_maps",
+    "draw_scatter",
+    "draw_supernet",
+    "draw_values",
+]

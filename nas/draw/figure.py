@@ -1,0 +1,59 @@
+"""What all drawings share: colours, a figure without pyplot's global state, axes, and the bytes of a PNG."""
+
+from __future__ import annotations
+
+import struct
+from io import BytesIO
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Blue and orange are Okabe and Ito's, which people with any colour vision can tell apart.
+BLUE, ORANGE = "#0072b2", "#d55e00"
+INK, GREY, LINE = "#1f2d3d", "#7a8796", "#d6dee7"
+TITLE, TEXT, SMALL = 11, 9.5, 8.5
+"""Sizes of letters, in points."""
+
+
+def new_figure(width: float, height: float, layout: Literal["constrained", "compressed"] | None = "constrained") -> Figure:
+    """An empty figure; ``width`` and ``height`` in inches, drawn with 110 pixels an inch."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=110, layout=layout)
+    if engine := figure.get_layout_engine():
+        engine.set(w_pad=0.08, h_pad=0.08)
+    return figure
+
+
+def to_png(figure: Figure) -> bytes:
+    """Draw a figure with Agg; equal figures give equal bytes."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})  # the version of matplotlib is no content
+    return buffer.getvalue()
+
+
+def size_of(png: bytes) -> tuple[int, int]:
+    """Width and height of a PNG in pixels."""
+    width, height = struct.unpack(">II", png[16:24])
+    return width, height
+
+
+def style(axes: Axes, x: str = "", y: str = "", title: str = "") -> None:
+    """Label axes, and take away what is no data."""
+    axes.set_xlabel(x, fontsize=TEXT, color=INK)
+    axes.set_ylabel(y, fontsize=TEXT, color=INK)
+    axes.set_title(title, fontsize=TEXT, color=INK, loc="left")
+    axes.tick_params(labelsize=SMALL, colors=INK)
+    axes.grid(color=LINE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def shorten(text: str, letters: int) -> str:
+    """``text`` in at most so many letters: its middle is left out, since names differ at their ends."""
+    if len(text) <= letters:
+        return text
+    tail = (letters - 1) // 2
+    return f"{text[: letters - 1 - tail]}…{text[len(text) - tail :]}"
