@@ -10,7 +10,6 @@ puts a softmax behind it, and asks nas.jac for the Jacobian of the probabilities
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import sys
 import warnings
@@ -20,7 +19,6 @@ from time import perf_counter
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:  # --help answers without torch
-    from PIL import Image
     from torch import Tensor, nn
 
 
@@ -69,8 +67,9 @@ def run(asked: argparse.Namespace) -> None:
     """Load, compute, check, say and draw."""
     import torch
 
+    from nas.draw import Map, draw_maps
+    from nas.files import write_whole
     from nas.jac import check
-    from nas.track.maps import Map, draw_maps
 
     torch.set_num_threads(1)  # one picture is too little to share: threads that wait for each other take longer
     subject = load(asked.run, asked.architecture, asked.picture, asked.factory)
@@ -92,7 +91,7 @@ def run(asked: argparse.Namespace) -> None:
         Map(subject.classes[k], float(chances[k]), maps[k], "true" if k == subject.label else "")
         for k in order[: asked.classes]
     ]
-    save(draw_maps(subject.pixels, shown, subject.title, subject.subtitle, UNIT), path)
+    write_whole(path, draw_maps(subject.pixels, shown, subject.title, subject.subtitle, UNIT))
     print(f"drawn: {path}")
 
 
@@ -181,16 +180,6 @@ def timed_jacobian(subject: Subject) -> tuple[Tensor, float, float]:
 def pixel_maps(jac: Tensor, std: Tensor) -> Tensor:
     """``(classes, H, W)``: by the pixel before it was normalised, as (pixel - mean) / std, all channels together."""
     return (jac[0] / std[:, None, None]).sum(1)
-
-
-def save(picture: Image.Image, path: Path) -> None:
-    """Write a PNG whole or not at all."""
-    unfinished = path.with_name(path.name + ".unfinished")
-    try:
-        picture.save(unfinished, format="PNG")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

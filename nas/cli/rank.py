@@ -24,7 +24,7 @@ def job(config: DictConfig, folder: Path) -> None:
     from rich.console import Console
 
     from nas.cost.allocator import keep_freed_memory
-    from nas.rank import KnownValues, draw, predict, rank, subject_of, tables, write_report
+    from nas.rank import KnownValues, predict, rank, subject_of, tables, write_report
 
     keep_freed_memory()
     if settings.rank.threads:
@@ -33,7 +33,7 @@ def job(config: DictConfig, folder: Path) -> None:
         subject = subject_of(settings)
         predictions = predict(subject, settings, KnownValues(folder))
         ranking = rank(predictions, subject.truth, settings.seed)
-        write_report(folder, settings, subject, predictions, ranking, draw(predictions, ranking, subject.truth))
+        write_report(folder, settings, subject, predictions, ranking)
     out = Console(highlight=False, markup=False, emoji=False)
     out.width = max(out.width, 125)  # the table is of no use with its figures cut off
     out.print(*tables(ranking, subject.truth), sep="\n")

@@ -15,15 +15,16 @@ BLUE, ORANGE = "#0072b2", "#d55e00"
 INK, GREY, LINE = "#1f2d3d", "#7a8796", "#d6dee7"
 TITLE, TEXT, SMALL = 11, 9.5, 8.5
 """Sizes of letters, in points."""
+Layout = Literal["constrained", "compressed"]
 
 
-def new_figure(width: float, height: float, layout: Literal["constrained", "compressed"] | None = "constrained") -> Figure:
+def new_figure(width: float, height: float, layout: Layout | None = "constrained") -> Figure:
     """An empty figure; ``width`` and ``height`` in inches, drawn with 110 pixels an inch."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=110, layout=layout)
-    if engine := figure.get_layout_engine():
-        engine.set(w_pad=0.08, h_pad=0.08)
+    if layout:
+        figure.set_layout_engine(layout, w_pad=0.08, h_pad=0.08)
     return figure
 
 

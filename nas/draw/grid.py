@@ -27,5 +27,5 @@ def draw_grid(batch: Tensor) -> bytes:
     page = images.view(count // columns, columns, 3, height, width).permute(0, 3, 1, 4, 2)
     buffer = BytesIO()
     pixels = (page.reshape(count // columns * height, columns * width, 3) * 255).round().byte()
-    imsave(buffer, pixels.numpy(), format="png", metadata={"Software": None})
+    imsave(buffer, pixels.numpy(), format="png")
     return buffer.getvalue()

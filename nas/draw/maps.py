@@ -63,21 +63,22 @@ def draw_maps(image: Tensor, maps: Sequence[Map], title: str, subtitle: str, uni
     shown.set_anchor("N")
     shown.spines[:].set(color=LINE, linewidth=0.8)
     limit = max(float(one.values.abs().max()) for one in maps) or 1.0
-    colours = ScalarMappable(Normalize(-limit, limit), LinearSegmentedColormap.from_list("signed", SCALE))
+    # With an odd number of colours there is one for zero.
+    norm, colours = Normalize(-limit, limit), LinearSegmentedColormap.from_list("signed", SCALE, N=257)
     panels = [figure.add_subplot(grid[k // columns, tall + k % columns]) for k in range(len(maps))]
     for panel, one in zip(panels, maps, strict=True):
         first = one is maps[0]
         values = one.values.detach().cpu().numpy()
-        panel.imshow(values, cmap=colours.cmap, norm=colours.norm, interpolation="nearest")
+        panel.imshow(values, cmap=colours, norm=norm, interpolation="nearest")
         name = f"{one.name} ({one.note})" if one.note else one.name
         panel.set_title(shorten(name, 12), loc="left", fontsize=SMALL, color=INK)
         panel.set_title(f"{one.probability:.1%}", loc="right", fontsize=SMALL, color=INK if first else GREY)
         panel.spines[:].set(color=ORANGE if first else LINE, linewidth=2 if first else 0.8)
     for panel in (shown, *panels):
         panel.set(xticks=[], yticks=[])
-    bar = figure.colorbar(colours, ax=panels, location="bottom", aspect=60, pad=0.02)
+    bar = figure.colorbar(ScalarMappable(norm, colours), ax=panels, location="bottom", aspect=60, pad=0.02)
     ticks = [-limit, -limit / 2, 0, limit / 2, limit]
-    bar.set_ticks(ticks, labels=map(number, ticks))
+    bar.set_ticks(ticks, labels=[number(tick) for tick in ticks])
     figure.supxlabel(unit, size=SMALL, color=GREY)
     bar.ax.tick_params(labelsize=SMALL, colors=INK)
     bar.outline.set_edgecolor(LINE)

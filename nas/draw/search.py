@@ -60,7 +60,8 @@ def draw_front(axes: Sequence[Axis], points: Points) -> bytes:
         _draw_pair(panel, axes, points, x, y)
         style(panel, axes[x].text, axes[y].text)
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2 if columns == 1 else 5, frameon=False, fontsize=TEXT)
+    across = 2 if columns == 1 else 5
+    figure.legend(handles, labels, loc="outside lower center", ncols=across, frameon=False, fontsize=TEXT)
     return to_png(figure)
 
 
@@ -85,8 +86,10 @@ def _draw_pair(panel: Axes, axes: Sequence[Axis], points: Points, x: int, y: int
     label = f"Pareto front ({len(points.front)})"
     panel.scatter(*xy(points.front), s=34, c=BLUE, edgecolors="white", linewidths=0.7, zorder=3, label=label)
     if points.best is not None:
-        look = {"marker": "*", "c": ORANGE, "edgecolors": INK, "linewidths": 0.6, "zorder": 4}
-        panel.scatter(*xy([points.best]), s=130, label="best", **look)
+        x_best, y_best = xy([points.best])
+        panel.scatter(
+            x_best, y_best, s=130, marker="*", c=ORANGE, edgecolors=INK, linewidths=0.6, zorder=4, label="best"
+        )
 
 
 def draw_values(axis: Axis, feasible: dict[int, float], broken: dict[int, float], best: Sequence[float]) -> bytes:
@@ -106,7 +109,7 @@ def draw_values(axis: Axis, feasible: dict[int, float], broken: dict[int, float]
     if feasible:
         panel.step(list(feasible), best, where="post", color=BLUE, linewidth=1.5, label="best so far")
     style(panel, "trial", axis.text, "Best of the trials so far")
-    panel.xaxis.get_major_locator().set_params(integer=True)
+    panel.locator_params(axis="x", integer=True)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=TEXT)
     return to_png(figure)
 
@@ -123,7 +126,7 @@ def draw_curve(numbers: Sequence[int], shares: Sequence[float], ideal: str, refe
     panel = figure.subplots()
     panel.step(numbers, shares, where="post", color=BLUE, linewidth=1.5)
     style(panel, "trial", "hypervolume (share of the box)")
-    panel.xaxis.get_major_locator().set_params(integer=True)
+    panel.locator_params(axis="x", integer=True)
     title = f"Hypervolume of the front so far\nbox from the ideal point {ideal}\nto the reference point {reference}"
     panel.set_title(title, fontsize=SMALL, color=INK, loc="left")
     panel.set_ylim(0, 1.02)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nas.draw.figure import BLUE, GREY, INK, LINE, ORANGE, SMALL, TEXT, TITLE, new_figure, shorten, to_png
 from nas.space import Slot
@@ -107,7 +107,7 @@ def draw_supernet(
     return to_png(figure)
 
 
-def _rounded(axes: Axes, x: float, y: float, width: float, height: float, **look: object) -> None:
+def _rounded(axes: Axes, x: float, y: float, width: float, height: float, **look: Any) -> None:
     from matplotlib.patches import FancyBboxPatch
 
     axes.add_patch(FancyBboxPatch((x, y), width, height, zorder=2, **look))
@@ -142,9 +142,9 @@ def _draw_column(
         face = (BLUE, 0.05 + 0.9 * box.strength)
         _rounded(axes, x, y, WIDTH, height, boxstyle="round,pad=0,rounding_size=6", fc=face, ec=edge, lw=line)
         ink = "white" if box.strength > 0.6 else INK
-        text = {"color": ink, "va": "center_baseline", "zorder": 4}
-        line = y + (height if box.accuracy is None else BOX) / 2
-        axes.text(x + 8, line, shorten(box.name, LETTERS), size=TEXT, **text)
-        axes.text(right - 8, line, percent(box.share), size=TEXT, ha="right", **text)
+        text: dict[str, Any] = {"color": ink, "va": "center_baseline", "zorder": 4}
+        at = y + (height if box.accuracy is None else BOX) / 2
+        axes.text(x + 8, at, shorten(box.name, LETTERS), size=TEXT, **text)
+        axes.text(right - 8, at, percent(box.share), size=TEXT, ha="right", **text)
         if box.accuracy is not None:
             axes.text(x + 8, y + BOX + ACCURACY / 2 - 3, f"acc {box.accuracy:.1%}", size=SMALL, **text)

@@ -2,8 +2,7 @@
 
 from nas.rank.predictions import KnownValues, Prediction, add_ranks, predict
 from nas.rank.ranking import Ranking, Row, rank, tables
-from nas.rank.report import write_report
-from nas.rank.scatter import draw
+from nas.rank.report import scatter, write_report
 from nas.rank.subject import Subject, subject_of
 
 __all__ = [
@@ -13,9 +12,9 @@ __all__ = [
     "Row",
     "Subject",
     "add_ranks",
-    "draw",
     "predict",
     "rank",
+    "scatter",
     "subject_of",
     "tables",
     "write_report",

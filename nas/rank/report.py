@@ -1,23 +1,26 @@
-"""What a ranking leaves behind: tables, predictions, a report and a picture, each written whole or not at all."""
+"""What a ranking leaves behind: tables, predictions, a report and an image, each written whole or not at all."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import math
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+import torch
 from rich.console import Console
 
+from nas.draw import Panel, draw_scatter
 from nas.files import write_whole
 from nas.rank.predictions import Prediction
 from nas.rank.ranking import Ranking, tables
 from nas.rank.subject import Subject
+from nas.score.correlation import best
 from nas.score.truth import Truth
 from nas.settings import RankRunSettings
 from nas.space import SearchSpace
@@ -31,7 +34,6 @@ def write_report(
     subject: Subject,
     predictions: Sequence[Prediction],
     ranking: Ranking,
-    picture: Image.Image,
 ) -> None:
     """Write ``rank.csv``, ``predictions.csv``, ``report.json``, ``scatter.png``, and all of it for TensorBoard."""
     write_whole(folder / "rank.csv", _rank_csv(ranking))
@@ -47,13 +49,29 @@ def write_report(
         "versions": versions(),
     }
     write_whole(folder / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
-    png = io.BytesIO()
-    picture.save(png, "PNG")
-    write_whole(folder / "scatter.png", png.getbuffer())
+    image = scatter(predictions, ranking, subject.truth)
+    write_whole(folder / "scatter.png", image)
     with closing(Writer(folder, settings.rank.tensorboard)) as writer:
         writer.scalars(0, {f"tau/{row.name.replace(' ', '')}": row.correlation.tau for row in ranking.rows})
         writer.text("rank", _markdown(ranking, subject.truth))
-        writer.image("rank/scatter", picture)
+        writer.image("rank/scatter", image)
+
+
+def scatter(predictions: Sequence[Prediction], ranking: Ranking, truth: Truth) -> bytes:
+    """Predictions against the truth as a PNG, a panel a predictor in the order of the ranking's rows."""
+    by_name = {prediction.name: prediction for prediction in predictions}
+    panels = []
+    for row in ranking.rows:
+        one, c = by_name[row.name], row.correlation
+        title = f"{row.name}\ntau {c.tau:.2f} [{c.tau_low:.2f}, {c.tau_high:.2f}]"
+        pick = int(one.goodness.mean(dim=0).argmax())
+        panels.append(Panel(title, one.values, pick, one.lower_is_better, one.kind == "trivial"))
+    architectures, seeds = truth.accuracies.shape
+    has_bars = seeds > 1 and architectures <= 1000  # of more they would hide the points
+    error = 100 * truth.accuracies.std(dim=1) / math.sqrt(seeds) if has_bars else None
+    top = torch.zeros(architectures, dtype=torch.bool)
+    top[best(truth.mean)] = True
+    return draw_scatter(panels, 100 * truth.mean, error, top)
 
 
 def _rank_csv(ranking: Ranking) -> str:

@@ -14,10 +14,10 @@ from typing import Any
 from rich.table import Table
 
 from nas.files import write_whole
+from nas.search.images import best_so_far, images
 from nas.search.objectives import COSTS, EVALUATED, LATENCY
 from nas.search.outcome import FILE, RANK_SUM, SearchOutcome, SearchResult, write_result
 from nas.search.pareto import hypervolume_curve
-from nas.search.pictures import best_so_far, draw_front, draw_hypervolume, image, png
 from nas.search.proposers import Trial
 from nas.search.target import SearchTarget
 from nas.settings import SearchRunSettings
@@ -37,11 +37,7 @@ def write_report(folder: Path, settings: SearchRunSettings, target: SearchTarget
     """
     write_whole(folder / "trials.csv", _csv(outcome, outcome.trials))
     write_whole(folder / "front.csv", _csv(outcome, outcome.front))
-    pictures = {}
-    if outcome.feasible:
-        pictures["front"] = png(draw_front(outcome))
-        if len(outcome.objectives) > 1:
-            pictures["hypervolume"] = png(draw_hypervolume(outcome))
+    pictures = images(outcome) if outcome.feasible else {}
     for name, content in pictures.items():
         write_whole(folder / f"{name}.png", content)
     page = markdown(folder.name, settings, target, outcome, list(pictures))
@@ -207,4 +203,4 @@ def _write_board(folder: Path, enabled: bool, outcome: SearchOutcome, page: str,
             board.scalars(trial.number + 1, {**values, **{tag: curve[i] for tag, curve in curves.items()}})
         board.text("report", page, len(outcome.trials))
         for name, content in pictures.items():
-            board.image(name, image(content), len(outcome.trials))
+            board.image(name, content, len(outcome.trials))

@@ -29,7 +29,7 @@ def fits(value: object, kind: Any) -> bool:
 
 
 def filled(schema: type[T], data: object) -> T:
-    """An instance of the dataclass ``schema`` out of plain data, with those in its lists.
+    """An instance of the dataclass ``schema`` out of plain data, with those in its fields and lists.
 
     Raises:
         ValueError: something is missing, too many or of another type.
@@ -47,6 +47,8 @@ def _made(value: Any, kind: Any) -> Any:
     inner = get_args(kind)
     if get_origin(kind) is list and is_dataclass(inner[0]):
         return [filled(inner[0], entry) for entry in value]  # type: ignore[arg-type]
+    if is_dataclass(kind) and isinstance(value, dict):
+        return filled(kind, value)  # type: ignore[arg-type]
     return value
 
 

@@ -18,12 +18,12 @@ from pathlib import Path
 from platform import node
 from typing import IO, Any
 
-from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import summary
 
+from nas.draw.figure import size_of
 from nas.errors import DivergedError, NasWarning
 from nas.files import sync, write_all
 
@@ -32,7 +32,7 @@ OLD = "events.out.old."
 
 
 class Writer:
-    """Writes a run's scalars, texts, pictures and histograms into ``folder``.
+    """Writes a run's scalars, texts, images and histograms into ``folder``.
 
     Args:
         folder: the run's folder; made if it is not there.
@@ -61,7 +61,7 @@ class Writer:
 
     @property
     def tensorboard(self) -> bool:
-        """Whether texts, pictures and histograms are written at all."""
+        """Whether texts, images and histograms are written at all."""
         return self._events is not None
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -81,23 +81,17 @@ class Writer:
         """Write a text, which TensorBoard shows as Markdown."""
         self._add(summary.text(tag, markdown), step)
 
-    def image(self, tag: str, picture: Image.Image, step: int = 0) -> None:
-        """Write an RGB picture."""
-        assert picture.mode == "RGB", picture.mode
-        if self._events is None:
-            return  # compressing it would be for nothing
-        png = BytesIO()
-        picture.save(png, "PNG")
-        encoded = Summary.Image(
-            width=picture.width, height=picture.height, colorspace=3, encoded_image_string=png.getvalue()
-        )
+    def image(self, tag: str, png: bytes, step: int = 0) -> None:
+        """Write an image, given as the bytes of a PNG."""
+        width, height = size_of(png)
+        encoded = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=png)
         self._add(Summary(value=[Summary.Value(tag=tag, image=encoded)]), step)
 
     def histogram(self, tag: str, counts: Sequence[int], step: int) -> None:
         """Write a histogram whose bar ``k``, from k - 0.5 to k + 0.5, is ``counts[k]``."""
         used = [k for k, count in enumerate(counts) if count]
         if not used:
-            return  # TensorBoard has no picture for a histogram of nothing
+            return  # TensorBoard has nothing to show for a histogram of nothing
         # It drops empty bars at both ends and takes min and max as the outer edges of those that are left.
         data = summary.histogram_raw(
             tag,
@@ -156,6 +150,30 @@ class Writer:
         record = BytesIO()
         RecordWriter(record).write(event.SerializeToString())
         write_all(self._events, record.getbuffer())
+
+
+class NullWriter:
+    """Takes what :class:`Writer` takes and writes nothing: for a process that leaves writing to another one."""
+
+    tensorboard = False
+    step = 0
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def text(self, tag: str, markdown: str, step: int = 0) -> None: ...
+
+    def image(self, tag: str, png: bytes, step: int = 0) -> None: ...
+
+    def histogram(self, tag: str, counts: Sequence[int], step: int) -> None: ...
+
+    def layout(self, charts: Mapping[str, Mapping[str, str]]) -> None: ...
+
+    def hparams(self, params: Mapping[str, Any], metrics: Sequence[str]) -> None: ...
+
+    def flush(self) -> int:
+        return 0
+
+    def close(self) -> None: ...
 
 
 def _cut(path: Path, size: int) -> None:

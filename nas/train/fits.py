@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nas.gate import Gate, LearnedGate
 from nas.space import Slot
+from nas.track import NullWriter, Tracker
 from nas.train.optimize import GatedOptimizer
 
 
@@ -66,8 +67,10 @@ def misfit_of_run(
         return "its moving averages are those of another network"
     if not _fits_gate(state["gate"], gate):
         return "its gate is another one"
-    if not _is_track_of(state["track"], slots):
-        return "its curves are those of another space"
+    try:
+        Tracker(NullWriter(), slots, state["track"])
+    except ValueError as error:
+        return f"its curves: {error}"
     return ""
 
 
@@ -130,50 +133,3 @@ def _fits_gate(state: dict[str, Any], gate: Gate) -> bool:
         and isinstance(inner, dict)
         and _fits_optimizer(inner, gate.state_dict()["optimizer"], [gate.logits])
     )
-
-
-def _is_track_of(track: dict[str, Any], slots: Sequence[Slot]) -> bool:
-    """Whether it is what ``Tracker.state_dict`` gives for a space of these slots."""
-    choices = [len(slot.choices) for slot in slots]
-
-    def rows(name: str, *widths: int) -> list[Any]:
-        found = track.get(name)
-        ok = isinstance(found, list) and all(isinstance(row, list) and len(row) in widths for row in found)
-        return found if ok and isinstance(found, list) else [None]
-
-    def branch(slot: object, choice: object) -> bool:
-        return type(slot) is int and 0 <= slot < len(slots) and type(choice) is int and 0 <= choice < choices[slot]
-
-    def path(entries: object) -> bool:
-        if not isinstance(entries, list) or len(entries) != len(slots):
-            return False
-        return all(
-            bool(opened) and all(branch(slot, choice) for choice in opened)
-            for slot, entry in enumerate(entries)
-            for opened in [entry if isinstance(entry, list) else [entry]]
-        )
-
-    counts, accuracies = track.get("counts"), track.get("accuracies")
-    lists = all(isinstance(part, list) and all(isinstance(row, list) for row in part) for part in (counts, accuracies))
-    if not lists or not isinstance(counts, list) or not isinstance(accuracies, list):
-        return False
-    return (
-        [len(row) for row in counts] == choices
-        and all(_number(n) and type(n) is int for row in counts for n in row)
-        and len(accuracies) == len(slots)
-        and all(
-            isinstance(item, list) and len(item) == 2 and branch(slot, item[0]) and _number(item[1])
-            for slot, row in enumerate(accuracies)
-            for item in row
-        )
-        and all(
-            isinstance(track.get(name), list) and len(track[name]) == number and all(map(_number, track[name]))
-            for name, number in (("run", 2), ("window", 6))
-        )
-        and all(row and path(row[0]) and all(map(_number, row[1:])) for row in rows("paths", 3))
-        and all(row and branch(*row[:2]) and all(map(_number, row[2:])) for row in rows("grad_norms", 4))
-    )
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)

@@ -17,7 +17,7 @@ from nas.nn import gated_blocks
 from nas.settings import TrainRunSettings
 from nas.settings.compare import flat
 from nas.space import Architecture, build_space, check_supernet
-from nas.track import PROBABILITY, NoWriter, Progress, Tracker, Writer
+from nas.track import PROBABILITY, NullWriter, Progress, Tracker, Writer
 from nas.train import checkpoint
 from nas.train.evaluation import EvalResult, architectures_to_evaluate, evaluate
 from nas.train.fits import misfit_of_run, misfit_of_weights
@@ -133,7 +133,7 @@ class Run:
             self.optimizer.load_state_dict(state["optimizer"])
             self.gate.load_state_dict(state["gate"])
         if not self.world.is_main:
-            self.tracker = Tracker(NoWriter(), slots)
+            self.tracker = Tracker(NullWriter(), slots)
         elif state is not None:
             writer = Writer(self.folder, board, self.step, state["metrics_bytes"])
             self.tracker = Tracker(writer, slots, state["track"])
@@ -206,7 +206,7 @@ class Run:
             return
         self.evaluated = found = self.evaluate("val")
         self.tracker.evaluated(self.step, [(j.architecture, j.accuracy) for j in found])
-        self.tracker.picture(self.step)
+        self.tracker.image(self.step, last=self.step == self.total_steps)
         mean = sum(j.accuracy for j in found) / len(found)
         self.progress.epoch(self.step, mean, max(j.accuracy for j in found), self.tracker)
 

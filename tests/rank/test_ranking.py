@@ -10,7 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from nas.rank import Prediction, Subject, draw, rank, tables, write_report
+from nas.rank import Prediction, Subject, rank, tables, write_report
 from nas.score.correlation import kendall_tau
 from nas.score.truth import Truth
 from nas.settings import ChainSettings, RankRunSettings, RankSettings
@@ -117,7 +117,7 @@ def test_the_files_hold_what_was_found(truth, tmp_path):
     found = rank(predictions, truth)
     subject = Subject(SPACE, SETTINGS, truth, [], (3, 32, 32), [])
     settings = RankRunSettings(rank=RankSettings(tensorboard=True))
-    write_report(tmp_path, settings, subject, predictions, found, draw(predictions, found, truth))
+    write_report(tmp_path, settings, subject, predictions, found)
     names = {path.name for path in tmp_path.iterdir() if "tfevents" not in path.name}
     assert names == {"rank.csv", "predictions.csv", "report.json", "scatter.png", "metrics.jsonl"}
     assert len(list(tmp_path.glob("*tfevents*"))) == 1
@@ -134,17 +134,3 @@ def test_the_files_hold_what_was_found(truth, tmp_path):
     assert report["rows"][0]["correlation"]["tau"] == found.rows[0].correlation.tau
     assert report["ceiling"]["tau"] == found.ceiling.tau
     assert report["conclusions"] == found.conclusions
-
-
-def test_the_picture_has_room_for_every_panel_and_takes_infinities(truth):
-    predictions = predictions_for(truth)
-    predictions[2].values[0, :3] = -math.inf
-    predictions[4].values[:] = 1.0  # constant
-    found = rank(predictions, truth)
-    five, two = (draw(predictions, found, truth), draw(predictions[3:], rank(predictions[3:], truth), truth))
-    assert five.mode == "RGB"
-    assert five.width == pytest.approx(2 * two.width, rel=0.1)
-    assert five.height > 1.5 * two.height
-    colours = {colour for _, colour in five.getcolors(five.width * five.height)}
-    assert (255, 255, 255) in colours
-    assert len(colours) > 50

@@ -11,7 +11,7 @@ def events(tmp_path):
     """Reads the event files of a folder, as TensorBoard does."""
 
     def read(folder=tmp_path):
-        accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0, "histograms": 0})
+        accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0, "histograms": 0, "images": 0})
         accumulator.Reload()
         return accumulator
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tensorboard.plugins.custom_scalar import layout_pb2
 
+from nas.draw import draw_grid
 from nas.errors import DivergedError
 from nas.space import Slot
 from nas.track import Tracker, Writer
@@ -155,6 +156,51 @@ def test_a_state_is_a_copy(writer):
     assert json.dumps(state) == before
 
 
+BROKEN = {
+    "other counts": lambda s: s.update(counts=[[1]]),
+    "a text among the counts": lambda s: s["counts"][0].__setitem__(0, "x"),
+    "a time that is not finite": lambda s: s.update(run_s=math.nan),
+    "a sum that is not finite": lambda s: s["window"].update(loss=math.inf),
+    "an unknown slot": lambda s: s.update(accuracies=[[7, 0, 0.5]]),
+    "an unknown choice": lambda s: s.update(grad_norms=[[0, 3, 1, 1.0]]),
+    "a short row": lambda s: s.update(grad_norms=[[0, 1, 1]]),
+    "a path with an unknown choice": lambda s: s.update(paths=[[[9], [0]]], path_sums=[[1, 1.0]]),
+    "a path without an open choice": lambda s: s.update(paths=[[[], [0]]], path_sums=[[1, 1.0]]),
+    "a path too short": lambda s: s.update(paths=[[[0]]], path_sums=[[1, 1.0]]),
+    "a path without its sums": lambda s: s.update(path_sums=[]),
+    "no paths": lambda s: s.pop("paths"),
+    "something more": lambda s: s.update(more=1),
+}
+
+
+def test_a_damaged_state_is_refused_and_changes_nothing(writer):
+    tracker = Tracker(writer, SLOTS)
+    run(tracker, range(1, 7))
+    tracker.evaluated(6, [((0, 1), 0.5)])
+    good = json.dumps(tracker.state_dict())
+    other = Tracker(writer, SLOTS)
+    empty = other.state_dict()
+    for what, damage in BROKEN.items():
+        state = json.loads(good)
+        damage(state)
+        with pytest.raises(ValueError, match=r"it|they"):
+            other.load_state_dict(state)
+        assert other.state_dict() == empty, what
+    other.load_state_dict(json.loads(good))
+    assert other.state_dict() == tracker.state_dict()
+
+
+def test_images_are_drawn_after_1_2_4_evaluations_and_the_last(writer, events, monkeypatch):
+    monkeypatch.setattr("nas.track.tracker.draw_supernet", lambda *_: draw_grid(torch.rand(1, 1, 8, 8)))
+    tracker = Tracker(writer, SLOTS)
+    for step in range(1, 12):
+        tracker.evaluated(step, [((0, 1), 0.5)])
+        tracker.image(step, last=step == 11)
+        tracker = Tracker(writer, SLOTS, tracker.state_dict())
+    writer.flush()
+    assert [image.step for image in events().Images("supernet")] == [1, 2, 4, 8, 11]
+
+
 def test_layout_names_tags_that_exist(writer, events):
     tracker = Tracker(writer, (*SLOTS, Slot("stage 1/wide", ("3x3", "3x3", "5+5"))))
     tracker.start("seed: 0", None)
@@ -195,7 +241,7 @@ def test_a_slot_of_many_choices_has_a_histogram_and_no_curves(writer, events):
     tracker.step([(16, 0)], grad_norms={(0, 16): 1.0, (1, 0): 1.0}, **STEP)
     tracker.log(1, lr=0.1)
     tracker.evaluated(1, [((16, 0), 0.5)])
-    tracker.picture(1)
+    tracker.image(1)
     writer.flush()
     tags = events().Tags()
     assert not [tag for tag in tags["scalars"] if "_wide/" in tag]
@@ -243,7 +289,7 @@ def test_step_cost_does_not_grow_with_choices(writer, slots, choices):
 def test_start_writes_config_sample_and_classes(writer, events):
     tracker = Tracker(writer, SLOTS)
     tracker.start("space:\n  name: chain\n", torch.rand(5, 1, 8, 8), ["cat", "dog"])
-    tracker.picture(0)
+    tracker.image(0)
     writer.flush()
     found = events()
     assert b"```yaml\nspace:\n  name: chain\n```" in found.Tensors("config/text_summary")[0].tensor_proto.string_val
