@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas.score.truth import load_truth, table_space
+from nas.score.benchmark import load_table, table_space
 from nas.space import build_space
 from nas.train import Run, fit, make_report
 
@@ -64,7 +64,7 @@ def kept(out):
 
 def test_the_table_can_be_ranked_against(made):
     space = table_space(str(made))
-    truth = load_truth(str(made), build_space(space, 3, 16, 3), space)
+    truth = load_table(str(made), build_space(space, 3, 16, 3), space)
     assert truth.architectures == [(0,), (1,)]
     assert truth.accuracies.shape == (2, 2)
     _, found = kept(made)

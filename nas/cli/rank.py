@@ -24,19 +24,19 @@ def job(config: DictConfig, folder: Path) -> None:
     from rich.console import Console
 
     from nas.cost.allocator import keep_freed_memory
-    from nas.rank import KnownValues, predict, rank, subject_of, tables, write_report
+    from nas.rank import KnownValues, load_target, predict, rank, tables, write_report
 
     keep_freed_memory()
     if settings.rank.threads:
         torch.set_num_threads(settings.rank.threads)
     with only_one(folder):
-        subject = subject_of(settings)
-        predictions = predict(subject, settings, KnownValues(folder))
-        ranking = rank(predictions, subject.truth, settings.seed)
-        write_report(folder, settings, subject, predictions, ranking)
+        target = load_target(settings)
+        predictions = predict(target, settings, KnownValues(folder))
+        ranking = rank(predictions, target.truth, settings.seed)
+        write_report(folder, settings, target, predictions, ranking)
     out = Console(highlight=False, markup=False, emoji=False)
     out.width = max(out.width, 125)  # the table is of no use with its figures cut off
-    out.print(*tables(ranking, subject.truth), sep="\n")
+    out.print(*tables(ranking, target.truth), sep="\n")
     out.print(*ranking.conclusions, sep="\n", soft_wrap=True)
     out.print(f"written to:  {folder}: rank.csv, predictions.csv, report.json, scatter.png", soft_wrap=True)
     out.print(f"TensorBoard: tensorboard --logdir {shlex.quote(str(folder.parent))}", soft_wrap=True)

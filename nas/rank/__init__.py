@@ -3,19 +3,19 @@
 from nas.rank.predictions import KnownValues, Prediction, add_ranks, predict
 from nas.rank.ranking import Ranking, Row, rank, tables
 from nas.rank.report import scatter, write_report
-from nas.rank.subject import Subject, subject_of
+from nas.rank.target import RankTarget, load_target
 
 __all__ = [
     "KnownValues",
     "Prediction",
+    "RankTarget",
     "Ranking",
     "Row",
-    "Subject",
     "add_ranks",
+    "load_target",
     "predict",
     "rank",
     "scatter",
-    "subject_of",
     "tables",
     "write_report",
 ]

@@ -16,7 +16,7 @@ from torch import Tensor
 from nas.cost import PathFlops, PathParameters
 from nas.data import Batch
 from nas.journal import Journal
-from nas.rank.subject import Subject
+from nas.rank.target import RankTarget
 from nas.score import PROXIES, rank_sum, score
 from nas.search import Evaluator, Finetune
 from nas.settings import RankRunSettings
@@ -82,14 +82,14 @@ def key_of(kind: str, **depends_on: Any) -> str:
     return f"{kind}-{blake2b(text.encode(), digest_size=6).hexdigest()}"
 
 
-def predict(subject: Subject, settings: RankRunSettings, known: KnownValues) -> list[Prediction]:
+def predict(target: RankTarget, settings: RankRunSettings, known: KnownValues) -> list[Prediction]:
     """All predictions that ``settings`` ask for, those of the supernet first, the trivial ones last.
 
     Values that ``known`` has are taken from there; all others are computed and added to it.
     """
-    found = _of_supernets(subject, settings, known) if subject.trained else []
-    found += _of_proxies(subject, settings, known)
-    found += _trivial(subject)
+    found = _of_supernets(target, settings, known) if target.trained else []
+    found += _of_proxies(target, settings, known)
+    found += _trivial(target)
     if settings.summed:
         by_name = {prediction.name: prediction for prediction in found}
         found.append(add_ranks([by_name[name] for name in settings.summed]))
@@ -99,15 +99,15 @@ def predict(subject: Subject, settings: RankRunSettings, known: KnownValues) -> 
 # -------------------------------------------------------------------------------------------------- of a supernet
 
 
-def _of_supernets(subject: Subject, settings: RankRunSettings, known: KnownValues) -> list[Prediction]:
+def _of_supernets(target: RankTarget, settings: RankRunSettings, known: KnownValues) -> list[Prediction]:
     """Of each asked predictor its values in each checkpoint; loss and accuracy come out of one evaluation."""
     values: dict[str, list[list[float]]] = {name: [] for name in settings.predictors}
-    for number, trained in enumerate(subject.trained, 1):
+    for number, trained in enumerate(target.trained, 1):
         for how in dict.fromkeys(name.partition("_")[2] for name in settings.predictors):
             label = f"supernet {how or 'recalibrated'}"
-            if len(subject.trained) > 1:
-                label += f" {number}/{len(subject.trained)}"
-            found = _evaluated(subject, trained, how, settings, known, label)
+            if len(target.trained) > 1:
+                label += f" {number}/{len(target.trained)}"
+            found = _evaluated(target, trained, how, settings, known, label)
             for name in settings.predictors:
                 metric, _, its_how = name.partition("_")
                 if its_how == how:
@@ -119,7 +119,7 @@ def _of_supernets(subject: Subject, settings: RankRunSettings, known: KnownValue
 
 
 def _evaluated(
-    subject: Subject, trained: Trained, how: str, settings: RankRunSettings, known: KnownValues, label: str
+    target: RankTarget, trained: Trained, how: str, settings: RankRunSettings, known: KnownValues, label: str
 ) -> list[dict[str, float]]:
     """Accuracy and loss of each architecture in one supernet, in the order of the table."""
     tuned = (settings.rank.finetune_steps, settings.rank.finetune_lr) if how == "tuned" else None
@@ -130,7 +130,7 @@ def _evaluated(
         finetune=tuned,
         **_SAME,
     )
-    encode, architectures = subject.space.encode, subject.truth.architectures
+    encode, architectures = target.space.encode, target.truth.architectures
     todo = [a for a in architectures if not known.find(key, encode(a))]
     if todo:
         evaluator = Evaluator.of(
@@ -149,22 +149,22 @@ def _evaluated(
 # -------------------------------------------------------------------------------------------------- without training
 
 
-def _of_proxies(subject: Subject, settings: RankRunSettings, known: KnownValues) -> list[Prediction]:
+def _of_proxies(target: RankTarget, settings: RankRunSettings, known: KnownValues) -> list[Prediction]:
     """Each proxy on the initial weights of each draw; what one pass can serve is computed once."""
     names = [name for name in settings.proxies if name not in TRIVIAL]
     if not names:
         return []
-    batches = subject.batches
-    encode, architectures = subject.space.encode, subject.truth.architectures
+    batches = target.batches
+    encode, architectures = target.space.encode, target.truth.architectures
     values: dict[str, list[list[float]]] = {name: [] for name in names}
     for draw in range(settings.weights):
         seed = settings.seed + draw
-        key = key_of("proxies", seed=seed, batches=_digest(batches), space=asdict(subject.space_settings), **_SAME)
+        key = key_of("proxies", seed=seed, batches=_digest(batches), space=asdict(target.space_settings), **_SAME)
         before = {a: known.find(key, encode(a)) for a in architectures}
         todo = [a for a in architectures if not before[a].keys() >= set(names)]
         if todo:
-            supernet = subject.space.supernet(seed)
-            show_widths(supernet, subject.picture)
+            supernet = target.space.supernet(seed)
+            show_widths(supernet, target.input_shape)
             label = "proxies" if settings.weights == 1 else f"proxies, weights {draw + 1}/{settings.weights}"
             for a in track(todo, label, disable=not settings.rank.progress):
                 missing = [name for name in names if name not in before[a]]
@@ -182,13 +182,13 @@ def _digest(batches: Sequence[Batch]) -> str:
     return blake2b(b"".join(parts)).hexdigest()
 
 
-def _trivial(subject: Subject) -> list[Prediction]:
-    supernet = subject.trained[0].supernet if subject.trained else subject.space.supernet()
-    show_widths(supernet, subject.picture)
-    parameters = PathParameters(subject.space, supernet)
-    flops = PathFlops(subject.space, supernet, subject.picture)
+def _trivial(target: RankTarget) -> list[Prediction]:
+    supernet = target.trained[0].supernet if target.trained else target.space.supernet()
+    show_widths(supernet, target.input_shape)
+    parameters = PathParameters(target.space, supernet)
+    flops = PathFlops(target.space, supernet, target.input_shape)
     return [
-        Prediction(name, "trivial", torch.tensor([[cost(a) for a in subject.truth.architectures]], dtype=torch.float64))
+        Prediction(name, "trivial", torch.tensor([[cost(a) for a in target.truth.architectures]], dtype=torch.float64))
         for name, cost in (("parameters", parameters), ("flops", flops))
     ]
 

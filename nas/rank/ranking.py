@@ -10,9 +10,9 @@ from rich.table import Table
 from torch import Tensor
 
 from nas.rank.predictions import KINDS, Prediction
+from nas.score.benchmark import BenchmarkTable
 from nas.score.correlation import Correlation, Difference, compare, correlate, resamples
 from nas.score.noise import Ceiling, ceiling
-from nas.score.truth import Truth
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Ranking:
     conclusions: list[str]
 
 
-def rank(predictions: Sequence[Prediction], truth: Truth, seed: int = 0) -> Ranking:
+def rank(predictions: Sequence[Prediction], truth: BenchmarkTable, seed: int = 0) -> Ranking:
     """Hold predictions against a table.
 
     Args:
@@ -115,7 +115,7 @@ def _called(row: Row) -> str:
 # ------------------------------------------------------------------------------------------------------ as a table
 
 
-def tables(ranking: Ranking, truth: Truth) -> list[Table]:
+def tables(ranking: Ranking, truth: BenchmarkTable) -> list[Table]:
     """The figures for a terminal."""
     first = ranking.rows[0].correlation
     several = any(row.correlation.draws > 1 for row in ranking.rows)

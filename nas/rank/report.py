@@ -19,9 +19,9 @@ from nas.draw import Panel, draw_scatter
 from nas.files import write_whole
 from nas.rank.predictions import Prediction
 from nas.rank.ranking import Ranking, tables
-from nas.rank.subject import Subject
+from nas.rank.target import RankTarget
+from nas.score.benchmark import BenchmarkTable
 from nas.score.correlation import best
-from nas.score.truth import Truth
 from nas.settings import RankRunSettings
 from nas.space import SearchSpace
 from nas.track import Writer
@@ -31,33 +31,33 @@ from nas.train.checkpoint import versions
 def write_report(
     folder: Path,
     settings: RankRunSettings,
-    subject: Subject,
+    target: RankTarget,
     predictions: Sequence[Prediction],
     ranking: Ranking,
 ) -> None:
     """Write ``rank.csv``, ``predictions.csv``, ``report.json``, ``scatter.png``, and all of it for TensorBoard."""
     write_whole(folder / "rank.csv", _rank_csv(ranking))
-    write_whole(folder / "predictions.csv", _predictions_csv(predictions, subject.truth, subject.space))
+    write_whole(folder / "predictions.csv", _predictions_csv(predictions, target.truth, target.space))
     report = {
         "settings": _plain(settings),
-        "space": asdict(subject.space_settings),
-        "checkpoints": [{"path": str(trained.path), "step": trained.step} for trained in subject.trained],
-        "truth": {"name": subject.truth.name, "seeds": subject.truth.accuracies.shape[1]},
+        "space": asdict(target.space_settings),
+        "checkpoints": [{"path": str(trained.path), "step": trained.step} for trained in target.trained],
+        "truth": {"name": target.truth.name, "seeds": target.truth.accuracies.shape[1]},
         "rows": [asdict(row) for row in ranking.rows],
         "ceiling": None if ranking.ceiling is None else asdict(ranking.ceiling),
         "conclusions": ranking.conclusions,
         "versions": versions(),
     }
     write_whole(folder / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
-    image = scatter(predictions, ranking, subject.truth)
+    image = scatter(predictions, ranking, target.truth)
     write_whole(folder / "scatter.png", image)
     with closing(Writer(folder, settings.rank.tensorboard)) as writer:
         writer.scalars(0, {f"tau/{row.name.replace(' ', '')}": row.correlation.tau for row in ranking.rows})
-        writer.text("rank", _markdown(ranking, subject.truth))
+        writer.text("rank", _markdown(ranking, target.truth))
         writer.image("rank/scatter", image)
 
 
-def scatter(predictions: Sequence[Prediction], ranking: Ranking, truth: Truth) -> bytes:
+def scatter(predictions: Sequence[Prediction], ranking: Ranking, truth: BenchmarkTable) -> bytes:
     """Predictions against the truth as a PNG, a panel a predictor in the order of the ranking's rows."""
     by_name = {prediction.name: prediction for prediction in predictions}
     panels = []
@@ -83,7 +83,7 @@ def _rank_csv(ranking: Ranking) -> str:
     return text.getvalue()
 
 
-def _predictions_csv(predictions: Sequence[Prediction], truth: Truth, space: SearchSpace) -> str:
+def _predictions_csv(predictions: Sequence[Prediction], truth: BenchmarkTable, space: SearchSpace) -> str:
     """A row an architecture: its trainings, then each predictor's draws, as they are (a loss is a loss)."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -99,7 +99,7 @@ def _predictions_csv(predictions: Sequence[Prediction], truth: Truth, space: Sea
     return text.getvalue()
 
 
-def _markdown(ranking: Ranking, truth: Truth) -> str:
+def _markdown(ranking: Ranking, truth: BenchmarkTable) -> str:
     """The terminal's tables as a block of code, and the sentences below them."""
     console = Console(file=io.StringIO(), width=140)
     console.print(*tables(ranking, truth), sep="\n")

@@ -25,14 +25,14 @@ def jacob_cov(jacobian: Tensor) -> float:
     Source: Mellor et al., *Neural Architecture Search without Training*, first version, arXiv:2006.04647v1; the
     implementation of Abdelfattah et al., arXiv:2101.08134.
 
-    It means nothing, here as published, where the summed outputs do not depend on the pictures: so it is with a
+    It means nothing, here as published, where the summed outputs do not depend on the images: so it is with a
     network whose last BatchNorm is followed by means and Linears alone. What is correlated then is rounding.
 
     Args:
-        jacobian: ``(B, N)``, each picture's gradient of the batch's summed outputs.
+        jacobian: ``(B, N)``, each image's gradient of the batch's summed outputs.
 
     Returns:
-        The score; ``-inf`` where a picture's gradient is constant, so that it has no correlation.
+        The score; ``-inf`` where an image's gradient is constant, so that it has no correlation.
     """
     rows = jacobian.double()
     if bool((rows == rows[:, :1]).all(1).any()):
@@ -47,7 +47,7 @@ def naswot(agreements: Tensor) -> float:
     Source: Mellor et al., *Neural Architecture Search without Training*, ICML 2021, arXiv:2006.04647.
 
     Returns:
-        The score; ``-inf`` where the matrix is singular to rounding: two pictures that no ReLU tells apart.
+        The score; ``-inf`` where the matrix is singular to rounding: two images that no ReLU tells apart.
     """
     values = eigenvalues(agreements)
     if float(values[0]) <= float(values[-1]) * len(values) * torch.finfo(values.dtype).eps:

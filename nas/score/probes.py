@@ -1,4 +1,4 @@
-"""Proxies that carry inputs of their own through the network, with weights of their own: no picture is looked at."""
+"""Proxies that carry inputs of their own through the network, with weights of their own: no image is looked at."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Linearised(Layers):
 def synflow(net: nn.Module, like: Tensor, seed: int) -> float:
     """``log sum |w dR/dw|`` over the layers' weights, ``R`` the summed outputs.
 
-    All parameters and buffers are made absolute, BatchNorm is the identity, the input is one picture of ones, and
+    All parameters and buffers are made absolute, BatchNorm is the identity, the input is one image of ones, and
     all of it is float64. The sum of a deep network spans hundreds of orders of magnitude: its logarithm is given.
 
     Source: Tanaka et al., *Pruning neural networks without any data by iteratively conserving synaptic flow*, NeurIPS
@@ -39,7 +39,7 @@ def synflow(net: nn.Module, like: Tensor, seed: int) -> float:
 
     Args:
         net: in eval mode.
-        like: pictures ``(B, C, H, W)``, of which the shape counts.
+        like: images ``(B, C, H, W)``, of which the shape counts.
         seed: not used: nothing is random.
 
     Returns:
@@ -73,9 +73,9 @@ class _Features(Layers):
 
     maps: Tensor | None = None
 
-    def __init__(self, pictures: int) -> None:
+    def __init__(self, images: int) -> None:
         super().__init__("zen", ())
-        self.log_scale, self._behind, self._pictures = 0.0, 0.0, pictures
+        self.log_scale, self._behind, self._pictures = 0.0, 0.0, images
 
     def normalise(self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
         variance = x.double().var([i for i in range(x.dim()) if i != 1]).mean()
@@ -93,7 +93,7 @@ def zen(net: nn.Module, like: Tensor, seed: int) -> float:
     """``log mean sum |f(x + 0.01 e) - f(x)| + sum log sqrt(mean var)``, over the BatchNorms up to ``f``.
 
     ``f`` are the feature maps before the global pooling: the last tensor ``(B, C, H, W)`` of more than one pixel.
-    Weights, ``x`` and ``e`` are standard normal, of the pictures' shape, from ``generator(seed, "zen")``: first the
+    Weights, ``x`` and ``e`` are standard normal, of the images' shape, from ``generator(seed, "zen")``: first the
     weights in the order of the modules, then ``x``, then ``e``. Biases are 0, the affine weights of normalisations 1.
     BatchNorm takes the batch's statistics, and ``var`` is that batch's variance of a channel of its input for ``x``,
     as in the paper's algorithm. (The published code reads running variances, in which the 1 they start from lingers.)
@@ -103,7 +103,7 @@ def zen(net: nn.Module, like: Tensor, seed: int) -> float:
 
     Args:
         net: in eval mode.
-        like: pictures ``(B, C, H, W)``, of which the shape counts.
+        like: images ``(B, C, H, W)``, of which the shape counts.
         seed: of the draws.
 
     Returns:
@@ -148,7 +148,7 @@ def _gaussian(net: nn.Module, draws: torch.Generator) -> dict[str, Tensor]:
 def meco(net: nn.Module, like: Tensor, seed: int) -> float:
     """The sum, over modules, of the smallest eigenvalue of the correlations between the channels of what they give.
 
-    One standard normal picture from ``generator(seed, "meco")`` is carried through, of the shape of the pictures
+    One standard normal image from ``generator(seed, "meco")`` is carried through, of the shape of the images
     (where the published code takes 64x64 for all data). As in that code each module counts, containers too, and
     correlations of a constant channel are 0. A matrix of channels with as many of them as pixels, or with a constant
     one, is singular and counts as exactly 0.
@@ -158,7 +158,7 @@ def meco(net: nn.Module, like: Tensor, seed: int) -> float:
 
     Args:
         net: private, in eval mode.
-        like: pictures ``(B, C, H, W)``, of which the shape counts.
+        like: images ``(B, C, H, W)``, of which the shape counts.
         seed: of the draw.
 
     Returns:
@@ -199,7 +199,7 @@ def parameters(net: nn.Module, like: Tensor, seed: int) -> float:
 
 
 def flops(net: nn.Module, like: Tensor, seed: int) -> float:
-    """Forward FLOPs of one picture as torch counts them: 2 x multiply-accumulates of products and convolutions."""
+    """Forward FLOPs of one image as torch counts them: 2 x multiply-accumulates of products and convolutions."""
     with torch.no_grad(), FlopCounter() as counted:
         net(torch.zeros_like(like[:1]))
     return float(counted.total)
@@ -212,4 +212,4 @@ PROBES: dict[str, Callable[[nn.Module, Tensor, int], float]] = {
     "parameters": parameters,
     "flops": flops,
 }
-"""Proxies that share nothing with others: ``(network, pictures, seed)`` to a value."""
+"""Proxies that share nothing with others: ``(network, images, seed)`` to a value."""

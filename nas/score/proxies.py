@@ -28,7 +28,7 @@ class Proxy:
 
 
 _ALL = (
-    Proxy("jacob_cov", True, "how little the pictures' input gradients correlate (Mellor 2020)", -math.inf),
+    Proxy("jacob_cov", True, "how little the images' input gradients correlate (Mellor 2020)", -math.inf),
     Proxy("naswot", True, "log-determinant of the agreements of ReLU patterns (Mellor 2021)", -math.inf),
     Proxy("ntk_condition", False, "condition number of the tangent kernel (TE-NAS, Chen 2021)", math.inf),
     Proxy("synflow", True, "log of sum |w dR/dw| for absolute weights and an input of ones (Tanaka 2020)", -math.inf),
@@ -41,7 +41,7 @@ _ALL = (
     Proxy("zico", True, "sum of log sum mean |g| / std g over batches (Li 2023)", -math.inf),
     Proxy("meco", True, "sum of the least eigenvalues of the feature maps' correlations (Jiang 2023)"),
     Proxy("parameters", True, "number of parameters"),
-    Proxy("flops", True, "forward FLOPs of one picture, 2 x multiply-accumulates"),
+    Proxy("flops", True, "forward FLOPs of one image, 2 x multiply-accumulates"),
 )
 PROXIES: dict[str, Proxy] = {proxy.name: proxy for proxy in _ALL}
 """Every proxy, by name."""
@@ -70,5 +70,5 @@ def checked(proxy: str, value: float) -> float:
     """
     if math.isfinite(value) or value == PROXIES[proxy].worst:
         return value
-    rule = f"is {value} for this network: its numbers overflow, or its weights or the pictures are not finite"
+    rule = f"is {value} for this network: its numbers overflow, or its weights or the images are not finite"
     raise ScoreError("proxies", proxy, rule, "leave this proxy out, or mend the network's initial weights")

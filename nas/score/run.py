@@ -1,4 +1,4 @@
-"""A run of proxies over a space: which architectures, on which pictures, and where the results are kept."""
+"""A run of proxies over a space: which architectures, on which images, and where the results are kept."""
 
 from __future__ import annotations
 

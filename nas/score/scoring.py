@@ -44,7 +44,7 @@ def score(
     The module comes back bit for bit as it was, with its gradients, buffers, modes and hooks, and so does torch's
     global generator: everything happens on a private copy. What one pass can serve is computed once, so that asking
     for several proxies in one call is cheaper than in several. The gradients of ``ntk_condition`` take the most time
-    (a backward pass for each picture) and memory (the weights, times the pictures, at most 512 MiB).
+    (a backward pass for each image) and memory (the weights, times the images, at most 512 MiB).
 
     Args:
         network: ``(B, C, H, W)`` to logits ``(B, classes)``.
@@ -94,6 +94,6 @@ def _private(network: nn.Module, x: Tensor) -> Iterator[nn.Module]:
 def _check_batches(batches: Sequence[tuple[Tensor, Tensor]]) -> None:
     ok = bool(batches) and all(len(x) == len(labels) and len(x) >= 2 for x, labels in batches)
     sizes = [len(x) for x, _ in batches]
-    rule = "must be at least one batch, of at least two pictures, each with its label"
+    rule = "must be at least one batch, of at least two images, each with its label"
     if not ok:
-        raise ScoreError("batches", f"of {sizes} pictures", rule, "give pictures to be scored on, such as 32")
+        raise ScoreError("batches", f"of {sizes} images", rule, "give images to be scored on, such as 32")

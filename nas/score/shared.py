@@ -17,9 +17,9 @@ from nas.score.watch import Layers, Rectifiers
 OF_LAYERS = ("snip", "grasp", "grad_norm", "fisher", "zico", "l2_norm")
 OF_LOSS = ("snip", "grasp", "grad_norm", "fisher", "zico")
 SHARED = ("jacob_cov", "naswot", "ntk_condition", *OF_LAYERS)
-"""Proxies that the first batch of pictures is carried through the network for."""
+"""Proxies that the first batch of images is carried through the network for."""
 KERNEL_BYTES = 2**29
-"""For the gradients of all pictures; what does not fit is taken in parts, each for another round of passes."""
+"""For the gradients of all images; what does not fit is taken in parts, each for another round of passes."""
 
 Batch = tuple[Tensor, Tensor]
 
@@ -29,7 +29,7 @@ def of_batches(net: nn.Module, wanted: Sequence[str], batches: Sequence[Batch]) 
 
     The forward pass of the first batch serves all of them; the backward pass of the loss serves ``snip``,
     ``grad_norm``, ``fisher``, ``zico`` and, kept differentiable, ``grasp``. On top come a backward pass of the summed
-    outputs to the pictures for ``jacob_cov``, one for each picture for ``ntk_condition``, a second derivative for
+    outputs to the images for ``jacob_cov``, one for each image for ``ntk_condition``, a second derivative for
     ``grasp``, and another forward and backward pass for each further batch of ``zico``.
 
     BatchNorm takes the batch's statistics everywhere; a 2-D convolution or Linear counts as a layer whether a module
@@ -117,7 +117,7 @@ def _logits(net: nn.Module, x: Tensor, proxy: str) -> Tensor:
     y = net(x.clone())  # a network may work in place on its input
     if not isinstance(y, Tensor) or y.dim() != 2 or len(y) != len(x):
         what = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
-        rule = f"needs logits (B, classes), and the network gives {what} for {len(x)} pictures"
+        rule = f"needs logits (B, classes), and the network gives {what} for {len(x)} images"
         raise ScoreError("proxies", proxy, rule, "score a module that gives logits alone")
     if torch.is_grad_enabled() and not y.requires_grad:
         rule = "needs logits that can be differentiated, and the network's cannot"
@@ -140,7 +140,7 @@ def _to_pictures(y: Tensor, x: Tensor) -> Tensor:
 
 
 def _kernel(net: nn.Module, y: Tensor) -> Tensor:
-    """``(B, B)``: inner products of the gradients of each picture's summed outputs over parameters named weight."""
+    """``(B, B)``: inner products of the gradients of each image's summed outputs over parameters named weight."""
     weights = [parameter for name, parameter in net.named_parameters() if "weight" in name]
     kernel = torch.zeros(len(y), len(y), dtype=torch.float64, device=y.device)
     for part in _parts(weights, KERNEL_BYTES // (len(y) * y.element_size())):

@@ -51,7 +51,7 @@ class Watch(TorchFunctionMode):
         """What a BatchNorm gives."""
         if x.numel() == x.shape[1]:
             rule = f"needs a BatchNorm's variance, and one gets {tuple(x.shape)}: a single number for each channel"
-            raise ScoreError("proxies", self._proxy, rule, "leave it out, or give larger pictures")
+            raise ScoreError("proxies", self._proxy, rule, "leave it out, or give larger images")
         return F.batch_norm(x, None, None, weight, bias, training=True, eps=eps)
 
     def carry_out(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -106,21 +106,21 @@ _FROM |= {_aten.clamp, _aten.clamp_, _aten.clamp_min, _aten.clamp_min_}
 
 
 class Rectifiers(EagerDispatchMode):
-    """Counts on how many of its inputs to ReLUs each pair of pictures agrees in sign.
+    """Counts on how many of its inputs to ReLUs each pair of images agrees in sign.
 
     That is ReLU and its like (ReLU6, LeakyReLU, PReLU, ``clamp(min=0)``), of a module or a function, in place or not.
 
     Args:
-        pictures: in the batch; what is rectified but is no batch, such as a weight, does not count.
+        images: in the batch; what is rectified but is no batch, such as a weight, does not count.
 
     Attributes:
         agreements: float64 ``(B, B)``.
         seen: the number of rectifiers.
     """
 
-    def __init__(self, pictures: int) -> None:
+    def __init__(self, images: int) -> None:
         super().__init__()
-        self.agreements = torch.zeros(pictures, pictures, dtype=torch.float64)
+        self.agreements = torch.zeros(images, images, dtype=torch.float64)
         self.seen = 0
 
     def __torch_dispatch__(

@@ -106,7 +106,7 @@ WRONG = {
     "checkpoint=HERE/trained predictors=[foo]": r"predictors=foo: must be one of loss, accuracy, .*",
     "checkpoint=HERE/trained proxies=[foo]": r"proxies=foo: is not a proxy; there are jacob_cov, .*",
     "checkpoint=HERE/trained rank.sum=[snip]": r"rank\.sum=snip: must be one of loss, .*",
-    "checkpoint=HERE/trained proxies=[naswot] rank.proxy_images=99": r"rank\.proxy_images=99: two batches .*",
+    "checkpoint=HERE/trained proxies=[naswot] rank.proxy_images=99": r"rank\.proxy_images=99: 2 such batches .*",
     "space=macro": r"truth=.*: 9 of 9 architectures do not fit space macro, first 0-0 .*",
     "space=macro proxies=[naswot]": r"data=null: must be given: proxies look at pictures; write for example .*",
     "rank.finetune_lr=0": r"rank\.finetune_lr=0\.0: must be above 0 and finite; .*",

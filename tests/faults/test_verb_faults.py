@@ -24,7 +24,7 @@ from nas.errors import CheckpointError, NasError
 from nas.export import export
 from nas.export.load import load
 from nas.files import UNFINISHED
-from nas.rank import KnownValues, predict, rank, subject_of
+from nas.rank import KnownValues, load_target, predict, rank
 from nas.rank.report import write_report
 from nas.score.run import ScoreRun
 from nas.settings import ChainSettings, RankRunSettings, RankSettings, ScoreSettings, SyntheticSettings
@@ -71,13 +71,13 @@ def ranker(made):
     how = RankSettings(tensorboard=False, progress=False, proxy_images=8, threads=1)
     truth = str(made / "table.csv")
     settings = RankRunSettings(space=CHAIN, truth=truth, proxies=["synflow"], rank=how, data=tiny().data)
-    subject = subject_of(settings)
+    target = load_target(settings)
 
     def work(folder):
         folder.mkdir(exist_ok=True)
-        predictions = predict(subject, settings, KnownValues(folder))
-        ranking = rank(predictions, subject.truth, settings.seed)
-        write_report(folder, settings, subject, predictions, ranking, Image.new("RGB", (2, 2)))
+        predictions = predict(target, settings, KnownValues(folder))
+        ranking = rank(predictions, target.truth, settings.seed)
+        write_report(folder, settings, target, predictions, ranking, Image.new("RGB", (2, 2)))
 
     return work
 

@@ -9,7 +9,7 @@ from support.runs import CHAIN, finish, tiny
 
 from nas.cost import PathFlops
 from nas.errors import CheckpointError, DataError, NasError, SettingError
-from nas.rank import KnownValues, Prediction, add_ranks, predict, subject_of
+from nas.rank import KnownValues, Prediction, add_ranks, load_target, predict
 from nas.rank import predictions as module
 from nas.score import PROXIES, score
 from nas.settings import ChainSettings, CustomSettings, RankRunSettings, RankSettings, SyntheticSettings
@@ -38,19 +38,19 @@ def settings(made, *runs, **more):
 
 
 def predicted(wanted, folder):
-    subject = subject_of(wanted)
-    return subject, {prediction.name: prediction for prediction in predict(subject, wanted, KnownValues(folder))}
+    target = load_target(wanted)
+    return target, {prediction.name: prediction for prediction in predict(target, wanted, KnownValues(folder))}
 
 
 def test_a_supernets_predictions_are_what_judging_each_alone_finds(made, tmp_path):
-    subject, found = predicted(settings(made, "run0", "run1"), tmp_path)
+    target, found = predicted(settings(made, "run0", "run1"), tmp_path)
     assert list(found) == [
         "loss", "accuracy", "loss_running", "accuracy_running", "loss + parameters", "parameters", "flops",
     ]  # fmt: skip
-    for draw, trained in enumerate(subject.trained):
+    for draw, trained in enumerate(target.trained):
         for how, calibration in (("", trained.calibration()), ("_running", None)):
             val = trained.batches(trained.splits.val)
-            judged = evaluate(trained.supernet, subject.truth.architectures, val, calibration)
+            judged = evaluate(trained.supernet, target.truth.architectures, val, calibration)
             assert found["accuracy" + how].values[draw].tolist() == [one.accuracy for one in judged]
             assert found["loss" + how].values[draw].tolist() == pytest.approx([one.loss for one in judged], rel=1e-6)
     assert found["loss"].lower_is_better
@@ -72,16 +72,16 @@ def test_fine_tuned_and_test_split_are_predictions_of_their_own(made, tmp_path):
 
 def test_proxies_are_scored_on_each_draw_of_initial_weights(made, tmp_path):
     wanted = settings(made, "run0", proxies=["naswot", "ntk_condition", "flops"], weights=2, architectures=3)
-    subject, found = predicted(wanted, tmp_path)
+    target, found = predicted(wanted, tmp_path)
     assert found["naswot"].values.shape == (2, 3)
     assert found["naswot"].kind == "proxy"
     assert found["ntk_condition"].lower_is_better
     assert found["flops"].kind == "trivial"  # not asked twice
-    assert [len(x) for x, _ in subject.batches] == [8, 8]
+    assert [len(x) for x, _ in target.batches] == [8, 8]
     for draw in range(2):
-        supernet = subject.space.supernet(draw)
-        for k, architecture in enumerate(subject.truth.architectures):
-            values = score(extract(supernet, architecture), ["naswot"], subject.batches, draw).values
+        supernet = target.space.supernet(draw)
+        for k, architecture in enumerate(target.truth.architectures):
+            values = score(extract(supernet, architecture), ["naswot"], target.batches, draw).values
             assert found["naswot"].values[draw, k].item() == values["naswot"]
     assert not torch.equal(*found["naswot"].values)
 
@@ -102,10 +102,10 @@ def test_a_network_with_untold_widths_can_be_ranked_with_and_without_a_checkpoin
 
 
 def test_sizes_are_those_of_the_extracted_networks(made, tmp_path):
-    subject, found = predicted(settings(made, "run0", predictors=[]), tmp_path)
-    supernet = subject.trained[0].supernet
-    flops = PathFlops(subject.space, supernet, (3, 16, 16))
-    for k, architecture in enumerate(subject.truth.architectures):
+    target, found = predicted(settings(made, "run0", predictors=[]), tmp_path)
+    supernet = target.trained[0].supernet
+    flops = PathFlops(target.space, supernet, (3, 16, 16))
+    for k, architecture in enumerate(target.truth.architectures):
         count = sum(parameter.numel() for parameter in extract(supernet, architecture).parameters())
         assert found["parameters"].values[0, k] == count
         assert found["flops"].values[0, k] == flops.count(architecture)
@@ -158,10 +158,10 @@ def test_ranks_are_added_in_the_right_direction_draw_by_draw():
 
 
 def test_some_architectures_are_drawn_by_the_seed_in_the_order_of_the_table(made):
-    drawn = [subject_of(settings(made, "run0", architectures=5, seed=seed)).truth for seed in (0, 0, 1)]
+    drawn = [load_target(settings(made, "run0", architectures=5, seed=seed)).truth for seed in (0, 0, 1)]
     assert drawn[0].architectures == drawn[1].architectures != drawn[2].architectures
     assert drawn[0].architectures == sorted(drawn[0].architectures)
-    everything = subject_of(settings(made, "run0")).truth
+    everything = load_target(settings(made, "run0")).truth
     worth = dict(zip(everything.architectures, everything.accuracies.tolist(), strict=True))
     assert drawn[0].accuracies.tolist() == [worth[a] for a in drawn[0].architectures]
 
@@ -173,21 +173,21 @@ def test_the_space_comes_from_the_table_where_there_is_no_checkpoint(made, tmp_p
         '"candidates": ["skip", "conv1", "conv3"]}}\n'
     )
     (tmp_path / "headed.csv").write_text(head + text)
-    subject = subject_of(settings(made, truth=str(tmp_path / "headed.csv")))
-    assert subject.space_settings == CHAIN
-    assert (subject.trained, subject.batches, subject.picture) == ([], [], (3, 32, 32))
+    target = load_target(settings(made, truth=str(tmp_path / "headed.csv")))
+    assert target.space_settings == CHAIN
+    assert (target.trained, target.batches, target.input_shape) == ([], [], (3, 32, 32))
     data = SyntheticSettings(size=100, image_size=16, classes=3, crop=2)
-    subject = subject_of(settings(made, space=CHAIN, data=data, proxies=["naswot"]))
-    assert subject.picture == (3, 16, 16)
+    target = load_target(settings(made, space=CHAIN, data=data, proxies=["naswot"]))
+    assert target.input_shape == (3, 16, 16)
 
 
 def test_what_does_not_belong_together_is_one_line(made, tmp_path):
     def refused(error, words, **more):
         with pytest.raises(error, match=words):
-            subject_of(settings(made, **more))
+            load_target(settings(made, **more))
 
     refused(SettingError, r"space=null: must be given: the table .* does not say it; write for example space=chain")
-    refused(SettingError, "data=null: must be given: proxies look at pictures", space=CHAIN, proxies=["naswot"])
+    refused(SettingError, "data=null: must be given: proxies look at images", space=CHAIN, proxies=["naswot"])
     refused(NasError, r"proxies=foo: .*naswot", space=CHAIN, proxies=["foo"])
     refused(SettingError, "architectures=10: the table has only 9; write", space=CHAIN, architectures=10)
     refused(DataError, "9 of 9 architectures do not fit", space=ChainSettings())
@@ -202,7 +202,7 @@ def test_what_does_not_belong_together_is_one_line(made, tmp_path):
         SettingError,
         match=r"rank.proxy_images=1000: 2 such batches need 2000 training images; there are .*; write .*=4\d or less",
     ):
-        subject_of(wanted)
+        load_target(wanted)
 
 
 WRONG = [

@@ -1,4 +1,4 @@
-"""Rows, sentences, files and the picture, on predictions whose worth is known."""
+"""Rows, sentences, files and the image, on predictions whose worth is known."""
 
 import csv
 import io
@@ -10,9 +10,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from nas.rank import Prediction, Subject, rank, tables, write_report
+from nas.rank import Prediction, RankTarget, rank, tables, write_report
+from nas.score.benchmark import BenchmarkTable
 from nas.score.correlation import kendall_tau
-from nas.score.truth import Truth
 from nas.settings import ChainSettings, RankRunSettings, RankSettings
 from nas.space import build_space
 
@@ -26,7 +26,7 @@ def noise(*shape, seed=0):
 
 def truth_of(seeds):
     accuracies = 0.5 + 0.05 * noise(64, 1) + 0.01 * noise(64, seeds, seed=1)
-    return Truth("table.csv", list(SPACE.enumerate()), accuracies, None, False)
+    return BenchmarkTable("table.csv", list(SPACE.enumerate()), accuracies, None, False)
 
 
 def predictions_for(truth, supernet=0.2, draws=1):
@@ -115,9 +115,9 @@ def test_the_files_hold_what_was_found(truth, tmp_path):
     predictions = predictions_for(truth, draws=2)
     predictions[2].values[0, 5] = -math.inf
     found = rank(predictions, truth)
-    subject = Subject(SPACE, SETTINGS, truth, [], (3, 32, 32), [])
+    target = RankTarget(SPACE, SETTINGS, truth, [], (3, 32, 32), [])
     settings = RankRunSettings(rank=RankSettings(tensorboard=True))
-    write_report(tmp_path, settings, subject, predictions, found)
+    write_report(tmp_path, settings, target, predictions, found)
     names = {path.name for path in tmp_path.iterdir() if "tfevents" not in path.name}
     assert names == {"rank.csv", "predictions.csv", "report.json", "scatter.png", "metrics.jsonl"}
     assert len(list(tmp_path.glob("*tfevents*"))) == 1

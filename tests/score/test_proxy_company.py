@@ -32,13 +32,13 @@ def test_asked_together_and_asked_alone_in_any_order_the_values_are_the_same(nam
 def test_the_network_and_the_world_come_back_as_they_were(name, mode):
     network, batches = used(name), make_batches(2, 3)
     torch.manual_seed(1)
-    before, pictures = state_of(network), copy.deepcopy(batches)
+    before, images = state_of(network), copy.deepcopy(batches)
     with mode():
         found = values_of(network, had_of(name), batches)
         assert torch.is_grad_enabled() == (mode is nullcontext)
     assert_unchanged(before, network)
     assert found == values_of(build(name), had_of(name), batches)
-    for (x, y), (x_before, y_before) in zip(batches, pictures, strict=True):
+    for (x, y), (x_before, y_before) in zip(batches, images, strict=True):
         assert torch.equal(x, x_before)
         assert torch.equal(y, y_before)
         assert not x.requires_grad

@@ -1,4 +1,4 @@
-"""What each proxy has to do when weights, pictures or batches change in a known way."""
+"""What each proxy has to do when weights, images or batches change in a known way."""
 
 import copy
 import math
@@ -59,13 +59,13 @@ def test_weights_before_a_batchnorm_may_be_scaled():
 def test_no_gradient_proxy_depends_on_the_order_of_the_pictures():
     network, batches = build("chain-mixed").double(), doubled(make_batches(2, 6))
     shuffled = [(x.flip(0), y.flip(0)) for x, y in batches]
-    names = [name for name in NAMES if name != "meco"]  # which looks at the first picture alone
+    names = [name for name in NAMES if name != "meco"]  # which looks at the first image alone
     before, after = values_of(network, names, batches), values_of(network, names, shuffled)
     assert after == pytest.approx(before, rel=1e-7)
 
 
 def test_pictures_twice_over_are_the_same_batch():
-    """The loss is a mean: each picture's share halves, and fisher's square quarters."""
+    """The loss is a mean: each image's share halves, and fisher's square quarters."""
     network, batches = build("plain").double(), doubled(make_batches(2, 4))
     twice = [(torch.cat([x, x]), torch.cat([y, y])) for x, y in batches]
     names = ["snip", "grasp", "grad_norm", "zico", "fisher"]
@@ -106,7 +106,7 @@ def test_grasp_is_minus_the_slope_of_the_gradient_along_itself():
 
 
 def test_naswot_counts_the_units_on_which_two_pictures_agree():
-    """Three units: a picture agrees with itself on 3, with the other on 2, and the determinant is 3 * 3 - 2 * 2."""
+    """Three units: an image agrees with itself on 3, with the other on 2, and the determinant is 3 * 3 - 2 * 2."""
     network = nn.Sequential(nn.Flatten(), nn.Linear(2, 3, bias=False), nn.ReLU())
     network[1].weight.data.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]))
     x = torch.tensor([[3.0, 1.0], [-1.0, 2.0]]).reshape(2, 2, 1, 1)  # signs + + + and - + +

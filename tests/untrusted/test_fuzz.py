@@ -33,7 +33,7 @@ from nas.config import conf_folder, explain, register, settings_from
 from nas.data.folder import load_folder
 from nas.errors import NasError
 from nas.export import export, load
-from nas.score.truth import load_truth
+from nas.score.benchmark import load_table
 from nas.search.outcome import SearchResult, read_result
 from nas.settings import (
     CellSettings,
@@ -328,7 +328,7 @@ def test_any_table_is_read_or_an_error_of_ours(tmp_path):
     def once(draws):
         kind = draws.choice(("csv", "json"))
         (tmp_path / f"t.{kind}").write_bytes(mutated(given[kind], draws))
-        truth = load_truth(str(tmp_path / f"t.{kind}"), SPACES["chain"], ours)
+        truth = load_table(str(tmp_path / f"t.{kind}"), SPACES["chain"], ours)
         assert truth.accuracies.shape[0] == len(truth.architectures) == len(set(truth.architectures)) > 0
         assert bool(((truth.accuracies >= 0) & (truth.accuracies <= 1)).all())
 
@@ -342,7 +342,7 @@ CELLS = ["x" * 200_000, '"' + "x" * 200_000 + '"', "9" * 5000, "1e400", "\0", "0
 def test_an_absurd_cell_is_one_line(tmp_path, cell):
     (tmp_path / "t.csv").write_text(f"architecture,a\n0-0,{cell}\n")
     with pytest.raises(NasError) as caught:
-        load_truth(str(tmp_path / "t.csv"), SPACES["chain"])
+        load_table(str(tmp_path / "t.csv"), SPACES["chain"])
     assert len(str(caught.value)) < 6000
 
 

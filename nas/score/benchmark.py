@@ -24,7 +24,7 @@ TABLE = Path(__file__).parent / "tables" / "chain.csv"
 
 
 @dataclass(frozen=True, eq=False)
-class Truth:
+class BenchmarkTable:
     """What each architecture is worth."""
 
     name: str
@@ -42,7 +42,7 @@ class Truth:
         """Mean accuracy over the trainings, ``(n,)``."""
         return self.accuracies.mean(dim=1)
 
-    def subset(self, indices: Tensor) -> Truth:
+    def subset(self, indices: Tensor) -> BenchmarkTable:
         """The rows ``indices``, in their order."""
         chosen = [self.architectures[i] for i in indices.tolist()]
         return replace(self, architectures=chosen, accuracies=self.accuracies[indices])
@@ -52,7 +52,7 @@ Row = tuple[str, str, list[float]]
 """Where it stands, the architecture as text, its accuracies as the source has them."""
 
 
-def load_truth(source: str, space: SearchSpace, settings: SpaceSettings | None = None) -> Truth:
+def load_table(source: str, space: SearchSpace, settings: SpaceSettings | None = None) -> BenchmarkTable:
     """Read a table of truth.
 
     Args:
@@ -80,7 +80,7 @@ def load_truth(source: str, space: SearchSpace, settings: SpaceSettings | None =
     if made_with is not None and settings is not None:
         _compare(source, asdict(made_with), asdict(settings))
     accuracies, percent = _accuracies(source, rows)
-    return Truth(source, _architectures(source, rows, space), accuracies, found, percent)
+    return BenchmarkTable(source, _architectures(source, rows, space), accuracies, found, percent)
 
 
 def table_path(source: str) -> Path:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nas.errors import DataError
-from nas.score.truth import TABLE, load_truth, table_space
+from nas.score.benchmark import TABLE, load_table, table_space
 from nas.settings import ChainSettings, CustomSettings, MacroSettings
 from nas.space import build_space
 
@@ -32,7 +32,7 @@ def of_macro(**accuracies):
 
 
 def test_a_csv_is_read_with_its_settings(written):
-    truth = load_truth(
+    truth = load_table(
         written(HEAD + "architecture,accuracy_0,accuracy_1\n0-1,0.5,0.7\n\n2-0, 0.25 ,1\n"), CHAIN, SETTINGS
     )
     assert truth.architectures == [(0, 1), (2, 0)]
@@ -45,13 +45,13 @@ def test_a_csv_is_read_with_its_settings(written):
 
 def test_a_csv_without_comments_or_with_a_byte_order_mark_is_read(written):
     for text in ("architecture,accuracy\n0-1,0.5\n", "\ufeffarchitecture,accuracy\r\n0-1,0.5\r\n"):
-        truth = load_truth(written(text), CHAIN, SETTINGS)
+        truth = load_table(written(text), CHAIN, SETTINGS)
         assert (truth.architectures, truth.accuracies.tolist(), truth.settings) == ([(0, 1)], [[0.5]], None)
 
 
 def test_the_published_json_is_read(written):
     source = written(of_macro(**{"02012100": [89.5, 88.9, 89.2], "11111221": [92, 92.5, 92.25]}), "macro.json")
-    truth = load_truth(source, MACRO, MacroSettings())
+    truth = load_table(source, MACRO, MacroSettings())
     assert truth.architectures == [(0, 2, 0, 1, 2, 1, 0, 0), (1, 1, 1, 1, 1, 2, 2, 1)]
     assert truth.accuracies.tolist() == [pytest.approx([0.895, 0.889, 0.892]), pytest.approx([0.92, 0.925, 0.9225])]
     assert truth.percent
@@ -61,13 +61,13 @@ def test_the_published_json_is_read(written):
 def test_percent_and_fractions_give_the_same_truth(written):
     rows = [("0-1", 0.5), ("1-1", 0.25), ("2-2", 1.0)]
     texts = ["architecture,accuracy\n" + "".join(f"{a},{v * k}\n" for a, v in rows) for k in (1, 100)]
-    fraction, percent = (load_truth(written(text), CHAIN) for text in texts)
+    fraction, percent = (load_table(written(text), CHAIN) for text in texts)
     assert torch.equal(fraction.accuracies, percent.accuracies)
     assert (fraction.percent, percent.percent) == (False, True)
 
 
 def test_a_subset_keeps_rows_together(written):
-    truth = load_truth(written("architecture,a,b\n0-0,0.1,0.2\n0-1,0.3,0.4\n0-2,0.5,0.6\n"), CHAIN)
+    truth = load_table(written("architecture,a,b\n0-0,0.1,0.2\n0-1,0.3,0.4\n0-2,0.5,0.6\n"), CHAIN)
     some = truth.subset(torch.tensor([0, 2]))
     assert (some.architectures, some.accuracies.tolist()) == ([(0, 0), (0, 2)], [[0.1, 0.2], [0.5, 0.6]])
 
@@ -111,7 +111,7 @@ WRONG = {
 @pytest.mark.parametrize("text", WRONG, ids=range(len(WRONG)))
 def test_a_wrong_csv_is_one_line(written, text):
     with pytest.raises(DataError, match=WRONG[text]) as caught:
-        load_truth(written(text), CHAIN, SETTINGS)
+        load_table(written(text), CHAIN, SETTINGS)
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith("truth=")
 
@@ -134,29 +134,29 @@ WRONG_JSON = {
 @pytest.mark.parametrize("text", WRONG_JSON, ids=range(len(WRONG_JSON)))
 def test_a_wrong_json_is_one_line(written, text):
     with pytest.raises(DataError, match=WRONG_JSON[text]):
-        load_truth(written(text, "macro.json"), MACRO)
+        load_table(written(text, "macro.json"), MACRO)
 
 
 def test_no_table_is_one_line(tmp_path):
     with pytest.raises(DataError, match=r"there is no file .*gone.csv; write truth=own for .*, or name"):
-        load_truth(str(tmp_path / "gone.csv"), CHAIN)
+        load_table(str(tmp_path / "gone.csv"), CHAIN)
     (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="is not a text file"):
-        load_truth(str(tmp_path / "bytes.csv"), CHAIN)
+        load_table(str(tmp_path / "bytes.csv"), CHAIN)
 
 
 def test_a_table_of_another_space_names_what_differs(written, tmp_path):
     source = written(HEAD + HEADER + "0-1,0.5\n")
     other = ChainSettings(widths=[8], depths=[2], strides=[1], candidates=["skip", "conv1", "conv3"])
     with pytest.raises(DataError, match=r"was made with space.widths=\[4\] and not \[8\]; take the table"):
-        load_truth(source, build_space(other), other)
+        load_table(source, build_space(other), other)
     with pytest.raises(DataError, match=r"was made with space\.name=chain and not macro"):
-        load_truth(source, MACRO, MacroSettings())
+        load_table(source, MACRO, MacroSettings())
     short = written(HEAD.replace('"stem_stride": 2, ', "") + HEADER + "0-1,0.5\n", "short.csv")
     assert "stem_stride" not in (tmp_path / "short.csv").read_text()
     assert table_space(short) == SETTINGS
-    assert load_truth(short, CHAIN, SETTINGS).architectures == [(0, 1)]
-    assert load_truth(source, build_space(other)).architectures == [(0, 1)]  # nobody says what the space is
+    assert load_table(short, CHAIN, SETTINGS).architectures == [(0, 1)]
+    assert load_table(source, build_space(other)).architectures == [(0, 1)]  # nobody says what the space is
 
 
 def test_a_table_does_not_say_what_is_called(written):
@@ -165,14 +165,14 @@ def test_a_table_does_not_say_what_is_called(written):
     with pytest.raises(DataError, match=r"factory os:system in its head, .*; write space=custom space\.factory="):
         table_space(source)
     ours = CustomSettings(**space)  # named by the user too
-    assert load_truth(source, CHAIN, ours).architectures == [(0, 1)]
+    assert load_table(source, CHAIN, ours).architectures == [(0, 1)]
 
 
 @pytest.mark.skipif(not TABLE.is_file(), reason="the table is not there yet")
 def test_the_table_of_the_package_is_whole():
     found = table_space("own")
     space = build_space(found)
-    truth = load_truth("own", space, found)
+    truth = load_table("own", space, found)
     assert sorted(truth.architectures) == sorted(space.enumerate())
     assert truth.accuracies.shape == (256, 3)
     assert 0.2 < truth.accuracies.min() < truth.accuracies.max() < 0.8

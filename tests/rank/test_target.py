@@ -5,7 +5,7 @@ import json
 import pytest
 
 from nas.errors import DataError
-from nas.rank import subject_of
+from nas.rank import load_target
 from nas.settings import CustomSettings, RankRunSettings
 
 
@@ -15,7 +15,7 @@ def test_the_factory_in_a_tables_head_is_not_called(tmp_path):
     table = tmp_path / "table.csv"
     table.write_text(f"# settings: {json.dumps({'space': space})}\narchitecture,a\n0,0.5\n1,0.6\n")
     with pytest.raises(DataError, match=r"names the factory os:system in its head, .* if you trust it"):
-        subject_of(RankRunSettings(truth=str(table)))
+        load_target(RankRunSettings(truth=str(table)))
     assert not called.exists()
 
 
@@ -24,4 +24,4 @@ def test_a_custom_space_is_ranked_where_the_user_names_it_too(tmp_path):
     table = tmp_path / "table.csv"
     table.write_text(f"# settings: {json.dumps({'space': space})}\narchitecture,a\n0,0.5\n1,0.6\n")
     ours = CustomSettings(factory="support.exports:Stubborn")
-    assert subject_of(RankRunSettings(truth=str(table), space=ours)).truth.architectures == [(0,), (1,)]
+    assert load_target(RankRunSettings(truth=str(table), space=ours)).truth.architectures == [(0,), (1,)]

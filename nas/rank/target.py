@@ -1,4 +1,4 @@
-"""What is ranked: a table of truth, its space, and the supernets and pictures that predictions are made with."""
+"""What is ranked: a table of truth, its space, and the supernets and images that predictions are made with."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 
 from nas.data import Batch, Splits, load_splits
 from nas.errors import CheckpointError, SettingError, require
+from nas.score.benchmark import BenchmarkTable, load_table, table_space
 from nas.score.proxies import check_names
 from nas.score.run import training_batches
-from nas.score.truth import Truth, load_truth, table_space
 from nas.seeds import generator
 from nas.settings import RankRunSettings, SpaceSettings
 from nas.space import SearchSpace, build_space
@@ -18,26 +18,26 @@ from nas.train import Trained, load_trained
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class RankTarget:
     """All that predictions need."""
 
     space: SearchSpace
     space_settings: SpaceSettings
-    truth: Truth
+    truth: BenchmarkTable
     """The architectures that are ranked."""
     trained: list[Trained]
     """One a checkpoint; without any, nothing is asked of a supernet."""
-    picture: tuple[int, int, int]
-    """Shape of a picture; where there are none, costs are those for ``(3, 32, 32)``."""
+    input_shape: tuple[int, int, int]
+    """``(C, H, W)`` of one image; where there are none, costs are those for ``(3, 32, 32)``."""
     batches: list[Batch]
-    """Two batches of training pictures for the proxies, of the first checkpoint or as ``data`` says; else none."""
+    """Two batches of training images for the proxies, of the first checkpoint or as ``data`` says; else none."""
 
 
-def subject_of(settings: RankRunSettings) -> Subject:
+def load_target(settings: RankRunSettings) -> RankTarget:
     """Load what ``settings`` name.
 
     Raises:
-        NasError: a checkpoint, the pictures or the table cannot be had, they do not belong together, or only the table
+        NasError: a checkpoint, the images or the table cannot be had, they do not belong together, or only the table
             names the factory of a ``custom`` space.
     """
     if settings.proxies:
@@ -56,15 +56,15 @@ def subject_of(settings: RankRunSettings) -> Subject:
         if settings.data is None:
             ok = not settings.proxies
             remedy = "write for example data=cifar10"
-            require(ok, "data", "null", "must be given: proxies look at pictures", remedy)
+            require(ok, "data", "null", "must be given: proxies look at images", remedy)
         splits = load_splits(settings.data, settings.seed, settings.rank.progress) if settings.data else None
         shape = (splits.channels, splits.image_size, len(splits.classes)) if splits else ()
         space = build_space(space_settings, *shape)
-    truth = load_truth(settings.truth, space, space_settings)
-    picture = splits.input_shape if splits else (3, 32, 32)
+    truth = load_table(settings.truth, space, space_settings)
+    input_shape = splits.input_shape if splits else (3, 32, 32)
     how = (2, settings.rank.proxy_images, settings.seed, "proxies", "rank.proxy_images")
     batches = training_batches(splits, *how) if splits and settings.proxies else []
-    return Subject(space, space_settings, _sampled(truth, settings), trained, picture, batches)
+    return RankTarget(space, space_settings, _sampled(truth, settings), trained, input_shape, batches)
 
 
 def _space_of_table(source: str) -> SpaceSettings:
@@ -75,7 +75,7 @@ def _space_of_table(source: str) -> SpaceSettings:
     return space
 
 
-def _sampled(truth: Truth, settings: RankRunSettings) -> Truth:
+def _sampled(truth: BenchmarkTable, settings: RankRunSettings) -> BenchmarkTable:
     """As many architectures of the table as are asked for, in the table's order."""
     total, number = len(truth.architectures), settings.architectures or len(truth.architectures)
     rule = f"the table has only {total}"
