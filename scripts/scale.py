@@ -2,7 +2,7 @@
 
     python scripts/scale.py --rounds 30
 
-Prints the tables of docs/scale.md. The last one is on paper: nothing of it was measured.
+Prints the tables of docs/processes.md. The last one is on paper: nothing of it was measured.
 """
 
 from __future__ import annotations
