@@ -1,5 +1,7 @@
 """What every test stands on."""
 
+import random
+
 import pytest
 import torch
 
@@ -11,3 +13,19 @@ def _one_thread_and_no_leaks():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield
+
+
+@pytest.fixture(params=["some", pytest.param("all", marks=pytest.mark.thorough)])
+def sample(request):
+    """``sample(items, number)``: so many of them, drawn at random in each run and in order; all with ``-m thorough``.
+
+    A test names the item in its messages, so that a failure can be repeated.
+    """
+
+    def draw(items, number):
+        items = list(items)
+        if request.param == "all":
+            return items
+        return [items[i] for i in sorted(random.sample(range(len(items)), min(number, len(items))))]
+
+    return draw
