@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.examples import example
 from support.jac_references import (
+    DISGUISED,
     MODELS,
     MODULES,
     Counted,
@@ -363,52 +364,8 @@ def test_layerwise_runs_the_network_once():
 # What the recording must not overlook
 
 
-class Tripled(nn.Linear):
-    """A subclass of a module that has a rule."""
-
-    def forward(self, x):
-        return super().forward(x) * 3
-
-
-class Around(nn.Sequential):
-    """A Sequential with a shortcut."""
-
-    def forward(self, x):
-        return x + super().forward(x)
-
-
 def linear():
     return nn.Linear(4, 4).double()
-
-
-def patched():
-    layer = linear()
-    layer.forward = lambda x: torch.sin(x)
-    return layer
-
-
-def hooked(register):
-    layer = linear()
-    register(layer)
-    return layer
-
-
-DISGUISED = {
-    "subclass": lambda: Tripled(4, 4).double(),
-    "subclass-of-sequential": lambda: Around(linear(), nn.Tanh()),
-    "forward-replaced": patched,
-    "forward-of-sequential-replaced": lambda: nn.Sequential(patched()),
-    "forward-hook": lambda: hooked(lambda m: m.register_forward_hook(lambda m, args, out: out * 2)),
-    "forward-hook-with-keywords": lambda: hooked(
-        lambda m: m.register_forward_hook(lambda m, args, kwargs, out: out * 2, with_kwargs=True)
-    ),
-    "forward-pre-hook": lambda: hooked(lambda m: m.register_forward_pre_hook(lambda m, args: (args[0] * 2,))),
-    "backward-hook": lambda: hooked(lambda m: m.register_full_backward_hook(lambda m, into, out: None)),
-    "weight-norm": lambda: nn.utils.parametrizations.weight_norm(linear()).eval(),
-    "spectral-norm": lambda: nn.utils.parametrizations.spectral_norm(linear()).eval(),
-    "orthogonal": lambda: nn.utils.parametrizations.orthogonal(linear()).eval(),
-    "old-weight-norm": lambda: nn.utils.weight_norm(linear()).eval(),
-}
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

@@ -308,6 +308,67 @@ MODELS: dict[str, Case] = {
     ),
     "number-in-and-out": Case(Function(lambda x: torch.sin(x) * x - 2), (), plain=True),
 }
+
+
+class Tripled(nn.Linear):
+    """A subclass of a module that has a rule."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * 3
+
+
+class Around(nn.Sequential):
+    """A Sequential with a shortcut."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)
+
+
+def patched(layer: nn.Module) -> nn.Module:
+    """The module with a ``forward`` of its own."""
+    own = type(layer).forward
+    layer.forward = lambda x: torch.sin(own(layer, x))  # type: ignore[method-assign, assignment]
+    return layer
+
+
+def hooked(layer: nn.Module, register: str, hook: Callable, **options: Any) -> nn.Module:
+    """The module with a hook."""
+    getattr(layer, register)(hook, **options)
+    return layer
+
+
+def _linear() -> nn.Linear:
+    return nn.Linear(4, 4).double()
+
+
+def _after(module: nn.Module, args: tuple, out: Tensor) -> Tensor:
+    return out * 2
+
+
+DISGUISED: dict[str, Callable[[], nn.Module]] = {
+    "subclass": lambda: Tripled(4, 4).double(),
+    "subclass of Sequential": lambda: Around(_linear(), nn.Tanh()),
+    "forward replaced": lambda: patched(_linear()),
+    "forward of an activation replaced": lambda: nn.Sequential(_linear(), patched(nn.Tanh())),
+    "forward of a Sequential replaced": lambda: nn.Sequential(patched(nn.Sequential(_linear(), nn.Tanh()))),
+    "forward hook": lambda: hooked(_linear(), "register_forward_hook", _after),
+    "forward hook on an activation": lambda: nn.Sequential(
+        _linear(), hooked(nn.Tanh(), "register_forward_hook", _after)
+    ),
+    "forward hook on an identity": lambda: hooked(nn.Identity(), "register_forward_hook", _after),
+    "forward hook on a Sequential": lambda: hooked(nn.Sequential(_linear()), "register_forward_hook", _after),
+    "forward hook with keywords": lambda: hooked(
+        _linear(), "register_forward_hook", lambda m, args, kwargs, out: out * 2, with_kwargs=True
+    ),
+    "forward pre-hook": lambda: hooked(_linear(), "register_forward_pre_hook", lambda m, args: (args[0] * 2,)),
+    "backward hook": lambda: hooked(_linear(), "register_full_backward_hook", lambda m, into, out: None),
+    "weight norm": lambda: nn.utils.parametrizations.weight_norm(_linear()).eval(),
+    "spectral norm": lambda: nn.utils.parametrizations.spectral_norm(_linear()).eval(),
+    "orthogonal": lambda: nn.utils.parametrizations.orthogonal(_linear()).eval(),
+    "old weight norm": lambda: nn.utils.weight_norm(_linear()).eval(),
+}
+"""Modules that look like one with a rule and do something else; all take four features and give four."""
+
 LAYERWISE = [name for name, case in MODELS.items() if case.layerwise]
 MODULES = [name for name, case in MODELS.items() if not case.plain]
 
