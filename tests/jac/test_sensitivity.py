@@ -2,7 +2,7 @@
 
 import importlib.util
 import re
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from support.examples import example
 from support.runs import RUNS, finish, tiny
 
 from nas.data import ordered
@@ -75,7 +76,7 @@ def call(script, capsys, monkeypatch):
     return run
 
 
-def test_probabilities_times_and_the_check_are_printed_and_the_maps_drawn(call, finished):
+def test_figures_are_printed_and_the_maps_drawn(call, finished):
     run, report, folder = finished
     status, lines, err = call(folder, "--picture", 7)
     assert (status, err) == (0, "")
@@ -150,17 +151,17 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("case", WRONG)
-def test_a_mistake_is_one_line_and_leaves_nothing(call, one, tmp_path, case):
+def test_a_mistake_is_one_line_and_leaves_nothing(call, one, tmp_path):
     run, _, folder = one
-    words, message = WRONG[case]
     beyond = "-".join("9" for _ in run.space.slots)
-    status, lines, err = call(*(word.format(folder=folder, empty=tmp_path, beyond=beyond) for word in words))
-    assert status == 1
-    assert re.fullmatch(rf"sensitivity: {message}\n", err), err
-    assert not any(line.startswith("drawn") for line in lines)
-    assert left_in(folder) == []
-    assert list(tmp_path.iterdir()) == []
+    for name, (words, message) in WRONG.items():
+        with example(name):
+            status, lines, err = call(*(word.format(folder=folder, empty=tmp_path, beyond=beyond) for word in words))
+            assert status == 1
+            assert re.fullmatch(rf"sensitivity: {message}\n", err), err
+            assert not any(line.startswith("drawn") for line in lines)
+            assert left_in(folder) == []
+            assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_half_written_is_left(call, one, tmp_path):
@@ -181,9 +182,9 @@ def test_a_run_without_a_report_says_what_to_do(call, one, tmp_path):
     assert re.fullmatch(r"sensitivity: run=.*: has no report\.json yet, .*; let the run finish, or write .*\n", err)
 
 
-def test_it_runs_as_a_program(one, tmp_path):
+def test_it_runs_as_a_program(one, tmp_path, capsys, monkeypatch):
     _, _, folder = one
-    command = [sys.executable, SCRIPT, folder, "-o", tmp_path / "maps.png"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == f"drawn: {tmp_path / 'maps.png'}"
+    monkeypatch.setattr("warnings.showwarning", None)
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(folder), "-o", str(tmp_path / "maps.png")])
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert capsys.readouterr().out.splitlines()[-1] == f"drawn: {tmp_path / 'maps.png'}"

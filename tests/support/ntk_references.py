@@ -33,7 +33,11 @@ def kernel(
     parameters = list(parameters)
     j1 = jacobian_rows(fn, parameters, x1)
     j2 = j1 if x2 is None else jacobian_rows(fn, parameters, x2)
-    full = torch.stack([torch.stack([a @ b.T for b in j2]) for a in j1])
+    return reduced(torch.stack([torch.stack([a @ b.T for b in j2]) for a in j1]), output)
+
+
+def reduced(full: Tensor, output: str) -> Tensor:
+    """``(B1, B2)`` for trace and sum, from the full kernel."""
     if output == "trace":
         return full.diagonal(dim1=2, dim2=3).sum(-1)
     return full.sum((2, 3)) if output == "sum" else full

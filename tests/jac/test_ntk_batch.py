@@ -1,4 +1,6 @@
-"""The kernels of traces and of summed outputs, and the one in which a batch normalises itself."""
+"""The kernel in which a batch normalises itself."""
+
+from itertools import product
 
 import pytest
 import torch
@@ -8,29 +10,7 @@ from torch import Tensor, nn
 from nas.jac.errors import JacobianError
 from nas.jac.ntk import ntk
 
-METHODS = ("layerwise", "contraction", "products")
 EXACT = 1e-10
-
-
-@pytest.mark.parametrize("output", ["trace", "sum"])
-@pytest.mark.parametrize("name", reference.MODELS)
-def test_trace_and_sum_equal_the_reference(name, output):
-    model, shape = reference.build(name)
-    x1, x2 = (torch.randn(size, *shape, dtype=torch.float64) for size in (3, 2))
-    one, two = (reference.kernel(model, model.parameters(), x1, other, output) for other in (None, x2))
-    methods = METHODS[:2] if name in ("opaque", "half seen", "attention") else METHODS
-    for method in methods:
-        assert reference.error(ntk(model, x1, None, output, method), one) < EXACT
-        assert reference.error(ntk(model, x1, x2, output, method), two) < EXACT
-    assert torch.equal(ntk(model, x1, output=output), ntk(model, x1, output=output).T)
-
-
-def test_trace_and_sum_are_those_of_the_full_kernel():
-    model, shape = reference.build("residual")
-    x = torch.randn(4, *shape, dtype=torch.float64)
-    full = ntk(model, x)
-    assert reference.error(ntk(model, x, output="trace"), full.diagonal(dim1=2, dim2=3).sum(-1)) < EXACT
-    assert reference.error(ntk(model, x, output="sum"), full.sum((2, 3))) < EXACT
 
 
 class Network(nn.Module):
@@ -65,26 +45,17 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return all(torch.equal(a[key], b[key]) for key in a)
 
 
-@pytest.mark.parametrize("method", METHODS[:2])
-@pytest.mark.parametrize("plain", [False, True])
-def test_batch_statistics_equal_the_reference_and_leave_no_trace(method, plain):
-    model, x = network()
-    before = state(model)
-    fn = (lambda x: model(x)) if plain else model
-    kernel = ntk(fn, x, output="sum", method=method, statistics="batch")
-    assert same(before, state(model))
-    assert reference.error(kernel, reference.batch_kernel(model, model.parameters(), x)) < EXACT
-    assert torch.allclose(kernel, kernel.T, rtol=0, atol=1e-12 * float(kernel.max()))
-    assert not kernel.requires_grad
-
-
-@pytest.mark.parametrize("variant", [{"momentum": None}, {"track": False}, {"momentum": None, "track": False}])
-def test_batch_statistics_with_every_kind_of_memory(variant):
+@pytest.mark.parametrize("variant", [{}, {"momentum": None}, {"track": False}, {"momentum": None, "track": False}])
+def test_batch_statistics_equal_the_reference_without_trace(variant):
     model, x = network(**variant)
-    before = state(model)
-    kernel = ntk(model, x, output="sum", statistics="batch")
-    assert same(before, state(model))
-    assert reference.error(kernel, reference.batch_kernel(model, model.parameters(), x)) < EXACT
+    before, expected = state(model), reference.batch_kernel(model, model.parameters(), x)
+    model.load_state_dict(before)
+    for method, fn in product(("layerwise", "contraction"), (model, lambda x: model(x))):
+        kernel = ntk(fn, x, output="sum", method=method, statistics="batch")
+        assert same(before, state(model))
+        assert reference.error(kernel, expected) < EXACT
+        assert torch.allclose(kernel, kernel.T, rtol=0, atol=1e-12 * float(kernel.max()))
+        assert not kernel.requires_grad
 
 
 def test_chunks_give_the_same_kernel_with_batch_statistics():
