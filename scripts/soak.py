@@ -150,10 +150,9 @@ def train(folder: Path) -> None:
 def train_marked(folder: Path, phase: Any) -> None:
     """Train to the end; ``phase`` says where it is."""
     import nas.train
-    import nas.train.loop
     from nas.train import Run, checkpoint
 
-    _mark(nas.train.loop, "train_step", phase, "step", "step")
+    _mark(nas.train.TrainStep, "__call__", phase, "step", "step")
     _mark(Run, "validate", phase, "evaluation", "step")
     _mark(checkpoint, "save", phase, "checkpoint write", "step")
     _mark(nas.train, "make_report", phase, "report", "end")

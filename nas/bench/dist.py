@@ -25,7 +25,7 @@ from nas.cost.allocator import keep_freed_memory
 from nas.dist import GradientExchange, World
 from nas.gate import UniformGate
 from nas.settings import DistSettings
-from nas.train import GatedOptimizer, Loss, train_step
+from nas.train import GatedOptimizer, TrainStep
 
 RANKS, BATCH, SIDE = 2, 16, 16
 CHOICES = (2, 8, 32)
@@ -90,14 +90,14 @@ def gated_step(world: World, choices: int, paths: str) -> Call:
     space = slots_space(choices)
     supernet, gate, number = space.supernet(), UniformGate(space, 0), iter(range(10**9))
     optimizer = GatedOptimizer(supernet, SGD)
-    exchange = GradientExchange(world, optimizer, DistSettings(paths=paths))
+    train_step = TrainStep(supernet, optimizer, exchange=GradientExchange(world, optimizer, DistSettings(paths=paths)))
 
     def step() -> object:
         n = next(number)
         first = n * world.size if paths == "own" else n
         each = [gate.paths(first + rank)[0] for rank in range(world.size if paths == "own" else 1)]
         own = [each[world.rank]] if paths == "own" else each
-        return train_step(supernet, optimizer, Loss(), x, y, own, SGD.lr, n, None, exchange, each)
+        return train_step((x, y), own, SGD.lr, n, each)
 
     return step
 

@@ -28,7 +28,7 @@ from nas.settings import (
 )
 from nas.space import Architecture, SearchSpace, build_space
 from nas.space.two_branch import branch
-from nas.train import GatedOptimizer, GateTrainer, Loss, Run, fit, train_step
+from nas.train import GatedOptimizer, GateTrainer, Loss, Run, TrainStep, fit
 
 STANDALONE = "stand-alone step"
 # The weights must not move: as a network learns its one batch by heart, its activations thin out and its step gets
@@ -63,22 +63,20 @@ def plain_step(network: nn.Module, x: Tensor, y: Tensor) -> Call:
 def gated_step(space: SearchSpace, x: Tensor, y: Tensor, fixed: Architecture | None = None) -> Call:
     """Our step, on a path drawn anew each time, or on a ``fixed`` one."""
     supernet, gate, number = space.supernet(), UniformGate(space, 0), iter(range(10**9))
-    optimizer = GatedOptimizer(supernet, SGD)
-    return lambda: train_step(
-        supernet, optimizer, Loss(), x, y, (fixed,) if fixed else gate.paths(next(number)), SGD.lr
-    )
+    train_step = TrainStep(supernet, GatedOptimizer(supernet, SGD))
+    return lambda: train_step((x, y), (fixed,) if fixed else gate.paths(next(number)), SGD.lr)
 
 
 def learned_steps(space: SearchSpace, x: Tensor, y: Tensor) -> tuple[Call, Call]:
     """A step of the weights on a learned gate's path, and a step of its logits."""
     supernet, number = space.supernet(), iter(range(10**9))
     gate = LearnedGate(space, 0, LearnedGateSettings(), total_steps=1000)
-    optimizer, teacher = GatedOptimizer(supernet, SGD), GateTrainer(supernet, Loss())
-
-    def weights() -> object:
-        return train_step(supernet, optimizer, Loss(), x, y, gate.paths(next(number)), SGD.lr)
-
-    return weights, lambda: teacher.step(gate, x, y, next(number))
+    train_step = TrainStep(supernet, GatedOptimizer(supernet, SGD))
+    gate_trainer = GateTrainer(gate, supernet, Loss(), lambda _: (x, y))
+    return (
+        lambda: train_step((x, y), gate.paths(next(number)), SGD.lr),
+        lambda: gate_trainer.learn(next(number)),
+    )
 
 
 class WithoutBlocks(nn.Module):
@@ -203,7 +201,7 @@ class _TrainingOnly(Run):
     def validate(self) -> None:
         pass
 
-    def save(self, to_be_evaluated: bool = False) -> None:
+    def save(self) -> None:
         pass
 
 

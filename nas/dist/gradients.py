@@ -36,6 +36,9 @@ class NoExchange:
         return figures
 
 
+NO_EXCHANGE = NoExchange()
+
+
 class GradientExchange(NoExchange):
     """Sums what the backward passes of all processes have left in ``.grad``.
 

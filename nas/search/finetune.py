@@ -15,7 +15,7 @@ from nas.errors import DivergedError, require
 from nas.seeds import derive
 from nas.settings import SGDSettings, TrainSettings
 from nas.space import Architecture
-from nas.train import GatedOptimizer, Loss, Trained, learning_rate, train_step
+from nas.train import GatedOptimizer, Loss, Trained, TrainStep, learning_rate
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,14 +72,13 @@ class Finetune:
         """
         model = copy.deepcopy(supernet).train()
         optimizer = GatedOptimizer(model, self.sgd, self.clip_norm)
-        loss_fn = Loss(self.label_smoothing, precision)
+        train_step = TrainStep(model, optimizer, Loss(self.label_smoothing, precision))
         schedule = TrainSettings(schedule="cosine", warmup_epochs=0)
         with torch.enable_grad(), self._seeded():
             for step in range(self.steps):
-                x, y = self.batch(step)
                 lr = learning_rate(schedule, self.lr, step, self.steps, self.steps)
                 try:
-                    train_step(model, optimizer, loss_fn, x, y, (architecture,), lr, step)
+                    train_step(self.batch(step), (architecture,), lr, step)
                 except DivergedError as error:
                     rule = f"{error.rule} of its fine-tuning"
                     raise DivergedError("search.finetune_lr", self.lr, rule, "lower it") from None

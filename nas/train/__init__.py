@@ -1,6 +1,7 @@
 """Training a supernet: the loop, its step, evaluation and checkpoints."""
 
 from nas.train.evaluation import EvalResult, architectures_to_evaluate, evaluate
+from nas.train.gate_trainer import GateTrainer
 from nas.train.loop import fit
 from nas.train.optimize import GatedOptimizer, learning_rate
 from nas.train.picked import best_of_run, calibrated, plain_network
@@ -8,7 +9,7 @@ from nas.train.report import Report, make_report, tables
 from nas.train.retraining import Retraining, comparison, retrain
 from nas.train.run import Initial, Run
 from nas.train.scratch import train_from_scratch
-from nas.train.step import BranchNorms, GateTrainer, Loss, StepResult, train_step
+from nas.train.step import BranchNorms, Loss, StepResult, TrainStep
 from nas.train.trained import Trained, load_trained
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Retraining",
     "Run",
     "StepResult",
+    "TrainStep",
     "Trained",
     "architectures_to_evaluate",
     "best_of_run",
@@ -36,5 +38,4 @@ __all__ = [
     "retrain",
     "tables",
     "train_from_scratch",
-    "train_step",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,20 +11,24 @@ import torch
 
 from nas.cost import PathFlops
 from nas.data import Batches, Splits, load_splits, ordered, unnormalise
-from nas.dist import SINGLE, GradientExchange, World, choose_device, synchronise
+from nas.dist import NO_EXCHANGE, SINGLE, GradientExchange, World, choose_device, synchronise
 from nas.errors import CheckpointError, DivergedError, require
 from nas.gate import LearnedGate, build_gate
 from nas.nn import gated_blocks
 from nas.settings import TrainRunSettings
 from nas.settings.compare import flat
 from nas.space import Architecture, build_space, check_supernet
-from nas.track import PROBABILITY, NullWriter, Progress, Tracker, Writer
+from nas.track import NullWriter, Progress, Tracker, Writer
 from nas.train import checkpoint
 from nas.train.evaluation import EvalResult, architectures_to_evaluate, evaluate
 from nas.train.fits import misfit_of_run, misfit_of_weights
-from nas.train.optimize import GatedOptimizer
+from nas.train.gate_trainer import GateTrainer, NoGateTrainer
+from nas.train.optimize import GatedOptimizer, learning_rate
 from nas.train.same import must_be_same, plain
-from nas.train.step import BranchNorms, GateTrainer, Loss
+from nas.train.step import BranchNorms, Loss, StepResult, TrainStep
+
+NORMS_EVERY = 10
+"""Steps between two measurements of the branches' gradient norms."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,20 +36,32 @@ class Initial:
     """Weights that a run begins with instead of those of its seed.
 
     Attributes:
-        weights: tensors by name, of the supernet or of a part of it.
-        origin: where they come from; a run goes on only with weights of the same origin.
+        weights: tensors by name, for the whole supernet or a part of it.
+        origin: identifies where the weights come from; a run goes on only with weights of the same origin.
     """
 
     weights: dict[str, torch.Tensor]
     origin: str
 
 
+@dataclass(frozen=True)
+class Every:
+    """When something is due: after every ``steps`` steps, and after step ``last``."""
+
+    steps: int
+    last: int
+
+    def __call__(self, step: int) -> bool:
+        """Whether it is due after ``step`` steps."""
+        return step % self.steps == 0 or step == self.last
+
+
 class Run:
-    """Everything a training run consists of.
+    """A training run: its parts put together, and what the loop does with them.
 
     Args:
-        settings: of the run.
-        folder: where it writes; if it holds checkpoints of a run with the same settings, that run goes on.
+        settings: the settings of the run.
+        folder: where the run writes. If it holds checkpoints of a run with the same settings, that run goes on.
         config_text: the settings as YAML, for TensorBoard.
         initial: weights to begin with; a run that goes on has its own.
         world: this process among those that train the run; rank 0 alone writes.
@@ -65,7 +82,6 @@ class Run:
         require(one, "architecture", settings.architecture, "makes several runs, not one", remedy)
         self.settings, self.folder, self.origin = settings, folder, initial.origin if initial else ""
         self.world = world
-        train, seed = settings.train, settings.seed
         state = checkpoint.load_newest(folder)
         if state is not None:
             must_be_same(folder, state, settings, self.origin)
@@ -73,41 +89,57 @@ class Run:
         begun = (place, plain(settings), self.origin, checkpoint.versions())
         rule, remedy = "has other settings, versions or checkpoints", "give all processes the same command and folder"
         world.assert_equal_across_ranks(begun, "run", folder, rule, remedy)
-        self.device = choose_device(train.device, world.local_rank if world.size > 1 else None)
-        if train.threads:
-            torch.set_num_threads(train.threads)
+        self.device = choose_device(settings.train.device, world.local_rank if world.size > 1 else None)
+        if settings.train.threads:
+            torch.set_num_threads(settings.train.threads)
         with world.main_process_first():
-            self.splits = splits = load_splits(settings.data, seed, settings.track.progress and world.is_main)
+            shown = settings.track.progress and world.is_main
+            self.splits = splits = load_splits(settings.data, settings.seed, shown)
         self.space = build_space(settings.space, splits.channels, splits.image_size, len(splits.classes))
-        supernet = self.space.supernet(seed)
-        if initial is not None and state is None:
-            unknown = supernet.load_state_dict(initial.weights, strict=False).unexpected_keys
-            assert not unknown, f"initial weights of another network: {unknown}"
+        self._build_supernet(initial.weights if initial and state is None else {})
+        self._build_steps()
+        self.step, self.to_be_evaluated = 0, False
+        self.evaluated: list[EvalResult] = []  # by the last evaluation of this process
+        self._begin(state, config_text)
+
+    def _build_supernet(self, initial: dict[str, torch.Tensor]) -> None:
+        """The network on its device, with the weights of the seed except for ``initial``; the same on all ranks."""
+        train, splits = self.settings.train, self.splits
+        supernet = self.space.supernet(self.settings.seed)
+        unknown = supernet.load_state_dict(initial, strict=False).unexpected_keys
+        assert not unknown, f"initial weights of another network: {unknown}"
         check_supernet(self.space, supernet, splits.channels, splits.image_size, len(splits.classes))
         self.flops = PathFlops(self.space, supernet, splits.input_shape)
         self.supernet = supernet.to(self.device)
         if train.channels_last:
             self.supernet = self.supernet.to(memory_format=torch.channels_last)
-        world.broadcast_(self.supernet.state_dict().values())
+        self.world.broadcast_(self.supernet.state_dict().values())
         if train.compile == "branches":
             for block in gated_blocks(self.supernet).values():
                 for branch in block.branches:
                     branch.compile()
-        if world.size > 1 and settings.dist.batchnorm == "sync":
-            synchronise(self.supernet, world)
-        self.optimizer = GatedOptimizer(self.supernet, settings.optimizer, train.clip_norm, train.ema_decay)
-        self.exchange = GradientExchange(world, self.optimizer, settings.dist) if world.size > 1 else None
-        self.loss_fn = Loss(train.label_smoothing, train.precision)
-        self.batches = self._batches(splits, "train")
+        if self.world.size > 1 and self.settings.dist.batchnorm == "sync":
+            synchronise(self.supernet, self.world)
+
+    def _build_steps(self) -> None:
+        """What the loop calls in each step, and when the rest is due."""
+        settings, train, world = self.settings, self.settings.train, self.world
+        self.batches = self._batches(self.splits, "train")
         self.steps_per_epoch = self.batches.steps_per_epoch
         self.total_steps = train.epochs * self.steps_per_epoch
-        self.gate = build_gate(settings.gate, self.space, seed, self.total_steps)
+        self.log_due = Every(settings.track.log_every, self.total_steps)
+        self.validation_due = Every(settings.evaluate.every_epochs * self.steps_per_epoch, self.total_steps)
+        self.save_due = Every(train.save_every or self.steps_per_epoch, self.total_steps)
+        self.optimizer = GatedOptimizer(self.supernet, settings.optimizer, train.clip_norm, train.ema_decay)
+        loss_fn = Loss(train.label_smoothing, train.precision)
+        exchange = GradientExchange(world, self.optimizer, settings.dist) if world.size > 1 else NO_EXCHANGE
+        norms = BranchNorms(self.supernet, NORMS_EVERY)
+        self.train_step = TrainStep(self.supernet, self.optimizer, loss_fn, exchange, norms)
+        self.gate = build_gate(settings.gate, self.space, settings.seed, self.total_steps)
+        self.train_gate = NoGateTrainer()
         if isinstance(self.gate, LearnedGate):
-            self.teacher, self.held_out = GateTrainer(self.supernet, self.loss_fn, world), self._batches(splits, "val")
-        self.branch_norms = BranchNorms(self.supernet)
-        self.step, self.to_be_evaluated = 0, False
-        self.evaluated: list[EvalResult] = []  # by the last evaluation of this process
-        self._begin(state, config_text)
+            held_out = self._batches(self.splits, "val").batch
+            self.train_gate = GateTrainer(self.gate, self.supernet, loss_fn, held_out, world)
 
     def _batches(self, splits: Splits, split: str) -> Batches:
         images, train = (splits.train if split == "train" else splits.val), self.settings.train
@@ -163,27 +195,42 @@ class Run:
 
     def paths(self) -> tuple[tuple[Architecture, ...], tuple[Architecture, ...]]:
         """The paths of this step: those of this process, and those of all processes."""
-        if self.exchange is None or self.settings.dist.paths == "same":
+        if self.settings.dist.paths == "same":
             same = self.gate.paths(self.step)
             return same, same
         first = self.step * self.world.size
         each = [self.gate.paths(first + rank) for rank in range(self.world.size)]
         return each[self.world.rank], tuple(path for paths in each for path in paths)
 
-    def log(self, lr: float, paths: tuple[Architecture, ...]) -> None:
-        """Write the training curves of the steps since the last time."""
+    def learning_rate(self) -> float:
+        """The learning rate of this step."""
+        peak = self.settings.optimizer.lr
+        return learning_rate(self.settings.train, peak, self.step, self.total_steps, self.steps_per_epoch)
+
+    def record(self, result: StepResult, all_paths: Sequence[Architecture], data_s: float, step_s: float) -> None:
+        """Count a step that was made, which took ``step_s`` seconds after ``data_s`` seconds for its batch."""
+        own = len(result.path_s)
+        self.tracker.step(
+            all_paths,
+            loss=result.loss,
+            correct=result.correct,
+            images=self.settings.train.batch_size * own,
+            step_s=step_s,
+            data_s=data_s,
+            path_s=result.path_s if own == len(all_paths) else None,
+            grad_norms=result.grad_norms,
+        )
+        self.step += 1
+        self.progress.advance(self.step, result.loss, self.tracker)
+
+    def log(self, lr: float, paths: Sequence[Architecture]) -> None:
+        """Write the training curves of the steps since the last call; ``paths`` are those of the last step."""
         skipped = sum(self.flops.skipped_share(path) for path in paths) / len(paths)
-        extra = {}
-        if isinstance(self.gate, LearnedGate):
-            extra["gate/temperature"] = self.gate.temperature(self.step)
-            tags = self.tracker.tags
-            for slot, chances in enumerate(self.gate.probabilities()):
-                if tags.has_curves[slot]:
-                    extra |= {tags.choice(PROBABILITY, slot, k): chance for k, chance in enumerate(chances)}
+        extra = self.train_gate.curves(self.step, self.tracker.tags)
         self.tracker.log(self.step, lr=lr, flops_skipped_share=skipped, extra=extra)
 
     def evaluate(self, split: str, architectures: list[Architecture] | None = None) -> list[EvalResult]:
-        """Accuracy of subnetworks on ``val`` or ``test``; the supernet stays as it is."""
+        """Evaluate subnetworks on ``val`` or ``test``, by default those that stand for the supernet; change nothing."""
         settings, splits = self.settings.evaluate, self.splits
         if architectures is None:
             architectures = architectures_to_evaluate(self.gate, settings.rounds)
@@ -201,20 +248,25 @@ class Run:
         return evaluate(self.supernet, architectures, batches, calibration, weights, precision)
 
     def validate(self) -> None:
-        """Judge subnetworks on the validation split and write what was found: rank 0 for all."""
+        """Evaluate subnetworks on the validation split and write the results: rank 0 for all.
+
+        With several processes the run is saved first: an evaluation may take longer than torchrun waits for a process
+        to stop, and the run then goes on with the evaluation.
+        """
         if not self.world.is_main:
             return
-        self.evaluated = found = self.evaluate("val")
-        self.tracker.evaluated(self.step, [(j.architecture, j.accuracy) for j in found])
+        if self.world.size > 1 and not self.to_be_evaluated:
+            self.to_be_evaluated = True
+            self.save()
+        self.evaluated = results = self.evaluate("val")
+        self.to_be_evaluated = False
+        self.tracker.evaluated(self.step, [(found.architecture, found.accuracy) for found in results])
         self.tracker.image(self.step, last=self.step == self.total_steps)
-        mean = sum(j.accuracy for j in found) / len(found)
-        self.progress.epoch(self.step, mean, max(j.accuracy for j in found), self.tracker)
+        mean = sum(found.accuracy for found in results) / len(results)
+        self.progress.epoch(self.step, mean, max(found.accuracy for found in results), self.tracker)
 
-    def save(self, to_be_evaluated: bool = False) -> None:
+    def save(self) -> None:
         """Write a checkpoint of this step: rank 0 for all.
-
-        Args:
-            to_be_evaluated: the evaluation of this step is still to come; a run that goes on begins with it.
 
         Raises:
             DivergedError: a weight is not finite; no checkpoint is written.
@@ -237,6 +289,6 @@ class Run:
             "gate": self.gate.state_dict(),
             "track": self.tracker.state_dict(),
             "metrics_bytes": self.tracker.writer.flush(),
-            "to_be_evaluated": to_be_evaluated,
+            "to_be_evaluated": self.to_be_evaluated,
         }
         checkpoint.save(self.folder, self.step, state)

@@ -10,7 +10,7 @@ from nas.settings import TrainRunSettings
 from nas.space import Architecture, SearchSpace
 from nas.train.evaluation import EvalResult, evaluate
 from nas.train.optimize import GatedOptimizer, learning_rate
-from nas.train.step import Loss, train_step
+from nas.train.step import Loss, TrainStep
 
 
 def train_from_scratch(
@@ -33,15 +33,14 @@ def train_from_scratch(
     memory_format = torch.channels_last if train.channels_last else torch.preserve_format
     supernet = space.supernet(seed).to(memory_format=memory_format)
     optimizer = GatedOptimizer(supernet, settings.optimizer, train.clip_norm, train.ema_decay)
-    loss_fn = Loss(train.label_smoothing, train.precision)
+    train_step = TrainStep(supernet, optimizer, Loss(train.label_smoothing, train.precision))
     stream = (settings.data, train.batch_size, seed, "cpu", train.channels_last)
     batches = Batches(splits.train, splits.mean, splits.std, *stream)
     total = train.epochs * batches.steps_per_epoch
     for step in range(total):
-        x, y = batches.batch(step)
         lr = learning_rate(train, settings.optimizer.lr, step, total, batches.steps_per_epoch)
         seed_layers(torch.device("cpu"), seed, step, 0)  # as in a run
-        train_step(supernet, optimizer, loss_fn, x, y, (architecture,), lr, step)
+        train_step(batches.batch(step), (architecture,), lr, step)
     test = list(ordered(splits.test, splits.mean, splits.std, 256, "cpu", train.channels_last))
     weights = None
     if optimizer.average:

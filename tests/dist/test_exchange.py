@@ -13,7 +13,7 @@ from nas.errors import DivergedError
 from nas.gate import UniformGate
 from nas.settings import ChainSettings, DistSettings, SGDSettings, TrainRunSettings, TwoBranchSettings
 from nas.space import build_space
-from nas.train import GatedOptimizer, Loss, Run, fit, train_step
+from nas.train import GatedOptimizer, Loss, Run, fit, TrainStep
 from nas.dist import GradientExchange
 from nas.dist.gradients import pack, parts
 from nas.dist.world import by_dtype
@@ -58,7 +58,7 @@ def steps_of(world, choices, check_every, paths="same", number=3):
         x, y = batch(world.rank)
         path = gate.paths(step)
         exchange.optimizer.step, update = lambda lr: used.append(optimizer.used), optimizer.step
-        train_step(supernet, optimizer, Loss(), x.float(), y, path, 0.1, step, exchange=exchange)
+        TrainStep(supernet, optimizer, exchange=exchange)((x.float(), y), path, 0.1, step)
         exchange.optimizer.step = update
         optimizer.discard()
     patch.undo()
@@ -101,7 +101,7 @@ def mixed(world):
     exchange, patch = GradientExchange(world, optimizer, DistSettings(check_every=100)), pytest.MonkeyPatch()
     seen = note_messages(patch)
     x, y = batch(world.rank)
-    train_step(model, optimizer, Loss(), x.float(), y, [()], 0.1, exchange=exchange)
+    TrainStep(model, optimizer, exchange=exchange)((x.float(), y), [()], 0.1)
     patch.undo()
     assert model.conv.weight.is_contiguous(memory_format=torch.channels_last)
     return seen, model.state_dict()
@@ -116,7 +116,7 @@ def test_each_dtype_has_its_message_and_each_parameter_its_memory_layout(tmp_pat
     optimizer = GatedOptimizer(model, SGD)
     optimizer.optimizer.param_groups[0]["fused"] = False
     (x, y), (x1, y1) = batch(0), batch(1)
-    train_step(model, optimizer, Loss(), torch.cat([x, x1]).float(), torch.cat([y, y1]), [()], 0.1)
+    TrainStep(model, optimizer)((torch.cat([x, x1]).float(), torch.cat([y, y1])), [()], 0.1)
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(first[name], tensor, rtol=1e-5, atol=1e-6)
 
@@ -143,7 +143,7 @@ def own_paths(world, paths):
     exchange = GradientExchange(world, optimizer, DistSettings(paths="own", check_every=1))
     for step in range(2):
         path = paths[step][world.rank]
-        train_step(supernet, optimizer, Loss(), *batch(world.rank), [path], 0.1, step, None, exchange, paths[step])
+        TrainStep(supernet, optimizer, exchange=exchange)(batch(world.rank), [path], 0.1, step, paths[step])
     return {name: p.detach() for name, p in supernet.named_parameters()}
 
 
@@ -218,7 +218,7 @@ def closed(world, paths):
     all_paths = [(0, 0, 1)] if paths == "same" else [(0, 0, 1), (0, 1, 1)]
     path = all_paths[world.rank % len(all_paths)]
     x, y = batch(world.rank)
-    train_step(supernet, optimizer, Loss(), x.float(), y, [path], 0.1, 0, None, exchange, all_paths)
+    TrainStep(supernet, optimizer, exchange=exchange)((x.float(), y), [path], 0.1, 0, all_paths)
     changed = [name for name, tensor in supernet.state_dict().items() if not torch.equal(tensor, before[name])]
     return changed, [p.grad is None for p in supernet.parameters()]
 
@@ -250,7 +250,7 @@ def disagreeing(world, what):
         if what == "parameters":
             supernet.stem[0].weight.requires_grad_(world.rank == 0 or step < 2)
         try:
-            train_step(supernet, optimizer, Loss(), x.float(), y, [path], 0.1, step, exchange=exchange)
+            TrainStep(supernet, optimizer, exchange=exchange)((x.float(), y), [path], 0.1, step)
         except RankError as error:
             weights = dict(supernet.named_parameters())
             return step, type(error).__name__, str(error), any(not torch.equal(before[n], weights[n]) for n in weights)

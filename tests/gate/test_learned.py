@@ -16,7 +16,7 @@ from nas.nn import BlockLinear, GatedConcat, GatedSum, gated_blocks
 from nas.seeds import generator
 from nas.settings import ChainSettings, LearnedGateSettings, SGDSettings, TwoBranchSettings
 from nas.space import build_space
-from nas.train import GatedOptimizer, GateTrainer, Loss, train_step
+from nas.train import GatedOptimizer, GateTrainer, Loss, TrainStep
 
 CHAIN = ChainSettings(widths=[4], depths=[3], strides=[1], candidates=["skip", "conv3", "mb2_k3"])
 SPACES = {
@@ -155,17 +155,17 @@ def test_a_step_of_the_logits_leaves_no_trace_in_the_supernet(name):
     space = space_of(name)
     supernet = space.supernet()
     optimizer, gate = GatedOptimizer(supernet, SGDSettings()), LearnedGate(space, 0, LearnedGateSettings(), 100)
-    teacher = GateTrainer(supernet, Loss())
+    trainer = GateTrainer(gate, supernet, Loss(), lambda step: batch(step + 1))
     x, y = batch()
     for step in range(3):  # statistics and moments that could move
-        train_step(supernet, optimizer, Loss(), x, y, gate.paths(step), 0.05)
+        TrainStep(supernet, optimizer)((x, y), gate.paths(step), 0.05)
     kept = torch.ones_like(next(supernet.parameters()))
     next(supernet.parameters()).grad = kept.clone()
     before = copy.deepcopy(supernet.state_dict())
     flags = [getattr(m, "track_running_stats", None) for m in supernet.modules()]
     logits = gate.logits.detach().clone()
     for step in range(5):
-        teacher.step(gate, *batch(step + 1), step)
+        trainer.learn(step)
     assert not torch.equal(gate.logits, logits)
     after = supernet.state_dict()
     assert any("num_batches_tracked" in key for key in after) == (name != "two_branch")
@@ -184,7 +184,7 @@ def test_closed_branches_are_not_called_when_the_logits_learn():
     for block in supernet.blocks:
         for branch in block.branches:
             branch.register_forward_hook(lambda *_: calls.append(1))
-    GateTrainer(supernet, Loss()).step(LearnedGate(space, 0, LearnedGateSettings(), 100), *batch(), 0)
+    GateTrainer(LearnedGate(space, 0, LearnedGateSettings(), 100), supernet, Loss(), batch).learn(0)
     assert len(calls) == len(supernet.blocks)
 
 
@@ -202,10 +202,10 @@ def test_a_loss_that_is_not_finite_stops_the_gate_before_it_moves():
 def test_a_restored_gate_goes_on_bit_for_bit(through_a_file):
     space = space_of("chain_sum")
     supernet, settings = space.supernet(), LearnedGateSettings(lr=0.1)
-    teacher = GateTrainer(supernet, Loss())
     undisturbed = LearnedGate(space, 0, settings, 100)
+    trainer = GateTrainer(undisturbed, supernet, Loss(), batch)
     for step in range(5):
-        teacher.step(undisturbed, *batch(step), step)
+        trainer.learn(step)
     state = undisturbed.state_dict()
     if through_a_file:
         file = io.BytesIO()
@@ -214,13 +214,13 @@ def test_a_restored_gate_goes_on_bit_for_bit(through_a_file):
         state = torch.load(file, weights_only=True)
     frozen = copy.deepcopy(state)
     for step in range(5, 10):
-        teacher.step(undisturbed, *batch(step), step)
+        trainer.learn(step)
     for key, tensor in frozen["optimizer"]["state"][0].items():
         assert torch.equal(state["optimizer"]["state"][0][key], tensor), "what was handed out does not move on"
     restored = LearnedGate(space, 0, settings, 100)
     restored.load_state_dict(state)
     for step in range(5, 10):
-        teacher.step(restored, *batch(step), step)
+        GateTrainer(restored, supernet, Loss(), batch).learn(step)
     assert torch.equal(restored.logits, undisturbed.logits)
     assert [restored.paths(step) for step in range(20)] == [undisturbed.paths(step) for step in range(20)]
     for key, tensor in undisturbed.state_dict()["optimizer"]["state"][0].items():
@@ -258,14 +258,16 @@ def test_a_learned_gate_finds_the_branch_that_can_solve_the_task(kind, solver):
     space = ModuleSpace(lambda: Toy(kind, solver))
     supernet = space.supernet()
     gate = LearnedGate(space, 0, LearnedGateSettings(every=1), total_steps=300)
-    optimizer, teacher = GatedOptimizer(supernet, SGDSettings()), GateTrainer(supernet, Loss())
+    train_step = TrainStep(supernet, GatedOptimizer(supernet, SGDSettings()))
 
     def draw(stream, step):
         x = torch.randn(32, 3, generator=generator(1, stream, step))
         return x, (x[:, 0] > 0).long()
 
+    trainer = GateTrainer(gate, supernet, Loss(), lambda step: draw("val", step))
+
     for step in range(300):
-        train_step(supernet, optimizer, Loss(), *draw("train", step), gate.paths(step), 0.05)
-        teacher.step(gate, *draw("val", step), step)
+        train_step(draw("train", step), gate.paths(step), 0.05)
+        trainer.learn(step)
     assert gate.best() == (solver,)
     assert gate.probabilities()[0][solver] > 0.8

@@ -7,7 +7,7 @@ from nas.nn import gated_blocks
 from nas.seeds import generator
 from nas.settings import AdamWSettings, ChainSettings, SGDSettings, TwoBranchSettings
 from nas.space import build_space
-from nas.train import GatedOptimizer, Loss, train_step
+from nas.train import GatedOptimizer, TrainStep
 
 CANDIDATES = ["skip", "conv3", "sep3", "mb2_k3"]
 SMALL = {"widths": [4, 6], "depths": [2, 1], "strides": [1, 2], "stem_stride": 2, "candidates": CANDIDATES}
@@ -53,14 +53,14 @@ def test_inactive_branch_is_bit_unchanged(space_name, optimizer_name):
     x, y = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 3])
     everything = [tuple(i for _ in space.slots) for i in range(len(space.slots[0].choices))]
     for step in range(3):  # every branch has moments and statistics that could move
-        train_step(supernet, optimizer, Loss(), x, y, everything, settings.lr, step)
+        TrainStep(supernet, optimizer)((x, y), everything, settings.lr, step)
 
     before = snapshot(supernet, optimizer)
     others = [i for i in range(len(space.slots[0].choices)) if i != AVOIDED]
     for step in range(200):
         draws = torch.randint(len(others), (len(space.slots),), generator=generator(0, "test", step)).tolist()
         path = tuple(others[i] for i in draws)
-        train_step(supernet, optimizer, Loss(), x, y, [path], settings.lr, step)
+        TrainStep(supernet, optimizer)((x, y), [path], settings.lr, step)
     after = snapshot(supernet, optimizer)
 
     closed = belongs_to(supernet, space, AVOIDED)

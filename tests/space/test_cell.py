@@ -14,7 +14,7 @@ from nas.nn import gated_blocks, gated_slots
 from nas.settings import CellSettings, SGDSettings
 from nas.space import build_space, check_supernet, extract
 from nas.space.cell import CANDIDATES, Zero
-from nas.train import GatedOptimizer, Loss, train_step
+from nas.train import GatedOptimizer, TrainStep
 
 SMALLEST = "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"
 LARGEST = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|nor_conv_3x3~0|nor_conv_3x3~1|nor_conv_3x3~2|"
@@ -272,12 +272,12 @@ def test_closed_operations_stay_bit_unchanged():
     supernet, settings = space.supernet(), SGDSettings(lr=0.05, momentum=0.9, weight_decay=0.05)
     optimizer = GatedOptimizer(supernet, settings, ema_decay=0.9)
     for step in range(2):  # moments and statistics that could move
-        train_step(supernet, optimizer, Loss(), *batch(), [(2,) * 6, (3,) * 6], settings.lr, step)
+        TrainStep(supernet, optimizer)(batch(), [(2,) * 6, (3,) * 6], settings.lr, step)
     before = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
     others = [i for i in range(len(CANDIDATES)) if i != avoided]
     paths = [(3, 3, 3, 3, 3, 3), *(tuple(others[(step + edge) % 4] for edge in range(6)) for step in range(12))]
     for step, path in enumerate(paths):
-        train_step(supernet, optimizer, Loss(), *batch(step), [path], settings.lr, step)
+        TrainStep(supernet, optimizer)(batch(step), [path], settings.lr, step)
     moved = {name for name, tensor in supernet.state_dict().items() if not torch.equal(tensor, before[name])}
     assert moved == {name for name in before if f".branches.{avoided}." not in name}
 

@@ -12,7 +12,7 @@ from nas.errors import SpaceError
 from nas.nn import BlockConv2d, BlockLinear, GatedBlock, GatedConcat, GatedSum, gated_blocks, indices_of
 from nas.settings import AdamWSettings, ChainSettings, MacroSettings, SGDSettings, TwoBranchSettings
 from nas.space import build_space, extract
-from nas.train import GatedOptimizer, Loss, train_step
+from nas.train import GatedOptimizer, TrainStep
 
 CHAIN = {"widths": [4, 6], "depths": [2, 1], "strides": [1, 2], "candidates": ["skip", "conv3", "mb2_k3", "avg_pool3"]}
 CASES = {
@@ -110,7 +110,7 @@ def test_a_subnets_training_step_equals_the_supernets(name, optimizer_name, clip
         parameter.register_post_accumulate_grad_hook(lambda p, key=key: gradients.__setitem__(key, p.grad.clone()))
     for x, y in batches(3):
         gradients.clear()
-        result = train_step(supernet, gated, Loss(), x, y, [architecture], settings.lr)
+        result = TrainStep(supernet, gated)((x, y), [architecture], settings.lr)
         loss = F.cross_entropy(subnet(x), y)
         loss.backward()
         assert result.loss == loss.item()
@@ -136,7 +136,7 @@ def test_a_supernets_step_equals_torchs_own_optimizer_on_the_subnet(name, optimi
         else torch.optim.AdamW(subnet.parameters(), settings.lr, weight_decay=decay, fused=True)
     )
     for x, y in batches(3):
-        train_step(supernet, gated, Loss(), x, y, [architecture], settings.lr)
+        TrainStep(supernet, gated)((x, y), [architecture], settings.lr)
         stock.zero_grad()
         F.cross_entropy(subnet(x), y).backward()
         stock.step()

@@ -19,7 +19,7 @@ from nas.settings import (
     UniformGateSettings,
 )
 from nas.space import build_space, extract
-from nas.train import BranchNorms, GatedOptimizer, GateTrainer, Loss, Run, fit, train_step
+from nas.train import BranchNorms, GatedOptimizer, GateTrainer, Loss, Run, TrainStep, fit
 
 CELL = CellSettings(cells=1, width=4)
 TEXT = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|none~1|nor_conv_1x1~2|"
@@ -92,19 +92,19 @@ def test_a_branchs_gradient_norm_is_that_of_its_blocks_together():
             grads = [p.grad for branch in branches for p in branch.parameters()]
             assert len(grads) == 6 * 3
             expected[slot, choice] = sum(g.double().square().sum() for g in grads).sqrt().item()
-    assert BranchNorms(supernet)(paths) == pytest.approx(expected, rel=1e-5)
+    assert BranchNorms(supernet)(0, paths) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_step_of_the_logits_leaves_no_trace_in_any_cell():
     space, supernet = supernet_of()
     gate = LearnedGate(space, 0, LearnedGateSettings(), 100)
-    optimizer, teacher = GatedOptimizer(supernet, SGDSettings()), GateTrainer(supernet, Loss())
+    optimizer, trainer = GatedOptimizer(supernet, SGDSettings()), GateTrainer(gate, supernet, Loss(), batch)
     for step in range(3):
-        train_step(supernet, optimizer, Loss(), *batch(step), gate.paths(step), 0.05)
+        TrainStep(supernet, optimizer)(batch(step), gate.paths(step), 0.05)
     before, logits = copy.deepcopy(supernet.state_dict()), gate.logits.detach().clone()
     flags = [getattr(m, "track_running_stats", None) for m in supernet.modules()]
     for step in range(6):
-        teacher.step(gate, *batch(step), step)
+        trainer.learn(step)
     assert not torch.equal(gate.logits, logits)
     assert all(torch.equal(tensor, before[name]) for name, tensor in supernet.state_dict().items())
     assert [getattr(m, "track_running_stats", None) for m in supernet.modules()] == flags
@@ -158,5 +158,5 @@ def test_a_path_that_reaches_no_output_leaves_the_logits_without_a_gradient():
     gate = LearnedGate(space, 0, LearnedGateSettings(), 100)
     with torch.no_grad():
         gate.logits[:, 0] = 50.0
-    GateTrainer(supernet, Loss()).step(gate, *batch(), 0)
+    GateTrainer(gate, supernet, Loss(), batch).learn(0)
     assert not gate.logits.grad.count_nonzero()

@@ -18,8 +18,8 @@ from nas.settings import AdamWSettings, FixedGateSettings, SGDSettings, TrainSet
 from nas.space import build_space, extract, recalibrate
 from nas.train import (
     GatedOptimizer,
-    Loss,
     Run,
+    TrainStep,
     architectures_to_evaluate,
     calibrated,
     checkpoint,
@@ -29,7 +29,6 @@ from nas.train import (
     load_trained,
     make_report,
     tables,
-    train_step,
 )
 
 
@@ -83,7 +82,7 @@ def test_the_sum_of_a_rounds_gradients_is_one_update():
     paths = [(0, 2), (2, 0), (1, 1)]
     together = space.supernet()
     optimizer = GatedOptimizer(together, SGDSettings(momentum=0, weight_decay=0))
-    train_step(together, optimizer, Loss(), x, y, paths, lr=0.1)
+    TrainStep(together, optimizer)((x, y), paths, lr=0.1)
     alone = space.supernet()
     for path in paths:
         nn.functional.cross_entropy(alone(x, path), y).backward()
@@ -102,7 +101,7 @@ def test_gradients_are_gone_after_a_step_and_clipping_limits_them(optimizer):
     gated.optimizer.register_step_pre_hook(
         lambda opt, *_: seen.append(nn.utils.get_total_norm([p.grad for p in opt.param_groups[0]["params"]]))
     )
-    train_step(supernet, gated, Loss(), x, y, [(1, 2)], lr=0.1)
+    TrainStep(supernet, gated)((x, y), [(1, 2)], lr=0.1)
     assert all(parameter.grad is None for parameter in supernet.parameters())
     assert float(seen[0]) == pytest.approx(1e-3, rel=1e-3)
 
@@ -112,7 +111,7 @@ def test_the_average_of_a_weight_moves_when_the_weight_does():
     supernet, (x, y) = space.supernet(), batch()
     gated = GatedOptimizer(supernet, SGDSettings(), ema_decay=0.75)
     before = {name: p.detach().clone() for name, p in supernet.named_parameters()}
-    train_step(supernet, gated, Loss(), x, y, [(1, 2)], lr=0.1)
+    TrainStep(supernet, gated)((x, y), [(1, 2)], lr=0.1)
     for name, parameter in supernet.named_parameters():
         torch.testing.assert_close(gated.average[parameter], before[name].lerp(parameter.detach(), 0.25))
     closed = dict(supernet.named_parameters())["blocks.0.branches.2.0.weight"]
@@ -136,10 +135,10 @@ def test_a_step_that_is_not_made_leaves_no_gradient():
     with torch.no_grad():
         supernet.blocks[0].branches[2][0].weight.fill_(math.nan)
     with pytest.raises(DivergedError):
-        train_step(supernet, optimizer, Loss(), x, y, [(1, 1), (2, 1)], lr=0.1)
+        TrainStep(supernet, optimizer)((x, y), [(1, 1), (2, 1)], lr=0.1)
     assert all(parameter.grad is None for parameter in supernet.parameters())
     before = [parameter.clone() for parameter in supernet.blocks[0].branches[1].parameters()]
-    train_step(supernet, optimizer, Loss(), x, y, [(0, 1)], lr=0.1)
+    TrainStep(supernet, optimizer)((x, y), [(0, 1)], lr=0.1)
     assert all(map(torch.equal, before, supernet.blocks[0].branches[1].parameters()))
 
 
@@ -175,7 +174,7 @@ def trained_chain():
     supernet, (x, y) = space.supernet(), batch(32)
     optimizer, gate = GatedOptimizer(supernet, SGDSettings()), UniformGate(space, 0)
     for step in range(20):
-        train_step(supernet, optimizer, Loss(), x, y, gate.paths(step), lr=0.05)
+        TrainStep(supernet, optimizer)((x, y), gate.paths(step), lr=0.05)
     return space, supernet
 
 
