@@ -83,6 +83,10 @@ class ExportError(NasError):
     """A network that cannot be exported or loaded again, or whose files do not compute what the supernet does."""
 
 
+class MemoryLimitError(NasError):
+    """A run that needs more memory than it may have."""
+
+
 class NasWarning(UserWarning):
     """Something that works but is probably not what was meant."""
 

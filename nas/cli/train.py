@@ -34,7 +34,8 @@ def job(config: DictConfig, folder: Path) -> None:
     from rich.console import Console
 
     from nas.cost.allocator import keep_freed_memory
-    from nas.train.admit import check_memory, out_of_memory_told
+    from nas.cost.memory import check_memory, explain_out_of_memory
+    from nas.dist import choose_device
 
     keep_freed_memory()
     with joined_world(settings) as world:
@@ -42,9 +43,10 @@ def job(config: DictConfig, folder: Path) -> None:
         # Paths and overrides are printed as they are: not wrapped, and [conv3,skip] is no markup.
         out = Console(quiet=quiet, soft_wrap=True, highlight=False, markup=False, emoji=False)
         here, local_rank = (local_world_size(), world.local_rank) if world.size > 1 else (1, None)
-        if needs := check_memory(settings, world.size, here, local_rank):
+        device = choose_device(settings.train.device, local_rank)
+        if needs := check_memory(settings, device, world.size, here):
             out.print(needs)
-        with out_of_memory_told(settings):
+        with explain_out_of_memory(settings):
             if settings.architecture:
                 refuse_several("architecture", settings.architecture)
                 retrain_job(settings, folder, text, out)

@@ -1,199 +1,159 @@
-"""What a training step of a supernet takes in memory, found without computing anything or taking that memory."""
+"""Whether a training run fits into memory: estimated before it begins, and explained where memory runs out."""
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas.nn import gated_blocks
-from nas.space import Architecture, SearchSpace
+from nas.cost.limits import UNLIMITED, memory_limits
+from nas.cost.paths import PathCost
+from nas.data import DataSize, expected_size
+from nas.errors import ArchitectureError, MemoryLimitError
+from nas.settings import AdamWSettings, CustomSettings, FixedGateSettings, SGDSettings, TrainRunSettings
+from nas.space import Architecture, SearchSpace, build_space
 
-PICTURES = 97
-"""Of the batch that is counted with. A prime number: a tensor whose first dimension it divides has a part for each."""
-
-
-@dataclass(frozen=True)
-class PathMemory:
-    """Bytes that one path needs for a forward and backward pass in training.
-
-    Attributes:
-        gradients: of the parameters that the path uses; those of closed branches get none.
-        saved: what the forward pass keeps for the backward pass, whatever the number of pictures.
-        sizes: of each tensor that it keeps of the pictures, themselves included, for one picture; largest first.
-    """
-
-    gradients: int
-    saved: int
-    sizes: tuple[int, ...]
-
-    @property
-    def saved_per_picture(self) -> int:
-        """What the forward pass keeps for each picture."""
-        return sum(self.sizes)
-
-    def activations(self, pictures: int) -> int:
-        """What is kept for the backward pass of a batch, each tensor once, parameters and buffers not."""
-        return self.saved + self.saved_per_picture * pictures
-
-    def workspace(self, pictures: int) -> int:
-        """An estimate of what comes and goes: two gradients of the largest tensor's size and a reordered copy of it."""
-        return 3 * pictures * max(self.sizes, default=0)
-
-    def evaluation(self, pictures: int) -> int:
-        """An estimate for a forward pass without gradients: a layer's input, output, what is between, and a copy."""
-        return 4 * pictures * max(self.sizes, default=0)
-
-    def in_tensors_below(self, limit: int, pictures: int) -> int:
-        """What lies in tensors of less than ``limit`` bytes: what is kept, and the workspace of the largest of them."""
-        small = [pictures * size for size in self.sizes if pictures * size < limit]
-        return sum(small) + 3 * max(small, default=0)
+GIB = 2**30
+IMAGES = 7
+"""Of the batch that is counted with. A saved tensor whose first dimension it divides has a part for each image."""
 
 
-@dataclass
-class _Count:
-    """What one forward pass has kept, and what a backward pass would give gradients."""
-
-    fixed: int = 0
-    sizes: list[int] = field(default_factory=list)
-    """Of the tensors that have a part for each picture, for all of them."""
-    gradients: int = 0
-    of_slot: dict[str, int] = field(default_factory=dict)
-
-
-def supernet_bytes(supernet: nn.Module) -> tuple[int, int]:
-    """Bytes of all parameters, and of all buffers; what is shared counts once."""
-    return _bytes(supernet.parameters()), _bytes(supernet.buffers())
-
-
-def without_memory(supernet: nn.Module) -> nn.Module:
-    """A copy of ``supernet`` on torch's meta device: shapes and no values."""
-    on_meta: dict[int, object] = {}  # deepcopy takes from here what is there, and so copies no weight
-    for parameter in supernet.parameters():
-        on_meta[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
-    for buffer in supernet.buffers():
-        on_meta[id(buffer)] = buffer.to("meta")
-    return copy.deepcopy(supernet, on_meta)
-
-
-def path_memory(
-    supernet: nn.Module, picture: tuple[int, int, int], architecture: Architecture, precision: str = "float32"
-) -> PathMemory:
-    """What a training step on one path needs.
+class SavedBytes(PathCost):
+    """Bytes that any path saves for its backward pass, for each image of a batch.
 
     Args:
-        supernet: on the meta device, where nothing is computed, and in training mode.
-        picture: ``(C, H, W)`` of one input.
-        precision: ``float32``, or ``bf16``: under autocast, which the meta device does not know, all that is kept is
-            taken to be half as large, and the weights of the path and the pictures to be there in both precisions.
+        space, supernet: what is counted, by running the supernet on the CPU in the mode that it is in.
+        input_shape: ``(C, H, W)`` of one image.
+        precision: ``float32`` or ``bf16``, as in ``train.precision``.
     """
-    count = _count(supernet, picture, architecture, narrow=precision == "bf16")
-    return _path_memory(count, picture, precision)
+
+    def __init__(
+        self, space: SearchSpace, supernet: nn.Module, input_shape: tuple[int, int, int], precision: str = "float32"
+    ) -> None:
+        self._supernet, self._images, self._bf16 = supernet, torch.zeros(IMAGES, *input_shape), precision == "bf16"
+        super().__init__(space)
+
+    def count(self, architecture: Architecture) -> int:
+        """The bytes of any architecture, from a forward pass; parameters and buffers do not count."""
+        constant = {_address(tensor) for tensor in (*self._supernet.parameters(), *self._supernet.buffers())}
+        saved: dict[int, Tensor] = {}  # holds the tensors, so that no address is used twice
+
+        def save(tensor: Tensor) -> Tensor:
+            if _address(tensor) not in constant and tensor.dim() and tensor.shape[0] % IMAGES == 0:
+                saved[_address(tensor)] = tensor
+            return tensor
+
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+            with torch.autocast("cpu", torch.bfloat16, enabled=self._bf16):
+                logits = self._supernet(self._images, architecture)
+            F.cross_entropy(logits.float(), torch.zeros(IMAGES, dtype=torch.int64))
+        return sum(tensor.untyped_storage().nbytes() for tensor in saved.values()) // IMAGES
 
 
-def largest_path(
-    space: SearchSpace, supernet: nn.Module, picture: tuple[int, int, int], precision: str = "float32"
-) -> tuple[Architecture, PathMemory]:
-    """The architecture with one open branch a slot that keeps most for its backward pass, and what it needs.
+def estimate_memory(
+    settings: TrainRunSettings, size: DataSize, processes: int = 1, most: int = UNLIMITED
+) -> dict[str, int]:
+    """Bytes that each process of a run holds at least, by what they are for.
 
-    Each choice runs once, in a path in which all slots take their choice of that number. The largest of these paths
-    is compared with the one that takes what kept most in each slot, and the larger is returned. So it is exact where
-    what a choice keeps does not depend on the other slots; otherwise it is a path that exists, but perhaps not the
-    largest.
+    These are the weights and the copy on which FLOPs are counted; the moments of the optimizer and the moving average
+    of the weights; all images as they are loaded and as they are split; and the activations that the largest path
+    saves for its backward pass. What comes and goes inside a step is left out.
 
     Args:
-        supernet, picture, precision: as in :func:`path_memory`.
+        settings: of the run.
+        size: of its data set.
+        processes: that share each batch.
+        most: bytes; a supernet that is larger is not built, so that its activations are not counted.
     """
-    choices, narrow = [len(slot.choices) for slot in space.slots], precision == "bf16"
-    paths = [tuple(min(number, count - 1) for count in choices) for number in range(max(choices))]
-    found = {path: _count(supernet, picture, path, narrow) for path in paths}
-    greedy = tuple(
-        max(range(count), key=lambda c, name=slot.name: found[paths[c]].of_slot.get(name, 0))  # type: ignore[misc]
-        for slot, count in zip(space.slots, choices, strict=True)
-    )
-    if greedy not in found:
-        found[greedy] = _count(supernet, picture, greedy, narrow)
-    largest = max(found, key=lambda path: (sum(found[path].sizes), found[path].gradients))
-    return largest, _path_memory(found[largest], picture, precision)
+    (channels, side, _), custom = size.input_shape, isinstance(settings.space, CustomSettings)
+    with nullcontext() if custom else torch.device("meta"):  # nobody knows what a user's factory does on "meta"
+        space = build_space(settings.space, channels, side, size.classes)
+        supernet = space.supernet(settings.seed)
+    parameters, buffers = _bytes(supernet.parameters()), _bytes(supernet.buffers())
+    only = settings.gate.architecture if isinstance(settings.gate, FixedGateSettings) else settings.architecture
+    moments = parameters * bool(settings.train.ema_decay)
+    match settings.optimizer:
+        case SGDSettings(momentum=momentum):
+            moments += parameters * bool(momentum)
+        case AdamWSettings() if not only:  # it makes those of closed branches when they first run
+            moments += 2 * parameters
+    per_image = 0
+    if 2 * parameters + moments <= most:
+        try:
+            supernet = supernet if custom else space.supernet(settings.seed)
+            saved = SavedBytes(space, supernet, size.input_shape, settings.train.precision)
+            per_image = saved.count(space.decode(only) if only else saved.largest()[0])
+        except (ArchitectureError, RuntimeError, ValueError, TypeError, LookupError, AttributeError):
+            pass  # it is the best one of another run, or Run explains what is wrong with it
+    bordered = size.bytes * (side + 2 * settings.data.crop) ** 2 // side**2
+    activations = per_image * -(-min(settings.train.batch_size, size.images) // processes)
+    held = {"weights": 2 * (parameters + buffers), "moments": moments, "data": size.bytes + bordered}
+    return held | {"activations": activations}
 
 
-def _path_memory(count: _Count, picture: tuple[int, int, int], precision: str) -> PathMemory:
-    fixed, sizes = count.fixed, [size // PICTURES for size in count.sizes]
-    if precision == "bf16":
-        fixed, sizes = fixed + count.gradients // 2, [*sizes, 4 * math.prod(picture)]
-    return PathMemory(count.gradients, fixed, tuple(sorted(sizes, reverse=True)))
+def check_memory(settings: TrainRunSettings, device: torch.device, processes: int = 1, here: int | None = None) -> str:
+    """Refuse a run that obviously cannot fit into memory, before anything is loaded or written.
+
+    Args:
+        settings: of the run.
+        device: where it trains.
+        processes: that share each batch.
+        here: how many of them are on this machine and share its memory; None for all of them.
+
+    Returns:
+        One line for the user where somebody set a limit or more than half of the memory is needed; else "".
+
+    Raises:
+        MemoryLimitError: it cannot fit; the error names the setting to change.
+    """
+    if (size := expected_size(settings.data)) is None:
+        return ""  # loading explains what is wrong with the data
+    limits, lines = memory_limits(device, here or processes), []
+    estimate = estimate_memory(settings, size, processes, min((limit.bytes for limit in limits), default=UNLIMITED))
+    for limit in limits:
+        kinds = ("weights", "data") if device.type == "cuda" and limit.on == "cpu" else tuple(estimate)
+        parts = {kind: limit.sharing * estimate[kind] for kind in kinds} | {"process": limit.sharing * limit.used}
+        total, among = sum(parts.values()), f" in {limit.sharing} processes" if limit.sharing > 1 else ""
+        words = ", ".join(f"{name} {part / GIB:.2f}" for name, part in parts.items() if part > GIB / 100)
+        line = f"needs about {total / GIB:.2f} GiB{among} ({words}), {limit.name} is {limit.bytes / GIB:.2f} GiB"
+        if total > limit.bytes:
+            raise _refusal(settings, parts, limit.bytes, f"the run {line}")
+        if limit.chosen or 2 * total > limit.bytes:
+            lines.append(line)
+    return lines[0] if lines else ""
 
 
-def _count(supernet: nn.Module, picture: tuple[int, int, int], architecture: Architecture, narrow: bool) -> _Count:
-    x = torch.zeros(PICTURES, *picture, device="meta")
-    y = torch.zeros(PICTURES, dtype=torch.int64, device="meta")
-    constant = {_storage(tensor) for tensor in (*supernet.parameters(), *supernet.buffers())}
-    kept: dict[int, torch.UntypedStorage] = {}  # held, so that no other one gets the same number
-    count = _Count()
-
-    def keep(tensor: Tensor) -> Tensor:
-        number, storage = _storage(tensor), tensor.untyped_storage()
-        if number in constant or number in kept:
-            return tensor
-        kept[number] = storage
-        size = storage.nbytes() // (2 if narrow and tensor.dtype == torch.float32 else 1)
-        if tensor.dim() == 0 or tensor.shape[0] % PICTURES:
-            count.fixed += size
-            return tensor
-        count.sizes.append(size)
-        if slots:
-            count.of_slot[slots[-1]] = count.of_slot.get(slots[-1], 0) + size
-        return tensor
-
-    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with _slots_entered(supernet) as slots, torch.enable_grad(), hooks:
-        loss = F.cross_entropy(supernet(x, architecture).float(), y)
-    count.gradients = _bytes(_differentiated(loss))
-    return count
+def _refusal(settings: TrainRunSettings, parts: dict[str, int], limit: int, rule: str) -> MemoryLimitError:
+    """The error that names the setting to change: the batch size if that is enough, else what holds most."""
+    batch, activations = settings.train.batch_size, parts.pop("activations", 0)
+    fitting = batch * (limit - sum(parts.values())) // max(1, activations)
+    if activations and fitting >= 2:
+        remedy = f"write train.batch_size={1 << (fitting.bit_length() - 1)} or less"
+        return MemoryLimitError("train.batch_size", batch, rule, remedy)
+    if max(parts, key=lambda name: parts[name]) == "data":
+        name = {"synthetic": "size", "folder": "image_size"}.get(settings.data.name, "crop")
+        return MemoryLimitError(f"data.{name}", getattr(settings.data, name), rule, f"write a smaller data.{name}")
+    return MemoryLimitError("space", settings.space.name, rule, "take a smaller space, or more memory")
 
 
 @contextmanager
-def _slots_entered(supernet: nn.Module) -> Iterator[list[str]]:
-    """The slots whose blocks are being run inside, the innermost last."""
-    inside: list[str] = []
-
-    def leave(*_: object) -> None:
-        inside.pop()
-
-    handles = []
-    for name, block in gated_blocks(supernet).items():
-        slot = block.slot or name
-        handles.append(block.register_forward_pre_hook(lambda *_, slot=slot: inside.append(slot)))
-        handles.append(block.register_forward_hook(leave))
+def explain_out_of_memory(settings: TrainRunSettings) -> Iterator[None]:
+    """Turn memory that runs out inside into a :class:`MemoryLimitError`, one line with the settings to change."""
     try:
-        yield inside
-    finally:
-        for handle in handles:
-            handle.remove()
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
+            raise
+        batch, said = settings.train.batch_size, str(error).strip().splitlines() or ["no more memory"]
+        remedy = f"write train.batch_size={max(2, batch // 2)} or a smaller evaluate.batch_size, and another run=NAME"
+        raise MemoryLimitError("train.batch_size", batch, f"memory ran out ({said[0][:200]})", remedy) from error
 
 
-def _differentiated(loss: Tensor) -> Iterable[Tensor]:
-    """The leaves that a backward pass from ``loss`` gives a gradient."""
-    todo, seen, leaves = [loss.grad_fn], {loss.grad_fn}, []
-    while todo:
-        node = todo.pop()
-        if (leaf := getattr(node, "variable", None)) is not None:
-            leaves.append(leaf)
-        for following, _ in node.next_functions if node is not None else ():
-            if following is not None and following not in seen:
-                seen.add(following)
-                todo.append(following)
-    return leaves
-
-
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+def _address(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

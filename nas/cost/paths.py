@@ -38,3 +38,8 @@ class PathCost(ABC):
         """The cheapest architecture with one open branch a slot (of equals the first), and its cost."""
         architecture = tuple(added.index(min(added)) for added in self._added)
         return architecture, self(architecture)
+
+    def largest(self) -> tuple[Architecture, int]:
+        """The most expensive architecture with one open branch a slot (of equals the first), and its cost."""
+        architecture = tuple(added.index(max(added)) for added in self._added)
+        return architecture, self(architecture)

@@ -3,5 +3,16 @@
 from nas.data.batches import Batch, Batches, ordered, unnormalise
 from nas.data.images import ImageSet, Splits
 from nas.data.load import load_splits
+from nas.data.size import DataSize, expected_size
 
-__all__ = ["Batch", "Batches", "ImageSet", "Splits", "load_splits", "ordered", "unnormalise"]
+__all__ = [
+    "Batch",
+    "Batches",
+    "DataSize",
+    "ImageSet",
+    "Splits",
+    "expected_size",
+    "load_splits",
+    "ordered",
+    "unnormalise",
+]

@@ -90,6 +90,20 @@ def load_folder(settings: FolderSettings, progress: bool = False) -> tuple[Image
     return sets
 
 
+def list_images(settings: FolderSettings) -> Entries | None:
+    """The images under ``settings.root`` by the names of its files; None where :func:`load_folder` refuses it."""
+    root = Path(os.path.abspath(Path(settings.root).expanduser()))
+    try:
+        if root.is_dir():
+            return _entries(_walk(settings, root))
+        if root.is_file():  # to open a pipe would wait for a writer
+            with closing(Archive(root, settings.root, PICTURES)) as archive:
+                return _entries(archive.names)
+    except (DataError, *UNREADABLE):
+        pass
+    return None
+
+
 def _walk(settings: FolderSettings, root: Path) -> list[str]:
     """All files under ``root``, as sorted relative names with forward slashes; links are followed, but in no circle."""
     names: list[str] = []

@@ -10,7 +10,7 @@ from nas.errors import require
 from nas.seeds import generator
 from nas.settings import DigitsSettings, SyntheticSettings
 
-DIGITS_SIZE = 32
+DIGITS, DIGITS_SIZE = 1797, 32
 PATTERN, NOISE = 96, 160  # the largest value of each: together they fill 0 to 254, so that nothing is clipped
 
 

@@ -1,174 +1,201 @@
-"""What a step keeps for its backward pass, counted on tensors without memory; and the limits of a machine."""
+"""What a run needs in memory is estimated from below, and what cannot fit is refused before anything is loaded."""
 
-import resource
+import re
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
-from nas.cost.machine import available_bytes, cgroup_limit, memory_limits, process_bytes
-from nas.cost.memory import largest_path, path_memory, supernet_bytes, without_memory
-from nas.nn import GatedConcat, GatedSum
-from nas.settings import CellSettings, ChainSettings, MacroSettings, TwoBranchSettings
+from nas.cost import memory
+from nas.cost.limits import MemoryLimit, memory_limits
+from nas.cost.memory import GIB, SavedBytes, check_memory, estimate_memory, explain_out_of_memory
+from nas.data import expected_size, load_splits
+from nas.errors import MemoryLimitError
+from nas.nn import GatedSum
+from nas.settings import (
+    AdamWSettings,
+    ChainSettings,
+    CustomSettings,
+    DigitsSettings,
+    FixedGateSettings,
+    FolderSettings,
+    SGDSettings,
+    SyntheticSettings,
+    TrainRunSettings,
+    TrainSettings,
+    TwoBranchSettings,
+)
 from nas.space import build_space
-from nas.space.base import SearchSpace, Slot
 
-PICTURE = (3, 8, 8)
-SPACES = {
-    "two_branch": (TwoBranchSettings(branches=3), 32),
-    "chain": (ChainSettings(candidates=["skip", "conv3", "sep3", "max_pool3", "mb2_k3"]), 16),
-    "concat": (ChainSettings(merge="concat"), 16),
-    "macro": (MacroSettings(), 32),
-    "cell": (CellSettings(cells=1, width=4), 16),
-}
+CHAIN = TrainRunSettings(space=ChainSettings(), data=SyntheticSettings(size=40_000, crop=0))
+CPU, PROCESS = torch.device("cpu"), 500_000_000
 
 
-class Plain(nn.Module):
-    """Convolution, BatchNorm, ReLU, mean, Linear: the second branch is never run below."""
-
-    def __init__(self):
-        super().__init__()
-        self.mix = GatedSum([self.branch(5), self.branch(50)])
-        self.head = nn.Linear(5, 4)
-
-    @staticmethod
-    def branch(width):
-        layers = nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
-        return nn.Sequential(*layers, nn.Conv2d(width, 5, 1))
-
-    def forward(self, x, architecture):
-        return self.head(self.mix(x, architecture[0]).mean(dim=(2, 3)))
-
-
-def kept_by_a_real_step(supernet, picture, architecture, pictures):
+def saved_by_a_real_step(supernet, shape, architecture, images):
     """Bytes of the distinct tensors that a forward pass saves, parameters and buffers left out."""
     constant = {t.untyped_storage().data_ptr() for t in (*supernet.parameters(), *supernet.buffers())}
-    kept, held = {}, []
+    saved, held = {}, []
 
-    def keep(tensor):
-        held.append(tensor)  # so that no address is given away twice
+    def save(tensor):
+        held.append(tensor)  # so that no address is used twice
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in constant:
-            kept[storage.data_ptr()] = storage.nbytes()
+            saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        logits = supernet(torch.randn(pictures, *picture), architecture)
-        F.cross_entropy(logits, torch.zeros(pictures, dtype=torch.int64)).backward()
-    return sum(kept.values())
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+        F.cross_entropy(supernet(torch.randn(images, *shape), architecture), torch.zeros(images, dtype=torch.int64))
+    return sum(saved.values())
 
 
-def test_activations_equal_a_count_by_hand():
-    pixels, width, classes = 8 * 8, 5, 4
-    floats = 3 * pixels  # the convolution keeps the picture
-    floats += width * pixels  # BatchNorm keeps its input
-    floats += width * pixels  # ReLU keeps its output, which the second convolution keeps too
-    floats += width  # the Linear keeps its input
-    floats += classes  # the cross-entropy keeps the logarithms of the probabilities ...
-    per_picture = 4 * floats + 8  # ... and the label
-    fixed = 4 * 2 * width + 4  # BatchNorm keeps the mean and deviation of each channel, the loss its total weight
-    memory = path_memory(without_memory(Plain()), PICTURE, (0,))
-    assert (memory.saved_per_picture, memory.saved) == (per_picture, fixed)
-    assert memory.sizes == (4 * 5 * 64, 4 * 5 * 64, 4 * 3 * 64, 4 * 5, 4 * 4, 8)
-    assert memory.workspace(7) == 7 * 3 * memory.sizes[0]
-    assert memory.in_tensors_below(1280, 1) == 768 + 20 + 16 + 8 + 3 * 768
-    assert memory.activations(7) == 7 * per_picture + fixed
-
-
-@pytest.mark.parametrize("name", SPACES)
-def test_activations_equal_those_of_a_real_step_at_any_batch_size(name):
-    settings, side = SPACES[name]
-    space, picture = build_space(settings, image_size=side), (3, side, side)
-    supernet = space.supernet()
-    shadow, draws = without_memory(supernet), torch.Generator().manual_seed(0)
-    for architecture, pictures in zip(space.sample_many(3, draws), (2, 3, 8), strict=True):
-        expected = kept_by_a_real_step(supernet, picture, architecture, pictures)
-        memory = path_memory(shadow, picture, architecture)
-        assert memory.activations(pictures) == expected, architecture
-        with_gradient = {p: p.numel() * 4 for p in supernet.parameters() if p.grad is not None}
-        assert memory.gradients == sum(with_gradient.values())
-        supernet.zero_grad()
-
-
-def test_closed_branches_add_parameters_and_nothing_else():
-    few, many = (build_space(TwoBranchSettings(branches=k)).supernet() for k in (2, 20))
-    memories = [path_memory(without_memory(net), (3, 32, 32), (1,)) for net in (few, many)]
-    assert memories[0] == memories[1]
-    assert supernet_bytes(many)[0] > 7 * supernet_bytes(few)[0]
+def test_saved_bytes_equal_those_of_a_real_step():
+    for settings in (TwoBranchSettings(branches=3), ChainSettings(), ChainSettings(merge="concat")):
+        space, shape = build_space(settings), (3, 32, 32)
+        supernet = space.supernet()
+        saved = SavedBytes(space, supernet, shape)
+        for architecture in space.sample_many(2, torch.Generator().manual_seed(0)):
+            few, many = (saved_by_a_real_step(supernet, shape, architecture, images) for images in (4, 12))
+            assert saved.count(architecture) == (many - few) / 8, (settings.name, architecture)
+        assert all(parameter.grad is None for parameter in supernet.parameters())
+    half = SavedBytes(space, supernet, shape, "bf16")
+    assert 0.4 < half.count(architecture) / saved.count(architecture) < 0.7
 
 
 def test_the_largest_path_is_that_of_an_exhaustive_search():
     settings = ChainSettings(widths=[4, 6], depths=[1, 2], strides=[1, 2], candidates=["conv1", "skip", "mb2_k3"])
-    space, picture = build_space(settings, image_size=16), (3, 16, 16)
-    supernet = without_memory(space.supernet())
-    found = {path: path_memory(supernet, picture, path).saved_per_picture for path in space.enumerate()}
-    path, memory = largest_path(space, supernet, picture)
-    assert memory.saved_per_picture == found[path] == max(found.values())
-    assert path == (2, 2, 2)
-    assert min(found.values()) < memory.saved_per_picture / 2
+    space = build_space(settings, image_size=16)
+    saved = SavedBytes(space, space.supernet(), (3, 16, 16))
+    found = {path: saved.count(path) for path in space.enumerate()}
+    assert saved.largest()[0] == max(found, key=found.get) == (2, 2, 2)
+    assert min(found.values()) < found[2, 2, 2] / 2
 
 
-class Unequal(nn.Module):
-    """Two slots: the largest choices have different numbers."""
+def estimate(settings, processes=1):
+    return estimate_memory(settings, expected_size(settings.data), processes)
+
+
+def test_each_part_follows_its_settings():
+    few, many = (estimate(TrainRunSettings(space=TwoBranchSettings(branches=k))) for k in (2, 20))
+    assert (few["activations"], few["data"]) == (many["activations"], many["data"]), "closed branches add neither"
+    assert many["weights"] > 7 * few["weights"]
+
+    sgd, adamw = estimate(CHAIN), estimate(replace(CHAIN, optimizer=AdamWSettings()))
+    average = estimate(replace(CHAIN, optimizer=AdamWSettings(), train=TrainSettings(ema_decay=0.9)))
+    assert estimate(replace(CHAIN, optimizer=SGDSettings(momentum=0)))["moments"] == 0
+    assert (adamw["moments"], average["moments"]) == (2 * sgd["moments"], 3 * sgd["moments"])
+    fixed = replace(CHAIN, optimizer=AdamWSettings(), gate=FixedGateSettings(architecture="1-1-1-1"))
+    assert estimate(fixed)["moments"] == 0 < estimate(fixed)["activations"] <= sgd["activations"]
+
+    large = replace(CHAIN, train=TrainSettings(batch_size=256))
+    assert estimate(large)["activations"] == 4 * sgd["activations"] == 4 * estimate(large, 4)["activations"]
+    splits = load_splits(replace(CHAIN.data, size=400), 0)
+    held = sum(s.images.nbytes + s.labels.nbytes for s in (splits.train, splits.val, splits.test))
+    assert sgd["data"] == 2 * 100 * held
+    assert estimate(replace(CHAIN, data=replace(CHAIN.data, crop=16)))["data"] == 5 * 100 * held
+
+
+def test_a_data_set_is_sized_before_it_is_loaded(tmp_path):
+    for split, number in (("train", 6), ("test", 3)):
+        for label in "ab":
+            place = tmp_path / "images" / split / label
+            place.mkdir(parents=True)
+            for i in range(number):
+                Image.new("RGB", (5, 9)).save(place / f"{i}.png")
+            (place / "notes.txt").write_text("no image")
+    folder = FolderSettings(root=str(tmp_path / "images"), image_size=8, cache=str(tmp_path), val_fraction=0.3)
+    synthetic = SyntheticSettings(size=700, image_size=20, channels=1, classes=7)
+    for settings in (DigitsSettings(), synthetic, folder):
+        size, splits = expected_size(settings), load_splits(settings, 0)
+        assert size.images == len(splits.train) + len(splits.val) + len(splits.test), settings.name
+        assert (size.input_shape, size.classes) == (splits.input_shape, len(splits.classes)), settings.name
+    (tmp_path / "text.zip").write_text("no zip")
+    for root in ("nowhere", "text.zip"):
+        settings = FolderSettings(root=str(tmp_path / root))
+        assert expected_size(settings) is None, "loading explains it"
+        assert check_memory(TrainRunSettings(data=settings), CPU) == ""
+
+
+@pytest.fixture
+def limited(monkeypatch):
+    """Check settings under a cgroup limit of so many bytes."""
+
+    def check(settings, limit, processes=1, chosen=True):
+        limits = [MemoryLimit("the cgroup limit", limit, PROCESS, processes, chosen)]
+        monkeypatch.setattr(memory, "memory_limits", lambda *_: limits)
+        return check_memory(settings, CPU, processes)
+
+    return check
+
+
+def test_what_cannot_fit_is_refused_with_a_remedy_that_fits(limited):
+    large = replace(CHAIN, train=TrainSettings(batch_size=65536))
+    state = torch.get_rng_state()
+    with pytest.raises(MemoryLimitError) as refused:
+        limited(large, 3 * GIB)
+    rule = r"the run needs about [\d.]+ GiB \(.*process 0\.47\), the cgroup limit is 3.00 GiB"
+    assert re.fullmatch(rule, refused.value.rule)
+    batch = int(re.fullmatch(r"write train\.batch_size=(\d+) or less", refused.value.remedy)[1])
+    assert limited(replace(large, train=TrainSettings(batch_size=batch)), 3 * GIB).startswith("needs about ")
+    with pytest.raises(MemoryLimitError):
+        limited(replace(large, train=TrainSettings(batch_size=2 * batch)), 3 * GIB)
+    assert torch.equal(state, torch.get_rng_state())
+
+    huge = replace(CHAIN, space=ChainSettings(widths=[60_000], depths=[10], strides=[1]))  # it is never built
+    for settings, said in (
+        (
+            replace(CHAIN, data=SyntheticSettings(size=2 * 10**6)),
+            r"^data\.size=2000000: .*; write a smaller data\.size$",
+        ),
+        (huge, r"^space=chain: .*weights \d{4,}\..*; take a smaller space, or more memory$"),
+    ):
+        with pytest.raises(MemoryLimitError, match=said):
+            limited(settings, 3 * GIB)
+
+
+def test_processes_on_one_machine_share_its_memory(limited):
+    assert limited(CHAIN, 4 * GIB)
+    with pytest.raises(MemoryLimitError, match=r"GiB in 8 processes \("):
+        limited(CHAIN, 4 * GIB, processes=8)
+
+
+def test_an_ordinary_run_says_nothing(limited):
+    assert limited(CHAIN, 10**15, chosen=False) == ""
+    assert limited(CHAIN, 2 * GIB, chosen=False) == "" != limited(CHAIN, GIB, chosen=False), "more than half of it"
+
+
+class Odd(nn.Module):
+    """Fails on any input."""
 
     def __init__(self):
         super().__init__()
-        self.first = GatedSum([nn.Conv2d(3, 3, 3, padding=1), nn.Identity()])
-        self.second = GatedConcat([nn.Flatten(), nn.Sequential(nn.Conv2d(3, 40, 1), nn.Sigmoid(), nn.Flatten())])
+        self.mix = GatedSum([nn.Linear(3072, 10), nn.Linear(3072, 10)])
 
     def forward(self, x, architecture):
-        z = self.second(self.first(x, architecture[0]), architecture[1])
-        return z.values[0][:, :4]
+        raise KeyError(x)
 
 
-class UnequalSpace(SearchSpace):
-    """Of the network above."""
-
-    def __init__(self):
-        super().__init__("unequal", (Slot("first", ("conv", "skip")), Slot("second", ("none", "wide"))))
-
-    def build(self):
-        return Unequal()
+def test_a_network_that_does_not_run_counts_by_its_weights(monkeypatch):
+    monkeypatch.setattr("nas.space.custom._load", lambda _: Odd)
+    parts = estimate(replace(CHAIN, space=CustomSettings(factory="nets:Odd")))
+    assert (parts["weights"], parts["activations"]) == (2 * 4 * 2 * 30730, 0)
 
 
-def test_each_slot_takes_its_own_largest_choice():
-    space = UnequalSpace()
-    path, _ = largest_path(space, without_memory(space.build()), PICTURE)
-    assert path == (0, 1)
+def test_memory_that_runs_out_is_one_line():
+    told = r"^train.batch_size=64: memory ran out \(.*allocate.*batch_size=32 or a smaller evaluate.batch_size"
+    with pytest.raises(MemoryLimitError, match=told), explain_out_of_memory(TrainRunSettings()):
+        torch.empty(2**58, dtype=torch.uint8)
+    with pytest.raises(MemoryLimitError, match="memory ran out"), explain_out_of_memory(TrainRunSettings()):
+        bytearray(2**60)
+    with pytest.raises(MemoryLimitError, match="CUDA"), explain_out_of_memory(TrainRunSettings()):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(RuntimeError, match="must match"), explain_out_of_memory(TrainRunSettings()):
+        torch.ones(2) + torch.ones(3)
 
 
-def test_a_copy_without_memory_leaves_the_network_as_it_was():
-    supernet = Plain()
-    before = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
-    shadow = without_memory(supernet)
-    path_memory(shadow, PICTURE, (0,))
-    assert {t.device.type for t in shadow.state_dict().values()} == {"meta"}
-    assert all(torch.equal(before[name], tensor) for name, tensor in supernet.state_dict().items())
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in shadow.modules())
-
-
-def test_half_precision_keeps_about_half():
-    supernet = without_memory(build_space(MacroSettings()).supernet())
-    single, half = (path_memory(supernet, (3, 32, 32), (2,) * 8, name) for name in ("float32", "bf16"))
-    assert 0.49 < half.saved_per_picture / single.saved_per_picture < 0.55
-    assert half.saved >= single.gradients // 2  # the weights in both precisions
-    assert half.gradients == single.gradients
-
-
-# -------------------------------------------------------------------------------------------------------- limits
-
-
-def write(root, files):
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return root
-
-
-MEMORY = "MemTotal:       16000 kB\nMemFree:  100 kB\nMemAvailable:   9000 kB\n"
-STATUS = "Name:\tpython\nVmSize:\t    5000 kB\nVmRSS:\t    700 kB\n"
+MEMORY, STATUS = "MemTotal:       16000 kB\nMemFree:  100 kB\n", "Name:\tx\nVmSize:\t    5000 kB\nVmRSS:\t    700 kB\n"
 VERSION_2 = {
     "proc/self/cgroup": "0::/user.slice/job.scope/task\n",
     "sys/fs/cgroup/user.slice/memory.max": "max\n",
@@ -185,32 +212,26 @@ CONTAINER = {"proc/self/cgroup": "4:memory:/docker/abc\n", "sys/fs/cgroup/memory
 NONE = {"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/memory.max": "max\n"}
 
 
-@pytest.mark.parametrize(
-    ("files", "limit"), [(VERSION_2, 3000000), (VERSION_1, 4000000), (CONTAINER, 2000000), (NONE, None), ({}, None)]
-)
-def test_the_smallest_limit_on_the_way_up_counts(tmp_path, files, limit):
-    assert cgroup_limit(write(tmp_path, files)) == limit
+def test_the_smallest_cgroup_limit_counts(tmp_path):
+    cases = [(VERSION_2, [3000000]), (VERSION_1, [4000000]), (CONTAINER, [2000000]), (NONE, []), ({}, [])]
+    for number, (files, expected) in enumerate(cases):
+        for name, text in files.items():
+            (tmp_path / f"{number}" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / f"{number}" / name).write_text(text)
+        assert [limit.bytes for limit in memory_limits(CPU, 1, tmp_path / f"{number}")] == expected, files
 
 
-def test_a_limit_is_named_and_says_what_it_counts(tmp_path, monkeypatch):
-    root = write(tmp_path, VERSION_2 | {"proc/meminfo": MEMORY, "proc/self/status": STATUS})
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (10_000_000, 10_000_000))
-    address, group, machine = memory_limits(root)
-    assert (address.name, address.bytes, address.process, address.each) == ("ulimit -v", 10_000_000, 5000 * 1024, True)
-    assert (group.name, group.bytes, group.process, group.each) == ("the cgroup limit", 3_000_000, 700 * 1024, False)
-    assert (machine.bytes, machine.process, machine.set) == (16000 * 1024, 700 * 1024, False)
-    assert available_bytes(root) == 9000 * 1024
-
-
-def test_a_cgroup_that_may_have_more_than_there_is_sets_no_limit(tmp_path):
-    files = VERSION_2 | {"proc/meminfo": "MemTotal: 1000 kB\n", "proc/self/status": STATUS}
-    assert "the cgroup limit" not in [limit.name for limit in memory_limits(write(tmp_path, files))]
-
-
-def test_a_process_knows_what_it_takes():
-    before, mapped = process_bytes()
-    block = torch.ones(25_000_000)
-    after, _ = process_bytes()
-    assert 90e6 < after - before < 120e6
-    assert mapped > before > 50e6
-    del block
+def test_a_limit_is_named_and_says_what_it_counts(tmp_path):
+    address = "Limit   Soft Limit  Hard Limit  Units\nMax address space         10000000   unlimited   bytes\n"
+    files = VERSION_2 | {"proc/meminfo": MEMORY, "proc/self/status": STATUS, "proc/self/limits": address}
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert memory_limits(CPU, 2, tmp_path) == [
+        MemoryLimit("ulimit -v", 10_000_000, 5000 * 1024),
+        MemoryLimit("the cgroup limit", 3_000_000, 700 * 1024, 2),
+        MemoryLimit("this machine's memory", 16000 * 1024, 700 * 1024, 2, chosen=False),
+    ]
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 1000 kB\n")
+    (tmp_path / "proc/self/limits").write_text("Max address space  unlimited  unlimited bytes\n")
+    assert [limit.name for limit in memory_limits(CPU, 1, tmp_path)] == ["this machine's memory"]
