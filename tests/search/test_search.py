@@ -1,27 +1,31 @@
 """From a checkpoint to a report: the numbers are those of the evaluator, and every file says the same."""
 
 import csv
+import io
 import json
 import os
 import signal
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from support.runs import finish, tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nas.cost import PathFlops
 from nas.errors import CheckpointError, ScoreError, SettingError, SpaceError
-from nas.search import Evaluator, Search, read_result, search, summary
+from nas.search import Evaluator, Search, SearchTarget, read_result, search, summary
 from nas.search.measure import Measures
 from nas.search.objectives import objective
 from nas.search.outcome import summarize
 from nas.search.pareto import front
 from nas.search.proposers import Trial
+from nas.search.report import how_measured
+from nas.search.run import LINES, Progress
 from nas.settings import (
-    CellSettings,
     ChainSettings,
     CustomSettings,
     SearchRunSettings,
@@ -64,11 +68,18 @@ def table(path):
         return list(csv.DictReader(file))
 
 
-def test_every_architecture_has_what_the_evaluator_and_the_costs_say(checkpoint, tmp_path):
-    begun, found = run(settings(checkpoint, sampler="exhaustive"), tmp_path)
+@pytest.fixture(scope="module")
+def exhaustive(checkpoint, tmp_path_factory):
+    """A search of everything, with a limit that some break: the search, its outcome, its folder."""
+    folder = tmp_path_factory.mktemp("exhaustive")
+    return *run(settings(checkpoint, sampler="exhaustive", limit={"accuracy": 0.3}), folder), folder
+
+
+def test_values_are_those_of_evaluator_and_costs(checkpoint, exhaustive):
+    _, found, _ = exhaustive
     trained = load_trained(checkpoint)
     alone = {j.architecture: j for a in trained.space.enumerate() for j in Evaluator.of(trained)([a])}
-    flops = PathFlops(trained.space, trained.supernet, begun.target.splits.input_shape)
+    flops = PathFlops(trained.space, trained.supernet, trained.splits.input_shape)
     assert [t.architecture for t in found.trials] == list(trained.space.enumerate())
     for trial in found.trials:
         judged = alone[trial.architecture]
@@ -77,29 +88,28 @@ def test_every_architecture_has_what_the_evaluator_and_the_costs_say(checkpoint,
         assert trial.values["flops"] == flops(trial.architecture)
 
 
-def test_the_files_say_the_same(checkpoint, tmp_path):
-    begun, _ = run(settings(checkpoint, sampler="exhaustive", limit={"accuracy": 0.3}), tmp_path)
-    space, trials = begun.target.space, table(tmp_path / "trials.csv")
+def test_the_files_say_the_same(exhaustive):
+    begun, _, folder = exhaustive
+    space, trials = begun.target.space, table(folder / "trials.csv")
     assert [row["architecture"] for row in trials] == [space.encode(a) for a in space.enumerate()]
     feasible = [row for row in trials if row["feasible"] == "True"]
     assert feasible == [row for row in trials if float(row["accuracy"]) >= 0.3]
     best = front([(float(row["loss"]), float(row["flops"])) for row in feasible])
-    on_front = table(tmp_path / "front.csv")
+    on_front = table(folder / "front.csv")
     assert sorted(on_front, key=str) == sorted((feasible[i] for i in best), key=str)
-    result = read_result(tmp_path)
+    result = read_result(folder)
     assert [row["architecture"] for row in result.front] == [row["architecture"] for row in on_front]
-    assert (
-        result.best == on_front[0]["architecture"] == min(feasible, key=lambda row: float(row["loss"]))["architecture"]
-    )
+    smallest = min(feasible, key=lambda row: float(row["loss"]))["architecture"]
+    assert result.best == on_front[0]["architecture"] == smallest
     assert result.values["loss"] == float(on_front[0]["loss"])
     assert result.evaluated == len(trials) == 9
-    page = (tmp_path / "report.md").read_text()
+    page = (folder / "report.md").read_text()
     assert f"| `{result.best}` |" in page
     assert page.count("![") == 2
     for name in ("front", "hypervolume"):
-        with Image.open(tmp_path / f"{name}.png") as picture:
+        with Image.open(folder / f"{name}.png") as picture:
             assert min(picture.size) > 300
-    board = EventAccumulator(str(tmp_path)).Reload()
+    board = EventAccumulator(str(folder)).Reload()
     points = {point.step: point.value for point in board.Scalars("trial/loss")}
     assert points == {int(row["trial"]) + 1: pytest.approx(float(row["loss"])) for row in feasible}
     assert board.Scalars("search/best_loss")[-1].value == pytest.approx(result.values["loss"])
@@ -115,20 +125,16 @@ def test_the_result_finds_the_checkpoint_again_wherever_one_is(checkpoint, tmp_p
     assert result.space["name"] == "chain"
 
 
-def test_a_finished_search_reports_again_and_a_copy_of_the_checkpoint_is_the_same(checkpoint, tmp_path):
+def test_a_copy_of_the_checkpoint_is_the_same_search(checkpoint, tmp_path):
     run(settings(checkpoint, trials=4), tmp_path / "run")
     first = {name: (tmp_path / "run" / name).read_bytes() for name in ("trials.csv", "front.csv", "journal.log")}
     copied = tmp_path / "elsewhere.pt"
     copied.write_bytes(load_trained(checkpoint).path.read_bytes())
     run(settings(copied, trials=4), tmp_path / "run")
     assert {name: (tmp_path / "run" / name).read_bytes() for name in first} == first
-
-
-def test_another_checkpoint_is_another_search(checkpoint, tmp_path):
-    run(settings(checkpoint, trials=2), tmp_path / "run")
     older = min(checkpoint.glob("step_*.pt"))
     with pytest.raises(CheckpointError, match=r"was begun with other settings \(checkpoint: \w+ -> \w+\)"):
-        run(settings(older, trials=2), tmp_path / "run")
+        Search(settings(older, trials=4), tmp_path / "run")
 
 
 def test_a_checkpoint_of_another_space_or_other_data_is_refused(checkpoint, tmp_path):
@@ -164,42 +170,32 @@ def test_accuracy_without_anything_trained_is_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_what_is_not_finite_is_a_failed_trial_with_its_reason(checkpoint, tmp_path, monkeypatch):
-    class Infinite(Measures):
-        def _of_network(self, architecture):
-            return {"synflow": float("nan") if architecture[0] == 1 else 1.0 + sum(architecture)}
+def test_what_is_not_finite_fails_with_its_reason(checkpoint, tmp_path, monkeypatch):
+    def of_network(self, architecture):  # what fails first does not stop the search
+        return {"synflow": float("-inf") if architecture[0] < 2 else 1.0 + sum(architecture)}
 
-    monkeypatch.setattr("nas.search.run.Measures", Infinite)
+    monkeypatch.setattr(Measures, "_of_network", of_network)
     how = {"sampler": "exhaustive", "objectives": ["synflow"], "proxy_images": 8}
     _, found = run(settings(checkpoint, **how), tmp_path)
-    failed = [t for t in found.trials if t.failed]
-    assert [t.architecture[0] for t in failed] == [1, 1, 1]
-    assert {t.failed for t in failed} == {"synflow is nan"}
-    assert len(found.feasible) == 6
-    assert "nan" not in (tmp_path / "front.csv").read_text()
+    assert [(t.architecture[0], t.failed) for t in found.trials if t.failed] == [
+        (first, "synflow is -inf") for first in (0, 0, 0, 1, 1, 1)
+    ]
+    assert len(found.feasible) == 3
+    assert "inf" not in (tmp_path / "front.csv").read_text()
     assert json.loads((tmp_path / "result.json").read_text())["evaluated"] == 9
 
 
 def test_a_search_in_which_everything_fails_stops(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(Measures, "_of_network", lambda *_: {"synflow": float("inf")})
     with pytest.raises(SettingError, match="not one of 9 architectures could be evaluated; the last: synflow is inf"):
-        run(settings(checkpoint, objectives=["synflow"], proxy_images=8), tmp_path)
+        run(settings(checkpoint, objectives=["synflow"], proxy_images=8), tmp_path / "values")
 
-
-def test_a_proxy_that_the_kind_of_network_cannot_have_stops_the_search_after_a_batch(checkpoint, tmp_path, monkeypatch):
     def refuse(*_):
         raise ScoreError("proxies", "naswot", "needs a ReLU, and the network has none", "leave it out")
 
-    monkeypatch.setattr(Measures, "_of_network", refuse)
+    monkeypatch.setattr(Measures, "_of_network", refuse)  # which no other architecture of its kind will change
     with pytest.raises(SettingError, match=r"not one of 4 architectures .*; the last: naswot: needs a ReLU"):
-        run(settings(checkpoint, objectives=["naswot"], proxy_images=8), tmp_path)
-
-
-def test_architectures_with_the_worst_score_at_first_do_not_stop_the_search(tmp_path):
-    how = {"sampler": "exhaustive", "objectives": ["naswot"], "trials": 27, "batch": 16}
-    _, found = run(untrained(CellSettings(cells=1, width=4), **how), tmp_path)
-    assert [t.failed for t in found.trials[:25]] == ["naswot is -inf"] * 25
-    assert len(found.feasible) == 2
+        run(settings(checkpoint, objectives=["naswot"], proxy_images=8), tmp_path / "kind")
 
 
 def test_a_search_that_was_stopped_goes_on_when_it_is_asked_again(checkpoint, tmp_path, monkeypatch):
@@ -223,33 +219,27 @@ def test_a_search_that_was_stopped_goes_on_when_it_is_asked_again(checkpoint, tm
     assert [(t.architecture, t.values) for t in again.trials] == [(t.architecture, t.values) for t in whole.trials]
 
 
-@pytest.mark.parametrize("own", [True, False])
-def test_batchnorm_is_treated_as_in_the_run_unless_told_otherwise(checkpoint, tmp_path, monkeypatch, own):
-    def with_own(*args):
-        trained = load_trained(*args)
-        evaluate = replace(trained.settings.evaluate, recalibrate=own)
-        return replace(trained, settings=replace(trained.settings, evaluate=evaluate))
-
-    monkeypatch.setattr("nas.search.target.load_trained", with_own)
-    found, pages = {}, {}
-    for asked in (None, True, False):
-        how = {"sampler": "exhaustive", "trials": 4, "recalibrate": asked}
-        found[asked] = [t.values for t in run(settings(checkpoint, **how), tmp_path / str(asked))[1].trials]
-        pages[asked] = (tmp_path / str(asked) / "report.md").read_text()
-    assert found[None] == found[own] != found[not own]
+def test_batchnorm_is_treated_as_in_the_run_unless_told_otherwise(checkpoint, exhaustive):
+    _, outcome, _ = exhaustive
+    trained = load_trained(checkpoint)
     words = {True: "statistics estimated for each", False: "the supernet's running statistics"}
-    assert f"{words[own]} (as the run evaluates)" in pages[None]
-    for asked in (True, False):
-        assert f"{words[asked]} (search.recalibrate={str(asked).lower()})" in pages[asked]
-    note = "nas-export writes the BatchNorm statistics that the run evaluates with"
-    assert [note in pages[asked] for asked in (None, own, not own)] == [False, False, True]
-
-
-def test_the_report_says_that_fine_tuned_weights_are_not_exported(checkpoint, tmp_path):
-    note = "nas-export writes the supernet's weights, not the fine-tuned ones"
-    for steps in (0, 1):
-        run(settings(checkpoint, trials=1, batch=1, finetune_steps=steps), tmp_path / str(steps))
-        assert (note in (tmp_path / str(steps) / "report.md").read_text()) is (steps > 0)
+    note = "nas-export writes the BatchNorm statistics that the run evaluates with, not these"
+    tuned = "nas-export writes the supernet's weights, not the fine-tuned ones"
+    for own in (True, False):
+        evaluate = replace(trained.settings.evaluate, recalibrate=own)
+        other = replace(trained, settings=replace(trained.settings, evaluate=evaluate))
+        target = SearchTarget(other.space, None, None, other.splits, 0, other)
+        values = {}
+        for asked in (None, True, False):
+            wanted = settings(checkpoint, recalibrate=asked, finetune_steps=int(own))
+            lines = how_measured(wanted, target, outcome)
+            told = "as the run evaluates" if asked is None else f"search.recalibrate={str(asked).lower()}"
+            assert f"{words[own if asked is None else asked]} ({told})" in lines[0], (own, asked)
+            assert (note in lines) is (asked is (not own)), (own, asked)
+            assert (tuned in lines) is own
+            (found,) = Measures(target, replace(wanted.search, finetune_steps=0), outcome.objectives)([(1, 2)])
+            values[asked] = found.values
+        assert values[None] == values[own] != values[not own], own
 
 
 def test_too_few_pictures_for_the_proxies_are_refused(tmp_path):
@@ -264,22 +254,19 @@ def test_too_few_pictures_for_the_proxies_are_refused(tmp_path):
     assert [len(x) for x, _ in batches] == [most, most]
 
 
-def test_widths_that_nobody_has_told_are_found_with_and_without_a_checkpoint(tmp_path):
-    trained = finish(
-        tiny(replace(tiny(), space=CustomSettings(factory="support.exports:Net"))), tmp_path / "trained"
-    ).folder
-    everything = {"sampler": "exhaustive", "objectives": ["loss", "parameters", "naswot", "latency"]}
-    asked = replace(settings(trained, **everything, proxy_images=8), factory="support.exports:Net")
-    _, found = run(asked, tmp_path / "search")
-    assert len(found.feasible) == 4
-    named = replace(settings(trained, sampler="exhaustive"), space=CustomSettings(factory="support.exports:Net"))
-    _, found = run(named, tmp_path / "plain")
-    assert all("parameters" in t.values for t in found.feasible)
-    fresh = untrained(
-        CustomSettings(factory="support.exports:Net"), sampler="exhaustive", objectives=["naswot", "parameters"]
-    )
-    _, found = run(fresh, tmp_path / "fresh")
-    assert len(found.feasible) == 4
+def test_widths_are_found_with_and_without_a_checkpoint(tmp_path):
+    net = CustomSettings(factory="support.exports:Net")
+    trained = finish(tiny(replace(tiny(epochs=1), space=net)), tmp_path / "trained").folder
+    how = {"trials": 1, "proxy_images": 8, "objectives": ["parameters", "naswot", "latency"]}
+    for wanted in (
+        replace(settings(trained, **how), factory=net.factory),
+        replace(settings(trained, trials=1), space=net),
+        untrained(net, trials=1, objectives=["naswot", "parameters"]),
+    ):
+        search_of_one = Search(wanted, tmp_path / "search")
+        (found,) = search_of_one.measures([(0, 1)])
+        assert found.values["parameters"] > 0, found.failed
+        search_of_one.study.close()
 
 
 def test_a_column_that_is_left_out_is_said_to_be(tmp_path):
@@ -294,7 +281,7 @@ def test_a_column_that_is_left_out_is_said_to_be(tmp_path):
         Search(untrained(space, objectives=["naswot"], limit={"parameters": 1e6}), tmp_path / "needed")
 
 
-def test_a_search_that_finds_nothing_within_its_limits_says_so(checkpoint, tmp_path):
+def test_a_search_with_nothing_within_its_limits_says_so(checkpoint, tmp_path):
     run(settings(checkpoint, trials=3, limit={"accuracy": 2.0}), tmp_path)
     assert "3 were evaluated and found to break a limit" in (tmp_path / "report.md").read_text()
     with pytest.raises(CheckpointError, match="found nothing within its limits"):
@@ -316,3 +303,16 @@ def test_the_best_one_is_the_first_objective_or_what_is_asked_for():
         for by in ("", "synflow", "flops", "rank_sum")
     }
     assert best == {"": 0, "synflow": 3, "flops": 3, "rank_sum": 1}  # ranks 4+1, 3+3, 2+2, 1+4: flops is no quality
+
+
+def test_without_a_terminal_there_are_ten_lines(checkpoint, tmp_path):
+    begun, text = Search(settings(checkpoint, sampler="exhaustive"), tmp_path), io.StringIO()
+    begun.study.space = SimpleNamespace(size=10**9)
+    with Progress(begun.study, 90, True, Console(file=text)) as progress:
+        for number in range(1, 91):
+            begun.study.finished = lambda number=number: number
+            progress.advance()
+    begun.study.close()
+    lines = text.getvalue().splitlines()
+    assert [line.split()[0] for line in lines] == [f"{9 * i}/90" for i in range(1, LINES + 1)]
+    assert all("best none within the limits" in line for line in lines)
