@@ -1,40 +1,44 @@
-"""Evaluating many subnetworks of one supernet that no longer changes."""
+"""Evaluating many subnetworks of one supernet, as it is or after a few steps of fine-tuning each."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
 
-from nas.data import Batch
-from nas.errors import DivergedError, SettingError
+from nas.data import Batch, Batches
+from nas.errors import DivergedError, SettingError, require
 from nas.nn import indices_of
-from nas.search.finetune import Finetune
 from nas.search.prefix import PrefixWalk
+from nas.seeds import derive
+from nas.settings import SGDSettings, TrainSettings
 from nas.space import Architecture, Chained, SearchSpace
-from nas.train import EvalResult, Trained, evaluate
+from nas.train import EvalResult, GatedOptimizer, Loss, Trained, TrainStep, evaluate, learning_rate
+from nas.train.evaluation import result_of
 
 
 class Evaluator:
     """Accuracy and loss of subnetworks, each what :func:`nas.train.evaluate` finds for it alone.
 
-    Where the supernet is :class:`~nas.space.Chained`, subnetworks that begin alike share that work, calibration of
-    BatchNorm included; on one thread the results are the same bit for bit. So it pays to ask for many at once, or
-    for few at a time in lexicographic order.
+    Subnetworks of a :class:`~nas.space.Chained` supernet that begin alike share that part of the work, BatchNorm
+    calibration included; on one thread the results are the same bit for bit. So it pays to ask for many at once, or
+    for a few at a time in lexicographic order.
 
     Args:
-        supernet: judged as it is now, on a private copy.
+        supernet: evaluated as it is now, on a private copy.
         space: of the supernet.
-        batches: what to judge on, ``(x, y)``, at least one.
-        calibration: training pictures to estimate BatchNorm statistics on, anew for each subnetwork; None takes
-            the running statistics as they are.
+        batches: what to evaluate on, ``(x, y)``, at least one.
+        calibration: training batches to estimate BatchNorm statistics on, for each subnetwork; None takes the running
+            statistics as they are.
         precision: ``float32``, or ``bf16`` for autocast.
-        memory_bytes: how much of the activations that subnetworks share is kept at most, as long as the evaluator
-            lives. Less memory costs time and changes nothing else.
-        finetune: what is done to each subnetwork before it is judged; none of the work is shared then.
+        memory_bytes: the most memory for the activations that subnetworks share, as long as the evaluator lives. Less
+            memory costs time and changes nothing else.
+        finetune: what is done to each subnetwork before its evaluation; no work is shared then.
 
     Raises:
         SpaceError: the supernet is ``Chained`` and breaks what it promises.
@@ -51,7 +55,7 @@ class Evaluator:
         memory_bytes: int = 1 << 30,
         finetune: Finetune | None = None,
     ) -> None:
-        assert batches, "there is nothing to judge on"
+        assert batches, "there is nothing to evaluate on"
         self.space, self.finetune, self._precision = space, finetune, precision
         self._batches, self._calibration = batches, calibration
         self._model = copy.deepcopy(supernet).eval()
@@ -69,22 +73,22 @@ class Evaluator:
         recalibrate: bool | None = None,
         finetune: Finetune | None = None,
     ) -> Evaluator:
-        """For a supernet out of a checkpoint, on the pictures and in the way of its run.
+        """An evaluator of a trained supernet, on the images of its run and in the same way.
 
         Args:
             trained: the supernet.
-            split: ``val``, ``train`` or ``test``; the last is for the last word, not for choosing.
+            split: ``val``, ``train`` or ``test``; choose on ``val``, and keep ``test`` for the final figure.
             memory_bytes: as in the class.
-            recalibrate: estimate BatchNorm statistics anew for each subnetwork; None does as the run did.
+            recalibrate: estimate BatchNorm statistics for each subnetwork; None does as the run did.
             finetune: as in the class; ``Finetune.of(trained, steps, lr)`` makes one.
 
         Raises:
-            SettingError: there is no such split, or it has no pictures.
+            SettingError: there is no such split, or it has no images.
             SpaceError: as in the class.
         """
         parts = {"train": trained.splits.train, "val": trained.splits.val, "test": trained.splits.test}
         if not parts.get(split):
-            rule = "must be train, val or test, and have pictures"
+            rule = "must be train, val or test, and have images"
             raise SettingError("search.split", split, rule, "write search.split=val, or train with data.val_fraction")
         if recalibrate is None:
             recalibrate = trained.settings.evaluate.recalibrate
@@ -100,28 +104,28 @@ class Evaluator:
 
     @property
     def shares_prefixes(self) -> bool:
-        """Whether subnetworks that begin alike share that work."""
+        """Whether subnetworks that begin alike share that part of the work."""
         return self._walk is not None
 
     @property
     def block_evaluations(self) -> int:
-        """Slots that have been run over all pictures so far, calibration and judging together counted as one."""
+        """Slots that were run over all images so far; calibration and evaluation together count as one."""
         return self._evaluated_alone if self._walk is None else self._walk.block_evaluations
 
     def __call__(self, architectures: Iterable[Architecture]) -> Iterator[EvalResult]:
-        """Judge each distinct architecture once; each is given as soon as it is judged, in lexicographic order.
+        """Evaluate each distinct architecture once, in lexicographic order, and yield each result at once.
 
         Raises:
-            ArchitectureError: one does not fit the space; none has been judged then.
-            DivergedError: a loss is not a finite number. Asked again, the iterator goes on with the next one.
+            ArchitectureError: one does not fit the space; none has been evaluated then.
+            DivergedError: a loss is not a finite number. The iterator can go on with the next architecture.
         """
-        order = sorted(map(self.space.validate, dict.fromkeys(architectures)), key=_indices)
+        order = sorted(map(self.space.validate, dict.fromkeys(architectures)), key=lambda a: [*map(indices_of, a)])
         if self._walk is None:  # maps, because a generator that has raised is at its end
             return map(self._alone, order)
         return map(self._shared, self._walk.logits(order))
 
     def _shared(self, found: tuple[Architecture, list[Tensor]]) -> EvalResult:
-        return self._finite(judgement(*found, self._batches))
+        return self._finite(result_of(*found, self._batches))
 
     def _alone(self, architecture: Architecture) -> EvalResult:
         model = self._model
@@ -132,22 +136,81 @@ class Evaluator:
 
     def _finite(self, found: EvalResult) -> EvalResult:
         if not math.isfinite(found.loss):
-            rule = f"its loss on the judged pictures is {found.loss}"
+            rule = f"its loss on the evaluated images is {found.loss}"
             remedy = "train the supernet again" if self.finetune is None else "lower search.finetune_lr"
             raise DivergedError("architecture", self.space.encode(found.architecture), rule, remedy)
         return found
 
 
-def judgement(architecture: Architecture, logits: Iterable[Tensor], batches: Iterable[Batch]) -> EvalResult:
-    """What :func:`nas.train.evaluate` says where the network gives ``logits`` for ``batches``."""
-    correct, loss, count = 0, 0.0, 0
-    for z, (_, y) in zip(logits, batches, strict=True):
-        z = z.float()
-        correct += int((z.argmax(dim=1) == y).sum())
-        loss += float(F.cross_entropy(z, y, reduction="sum"))
-        count += len(y)
-    return EvalResult(architecture, correct / count, loss / count)
+@dataclass(frozen=True, eq=False)
+class Finetune:
+    """Some steps of SGD from the supernet's weights, along half a cosine from ``lr`` down to 0.
 
+    Every candidate sees the same batches in the same order, so that the comparison is paired. The learning rate ends
+    at 0 because a last step at a constant rate would leave its noise in what is compared.
 
-def _indices(architecture: Architecture) -> tuple[tuple[int, ...], ...]:
-    return tuple(map(indices_of, architecture))
+    Args:
+        steps: updates of each candidate.
+        lr: learning rate of the first update.
+        batch: gives the training batch of step 0, 1, ..., for example ``nas.data.Batches.batch``; always the same one
+            for the same step.
+        sgd: momentum and weight decay; its own learning rate is ignored.
+        label_smoothing, clip_norm: as in training.
+        seed: of what layers such as dropout draw.
+    """
+
+    steps: int
+    lr: float
+    batch: Callable[[int], Batch]
+    sgd: SGDSettings = field(default_factory=SGDSettings)
+    label_smoothing: float = 0.0
+    clip_norm: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        rule, remedy = "must be at least 1", "write 0 for no fine-tuning at all, and pass no Finetune"
+        require(self.steps >= 1, "search.finetune_steps", self.steps, rule, remedy)
+        rule, remedy = "must be above 0 and finite", "write for example search.finetune_lr=0.01"
+        require(0 < self.lr < float("inf"), "search.finetune_lr", self.lr, rule, remedy)
+
+    @classmethod
+    def of(cls, trained: Trained, steps: int, lr: float) -> Finetune:
+        """Fine-tuning on the training images of ``trained``, batched and augmented as there, in another order.
+
+        Momentum and weight decay are the run's if it used SGD, else the defaults: Adam's mean something else.
+
+        Raises:
+            SettingError: the steps or the learning rate are out of range.
+        """
+        settings, splits = trained.settings, trained.splits
+        train = settings.train
+        how = (settings.data, train.batch_size, settings.seed, "cpu", train.channels_last)
+        batches = Batches(splits.train, splits.mean, splits.std, *how, stream="finetune")
+        sgd = settings.optimizer if isinstance(settings.optimizer, SGDSettings) else SGDSettings()
+        return cls(steps, lr, batches.batch, sgd, train.label_smoothing, train.clip_norm, settings.seed)
+
+    def __call__(self, supernet: nn.Module, architecture: Architecture, precision: str = "float32") -> nn.Module:
+        """A copy of ``supernet`` in which ``architecture`` is fine-tuned, in eval mode; leaves ``supernet`` unchanged.
+
+        Raises:
+            DivergedError: a loss on the way is not a finite number.
+        """
+        model = copy.deepcopy(supernet).train()
+        optimizer = GatedOptimizer(model, self.sgd, self.clip_norm)
+        train_step = TrainStep(model, optimizer, Loss(self.label_smoothing, precision))
+        schedule = TrainSettings(schedule="cosine", warmup_epochs=0)
+        with torch.enable_grad(), self._seeded():
+            for step in range(self.steps):
+                lr = learning_rate(schedule, self.lr, step, self.steps, self.steps)
+                try:
+                    train_step(self.batch(step), (architecture,), lr, step)
+                except DivergedError as error:
+                    rule = f"{error.rule} of its fine-tuning"
+                    raise DivergedError("search.finetune_lr", self.lr, rule, "lower it") from None
+        return model.eval()
+
+    @contextmanager
+    def _seeded(self) -> Iterator[None]:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(derive(self.seed, "finetune"))  # torch.manual_seed reseeds CUDA too
+            yield

@@ -13,8 +13,7 @@ from nas.cost import PathFlops, PathParameters, latency
 from nas.errors import DivergedError, SettingError, SpaceError
 from nas.score import PROXIES, ScoreError, score
 from nas.score.run import training_batches
-from nas.search.evaluator import Evaluator
-from nas.search.finetune import Finetune
+from nas.search.evaluator import Evaluator, Finetune
 from nas.search.objectives import EVALUATED, Objective
 from nas.search.target import SearchTarget
 from nas.seeds import generator

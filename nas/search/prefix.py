@@ -1,9 +1,8 @@
-"""A walk through the subnetworks of a chain in which what begins alike is computed once.
+"""A walk through the subnetworks of a chain that computes their common prefixes once.
 
-What comes out of a piece of a :class:`~nas.space.Chained` supernet depends on the pieces up to it alone. That holds
-also where BatchNorm statistics are estimated anew: while they are, each BatchNorm normalises a batch by that batch,
-and the estimate acts on the judged pictures only. So a piece can be finished, calibration and all, before the next
-begins.
+The output of a piece of a :class:`~nas.space.Chained` supernet depends on the pieces up to it alone. That also holds
+while BatchNorm statistics are estimated: each BatchNorm then normalises a batch by that batch, and the estimate acts
+on the evaluated images only. So a piece can be finished, calibration and all, before the next one begins.
 """
 
 from __future__ import annotations
@@ -23,29 +22,32 @@ from nas.space.chained import survey
 
 @dataclass(frozen=True)
 class _Level:
-    """What the first ``depth`` pieces of an architecture give: 0 pieces give the pictures."""
+    """The outputs of the first ``depth`` pieces of an architecture; at depth 0, the images.
+
+    Attributes:
+        calibration: for each calibration batch, with BatchNorm in training mode.
+        evaluated: for each evaluated batch, with BatchNorm in eval mode and the statistics of the calibration.
+    """
 
     depth: int
     calibration: list[Tensor]
-    """Of the calibration batches, with BatchNorm in training mode."""
-    judged: list[Tensor]
-    """Of the judged batches, with BatchNorm in eval mode and the statistics of the calibration."""
+    evaluated: list[Tensor]
 
 
 class PrefixWalk:
-    """Logits of many subnetworks of a chain; activations of common prefixes are kept from one to the next.
+    """The logits of many subnetworks of a chain; keeps the activations of common prefixes from one to the next.
 
     Args:
         model: a private copy in eval mode; the walk writes to its BatchNorm layers.
         space: of the architectures.
-        batches: to be judged.
+        batches: to evaluate on.
         calibration: to estimate BatchNorm statistics on; None takes those of ``model``.
         precision_name: as in :func:`nas.train.evaluate`.
-        memory_bytes: how much is kept at most, also between walks; what is not kept is computed again. It does not
-            count the pictures nor what is needed for a single batch in passing.
+        memory_bytes: the most memory for activations, also between walks; what does not fit is computed again. The
+            images, and what a single batch needs in passing, do not count.
 
     Attributes:
-        block_evaluations: slots that have been run over all pictures so far.
+        block_evaluations: slots that were run over all images so far.
 
     Raises:
         SpaceError: ``model`` is not what :class:`~nas.space.Chained` asks for.
@@ -66,40 +68,40 @@ class PrefixWalk:
             self._pieces = survey(model, space.slots, batches[0][0][:2])
         # Without running statistics there is nothing to estimate.
         self._calibrates = calibration is not None and any(piece.norms for piece in self._pieces)
-        pictures = [x for x, _ in calibration or ()] if self._calibrates else []
+        images = [x for x, _ in calibration or ()] if self._calibrates else []
         self._path: Architecture = ()
-        self._levels = [_Level(0, pictures, [x for x, _ in batches])]  # along that path, ascending in depth
+        self._levels = [_Level(0, images, [x for x, _ in batches])]  # along that path, ascending in depth
         self.block_evaluations = 0
 
     def logits(self, order: Sequence[Architecture]) -> Iterator[tuple[Architecture, list[Tensor]]]:
-        """Each architecture with its logits ``(B, classes)`` of each judged batch, as soon as they are there.
+        """Yield each architecture with its logits ``(B, classes)`` for each evaluated batch.
 
-        The first one goes on from where the last walk has ended: many short walks in lexicographic order do the
-        work of a long one.
+        A walk goes on from where the last one has ended: many short walks in lexicographic order do the work of one
+        long walk.
 
         Args:
-            order: of the architectures; those with a common prefix follow each other.
+            order: the architectures, sorted so that those with a common prefix follow each other.
         """
         depths = self._depths_to_keep(order)
         for architecture in order:
-            shared = 1 + _common(self._path, architecture)  # the prologue is everybody's
+            shared = 1 + _common(self._path, architecture)  # all share the prologue
             self._levels = [level for level in self._levels if level.depth <= shared and level.depth in (0, *depths)]
             self._path = architecture
             for depth in depths:
                 if depth > self._levels[-1].depth:
                     self._levels.append(self._advance(self._levels[-1], depth, architecture))
-            yield architecture, self._advance(self._levels[-1], len(self._pieces), architecture).judged
+            yield architecture, self._advance(self._levels[-1], len(self._pieces), architecture).evaluated
 
     def _depths_to_keep(self, order: Sequence[Architecture]) -> list[int]:
-        # Nobody shares what comes out of the last slot: that is never kept.
+        # No two architectures share the output of the last slot: it is never kept.
         runs = [1, 1, *(len({a[:length] for a in order}) for length in range(1, self._slots)), len(order)]
-        pictures = sum(map(len, self._levels[0].calibration)) + sum(map(len, self._levels[0].judged))
-        sizes = [0, *(pictures * piece.picture_bytes for piece in self._pieces[: self._slots]), 0]
+        images = sum(map(len, self._levels[0].calibration)) + sum(map(len, self._levels[0].evaluated))
+        sizes = [0, *(images * piece.picture_bytes for piece in self._pieces[: self._slots]), 0]
         return depths_to_keep(runs, sizes, self._memory)
 
     @torch.no_grad()
     def _advance(self, level: _Level, depth: int, architecture: Architecture) -> _Level:
-        """From ``level`` on to ``depth``, batch by batch, so that nothing in between is kept."""
+        """From ``level`` on to ``depth``, batch by batch, so that nothing in between stays in memory."""
         numbers = range(level.depth, depth)
         self.block_evaluations += sum(1 <= number <= self._slots for number in numbers)
 
@@ -114,7 +116,7 @@ class PrefixWalk:
                 norms = [norm for number in numbers for norm in self._pieces[number].norms]
                 with estimate_statistics(norms):
                     calibration = [run(x) for x in level.calibration]
-            return _Level(depth, calibration, [run(x) for x in level.judged])
+            return _Level(depth, calibration, [run(x) for x in level.evaluated])
 
 
 def _common(one: Architecture, other: Architecture) -> int:
@@ -128,15 +130,15 @@ def _common(one: Architecture, other: Architecture) -> int:
 
 
 def depths_to_keep(runs: Sequence[int], sizes: Sequence[int], budget: int) -> list[int]:
-    """Which levels to keep so that the fewest pieces are run; and what else fits, for the next walk.
+    """The levels to keep so that the fewest pieces are run, and others that still fit, for the next walk.
 
-    A piece between two kept levels is run as often as there are different prefixes at the deeper one. The best
-    choices of the levels up to a depth are found from those up to smaller depths: all for which no other is at
-    once as cheap and as small.
+    A piece between two kept levels is run once for each different prefix at the deeper one. Dynamic programming over
+    the depth finds the best choice: for each depth it has all choices of levels that no other beats in both work and
+    memory.
 
     Args:
-        runs: different prefixes of each depth; the last depth is that of the result.
-        sizes: bytes of a level of each depth. Depth 0 and the last one are there without being kept.
+        runs: the number of different prefixes at each depth; the last depth is that of the result.
+        sizes: bytes of a level at each depth; 0 for the first and the last one, which need not be kept.
         budget: bytes of all kept levels together.
 
     Returns:

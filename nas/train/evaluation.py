@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -69,14 +69,19 @@ def evaluate(
         model.load_state_dict(weights, strict=False)
     found = []
     for architecture in architectures:
-        correct, loss, count = 0, 0.0, 0
         with autocast(precision_name, batches[0][0].device):
             if calibration is not None:
                 recalibrate(model, architecture, calibration)
-            for x, y in batches:
-                logits = model(x, architecture).float()
-                correct += int((logits.argmax(dim=1) == y).sum())
-                loss += float(F.cross_entropy(logits, y, reduction="sum"))
-                count += len(y)
-        found.append(EvalResult(architecture, correct / count, loss / count))
+            found.append(result_of(architecture, (model(x, architecture) for x, _ in batches), batches))
     return found
+
+
+def result_of(architecture: Architecture, logits: Iterable[Tensor], batches: Iterable[Batch]) -> EvalResult:
+    """Accuracy and loss of a network that gives the ``logits`` ``(B, classes)`` for each of the batches ``(x, y)``."""
+    correct, loss, count = 0, 0.0, 0
+    for z, (_, y) in zip(logits, batches, strict=True):
+        z = z.float()
+        correct += int((z.argmax(dim=1) == y).sum())
+        loss += float(F.cross_entropy(z, y, reduction="sum"))
+        count += len(y)
+    return EvalResult(architecture, correct / count, loss / count)

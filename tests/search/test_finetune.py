@@ -45,9 +45,8 @@ def test_it_is_some_steps_of_sgd_along_a_cosine():
     assert not any(module.training for module in found.modules())
 
 
-@pytest.mark.parametrize("calibration", [CALIBRATION, None], ids=["recalibrated", "as it is"])
-def test_a_fine_tuned_candidate_is_judged_like_any_other(calibration):
-    supernet = lively(SPACE)
+def test_a_fine_tuned_candidate_is_evaluated_like_others():
+    supernet, calibration = lively(SPACE), CALIBRATION
     for found in evaluator(supernet, calibration)(SOME):
         model = tuned()(supernet, found.architecture)
         assert found == evaluate(model, [found.architecture], BATCHES, calibration)[0]
@@ -81,14 +80,14 @@ def test_every_candidate_sees_the_same_batches():
     assert asked == [0, 1, 2, 3] * 4
 
 
-def test_nothing_is_shared_then():
+def test_fine_tuned_candidates_share_nothing():
     tuning = evaluator(lively(SPACE))
     assert not tuning.shares_prefixes
     assert len(list(tuning(SOME))) == 4
     assert tuning.block_evaluations == 4 * 3
 
 
-def test_a_candidate_that_diverges_is_named_and_the_rest_can_be_had():
+def test_a_diverging_candidate_is_named_and_others_follow():
     supernet = lively(SPACE)
     supernet.blocks[0].branches[1][0].weight.data[0, 0, 0, 0] = torch.inf
     found = evaluator(supernet)([(0, 0, 0), (1, 0, 0), (1, 1, 0)])
@@ -100,18 +99,18 @@ def test_a_candidate_that_diverges_is_named_and_the_rest_can_be_had():
         next(found)
 
 
-def test_weights_that_diverge_in_the_last_step_are_found_out():
-    with pytest.raises(DivergedError, match="architecture=0-0-0: its loss on the judged pictures is nan"):
+def test_divergence_in_the_last_step_is_found_out():
+    with pytest.raises(DivergedError, match="architecture=0-0-0: its loss on the evaluated images is nan"):
         next(evaluator(lively(SPACE), steps=1, lr=1e30)([(0, 0, 0)]))
 
 
-@pytest.mark.parametrize(("key", "value"), [("steps", 0), ("lr", 0.0), ("lr", math.inf), ("lr", math.nan)])
-def test_what_is_out_of_range_is_refused(key, value):
-    with pytest.raises(SettingError, match=rf"search\.finetune_{key}={value}"):
-        tuned(**{key: value})
+def test_what_is_out_of_range_is_refused():
+    for key, value in (("steps", 0), ("lr", 0.0), ("lr", math.inf), ("lr", math.nan)):
+        with pytest.raises(SettingError, match=rf"search\.finetune_{key}={value}"):
+            tuned(**{key: value})
 
 
-def test_a_checkpoints_candidates_are_tuned_as_its_run_trained(tmp_path):
+def test_candidates_are_tuned_as_their_run_trained(tmp_path):
     settings = replace(tiny(label_smoothing=0.1, clip_norm=2.0), optimizer=SGDSettings(lr=0.1, nesterov=True))
     run = finish(settings, tmp_path)
     trained = load_trained(tmp_path)

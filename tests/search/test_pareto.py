@@ -13,11 +13,11 @@ def cloud(number, dimensions, seed=0, side=6):
     return [tuple(float(rng.randrange(side)) for _ in range(dimensions)) for _ in range(number)]
 
 
-@pytest.mark.parametrize("dimensions", [1, 2, 3, 4])
-def test_the_front_is_what_nobody_dominates(dimensions):
-    for seed in range(20):
+def test_the_front_is_what_no_point_dominates():
+    for dimensions, seed in itertools.product((1, 2, 3, 4), range(8)):
         points = cloud(30, dimensions, seed)
-        assert front(points) == [i for i, p in enumerate(points) if not any(dominates(q, p) for q in points)]
+        undominated = [i for i, p in enumerate(points) if not any(dominates(q, p) for q in points)]
+        assert front(points) == undominated, (dimensions, seed)
 
 
 def test_equal_points_are_all_on_the_front():
@@ -30,23 +30,22 @@ def test_a_point_does_not_dominate_its_equal():
     assert not dominates((1.0, 3.0), (2.0, 2.0))
 
 
-@pytest.mark.parametrize("dimensions", [1, 2, 3, 4])
-def test_the_hypervolume_is_the_number_of_unit_cells_that_a_point_dominates(dimensions):
+def test_the_hypervolume_counts_the_dominated_unit_cells():
     side = 5
-    for seed in range(8):
+    for dimensions, seed in itertools.product((1, 2, 3, 4), range(6)):
         points = cloud(6, dimensions, seed, side + 2)  # some lie beyond the reference
         cells = itertools.product(range(side), repeat=dimensions)
         covered = sum(any(all(x <= c for x, c in zip(p, cell, strict=True)) for p in points) for cell in cells)
-        assert hypervolume(points, (float(side),) * dimensions) == pytest.approx(covered)
+        assert hypervolume(points, (float(side),) * dimensions) == pytest.approx(covered), (dimensions, seed)
 
 
-def test_the_reference_is_a_tenth_of_the_range_beyond_the_worst():
+def test_the_reference_lies_a_tenth_beyond_the_worst():
     ideal, reference = corners([(0.0, 30.0), (10.0, 10.0), (5.0, 10.0)])
     assert ideal == (0.0, 10.0)
     assert reference == pytest.approx((11.0, 32.0))
 
 
-def test_the_curve_never_falls_and_ends_with_the_share_of_all_points():
+def test_the_curve_rises_to_the_share_of_all():
     points = cloud(40, 3)
     curve = hypervolume_curve(points)
     assert len(curve) == 40

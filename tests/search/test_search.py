@@ -116,7 +116,7 @@ def test_the_files_say_the_same(exhaustive):
     assert {"front", "hypervolume"} <= {*board.Tags()["images"]}
 
 
-def test_the_result_finds_the_checkpoint_again_wherever_one_is(checkpoint, tmp_path, monkeypatch):
+def test_the_result_finds_the_checkpoint_from_any_folder(checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(checkpoint.parent)
     run(settings(checkpoint.name, trials=2), tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -137,7 +137,7 @@ def test_a_copy_of_the_checkpoint_is_the_same_search(checkpoint, tmp_path):
         Search(settings(older, trials=4), tmp_path / "run")
 
 
-def test_a_checkpoint_of_another_space_or_other_data_is_refused(checkpoint, tmp_path):
+def test_another_space_or_other_data_are_refused(checkpoint, tmp_path):
     other = replace(settings(checkpoint), space=ChainSettings(widths=[8], depths=[2], strides=[1]))
     with pytest.raises(CheckpointError, match=r"is a checkpoint of another space \(.*widths: \[4\] -> \[8\]\)"):
         Search(other, tmp_path / "run")
@@ -160,7 +160,7 @@ def test_proxies_and_latency_need_no_checkpoint(tmp_path):
     assert result.best == begun.target.space.encode(best.architecture)
 
 
-def test_accuracy_without_anything_trained_is_refused(tmp_path):
+def test_accuracy_of_untrained_networks_is_refused(tmp_path):
     space = ChainSettings(widths=[4], depths=[1], strides=[1])
     with pytest.raises(SettingError, match=r"search\.objectives=.*: accuracy and loss need a trained supernet"):
         Search(untrained(space), tmp_path / "run")
@@ -198,7 +198,7 @@ def test_a_search_in_which_everything_fails_stops(checkpoint, tmp_path, monkeypa
         run(settings(checkpoint, objectives=["naswot"], proxy_images=8), tmp_path / "kind")
 
 
-def test_a_search_that_was_stopped_goes_on_when_it_is_asked_again(checkpoint, tmp_path, monkeypatch):
+def test_a_stopped_search_goes_on_when_asked_again(checkpoint, tmp_path, monkeypatch):
     _, whole = run(settings(checkpoint, sampler="exhaustive"), tmp_path / "whole")
     begun = Search(settings(checkpoint, sampler="exhaustive"), tmp_path / "stopped")
     tell, told = begun.study.tell, []
@@ -219,7 +219,7 @@ def test_a_search_that_was_stopped_goes_on_when_it_is_asked_again(checkpoint, tm
     assert [(t.architecture, t.values) for t in again.trials] == [(t.architecture, t.values) for t in whole.trials]
 
 
-def test_batchnorm_is_treated_as_in_the_run_unless_told_otherwise(checkpoint, exhaustive):
+def test_batchnorm_is_treated_as_in_the_run_or_as_told(checkpoint, exhaustive):
     _, outcome, _ = exhaustive
     trained = load_trained(checkpoint)
     words = {True: "statistics estimated for each", False: "the supernet's running statistics"}
@@ -242,7 +242,7 @@ def test_batchnorm_is_treated_as_in_the_run_unless_told_otherwise(checkpoint, ex
         assert values[None] == values[own] != values[not own], own
 
 
-def test_too_few_pictures_for_the_proxies_are_refused(tmp_path):
+def test_too_few_images_for_the_proxies_are_refused(tmp_path):
     space = ChainSettings(widths=[4], depths=[1], strides=[1])
     with pytest.raises(SettingError, match=r"search\.proxy_images=1: must be at least 2"):
         untrained(space, objectives=["naswot"], proxy_images=1)
@@ -269,7 +269,7 @@ def test_widths_are_found_with_and_without_a_checkpoint(tmp_path):
         search_of_one.study.close()
 
 
-def test_a_column_that_is_left_out_is_said_to_be(tmp_path):
+def test_the_report_names_what_is_left_out(tmp_path):
     space = CustomSettings(factory="support.chains:SharingNet")
     _, found = run(untrained(space, objectives=["naswot"], trials=2), tmp_path)
     assert "parameters" not in found.trials[0].values
@@ -294,7 +294,7 @@ def trial(number, loss, synflow, flops):
     return Trial(number, (number,), {"loss": loss, "synflow": synflow, "flops": flops}, True, True)
 
 
-def test_the_best_one_is_the_first_objective_or_what_is_asked_for():
+def test_the_best_is_by_the_objective_asked_for():
     objectives = [objective(name) for name in ("loss", "synflow", "flops")]
     trials = [trial(0, 0.1, 1.0, 9.0), trial(1, 0.2, 3.0, 8.0), trial(2, 0.3, 2.0, 7.0), trial(3, 0.4, 4.0, 6.0)]
     broken = replace(trial(4, 0.0, 9.0, 1.0), feasible=False)

@@ -61,7 +61,7 @@ def numbered(study):
     return [(t.number, t.architecture, t.values) for t in study.trials()]
 
 
-def test_each_architecture_is_evaluated_once_until_none_is_left(tmp_path):
+def test_each_architecture_is_evaluated_once(tmp_path):
     for sampler in SAMPLERS:
         study = open_study(tmp_path / sampler, sampler, trials=None if sampler == "exhaustive" else 1000)
         with warnings.catch_warnings():
@@ -73,7 +73,7 @@ def test_each_architecture_is_evaluated_once_until_none_is_left(tmp_path):
     assert [t.architecture for t in study.trials()] == list(SPACE.enumerate())  # exhaustive is in order
 
 
-def test_as_many_trials_are_made_as_asked_for_also_later(tmp_path):
+def test_as_many_trials_are_made_as_asked_for(tmp_path):
     for sampler in SAMPLERS:
         for trials, more in ((6, 6), (11, 5)):
             study = open_study(tmp_path / sampler, sampler, trials)
@@ -170,7 +170,7 @@ def test_two_processes_evaluate_each_architecture_once(tmp_path):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_what_a_limit_on_a_cost_forbids_is_never_proposed(tmp_path, sampler):
+def test_a_limit_on_a_cost_holds_for_all_proposals(tmp_path, sampler):
     for bound in (100, 110, 130):
         study = open_study(tmp_path / str(bound), sampler, 1000, limit={"flops": bound})
         assert sorted(work(study)) == [a for a in SPACE.enumerate() if COSTS["flops"](a) <= bound], bound
@@ -199,7 +199,7 @@ def test_two_limits_at_odds_end_the_search(tmp_path):
     assert study.done()
 
 
-def test_a_broken_limit_makes_a_trial_infeasible_and_reaches_the_sampler(tmp_path):
+def test_a_broken_limit_is_infeasible_and_the_sampler_knows(tmp_path):
     study = open_study(tmp_path, "nsga2", trials=27, limit={"accuracy": 0.5, "loss": 0.8})
     work(study)
     for trial in study.trials():
