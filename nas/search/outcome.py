@@ -1,10 +1,11 @@
-"""What a search found: its front and its best architecture, and a file that says so to other commands."""
+"""What a search found: Pareto front, hypervolume and best architecture, and a file that says so to other commands."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from nas.errors import CheckpointError
 from nas.files import write_whole
 from nas.score import rank_sum
 from nas.search.objectives import COSTS, LATENCY, Objective, objective, points
-from nas.search.pareto import corners, front
 from nas.search.proposers import Trial
 from nas.settings.plain import filled
 from nas.space import SearchSpace
@@ -58,6 +58,11 @@ class SearchOutcome:
     def points(self) -> list[tuple[float, ...]]:
         """The feasible trials as points to be minimised."""
         return points(self.objectives, [trial.values for trial in self.feasible])
+
+    def best_so_far(self, one: Objective) -> list[float]:
+        """The best value up to each feasible trial."""
+        values = (trial.values[one.name] for trial in self.feasible)
+        return list(accumulate(values, lambda *both: min(both, key=one.oriented)))
 
     def corner_texts(self) -> tuple[str, str]:
         """The ideal point and the reference point of the hypervolume, for people."""
@@ -151,3 +156,89 @@ def read_result(folder: Path | str) -> SearchResult:
     except (ValueError, RecursionError) as error:
         rule = f"its {FILE} cannot be read ({str(error)[:200]})"
         raise CheckpointError("search", folder, rule, "start the same search again: it writes the file again") from None
+
+
+# ------------------------------------------------------------------------------------------------------ Pareto fronts
+# Everything from here on is minimised: what is to be large comes in negated.
+
+Point = tuple[float, ...]
+
+
+def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Whether ``a`` is nowhere worse than ``b``, and somewhere better."""
+    return all(x <= y for x, y in zip(a, b, strict=True)) and any(x < y for x, y in zip(a, b, strict=True))
+
+
+def front(points: Sequence[Point]) -> list[int]:
+    """Indices of the points that none of the others dominates; equal points are all in it."""
+    kept: list[int] = []
+    # In lexicographic order nobody is dominated by a later one.
+    for i in sorted(range(len(points)), key=lambda i: points[i]):
+        if not any(dominates(points[j], points[i]) for j in kept):
+            kept.append(i)
+    return sorted(kept)
+
+
+def hypervolume(points: Sequence[Point], reference: Point) -> float:
+    """Volume of what lies between ``points`` and ``reference`` (Zitzler and Thiele, 1998), by slicing.
+
+    Args:
+        points: to be minimised; those that do not lie below ``reference`` in every coordinate have no share.
+        reference: the worst corner.
+    """
+    inside = {p for p in points if all(x < r for x, r in zip(p, reference, strict=True))}
+    return _sliced(sorted(inside, key=lambda p: p[-1]), reference)
+
+
+def _sliced(points: list[Point], reference: Point) -> float:
+    """Of points sorted by their last coordinate: slab by slab along it, each a volume of one dimension less."""
+    if len(reference) == 1:
+        return reference[0] - points[0][0] if points else 0.0
+    if len(reference) == 2:
+        return _staircase(points, reference)
+    total = 0.0
+    for i, point in enumerate(points):
+        top = points[i + 1][-1] if i + 1 < len(points) else reference[-1]
+        if top > point[-1]:
+            below = [p[:-1] for p in points[: i + 1]]
+            kept = sorted((below[j] for j in front(below)), key=lambda p: p[-1])
+            total += (top - point[-1]) * _sliced(kept, reference[:-1])
+    return total
+
+
+def _staircase(points: list[Point], reference: Point) -> float:
+    total, left = 0.0, reference[0]
+    for i, (x, y) in enumerate(points):
+        left = min(left, x)
+        top = points[i + 1][1] if i + 1 < len(points) else reference[1]
+        total += (reference[0] - left) * (top - y)
+    return total
+
+
+def corners(points: Sequence[Point]) -> tuple[Point, Point]:
+    """The ideal point, best in every coordinate, and the reference point: the worst, and a tenth of the range more.
+
+    A coordinate in which all points agree gets a range of 1.
+    """
+    ideal = tuple(min(column) for column in zip(*points, strict=True))
+    worst = tuple(max(column) for column in zip(*points, strict=True))
+    reference = tuple(w + 0.1 * ((w - i) or 1.0) for i, w in zip(ideal, worst, strict=True))
+    return ideal, reference
+
+
+def hypervolume_curve(points: Sequence[Point]) -> list[float]:
+    """Hypervolume after each point, as a share of the box between the :func:`corners` of all of them."""
+    if not points:
+        return []
+    ideal, reference = corners(points)
+    scaled = [tuple((x - i) / (r - i) for x, i, r in zip(point, ideal, reference, strict=True)) for point in points]
+    ones = (1.0,) * len(ideal)
+    curve: list[float] = []
+    kept: list[Point] = []
+    for point in scaled:
+        if any(dominates(other, point) or other == point for other in kept):
+            curve.append(curve[-1])
+            continue
+        kept = [other for other in kept if not dominates(point, other)] + [point]
+        curve.append(hypervolume(kept, ones))
+    return curve

@@ -1,4 +1,4 @@
-"""What a search leaves: tables, pictures, a page in Markdown, curves in TensorBoard, and a file for other commands."""
+"""What a search leaves: tables, images, a page in Markdown, curves in TensorBoard, and a file for other commands."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from typing import Any
 
 from rich.table import Table
 
+from nas.draw import Axis, Points, draw_curve, draw_front, draw_values
 from nas.files import write_whole
-from nas.search.images import best_so_far, images
 from nas.search.objectives import COSTS, EVALUATED, LATENCY
-from nas.search.outcome import FILE, RANK_SUM, SearchOutcome, SearchResult, write_result
-from nas.search.pareto import hypervolume_curve
+from nas.search.outcome import FILE, RANK_SUM, SearchOutcome, SearchResult, hypervolume_curve, write_result
 from nas.search.proposers import Trial
 from nas.search.target import SearchTarget
 from nas.settings import SearchRunSettings
@@ -37,12 +36,12 @@ def write_report(folder: Path, settings: SearchRunSettings, target: SearchTarget
     """
     write_whole(folder / "trials.csv", _csv(outcome, outcome.trials))
     write_whole(folder / "front.csv", _csv(outcome, outcome.front))
-    pictures = images(outcome) if outcome.feasible else {}
-    for name, content in pictures.items():
+    drawn = images(outcome) if outcome.feasible else {}
+    for name, content in drawn.items():
         write_whole(folder / f"{name}.png", content)
-    page = markdown(folder.name, settings, target, outcome, list(pictures))
+    page = markdown(folder.name, settings, target, outcome, list(drawn))
     write_whole(folder / "report.md", page)
-    _write_board(folder, settings.search.tensorboard, outcome, page, pictures)
+    _write_board(folder, settings.search.tensorboard, outcome, page, drawn)
     if outcome.best is None:
         (folder / FILE).unlink(missing_ok=True)
         return
@@ -102,7 +101,7 @@ def summary(outcome: SearchOutcome) -> list[str]:
 
 
 def markdown(
-    name: str, settings: SearchRunSettings, target: SearchTarget, outcome: SearchOutcome, pictures: Sequence[str]
+    name: str, settings: SearchRunSettings, target: SearchTarget, outcome: SearchOutcome, drawn: Sequence[str]
 ) -> str:
     """The report as a page.
 
@@ -111,15 +110,15 @@ def markdown(
         settings: of the search.
         target: what was searched.
         outcome: what was found.
-        pictures: names of the ``.png`` files beside the page.
+        drawn: names of the ``.png`` files beside the page.
     """
     trained = target.trained
     what = f"`{trained.path}` (SHA-256 `{target.digest}`, step {trained.step:,})" if trained else "untrained networks"
     lines = [f"# Search {name}", "", f"Space `{target.space.name}`, {what}.", ""]
     lines += [f"- {line}" for line in summary(outcome)]
     lines += ["", "## Front", "", *_front_rows(outcome)]
-    for picture in pictures:
-        lines += ["", f"![{picture}]({picture}.png)"]
+    for image in drawn:
+        lines += ["", f"![{image}]({image}.png)"]
     lines += ["", "## How it was measured", "", *(f"- {line}" for line in how_measured(settings, target, outcome))]
     plain = {"checkpoint": settings.checkpoint or None, "seed": settings.seed, "search": asdict(settings.search)}
     lines += ["", "## Settings", "", "| setting | value |", "| --- | --- |"]
@@ -160,6 +159,28 @@ def how_measured(settings: SearchRunSettings, target: SearchTarget, outcome: Sea
     return [*lines, f"{sum(t.seconds for t in outcome.trials):,.1f} s of evaluation"]
 
 
+def images(outcome: SearchOutcome) -> dict[str, bytes]:
+    """PNGs by name of a search that has a feasible trial: its front against everything evaluated, and how it grew."""
+    objectives, feasible = outcome.objectives, outcome.feasible
+    broken = [t for t in outcome.trials if not t.feasible and t.values]
+    axes = [Axis(o.label, o.smaller_is_better) for o in objectives]
+
+    def rows(trials: Sequence[Trial]) -> list[list[float]]:
+        return [[o.scale * t.values[o.name] for o in objectives] for t in trials]
+
+    def by_trial(trials: Sequence[Trial]) -> dict[int, float]:
+        return {t.number + 1: row[0] for t, row in zip(trials, rows(trials), strict=True)}
+
+    if len(objectives) == 1:
+        best = [objectives[0].scale * value for value in outcome.best_so_far(objectives[0])]
+        return {"front": draw_values(axes[0], by_trial(feasible), by_trial(broken), best)}
+    best_row = None if outcome.best is None else rows([outcome.best])[0]
+    front = draw_front(axes, Points(rows(feasible), rows(broken), rows(outcome.front), best_row))
+    curve = hypervolume_curve(outcome.points())
+    numbers = [*(t.number + 1 for t in feasible), outcome.trials[-1].number + 1]
+    return {"front": front, "hypervolume": draw_curve(numbers, [*curve, curve[-1]], *outcome.corner_texts())}
+
+
 def _front_rows(outcome: SearchOutcome) -> list[str]:
     """The front as a table in Markdown."""
     rows = ["| architecture | choices | " + " | ".join(o.head for o in outcome.columns) + " |"]
@@ -193,8 +214,8 @@ def _csv(outcome: SearchOutcome, trials: Sequence[Trial]) -> str:
     return text.getvalue()
 
 
-def _write_board(folder: Path, enabled: bool, outcome: SearchOutcome, page: str, pictures: dict[str, bytes]) -> None:
-    curves = {f"search/best_{o.name}": best_so_far(o, outcome.feasible) for o in outcome.objectives}
+def _write_board(folder: Path, enabled: bool, outcome: SearchOutcome, page: str, drawn: dict[str, bytes]) -> None:
+    curves = {f"search/best_{o.name}": outcome.best_so_far(o) for o in outcome.objectives}
     if len(outcome.objectives) > 1:
         curves["search/hypervolume"] = hypervolume_curve(outcome.points())
     with closing(Writer(folder, enabled)) as board:
@@ -202,5 +223,5 @@ def _write_board(folder: Path, enabled: bool, outcome: SearchOutcome, page: str,
             values = {f"trial/{name}": value for name, value in trial.values.items()}
             board.scalars(trial.number + 1, {**values, **{tag: curve[i] for tag, curve in curves.items()}})
         board.text("report", page, len(outcome.trials))
-        for name, content in pictures.items():
+        for name, content in drawn.items():
             board.image(name, content, len(outcome.trials))

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import time
+from io import BytesIO
 from types import SimpleNamespace
 
 import pytest
@@ -13,9 +14,9 @@ from support.injection import full_disk, killed, operations, stages
 from support.processes import FORK, TIMEOUT_S, verb
 from support.runs import assert_same
 
+import nas.search.report
 from nas.errors import CheckpointError, NasError
 from nas.search import Search, read_result, search
-from nas.search import report as report_module
 from nas.settings import ChainSettings, SearchRunSettings, SearchSettings, SyntheticSettings
 
 CHAIN = ChainSettings(widths=[4], depths=[2], strides=[1], candidates=["skip", "conv1", "conv3"])
@@ -33,13 +34,12 @@ def work(folder):
 
 
 @pytest.fixture(autouse=True)
-def _quick_pictures(monkeypatch):
+def _quick_images(monkeypatch):
     """Matplotlib takes most of a small search's time, and what a kill does to a file does not depend on its content."""
-    stamp = Image.new("RGB", (2, 2))
-    monkeypatch.setattr(report_module, "draw_front", lambda found: None)
-    monkeypatch.setattr(report_module, "draw_hypervolume", lambda found: None)
-    monkeypatch.setattr(report_module, "png", lambda figure: b"a picture")
-    monkeypatch.setattr(report_module, "image", lambda content: stamp)
+    png = BytesIO()
+    Image.new("RGB", (2, 2)).save(png, "PNG")
+    drawn = {"front": png.getvalue(), "hypervolume": png.getvalue()}
+    monkeypatch.setattr(nas.search.report, "images", lambda outcome: drawn)
 
 
 def rows(path):
@@ -67,7 +67,7 @@ def undisturbed(tmp_path_factory):
     """What is left of a search that nothing happened to, and what it did to the disk."""
     folder = tmp_path_factory.mktemp("undisturbed")
     with pytest.MonkeyPatch.context() as monkeypatch:
-        _quick_pictures.__wrapped__(monkeypatch)
+        _quick_images.__wrapped__(monkeypatch)
         done = operations(lambda: work(folder))
     left = what_is_left(folder)
     assert len(left["trials"]) == 5

@@ -20,8 +20,7 @@ from nas.errors import CheckpointError, ScoreError, SettingError, SpaceError
 from nas.search import Evaluator, Search, SearchTarget, read_result, search, summary
 from nas.search.measure import Measures
 from nas.search.objectives import objective
-from nas.search.outcome import summarize
-from nas.search.pareto import front
+from nas.search.outcome import front, summarize
 from nas.search.proposers import Trial
 from nas.search.report import how_measured
 from nas.search.run import LINES, Progress
