@@ -6,6 +6,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import accumulate
+from math import prod
+from operator import sub
 from pathlib import Path
 from typing import Any
 
@@ -170,9 +172,9 @@ def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
 
 
 def front(points: Sequence[Point]) -> list[int]:
-    """Indices of the points that none of the others dominates; equal points are all in it."""
+    """Indices of the points that no other dominates; equal points are all in it."""
     kept: list[int] = []
-    # In lexicographic order nobody is dominated by a later one.
+    # In lexicographic order no point is dominated by a later one.
     for i in sorted(range(len(points)), key=lambda i: points[i]):
         if not any(dominates(points[j], points[i]) for j in kept):
             kept.append(i)
@@ -180,39 +182,20 @@ def front(points: Sequence[Point]) -> list[int]:
 
 
 def hypervolume(points: Sequence[Point], reference: Point) -> float:
-    """Volume of what lies between ``points`` and ``reference`` (Zitzler and Thiele, 1998), by slicing.
+    """Volume of what lies between ``points`` and ``reference``: what each point adds to those before it.
 
     Args:
         points: to be minimised; those that do not lie below ``reference`` in every coordinate have no share.
         reference: the worst corner.
     """
-    inside = {p for p in points if all(x < r for x, r in zip(p, reference, strict=True))}
-    return _sliced(sorted(inside, key=lambda p: p[-1]), reference)
+    inside = [p for p in points if all(x < r for x, r in zip(p, reference, strict=True))]
+    return sum(_exclusive(point, inside[:i], reference) for i, point in enumerate(inside))
 
 
-def _sliced(points: list[Point], reference: Point) -> float:
-    """Of points sorted by their last coordinate: slab by slab along it, each a volume of one dimension less."""
-    if len(reference) == 1:
-        return reference[0] - points[0][0] if points else 0.0
-    if len(reference) == 2:
-        return _staircase(points, reference)
-    total = 0.0
-    for i, point in enumerate(points):
-        top = points[i + 1][-1] if i + 1 < len(points) else reference[-1]
-        if top > point[-1]:
-            below = [p[:-1] for p in points[: i + 1]]
-            kept = sorted((below[j] for j in front(below)), key=lambda p: p[-1])
-            total += (top - point[-1]) * _sliced(kept, reference[:-1])
-    return total
-
-
-def _staircase(points: list[Point], reference: Point) -> float:
-    total, left = 0.0, reference[0]
-    for i, (x, y) in enumerate(points):
-        left = min(left, x)
-        top = points[i + 1][1] if i + 1 < len(points) else reference[1]
-        total += (reference[0] - left) * (top - y)
-    return total
+def _exclusive(point: Point, others: Sequence[Point], reference: Point) -> float:
+    """The volume that ``point`` dominates and ``others`` do not (WFG: While, Bradstreet and Barone, 2012)."""
+    shared = list(dict.fromkeys(tuple(map(max, point, other)) for other in others))
+    return prod(map(sub, reference, point)) - hypervolume([shared[i] for i in front(shared)], reference)
 
 
 def corners(points: Sequence[Point]) -> tuple[Point, Point]:
@@ -235,10 +218,10 @@ def hypervolume_curve(points: Sequence[Point]) -> list[float]:
     ones = (1.0,) * len(ideal)
     curve: list[float] = []
     kept: list[Point] = []
+    total = 0.0
     for point in scaled:
-        if any(dominates(other, point) or other == point for other in kept):
-            curve.append(curve[-1])
-            continue
-        kept = [other for other in kept if not dominates(point, other)] + [point]
-        curve.append(hypervolume(kept, ones))
+        if not any(dominates(other, point) or other == point for other in kept):
+            total += _exclusive(point, kept, ones)
+            kept = [other for other in kept if not dominates(point, other)] + [point]
+        curve.append(total)
     return curve

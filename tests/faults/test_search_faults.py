@@ -147,7 +147,7 @@ def test_a_damaged_or_emptied_journal_is_refused_and_nothing_changes(tmp_path, u
     before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     for content, words in (
         (b"", r"is empty, but was not when trials\.csv was written; restore it, delete it"),
-        (before[journal].replace(b'"seconds": 0', b'"seconds": 1', 1), r"cannot be read: line 3 is damaged"),
+        (before[journal].replace(b'"trial": 1', b'"trial": 3', 1), r"cannot be read: line 3 is damaged"),
     ):
         journal.write_bytes(content)
         with pytest.raises(CheckpointError, match=rf"journal=.*journal\.log: {words}"):
