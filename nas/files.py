@@ -6,7 +6,6 @@ Everything that a killed process, a full disk or a power cut must not spoil is w
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import time
 import warnings
@@ -17,11 +16,14 @@ from pathlib import Path
 from platform import node
 from typing import IO
 
+from filelock import FileLock, Timeout
+
 from nas.errors import CheckpointError, NasWarning
 
 UNFINISHED = ".unfinished"
 """Behind the name of a file that is being written."""
-LOCK = "run.lock"
+LOCK, OWNER = "run.lock", "run.owner"
+"""In the folder of a run that is being worked on: what is locked, and who holds it."""
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 _PART = 1 << 20
 
@@ -80,7 +82,9 @@ def sync(file: IO[bytes]) -> None:
 
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    if path.is_dir() and os.name == "nt":
+        return  # Windows keeps folders safe by itself, and opens none
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         with _named(path):
             os.fsync(descriptor)
@@ -119,63 +123,38 @@ def cut_to(path: Path, size: int) -> None:
         os.truncate(path, size)
 
 
-# --------------------------------------------------------------------------------------------------------- one only
-
-
-def try_lock(file: IO[bytes], wait: bool = False) -> bool:
-    """Lock an open file until it is closed. The kernel closes those of a killed process; a copy is not locked.
-
-    Args:
-        file: open in any way.
-        wait: for the one that has it.
-
-    Returns:
-        Whether nobody else has it.
-
-    Warns:
-        NasWarning: the file system has no locks, so that nobody knows.
-    """
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-        text = f"{file.name}: cannot be locked here ({error.strerror}); let one process alone work in this folder"
-        warnings.warn(text, NasWarning, stacklevel=3)
-    return True
+# ------------------------------------------------------------------------------------------------ one process at a time
 
 
 @contextmanager
 def lock(path: Path) -> Iterator[bool]:
-    """Hold a file as a lock, with its owner's name in it; it is gone at the end, and open to all if that is a kill.
+    """Hold ``path`` as a lock while the block lasts, unless another process holds it.
+
+    The operating system frees the lock of a killed process, which leaves an empty file behind. A copy is not locked.
 
     Yields:
-        Whether it could be had.
+        Whether this process holds the lock.
+
+    Warns:
+        NasWarning: the file system has no locks, so that nobody can say who else is at work.
     """
-    while True:
-        with path.open("a+b", buffering=0) as file:
-            if not try_lock(file):
-                yield False
-                return
-            if not _still_there(path, file):
-                continue  # its owner has removed it between our opening and our locking it
-            try:
-                with suppress(OSError):  # of a full disk: it is locked also without a name in it
-                    file.truncate(0)
-                    write_all(file, f"process {os.getpid()} on {node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-                yield True
-            finally:
-                path.unlink(missing_ok=True)  # before it is open to others
-            return
-
-
-def _still_there(path: Path, file: IO[bytes]) -> bool:
+    held = FileLock(path, timeout=0)
     try:
-        return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False
+        held.acquire()
+    except Timeout:
+        yield False
+        return
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        text = f"{path}: cannot be locked here ({error.strerror}); let one process alone work in this folder"
+        warnings.warn(text, NasWarning, stacklevel=3)
+    try:
+        yield True
+    finally:
+        with suppress(PermissionError):  # Windows removes the file itself, once it is free
+            path.unlink(missing_ok=True)  # while it is held, so that it is not another process's
+        held.release()
 
 
 @contextmanager
@@ -183,12 +162,17 @@ def only_one(folder: Path) -> Iterator[None]:
     """Work in a run's folder alone.
 
     Raises:
-        CheckpointError: another process does; nothing was changed.
+        CheckpointError: another process works in it; nothing was changed.
     """
-    place = folder / LOCK
-    with lock(place) as free:
+    owner = folder / OWNER
+    with lock(folder / LOCK) as free:
         if not free:
-            owner = place.read_text().strip() if place.is_file() else ""
-            rule = f"is being worked on by {owner or 'another process'}"
+            name = owner.read_text().strip() if owner.is_file() else ""
+            rule = f"is being worked on by {name or 'another process'}"
             raise CheckpointError("run", folder, rule, "wait for it, or take another run=NAME")
-        yield
+        try:
+            with suppress(OSError):  # of a full disk: the lock holds without a name, too
+                owner.write_text(f"process {os.getpid()} on {node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+            yield
+        finally:
+            owner.unlink(missing_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nas.cli.entry import run_verb
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-def job(config: DictConfig, folder: Path) -> None:
+def job(config: DictConfig, folder: Path) -> dict[str, Any]:
     """Run the suite, print its table and write it as JSON into ``folder``."""
     from nas.config import settings_from
     from nas.settings import BenchSettings
@@ -35,6 +35,7 @@ def job(config: DictConfig, folder: Path) -> None:
     path.write_text(json.dumps(result, indent=1) + "\n")
     out.print(table(result))
     out.print(f"written to {path}", soft_wrap=True, highlight=False)
+    return {}
 
 
 def main() -> None:

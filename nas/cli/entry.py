@@ -6,20 +6,20 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas.cli.task import Failed, Task, end, end_unheard, explain_system, on_stop
+from nas.cli.stops import on_stop
+from nas.cli.task import Failed, Task, end, end_closed_pipe, explain_system
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
+    from nas.cli.task import Job
 
 _HYDRAS = (ValueError, TypeError, ArithmeticError, AttributeError, LookupError, AssertionError, RecursionError)
 """What Hydra raises, besides errors of its own, on words that it did not expect: gate=[1] for example."""
 
 
-def run_verb(verb: str, job: Callable[[DictConfig, Path], None]) -> None:
+def run_verb(verb: str, job: Job) -> None:
     """Run ``job(config, folder)`` for each config that the command line composes with ``conf/<verb>.yaml``.
 
     A user's error ends the process with status 1 and one line on standard error, SIGINT and SIGTERM with status
@@ -33,11 +33,11 @@ def run_verb(verb: str, job: Callable[[DictConfig, Path], None]) -> None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from nas.cli.sweep import stop, summed_up
+    from nas.cli.sweep import stop_sweep, summed_up
     from nas.config import conf_folder, explain, explain_flags, register
 
     task = Task(verb, job)
-    on_stop(lambda number, _: stop(task, number))
+    on_stop(lambda number, _: stop_sweep(task, number))
     # Hydra prints exceptions in its own way unless it is told to let them through.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     words = sys.argv[1:]
@@ -47,12 +47,12 @@ def run_verb(verb: str, job: Callable[[DictConfig, Path], None]) -> None:
     try:
         with summed_up(task, same_command):
             hydra.main(version_base="1.3", config_path=conf_folder(), config_name=verb)(task)()
-    except Failed as error:  # of a verb whose sweeps have no table, in a worker
+    except Failed as error:  # where somebody has switched the sweep's table off
         end(verb, str(error))
     except (HydraException, OmegaConfBaseException) as error:
         end(verb, explain(error, words))
     except BrokenPipeError:
-        end_unheard()
+        end_closed_pipe()
     except OSError as error:  # Hydra makes the folder
         end(verb, explain_system(error, Path("outputs")))
     except _HYDRAS as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nas.cli.entry import run_verb
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-def job(config: DictConfig, folder: Path) -> None:
+def job(config: DictConfig, folder: Path) -> dict[str, Any]:
     """Write one subnetwork of a checkpoint into ``folder``; print what it is and how its files compare."""
     from nas.config import settings_from
     from nas.settings import ExportSettings
@@ -36,6 +36,7 @@ def job(config: DictConfig, folder: Path) -> None:
         exported = export(trained, architecture, folder, settings.program, settings.onnx, settings.pictures)
     out.print(*tables(exported), sep="\n")
     out.print(f"checkpoint: {trained.path}\nfolder:     {folder}", soft_wrap=True)
+    return {"architecture": source.architecture}
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nas.cli.entry import run_verb
 from nas.files import only_one
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-def job(config: DictConfig, folder: Path) -> None:
+def job(config: DictConfig, folder: Path) -> dict[str, Any]:
     """Predict, hold the predictions against the table, and write what came out into ``folder``."""
     from nas.config import settings_from
     from nas.settings import RankRunSettings
@@ -40,6 +40,7 @@ def job(config: DictConfig, folder: Path) -> None:
     out.print(*ranking.conclusions, sep="\n", soft_wrap=True)
     out.print(f"written to:  {folder}: rank.csv, predictions.csv, report.json, scatter.png", soft_wrap=True)
     out.print(f"TensorBoard: tensorboard --logdir {shlex.quote(str(folder.parent))}", soft_wrap=True)
+    return {}
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nas.cli.entry import same_command
 from nas.files import only_one
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nas.settings import TrainRunSettings
 
 
-def retrain_job(settings: TrainRunSettings, folder: Path, text: str, out: Console) -> None:
+def retrain_job(settings: TrainRunSettings, folder: Path, text: str, out: Console) -> dict[str, Any]:
     """Train, or go on training, in folders inside ``folder``; print what came out side by side."""
     from nas.export import find_source
     from nas.signals import Interrupted
@@ -35,3 +35,6 @@ def retrain_job(settings: TrainRunSettings, folder: Path, text: str, out: Consol
     out.width = max(out.width, 120)
     out.print(comparison(result))
     out.print(f"run:         {folder}\nTensorBoard: tensorboard --logdir {shlex.quote(str(folder))}")
+    scratch = result.rows[0]
+    accuracies = {"val_accuracy": scratch.val_accuracy, "test_accuracy": scratch.test_accuracy}
+    return {"architecture": scratch.architecture, **accuracies}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nas.cli.entry import run_verb, same_command
 from nas.files import only_one
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-def job(config: DictConfig, folder: Path) -> None:
+def job(config: DictConfig, folder: Path) -> dict[str, Any]:
     """Score, or go on scoring, in ``folder``; print the best."""
     from nas.config import settings_from
     from nas.settings import ScoreSettings
@@ -43,6 +43,7 @@ def job(config: DictConfig, folder: Path) -> None:
         path = run.write()
     out.print(table(run))
     out.print(f"scores: {path}")
+    return {}
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import shlex
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nas.cli.entry import run_verb, same_command
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-def job(config: DictConfig, folder: Path) -> None:
+def job(config: DictConfig, folder: Path) -> dict[str, Any]:
     """Search, or go on searching, in ``folder``; print the front."""
     from nas.config import settings_from
     from nas.settings import SearchRunSettings
@@ -46,6 +46,7 @@ def job(config: DictConfig, folder: Path) -> None:
     out.print(*summary(found), sep="\n")
     out.print(f"run:         {folder} ({', '.join(files(folder))})")
     out.print(f"TensorBoard: tensorboard --logdir {shlex.quote(str(folder.parent))}")
+    return {}
 
 
 def main() -> None:

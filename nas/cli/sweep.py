@@ -1,17 +1,17 @@
-"""A sweep (``-m``): which runs it has, that one that fails does not end the others, and that a stop ends them all.
+"""A sweep (``-m``): which runs it has, that one that fails does not end the others, and a table of them at the end.
 
 Hydra's launcher starts the runs: one after the other in this process, in processes beside it, or as jobs of a cluster.
-They are told of in files alone, so that it does not matter which: a run leaves its report in its folder, or, if it
-failed, the reason in ``failed.txt``. At the end :mod:`nas.cli.rows` makes a table of them.
+So that it does not matter which, each run leaves what is said of it in its own folder: ``row.json`` when it has
+finished, or ``failed.txt``.
 """
 
 from __future__ import annotations
 
-import multiprocessing
+import itertools
+import json
 import os
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,18 +19,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from nas.cli.rows import FAILED, Planned, summary
-from nas.cli.task import Failed, Task, end, on_stop
+from nas.cli.rows import FAILED, ROW, Planned, summarize
+from nas.cli.stops import block_ctrl_c, children, on_stop, unblock_ctrl_c
+from nas.cli.task import Failed, Task, end
 from nas.config import explain
 from nas.files import write_whole
 
@@ -47,9 +48,9 @@ class Plan:
 
     Attributes:
         folder: of the sweep.
-        run: what ``run=`` must say to go on with it.
+        run: what ``run=`` must say to go on with it; empty where there is no such setting.
         launcher: Hydra's name of it.
-        runs: in the order in which they are started; empty if this process has no sweep, or none with a table.
+        runs: in the order in which they are started; empty if this process has no sweep.
     """
 
     folder: Path = Path()
@@ -62,58 +63,69 @@ PLAN = Plan()
 
 
 class Sweep(Callback):
-    """``hydra.callbacks.sweep``: plans in the launching process, and notes failures in the one that runs a run."""
-
-    def __init__(self) -> None:
-        self.planned = False
+    """``hydra.callbacks.sweep``: plans in the process that launches, takes notes in the one that carries out a run."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Find the folders of all runs; end the process if two would share one, or one cannot be composed."""
         verb = config.hydra.job.name.removeprefix("nas-")
         try:
-            runs = _runs(config)
+            runs = _planned(config)
         except (HydraException, OmegaConfBaseException) as error:  # Hydra would make a warning of it
             end(verb, explain(error, sys.argv[1:]))
         folders = [run.folder for run in runs]
-        if twice := [run for run in runs if folders.count(run.folder) > 1]:
-            rule = f"is the folder of {folders.count(twice[0].folder)} runs of the sweep"
-            end(verb, f"{Path(twice[0].folder).name}: {rule}; write each value once, and hydra.sweep.subdir not at all")
-        PLAN.folder, PLAN.run = Path(config.hydra.sweep.dir).absolute(), config.run
+        if twice := [folder for folder in folders if folders.count(folder) > 1]:
+            rule = f"is the folder of {folders.count(twice[0])} runs of the sweep"
+            end(verb, f"{Path(twice[0]).name}: {rule}; write each value once, and hydra.sweep.subdir not at all")
+        PLAN.folder, PLAN.run = Path(config.hydra.sweep.dir).absolute(), config.get("run", "")
         PLAN.launcher, PLAN.runs = config.hydra.runtime.choices["hydra/launcher"], tuple(runs)
         for folder in folders:
-            with suppress(OSError):  # its run will tell
+            with suppress(OSError):  # its run will say so
                 Path(folder, FAILED).unlink(missing_ok=True)
         if PLAN.launcher == "submitit_local":
-            _keep_ctrl_c_here()
-        self.planned = True
+            block_ctrl_c()
+
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:
+        """Forget what was said of a run that begins again."""
+        with suppress(OSError):
+            Path(config.hydra.runtime.output_dir, ROW).unlink(missing_ok=True)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
-        """Note why a run failed, beside what it has written, and let the others go on."""
-        place = Path(config.hydra.runtime.output_dir, FAILED)
-        error = job_return._return_value
-        if job_return.status == JobStatus.COMPLETED:
-            place.unlink(missing_ok=True)
-        elif self.planned:
-            reason, trace = str(error), ""
-            if not isinstance(error, Failed):  # a bug, ours or that of a user's own network
-                reason = " ".join(f"{type(error).__name__}: {error}".split())
-                trace = "\n" + "".join(traceback.format_exception(error))
-            more = f" (in {place})" if trace else ""
-            print(f"{config.hydra.job.name}: {place.parent.name}: {reason}{more}", file=sys.stderr, flush=True)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(place, f"{reason}\n{trace}")
+        """Note in a run's folder what came out, or why it failed, and let the others go on."""
+        if config.hydra.mode != RunMode.MULTIRUN:
+            return
+        folder, result = Path(config.hydra.runtime.output_dir), job_return._return_value
+        if job_return.status != JobStatus.COMPLETED:
+            _note_failure(config.hydra.job.name, folder, result)
             job_return.status, job_return.return_value = JobStatus.COMPLETED, None
+        elif result is not None:  # else it was stopped, and is unfinished
+            write_whole(folder / ROW, json.dumps(result) + "\n")
 
 
-def _runs(config: DictConfig) -> list[Planned]:
-    """The runs that Hydra's own sweeper makes of the command line, composed as its launchers compose them."""
+def _note_failure(job: str, folder: Path, error: Exception) -> None:
+    reason, trace = str(error), ""
+    if not isinstance(error, Failed):  # a bug, ours or that of a user's own network
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        trace = "\n" + "".join(traceback.format_exception(error))
+    more = f" (in {folder / FAILED})" if trace else ""
+    print(f"{job}: {folder.name}: {reason}{more}", file=sys.stderr, flush=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / FAILED, f"{reason}\n{trace}")
+
+
+def _planned(config: DictConfig) -> list[Planned]:
+    """The runs that Hydra's sweeper makes of the command line, composed as its launchers compose them."""
     loader = GlobalHydra.instance().config_loader()
     words = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
-    overrides = OverridesParser.create(loader).parse_overrides([*words, *config.hydra.overrides.task])
+    choices = [
+        [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+        if override.is_sweep_override()
+        else [f"{override.get_key_element()}={override.get_value_element_as_str()}"]
+        for override in OverridesParser.create(loader).parse_overrides([*words, *config.hydra.overrides.task])
+    ]
     _ = config.hydra.sweep.dir  # resolved once, here: it may have the time in it, which the runs then have in common
     found, before = [], HydraConfig.instance().cfg
-    for number, given in enumerate(BasicSweeper.split_arguments(overrides, None)[0]):
-        one = loader.load_sweep_config(config, given)
+    for number, given in enumerate(itertools.product(*choices)):
+        one = loader.load_sweep_config(config, list(given))
         with open_dict(one):
             one.hydra.job.id = one.hydra.job.num = number
         HydraConfig.instance().set_config(one)  # for ${hydra:...}
@@ -131,7 +143,7 @@ def _runs(config: DictConfig) -> list[Planned]:
 
 @contextmanager
 def summed_up(task: Task, same_command: Callable[[str], str]) -> Iterator[None]:
-    """Tell what became of the runs of a sweep, however it ends; nothing if there is none.
+    """Print the table of a sweep's runs, however the sweep ends; nothing if there is no sweep.
 
     Args:
         task: of the sweep.
@@ -149,9 +161,9 @@ def summed_up(task: Task, same_command: Callable[[str], str]) -> Iterator[None]:
             task.stop = stop.code - 128
         raise
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+        unblock_ctrl_c()
         if PLAN.runs:
-            unsuccessful = summary(PLAN.runs, PLAN.folder)
+            successful = summarize(PLAN.runs, PLAN.folder)
             if task.stop:
                 name = signal.Signals(task.stop).name
                 cluster = PLAN.launcher == "submitit_slurm"
@@ -163,11 +175,11 @@ def summed_up(task: Task, same_command: Callable[[str], str]) -> Iterator[None]:
         sys.exit(128 + task.stop)
     if lost:
         end(task.verb, f"hydra/launcher={PLAN.launcher}: {lost}; start the same command again to go on")
-    if unsuccessful:
+    if not successful:
         sys.exit(1)
 
 
-def stop(task: Task, number: int) -> None:
+def stop_sweep(task: Task, number: int) -> None:
     """End the process on a signal.
 
     Runs in processes beside it are asked to save first; a second signal ends it at once. Jobs of a cluster go on.
@@ -176,27 +188,6 @@ def stop(task: Task, number: int) -> None:
     if not PLAN.runs or PLAN.launcher not in BESIDE:
         sys.exit(128 + number)
     task.stop = number  # the launcher comes back when all runs have, and begins no further one
-    for process in _children():
+    for process in children():
         with suppress(ProcessLookupError):
             os.kill(process, signal.SIGTERM)
-
-
-def _keep_ctrl_c_here() -> None:
-    """Let a terminal's Ctrl-C, which goes to all processes there, reach this one alone.
-
-    submitit's own processes would die of it, and take runs along that are about to save. Processes begin with the
-    signals blocked that their parent's thread has blocked; here another thread takes it for this process.
-    """
-    threading.Thread(target=threading.Event().wait, daemon=True).start()
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-
-
-def _children() -> set[int]:
-    """Processes that this one has started; elsewhere than on Linux those of joblib alone."""
-    found = {child.pid for child in multiprocessing.active_children() if child.pid}
-    for place in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # it has ended
-            parent = place.read_text().rpartition(")")[2].split()[1]
-            if int(parent) == os.getpid():
-                found.add(int(place.parent.name))
-    return found

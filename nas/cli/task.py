@@ -14,12 +14,16 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from nas.cli.stops import STOPS, on_stop
 from nas.errors import NasError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-STOPS = (signal.SIGINT, signal.SIGTERM)
+    Job = Callable[[DictConfig, Path], dict[str, Any]]
+
+SIGPIPE = 13
+"""Its number; Windows has no such signal."""
 
 _stopped: list[int] = []
 """Signals that have stopped this worker: it begins no further run."""
@@ -36,14 +40,14 @@ class Task:
 
     Args:
         verb: ``train`` of ``nas-train``.
-        job: what it does.
+        job: what it does; it returns the figures that a sweep's table shows.
 
     Attributes:
         began: whether a job began in this process.
         stop: number of the signal that has stopped the sweep, 0 if none has; no run begins then.
     """
 
-    def __init__(self, verb: str, job: Callable[[DictConfig, Path], None]) -> None:
+    def __init__(self, verb: str, job: Job) -> None:
         self.verb, self.job, self.words = verb, job, list(sys.argv)
         self.began, self.in_worker, self.stop = False, False, 0
         self.launched_by = os.getpid()
@@ -51,8 +55,11 @@ class Task:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= {**state, "in_worker": True}
 
-    def __call__(self, config: DictConfig) -> None:
+    def __call__(self, config: DictConfig) -> dict[str, Any] | None:
         """Run the job with one config.
+
+        Returns:
+            What the job returns; None if it was stopped.
 
         Raises:
             Failed: in a sweep, an error that the user can mend; outside of one it ends the process with status 1.
@@ -63,20 +70,20 @@ class Task:
         from nas.config import explain
 
         if self.stop or _stopped:
-            return
+            return None
         self.began = True
         folder = Path(HydraConfig.get().runtime.output_dir)
         warnings.showwarning = lambda message, *_: print(f"nas-{self.verb}: {message}", file=sys.stderr)
         if self.in_worker:
             self._settle()
         try:
-            self.job(config, folder)
+            return self.job(config, folder)
         except NasError as error:
             self._fail(str(error))
         except OmegaConfBaseException as error:
             self._fail(explain(error, self.words[1:]))
         except BrokenPipeError:
-            end_unheard()
+            end_closed_pipe()
         except OSError as error:
             self._fail(explain_system(error, folder))
         except MemoryError:
@@ -87,6 +94,7 @@ class Task:
             self._fail(f"memory: there is not enough to load the libraries ({error}); raise the limit (ulimit -v)")
         except SystemExit as stop:
             self._stopped(stop)
+            return None
         finally:
             remove_empty(folder)
             if self.in_worker:
@@ -103,7 +111,10 @@ class Task:
             threading.Thread(target=_stop_without_parent, daemon=True).start()
 
     def _fail(self, message: str) -> NoReturn:
-        if self.in_worker or _has_table():
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
+        if self.in_worker or HydraConfig.get().mode == RunMode.MULTIRUN:
             raise Failed(message) from None
         end(self.verb, message)
 
@@ -116,19 +127,10 @@ class Task:
         _note(int(str(stop.code)) - 128)
 
 
-def _has_table() -> bool:
-    """Whether this is a run of a sweep that notes its failures."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    hydra = HydraConfig.get()
-    return "sweep" in hydra.callbacks and hydra.mode == RunMode.MULTIRUN
-
-
-def end_unheard() -> NoReturn:
-    """End a process whose output nobody reads any more, as in ``| head``, without a word."""
+def end_closed_pipe() -> NoReturn:
+    """End a process silently whose output nobody reads any more, as in ``| head``."""
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115  what is left in the pipe's buffer has nowhere to go
-    sys.exit(128 + signal.SIGPIPE)
+    sys.exit(128 + SIGPIPE)
 
 
 def end(verb: str, message: str) -> NoReturn:
@@ -150,12 +152,6 @@ def remove_empty(folder: Path) -> None:
             break
         with suppress(OSError):  # it is not empty
             place.rmdir()
-
-
-def on_stop(handler: Callable[[int, FrameType | None], None]) -> None:
-    """Have SIGINT and SIGTERM call ``handler``."""
-    for number in STOPS:
-        signal.signal(number, handler)
 
 
 def _leave(number: int, _: FrameType | None) -> None:

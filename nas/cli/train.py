@@ -6,7 +6,7 @@ import shlex
 import sys
 from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nas.cli.entry import run_verb, same_command
 from nas.cli.retrain import retrain_job
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nas.settings import TrainRunSettings
 
 
-def job(config: DictConfig, folder: Path) -> None:
+def job(config: DictConfig, folder: Path) -> dict[str, Any]:
     """Train, or go on training, in ``folder``; print what came out."""
     from omegaconf import OmegaConf
 
@@ -49,13 +49,13 @@ def job(config: DictConfig, folder: Path) -> None:
         with explain_out_of_memory(settings):
             if settings.architecture:
                 refuse_several("architecture", settings.architecture)
-                retrain_job(settings, folder, text, out)
+                return retrain_job(settings, folder, text, out)
             else:
                 with only_one(folder) if world.is_main else nullcontext():
-                    _train(settings, folder, text, world, out)
+                    return _train(settings, folder, text, world, out)
 
 
-def _train(settings: TrainRunSettings, folder: Path, text: str, world: World, out: Console) -> None:
+def _train(settings: TrainRunSettings, folder: Path, text: str, world: World, out: Console) -> dict[str, Any]:
     from nas.signals import Abandoned, Interrupted
     from nas.train import Run, fit, make_report, tables
 
@@ -81,12 +81,15 @@ def _train(settings: TrainRunSettings, folder: Path, text: str, world: World, ou
         report = make_report(run) if world.is_main else None
         world.barrier()
     if report is None:
-        return
+        return {}
     out.print(*tables(report), sep="\n")
     threads = "1 thread" if report.threads == 1 else f"{report.threads} threads"
     processes = f", {report.processes} processes of" if report.processes > 1 else ","
     out.print(f"{report.images_per_s:,.0f} images/s on {report.device}{processes} {threads}")
     out.print(f"run:         {folder}\nTensorBoard: tensorboard --logdir {shlex.quote(str(folder.parent))}")
+    best = report.subnetworks[0]
+    accuracies = {"val_accuracy": best.val_accuracy, "test_accuracy": best.test_accuracy}
+    return {"architecture": best.architecture, **accuracies, "images_per_s": report.images_per_s}
 
 
 def main() -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from nas.errors import require
+from nas.settings.rules import check_run, check_threads
 
 
 @dataclass
@@ -39,8 +39,5 @@ class ExportSettings:
         ok = self.program or not self.onnx
         require(ok, "onnx", "true", "is translated from the program", "leave program=false out, or onnx=true")
         require(self.pictures >= 1, "pictures", self.pictures, "must be at least 1", "write pictures=256")
-        ok = 0 <= self.threads <= 1024
-        require(ok, "threads", self.threads, "must lie between 0 and 1024", "0 leaves torch's own choice")
-        ok = re.fullmatch(r"[\w.+-]+", self.run) is not None and self.run not in (".", "..")
-        rule = "must be a plain name of letters, digits, '.', '_', '+' and '-'"
-        require(ok, "run", self.run, rule, "write for example run=first; hydra.run.dir=PATH chooses any folder")
+        check_threads("threads", self.threads)
+        check_run(self.run)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from nas.errors import require
-from nas.settings.rules import not_negative, one_of, positive
+from nas.settings.rules import check_run, check_threads, one_of, positive
 
 SUPERNET = ("loss", "accuracy", "loss_running", "accuracy_running", "loss_tuned", "accuracy_tuned")
 """Predictors that a trained supernet gives: with BatchNorm statistics estimated for each candidate; with the running
@@ -38,12 +37,9 @@ class RankSettings:
         if self.sum is not None:
             self.sum = _names("rank.sum", self.sum, "rank.sum=[loss,parameters]")
         positive("rank", self, "proxy_images", "finetune_steps", "finetune_lr", "memory_mb")
-        not_negative("rank", self, "threads")
+        check_threads("rank.threads", self.threads)
         ok = self.proxy_images >= 2
         require(ok, "rank.proxy_images", self.proxy_images, "must be at least 2: proxies compare pictures", "write 64")
-        require(
-            self.threads <= 1024, "rank.threads", self.threads, "must be at most 1024", "0 leaves torch's own choice"
-        )
 
 
 @dataclass
@@ -88,10 +84,7 @@ class RankRunSettings:
         rule = "must be 0 for all, or at least 2: one alone has no order"
         ok = self.architectures == 0 or self.architectures >= 2
         require(ok, "architectures", self.architectures, rule, "write architectures=200")
-        require(self.seed >= 0, "seed", self.seed, "must not be negative", "write for example seed=1")
-        ok = re.fullmatch(r"[\w.+-]+", self.run) is not None and self.run not in (".", "..")
-        rule = "must be a plain name of letters, digits, '.', '_', '+' and '-'"
-        require(ok, "run", self.run, rule, "write for example run=first; hydra.run.dir=PATH chooses any folder")
+        check_run(self.run, self.seed)
         for name in ("space", "data"):
             unused = not self.checkpoint or getattr(self, name) is None
             require(unused, name, "given", "a checkpoint has its own", f"leave {name} out, or the checkpoint")

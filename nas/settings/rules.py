@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 from nas.errors import require
@@ -54,6 +55,20 @@ def _not_absurd(prefix: str, settings: object, name: str) -> None:
 def one_of(key: str, value: object, *allowed: str) -> None:
     """``value`` is one of ``allowed``."""
     require(value in allowed, key, value, f"must be one of {', '.join(allowed)}", "choose one of them")
+
+
+def check_run(run: str, seed: int = 0) -> None:
+    """``run`` can name a folder, and ``seed`` is a seed."""
+    require(seed >= 0, "seed", seed, "must not be negative", "write for example seed=1")
+    require(seed <= LARGEST, "seed", seed, f"must be at most {LARGEST:,}", "write for example seed=1")
+    ok = re.fullmatch(r"[\w.+-]+", run) is not None and run not in (".", "..")
+    rule = "must be a plain name of letters, digits, '.', '_', '+' and '-'"
+    require(ok, "run", run, rule, "write for example run=first; hydra.run.dir=PATH chooses any folder")
+
+
+def check_threads(key: str, threads: int) -> None:
+    """``threads`` is a number of CPU threads, or 0 for torch's own choice."""
+    require(0 <= threads <= 1024, key, threads, "must lie between 0 and 1024", "0 leaves torch's own choice")
 
 
 def _example(prefix: str, settings: object, name: str) -> str:

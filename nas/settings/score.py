@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 
 from nas.errors import require
 from nas.settings.data import DataSettings, DigitsSettings
+from nas.settings.rules import check_run, check_threads
 from nas.settings.space import ChainSettings, SpaceSettings
 
 
@@ -39,12 +39,8 @@ class ScoreSettings:
         for name, least in (("architectures", 1), ("weights", 1), ("batch_size", 2), ("batches", 1)):
             value, remedy = getattr(self, name), f"write for example {name}={getattr(type(self), name)}"
             require(value >= least, name, value, f"must be at least {least}", remedy)
-        for name in ("seed", "threads"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative", f"write {name}=0")
-        require(self.threads <= 1024, "threads", self.threads, "must be at most 1024", "0 leaves torch's own choice")
+        check_threads("threads", self.threads)
         left_out = [name for name in self.rank_sum if name not in self.proxies]
         rule = f"must be among the proxies asked for: {', '.join(self.proxies)}"
         require(not left_out, "rank_sum", ", ".join(left_out), rule, "ask for it in proxies=[...] too")
-        ok = re.fullmatch(r"[\w.+-]+", self.run) is not None and self.run not in (".", "..")
-        rule = "must be a plain name of letters, digits, '.', '_', '+' and '-'"
-        require(ok, "run", self.run, rule, "write for example run=first; hydra.run.dir=PATH chooses any folder")
+        check_run(self.run, self.seed)

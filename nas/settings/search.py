@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from nas.errors import require
-from nas.settings.rules import not_negative, one_of, positive
+from nas.settings.rules import check_run, check_threads, not_negative, one_of, positive
 
 
 @dataclass
@@ -46,7 +45,8 @@ class SearchSettings:
     def __post_init__(self) -> None:
         one_of("search.sampler", self.sampler, "random", "tpe", "nsga2", "exhaustive")
         one_of("search.split", self.split, "val", "test")
-        not_negative("search", self, "trials", "finetune_steps", "threads")
+        not_negative("search", self, "trials", "finetune_steps")
+        check_threads("search.threads", self.threads)
         positive("search", self, "batch", "finetune_lr", "memory_mb", "proxy_images", "latency_batch")
         positive("search", self, "latency_threads")
         rule = "must be at least 2: proxies compare pictures"
@@ -81,7 +81,4 @@ class SearchRunSettings:
     def __post_init__(self) -> None:
         ok = bool(self.checkpoint) or not self.factory
         require(ok, "factory", self.factory, "is that of a checkpoint", "without one write space.factory=...")
-        require(self.seed >= 0, "seed", self.seed, "must not be negative", "write for example seed=1")
-        ok = re.fullmatch(r"[\w.+-]+", self.run) is not None and self.run not in (".", "..")
-        rule = "must be a plain name of letters, digits, '.', '_', '+' and '-'"
-        require(ok, "run", self.run, rule, "write for example run=first; hydra.run.dir=PATH chooses any folder")
+        check_run(self.run, self.seed)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 
 from nas.errors import require
 from nas.settings.data import DataSettings, DigitsSettings
 from nas.settings.gate import GateSettings, UniformGateSettings
-from nas.settings.rules import LARGEST, MISSING, fraction, not_negative, one_of, positive
+from nas.settings.rules import MISSING, check_run, check_threads, fraction, not_negative, one_of, positive
 from nas.settings.space import SpaceSettings, TwoBranchSettings
 
 
@@ -89,10 +88,9 @@ class TrainSettings:
             "must be at least 2: BatchNorm has no variance of one picture",
             "write for example train.batch_size=64",
         )
-        not_negative("train", self, "warmup_epochs", "clip_norm", "threads", "save_every")
+        not_negative("train", self, "warmup_epochs", "clip_norm", "save_every")
         fraction("train", self, "label_smoothing", "ema_decay")
-        remedy = "0 leaves torch's own choice"
-        require(self.threads <= 1024, "train.threads", self.threads, "must be at most 1024", remedy)
+        check_threads("train.threads", self.threads)
         one_of("train.schedule", self.schedule, "cosine", "onecycle", "constant")
         one_of("train.precision", self.precision, "float32", "bf16")
         one_of("train.compile", self.compile, "none", "branches")
@@ -174,11 +172,7 @@ class TrainRunSettings:
 
     def __post_init__(self) -> None:
         self._check_retraining()
-        require(self.seed >= 0, "seed", self.seed, "must not be negative", "write for example seed=1")
-        require(self.seed <= LARGEST, "seed", self.seed, f"must be at most {LARGEST:,}", "write for example seed=1")
-        ok = re.fullmatch(r"[\w.+-]+", self.run) is not None and self.run not in (".", "..")
-        rule = "must be a plain name of letters, digits, '.', '_', '+' and '-'"
-        require(ok, "run", self.run, rule, "write for example run=first; hydra.run.dir=PATH chooses any folder")
+        check_run(self.run, self.seed)
 
     def _check_retraining(self) -> None:
         given = next((key for key in ("checkpoint", "search") if getattr(self, key)), None)

@@ -1,24 +1,25 @@
+import importlib
 import os
 import signal
 import subprocess
 import sys
 import threading
 import warnings
-from dataclasses import dataclass
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 from support.processes import Started, verb
 
-from nas.cli.train import main
-
 TINY = ("data=synthetic", "data.size=300", "train.threads=1", "train.epochs=1", "track.tensorboard=false")
 """Four steps."""
 
 
-@dataclass
-class Ended:
+class Ended(NamedTuple):
     """How a command has ended."""
 
     status: int
@@ -27,8 +28,8 @@ class Ended:
 
 
 @pytest.fixture
-def nas_train(tmp_path, monkeypatch, capsys):
-    """Run ``nas-train`` with these words in an empty folder, in this process."""
+def command(tmp_path, monkeypatch, capsys):
+    """Run ``nas-VERB`` with these words in an empty folder, in this process."""
     monkeypatch.chdir(tmp_path)
     # What a command may set for its process.
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
@@ -37,14 +38,14 @@ def nas_train(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def run(*words: str) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["nas-train", *words])
+    def run(verb: str, *words: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", [f"nas-{verb}", *words])
         capsys.readouterr()
         status = 0
         with warnings.catch_warnings():
             warnings.simplefilter("default")
             try:
-                main()
+                importlib.import_module(f"nas.cli.{verb}").main()
             except SystemExit as stop:
                 status = stop.code
         return Ended(status, *capsys.readouterr())
@@ -52,6 +53,53 @@ def nas_train(tmp_path, monkeypatch, capsys):
     yield run
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def nas_train(command):
+    """Run ``nas-train`` with these words."""
+    return partial(command, "train")
+
+
+@pytest.fixture
+def nas_export(command):
+    """Run ``nas-export`` with these words."""
+    return partial(command, "export")
+
+
+@pytest.fixture
+def nas_rank(command):
+    """Run ``nas-rank`` with these words."""
+    return partial(command, "rank")
+
+
+@pytest.fixture
+def nas_score(command):
+    """Run ``nas-score`` with these words."""
+    return partial(command, "score")
+
+
+@pytest.fixture
+def stopped_at():
+    """A context in which this process gets a signal as soon as a file, as in ``*/step_*.pt``, is in its place."""
+
+    @contextmanager
+    def stop(pattern: str, number: int):
+        replace = os.replace
+
+        def replace_and_stop(beside, path):
+            replace(beside, path)
+            if fnmatch(path, pattern):
+                os.replace = replace
+                os.kill(os.getpid(), number)
+
+        os.replace = replace_and_stop
+        try:
+            yield
+        finally:
+            os.replace = replace
+
+    return stop
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ import pickle
 import re
 import signal
 import time
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -33,7 +35,7 @@ def test_launched_runs_equal_those_alone_and_one_that_fails_is_told(
         assert nas_train(*tiny, f"seed={seed}", f"run=alone{seed}").status == 0
     reason = "seed=-2: must not be negative; write for example seed=1"
     for name, process in processes.items():
-        out, err = process.communicate(timeout=100)
+        out, err = process.communicate()
         assert process.returncode == 1, err
         assert [row["state"] for row in rows_of(outputs / name).values()] == ["finished", "failed", "finished"]
         assert rows_of(outputs / name)["seed=-2"]["error"] == reason
@@ -45,47 +47,58 @@ def test_launched_runs_equal_those_alone_and_one_that_fails_is_told(
         assert sorted(path.name for path in (outputs / name).glob("seed*")) == ["seed=-2", "seed=1", "seed=2"]
 
 
-@pytest.mark.parametrize(
-    ("launcher", "number"),
-    [(JOBLIB, signal.SIGTERM), (JOBLIB, signal.SIGKILL)],
-    ids=["joblib-SIGTERM", "joblib-SIGKILL"],
-)
-def test_workers_stop_with_the_process_that_launched_them_and_go_on_later(
-    nas_train, start_command, tiny, tmp_path, launcher, number
-):
-    words = ("-m", *tiny, "train.epochs=75", "train.save_every=10", "evaluate.every_epochs=75", "seed=1,2")  # 300 steps
-    process = start_command(*words, *launcher, "run=stopped")
+@contextmanager
+def slow_checkpoints():
+    """Half a second for each of them, so that a stop comes before the end on any machine."""
+    replace = os.replace
+
+    def replace_slowly(beside, path):
+        replace(beside, path)
+        if Path(path).name.startswith("step_"):
+            time.sleep(0.5)
+
+    os.replace = replace_slowly
+    yield
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_stop_with_the_process_that_launched_them_and_go_on_later(nas_train, start, tiny, tmp_path, number):
+    words = ("-m", *tiny, "train.epochs=25", "train.save_every=2", "evaluate.every_epochs=25", "seed=1,2")  # 100 steps
+    forked = (*JOBLIB, "hydra.launcher.backend=multiprocessing")
+    process = start(*words, *forked, "run=stopped", injected=slow_checkpoints)
     sweep = tmp_path / "outputs" / "train" / "stopped"
     runs = [sweep / f"seed={seed}" for seed in (1, 2)]
-    while not all(list(run.glob("step_*.pt")) for run in runs):
+    while not all(list(run.glob("step_*")) for run in runs):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)  # it ends with the last process that has its output
-    saved = [int(max(run.glob("step_*.pt")).stem[5:]) for run in runs]
+    out, err = process.communicate()
+    while any((run / "run.lock").exists() for run in runs):  # until the workers have ended
+        time.sleep(0.01)
+    saved = [int(max(run.glob("step_*")).stem[5:]) for run in runs]
+    assert max(saved) < 100
     if number == signal.SIGTERM:
         assert (process.returncode, err) == (143, "")
         assert re.fullmatch(r"stopped by SIGTERM; to go on: .*nas-train -m .* run=stopped", out.splitlines()[-1])
-        assert "unfinished" in {row["state"] for row in rows_of(sweep).values()}
-    assert min(saved) < 300
+        assert {row["state"] for row in rows_of(sweep).values()} == {"unfinished"}
     ended = nas_train(*words, "run=stopped")  # by whatever launcher
     assert (ended.status, ended.err) == (0, "")
-    assert re.findall(r"going on at step (\d+) of 300", ended.out) == [str(step) for step in saved]
+    assert re.findall(r"going on at step (\d+) of 100", ended.out) == [str(step) for step in saved]
     assert [row["state"] for row in rows_of(sweep).values()] == ["finished", "finished"]
 
 
 def test_a_terminals_ctrl_c_lets_local_jobs_save(start_command, tiny, tmp_path):
-    words = ("-m", *tiny, "train.epochs=500", "train.save_every=1900", "evaluate.every_epochs=500", "seed=1,2")
+    words = ("-m", *tiny, "train.epochs=500", "train.save_every=1900", "evaluate.every_epochs=500", "seed=1")
     process = start_command(*words, *LOCAL, "run=stopped", start_new_session=True)
     sweep = tmp_path / "outputs" / "train" / "stopped"
-    runs = [sweep / f"seed={seed}" for seed in (1, 2)]
-    while not all((run / "metrics.jsonl").is_file() and (run / "metrics.jsonl").stat().st_size for run in runs):
+    curves = sweep / "seed=1" / "metrics.jsonl"
+    while not (curves.is_file() and curves.stat().st_size):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)  # a terminal's goes to all processes there
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate()
     assert (process.returncode, err) == (130, "")
-    assert all(list(run.glob("step_*.pt")) for run in runs)
+    assert list(curves.parent.glob("step_*"))
 
 
 def test_a_job_that_slurm_stops_has_no_result_that_could_be_taken_for_its_last(monkeypatch):

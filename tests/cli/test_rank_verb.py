@@ -1,23 +1,11 @@
 """``nas-rank`` from the command line."""
 
 import re
-import signal
-import subprocess
-import sys
-import threading
-import warnings
-from dataclasses import fields, replace
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from hydra import compose, initialize_config_dir
 from support.runs import CHAIN, finish, tiny
 
-from nas.cli.rank import main
-from nas.config import conf_folder, register, settings_from
-from nas.settings import RankRunSettings, RankSettings
 from nas.space import build_space
 
 SPACE = build_space(CHAIN, 3, 16, 3)
@@ -35,32 +23,6 @@ def made(tmp_path_factory):
     rows = [f"{SPACE.encode(a)},{40 + 5 * sum(a)},{41 + 4.9 * sum(a)}" for a in SPACE.enumerate()]
     (place / "table.csv").write_text("\n".join(["architecture,a,b", *rows]) + "\n")
     return place
-
-
-@pytest.fixture
-def nas_rank(tmp_path, monkeypatch, capsys):
-    """Run ``nas-rank`` with these words in an empty folder; its status, output and errors."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["nas-rank", *words])
-        capsys.readouterr()
-        status = 0
-        with warnings.catch_warnings():
-            warnings.simplefilter("default")
-            try:
-                main()
-            except SystemExit as stop:
-                status = stop.code
-        return status, *capsys.readouterr()
-
-    yield run
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 def test_a_checkpoint_is_ranked_and_everything_is_written(nas_rank, made, tmp_path):
@@ -114,42 +76,12 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("words", WRONG)
-def test_bad_input_is_one_line_and_leaves_nothing(nas_rank, made, tmp_path, words):
+def test_bad_input_is_one_line_and_leaves_nothing(nas_rank, made, tmp_path):
     (made / "misfit.csv").write_text("architecture,a\n0-0,0.5\n0-9,0.5\n1-1-1,0.5\n")
-    given = words.replace("HERE", str(made)).split()
-    truth = [] if "truth=" in words else [f"truth={made}/table.csv"]
-    status, out, err = nas_rank(*truth, *QUIET, *given)
-    assert status == 1
-    assert re.fullmatch(rf"nas-rank: {WRONG[words]}\n", err), err
-    assert out == ""
-    assert list(tmp_path.iterdir()) == []
-
-
-HELP = """
-import sys
-from nas.cli.rank import main
-sys.argv = ["nas-rank", "--help"]
-try:
-    main()
-finally:
-    print("HEAVY:", sorted({"torch", "sklearn", "rich", "scipy", "matplotlib"} & set(sys.modules)), file=sys.stderr)
-"""
-
-
-def test_the_file_in_conf_says_what_the_dataclass_says():
-    register()
-    with initialize_config_dir(conf_folder(), version_base="1.3"):
-        found = settings_from(compose("rank"), RankRunSettings)
-    assert replace(found, run="x") == RankRunSettings(run="x")
-    data = yaml.safe_load((Path(conf_folder()) / "rank.yaml").read_text())
-    assert data.keys() - {"defaults", "hydra"} == {field.name for field in fields(RankRunSettings)} - {"space", "data"}
-    assert data["rank"].keys() == {field.name for field in fields(RankSettings)}
-
-
-def test_help_needs_no_torch_and_names_every_predictor():
-    ended = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, timeout=60)
-    assert (ended.returncode, ended.stderr) == (0, "HEAVY: []\n")
-    for word in ("loss_tuned", "accuracy_running", "truth=mine.csv", "data=", "space="):
-        assert word in ended.stdout
-    assert max(map(len, ended.stdout.splitlines())) <= 120
+    for words, line in WRONG.items():
+        given = words.replace("HERE", str(made)).split()
+        truth = [] if "truth=" in words else [f"truth={made}/table.csv"]
+        status, out, err = nas_rank(*truth, *QUIET, *given)
+        assert (status, out) == (1, ""), words
+        assert re.fullmatch(rf"nas-rank: {line}\n", err), err
+        assert list(tmp_path.iterdir()) == [], words

@@ -5,23 +5,11 @@ import re
 import resource
 import shlex
 import signal
-import time
 from contextlib import contextmanager
 
 import pytest
 
 import nas.train
-
-LONG = ("data=synthetic", "data.size=300", "train.threads=1", "train.epochs=30", "train.save_every=10")
-LONG = (*LONG, "evaluate.every_epochs=15", "track.tensorboard=false")
-"""120 steps, a checkpoint every 10."""
-
-
-def wait_for(pattern, folder, process):
-    """Wait until a file of that name lies in ``folder``."""
-    while not list(folder.rglob(pattern)):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
 
 
 def test_output_is_plain_when_piped(nas_train, tiny, tmp_path):
@@ -62,24 +50,24 @@ def test_the_folder_can_be_chosen(nas_train, tiny, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_in_training_saves_and_the_printed_command_goes_on(nas_train, start, tmp_path, same_weights, number):
-    words = (*LONG, "space=chain", "space.candidates=[skip,conv1]", "space.depths=[1,1]")
-    process = start(*words, "run=stopped")
-    wait_for("step_*.pt", tmp_path, process)
-    process.send_signal(number)
-    out, err = process.communicate()
-    assert (process.returncode, err) == (128 + number, "")
-    last = out.splitlines()[-1]
+def test_a_stop_in_training_saves_and_the_printed_command_goes_on(
+    nas_train, stopped_at, tiny, tmp_path, same_weights, number
+):
+    words = (*tiny, "train.epochs=3", "train.save_every=3", "space=chain", "space.candidates=[skip,conv1]")
+    with stopped_at("*/step_*", number):
+        ended = nas_train(*words, "run=stopped")
+    assert (ended.status, ended.err) == (128 + number, "")
+    last = ended.out.splitlines()[-1]
     found = re.fullmatch(rf"stopped by {number.name} at step (\d+), saved; to go on: (.*)", last)
     assert found, last
     folder = tmp_path / "outputs" / "train" / "stopped"
-    assert (folder / f"step_{int(found[1]):09d}.pt").is_file()
-    assert 10 <= int(found[1]) < 120
+    assert list(folder.glob(f"step_{int(found[1]):09d}.*"))
+    assert 3 <= int(found[1]) < 12
 
     _, *printed = shlex.split(found[2])
     ended = nas_train(*printed)
     assert ended.status == 0, ended.err
-    assert f"going on at step {found[1]} of 120" in ended.out
+    assert f"going on at step {found[1]} of 12" in ended.out
     assert nas_train(*words, "run=undisturbed").status == 0
     undisturbed = tmp_path / "outputs" / "train" / "undisturbed"
     assert same_weights(folder, undisturbed)

@@ -4,39 +4,11 @@ import os
 import re
 import shlex
 import signal
-import sys
-
-import pytest
 
 import nas.score.run
-from nas.cli.score import main
 
 TINY = ("data=synthetic", "data.image_size=8", "data.size=100", "batch_size=8", "threads=1", "proxies=[naswot,snip]")
 TINY = (*TINY, "space.widths=[4]", "space.depths=[3]", "space.strides=[1]", "space.candidates=[skip,conv1,conv3]")
-
-
-@pytest.fixture
-def nas_score(tmp_path, monkeypatch, capsys):
-    """Run ``nas-score`` with these words in an empty folder, in this process."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["nas-score", *words])
-        capsys.readouterr()
-        status = 0
-        try:
-            main()
-        except SystemExit as stop:
-            status = stop.code
-        return status, *capsys.readouterr()
-
-    yield run
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 def test_the_best_are_printed_and_all_are_written(nas_score, tmp_path):
@@ -88,23 +60,23 @@ def test_a_stop_keeps_what_was_found_and_the_printed_command_goes_on(nas_score, 
     assert (folder / "scores.csv").read_text().count("\n") == 6
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["proxies=[nas_wot]"], r"proxies=nas_wot: is not a proxy; there are jacob_cov, naswot, .*, flops"),
-        (["proxies=[zico]", "batches=1"], r"proxies=zico: needs at least 2 batches: .*; give batches=2"),
-        (["only=[0-0-7]"], r"architecture=\(0, 0, 7\): entry 7 .*"),
-        (["rank_sum=[zen]"], r"rank_sum=zen: must be among the proxies asked for: naswot, snip; .*"),
-        (["batch_size=99"], r"batch_size=99: 2 such batches need 198 training images; there are \d+; .*"),
-        (["run=a/b"], r"run=a/b: must be a plain name .*"),
-    ],
-)
-def test_a_mistake_is_one_line_and_leaves_nothing(nas_score, tmp_path, words, message):
-    status, out, err = nas_score(*TINY, "architectures=2", *words)
-    assert status == 1
-    assert re.fullmatch(rf"nas-score: {message}\n", err), err
-    assert "Traceback" not in out
-    assert not list(tmp_path.iterdir())
+WRONG = [
+    (["proxies=[nas_wot]"], r"proxies=nas_wot: is not a proxy; there are jacob_cov, naswot, .*, flops"),
+    (["proxies=[zico]", "batches=1"], r"proxies=zico: needs at least 2 batches: .*; give batches=2"),
+    (["only=[0-0-7]"], r"architecture=\(0, 0, 7\): entry 7 .*"),
+    (["rank_sum=[zen]"], r"rank_sum=zen: must be among the proxies asked for: naswot, snip; .*"),
+    (["batch_size=99"], r"batch_size=99: 2 such batches need 198 training images; there are \d+; .*"),
+    (["run=a/b"], r"run=a/b: must be a plain name .*"),
+]
+
+
+def test_a_mistake_is_one_line_and_leaves_nothing(nas_score, tmp_path):
+    for words, line in WRONG:
+        status, out, err = nas_score(*TINY, "architectures=2", *words)
+        assert status == 1, words
+        assert re.fullmatch(rf"nas-score: {line}\n", err), err
+        assert "Traceback" not in out
+        assert not list(tmp_path.iterdir()), words
 
 
 def test_quiet_prints_nothing(nas_score, tmp_path):

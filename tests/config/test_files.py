@@ -1,6 +1,7 @@
-"""The files in conf/ and the dataclasses in nas/settings say the same."""
+"""The files in conf/ explain the settings, whose defaults stand in nas/settings alone."""
 
 import math
+import re
 import shutil
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
@@ -41,18 +42,6 @@ def of_train(*overrides):
     return settings_from(composed("train", *overrides), settings.TrainRunSettings)
 
 
-def schema_of(group, choice):
-    return SCHEMAS[group][choice]
-
-
-def keys(data, prefix=""):
-    for key, value in data.items():
-        if isinstance(value, dict) and value:
-            yield from keys(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
-
-
 def names(schema, prefix=""):
     for name, kind in get_type_hints(schema).items():
         if is_dataclass(kind):
@@ -61,37 +50,58 @@ def names(schema, prefix=""):
             yield f"{prefix}{name}"
 
 
-def contents(path):
-    data = yaml.safe_load(path.read_text())
-    return {key: value for key, value in data.items() if key not in ("defaults", "hydra")}
+def test_choices_of_the_command_line_equal_their_dataclasses():
+    for group, choice in CHOICES:
+        needed = NEEDED.get(choice, {})
+        words = (f"{group}={choice}", *(f"{group}.{key}={value}" for key, value in needed.items()))
+        found = getattr(of_train(*words), group)
+        assert found == SCHEMAS[group][choice](**needed), words
+        assert found.name == choice, words
 
 
-@pytest.mark.parametrize(("group", "choice"), CHOICES)
-def test_a_choice_of_the_command_line_equals_its_dataclass(group, choice):
-    needed = NEEDED.get(choice, {})
-    found = getattr(of_train(f"{group}={choice}", *(f"{group}.{k}={v}" for k, v in needed.items())), group)
-    expected = schema_of(group, choice)(**needed)
-    assert found == expected
-    assert choice == expected.name
+def test_verbs_without_words_equal_their_dataclasses():
+    for verb, schema in VERBS.items():
+        found = settings_from(composed(verb), schema)
+        known = {"run": "x"} if hasattr(found, "run") else {}
+        assert replace(found, **known) == schema(**known), verb
 
 
-def test_the_command_line_without_words_equals_the_dataclass():
-    assert replace(of_train(), run="x") == settings.TrainRunSettings(run="x")
-    assert settings_from(composed("bench"), settings.BenchSettings) == settings.BenchSettings()
+def named(path):
+    """Settings that the comments of a file explain: ``# train:`` and, below it, ``#   epochs: ...``."""
+    found, above = [], ""
+    for spaces, key in re.findall(r"^# ( *)(\w+):", path.read_text(), re.MULTILINE):
+        found.append(f"{above}.{key}" if spaces else key)
+        above = above if spaces else key
+    return found
 
 
-@pytest.mark.parametrize(("group", "choice"), CHOICES)
-def test_a_file_of_a_group_has_every_setting_and_no_other(group, choice):
-    data = contents(CONF / group / f"{choice}.yaml")
-    known = {field.name for field in fields(schema_of(group, choice))}
-    assert known - {"name"} <= data.keys() <= known
+def test_files_name_every_setting_and_no_other():
+    for group, choice in CHOICES:
+        expected = {field.name for field in fields(SCHEMAS[group][choice])} - {"name"}
+        assert sorted(named(CONF / group / f"{choice}.yaml")) == sorted(expected), (group, choice)
+    for verb, schema in VERBS.items():
+        expected = set()
+        for name in names(schema):
+            group = name.partition(".")[0]
+            expected |= set() if group in SCHEMAS else {group, name}
+        assert sorted(named(CONF / f"{verb}.yaml")) == sorted(expected), verb
 
 
-@pytest.mark.parametrize(("verb", "schema"), VERBS.items())
-def test_a_file_of_a_verb_has_every_setting_outside_the_groups_and_no_other(verb, schema):
-    in_groups = tuple(f"{group}." for group in SCHEMAS)
-    expected = [name for name in names(schema) if not name.startswith(in_groups) and name not in SCHEMAS]
-    assert sorted(keys(contents(CONF / f"{verb}.yaml"))) == sorted(expected)
+def test_files_repeat_no_default():
+    for path in [*(CONF / f"{verb}.yaml" for verb in VERBS), *(CONF / g / f"{c}.yaml" for g, c in CHOICES)]:
+        assert yaml.safe_load(path.read_text()).keys() <= {"defaults", "run", "hydra"}, path
+
+
+def test_a_value_that_is_written_into_a_file_is_the_default(tmp_path):
+    shutil.copytree(CONF, tmp_path / "conf")
+    for name, more in ("train.yaml", "train: {epochs: 3}\n"), ("data/digits.yaml", "crop: 2\n"):
+        with (tmp_path / "conf" / name).open("a") as file:
+            file.write(more)
+    register()
+    with initialize_config_dir(str(tmp_path / "conf"), version_base="1.3"):
+        found = settings_from(compose("train"), settings.TrainRunSettings)
+    assert (found.train.epochs, found.train.batch_size) == (3, 64)
+    assert (found.data.crop, found.data.flip) == (2, False)
 
 
 def test_settings_are_plain_data_all_the_way_down():
@@ -113,9 +123,9 @@ def test_settings_are_plain_data_all_the_way_down():
     assert chain == settings.ChainSettings(widths=[8], depths=[1], strides=[1])
 
 
-@pytest.mark.parametrize("words", [["space.kwargs.a=1"], ["+space.kwargs.a=1"], ["space.kwargs={a: 1}"]])
-def test_the_arguments_of_a_users_network_are_free(words):
-    assert of_train("space=custom", "space.factory=pkg.net:Net", *words).space.kwargs == {"a": 1}
+def test_the_arguments_of_a_users_network_are_free():
+    for word in "space.kwargs.a=1", "+space.kwargs.a=1", "space.kwargs={a: 1}":
+        assert of_train("space=custom", "space.factory=pkg.net:Net", word).space.kwargs == {"a": 1}, word
 
 
 def test_conf_of_a_checkout_is_used():
@@ -139,22 +149,18 @@ FLOATS = [
 ]
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1.0])
-@pytest.mark.parametrize(("schema", "name"), FLOATS, ids=lambda part: getattr(part, "__name__", part))
-def test_no_setting_takes_what_is_not_finite_or_negative(schema, name, value):
-    with pytest.raises(SettingError, match=rf"\.{name}={value}: must .*; write for example \w+\.{name}="):
-        schema(**{name: value})
-
-
-def test_every_example_in_a_rule_is_itself_allowed():
+def test_no_setting_is_infinite_or_negative_and_remedies_work():
     for schema, name in FLOATS:
-        with pytest.raises(SettingError) as caught:
-            schema(**{name: math.nan})
-        schema(**{name: float(caught.value.remedy.rpartition("=")[2])})
+        for value in math.nan, math.inf, -math.inf, -1.0:
+            rule = rf"\.{name}={value}: must .*; write for example \w+\.{name}="
+            with pytest.raises(SettingError, match=rule) as caught:
+                schema(**{name: value})
+            schema(**{name: float(caught.value.remedy.rpartition("=")[2])})
 
 
-@pytest.mark.parametrize("word", ["space.name=chain", "gate.name=fair", "data.name=cifar10", "optimizer.name=adamw"])
-def test_a_group_is_not_chosen_by_its_name(word):
-    group, name = word.split(".name=")
-    with pytest.raises(SettingError, match=rf"{group}\.name={name}: is not chosen by its name; write {group}={name}"):
-        of_train(word)
+def test_a_group_is_not_chosen_by_its_name():
+    for word in "space.name=chain", "gate.name=fair", "data.name=cifar10", "optimizer.name=adamw":
+        group, name = word.split(".name=")
+        rule = rf"{group}\.name={name}: is not chosen by its name; write {group}={name}"
+        with pytest.raises(SettingError, match=rule):
+            of_train(word)

@@ -12,7 +12,7 @@ import pytest
 from support.processes import FORK, verb
 
 from nas.errors import CheckpointError, NasWarning
-from nas.files import LOCK, lock, only_one
+from nas.files import LOCK, OWNER, lock, only_one
 
 TINY = ("data=synthetic", "data.size=300", "train.threads=1", "track.tensorboard=false", "run=one")
 LONG = ("train.epochs=100", "train.save_every=10")
@@ -28,7 +28,7 @@ def holder(tmp_path):
     """Another process that works in the folder."""
     process = FORK.Process(target=hold, args=(tmp_path,))
     process.start()
-    while not (tmp_path / LOCK).is_file() or "since" not in (tmp_path / LOCK).read_text():
+    while not (tmp_path / OWNER).is_file() or "since" not in (tmp_path / OWNER).read_text():
         time.sleep(0.001)
     yield process
     process.kill()
@@ -36,19 +36,19 @@ def holder(tmp_path):
 
 
 def test_the_second_is_told_who_is_at_work_since_when(tmp_path, holder):
-    before = (tmp_path / LOCK).read_bytes()
+    before = (tmp_path / OWNER).read_bytes()
     words = rf"run={re.escape(str(tmp_path))}: is being worked on by process {holder.pid} on \S+ since \d{{4}}-\S+ .*; "
     for _ in range(2):
         with pytest.raises(CheckpointError, match=words + "wait for it, or take another run=NAME"), only_one(tmp_path):
             pass
-    assert (tmp_path / LOCK).read_bytes() == before
+    assert (tmp_path / OWNER).read_bytes() == before
 
 
 def test_a_killed_one_frees_the_name(tmp_path, holder):
     os.kill(holder.pid, signal.SIGKILL)
     holder.join()
     with only_one(tmp_path):
-        assert f"process {os.getpid()} on" in (tmp_path / LOCK).read_text()
+        assert f"process {os.getpid()} on" in (tmp_path / OWNER).read_text()
     assert not list(tmp_path.iterdir())
 
 
@@ -78,7 +78,7 @@ def race(folder, together, rounds):
 
 def test_never_two_at_once_also_while_locks_come_and_go(tmp_path):
     together = FORK.Event()
-    processes = [FORK.Process(target=race, args=(tmp_path, together, 400)) for _ in range(3)]
+    processes = [FORK.Process(target=race, args=(tmp_path, together, 100)) for _ in range(3)]
     for process in processes:
         process.start()
     together.set()
@@ -123,6 +123,7 @@ def test_a_training_is_refused_while_one_of_its_name_goes_on_and_goes_on_when_th
     assert (status, err) == (143, "")
     assert "stopped by SIGTERM" in out
     assert not (folder / LOCK).exists()
+    assert not (folder / OWNER).exists()
 
 
 @pytest.mark.parametrize(
