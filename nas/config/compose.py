@@ -9,13 +9,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 import nas
 from nas import settings
+from nas.config.explain import parsed
 from nas.errors import SettingError
 
 T = TypeVar("T")
@@ -38,9 +38,12 @@ VERBS: dict[str, Any] = {
 
 
 def register(words: Sequence[str] = ()) -> None:
-    """Tell Hydra the schema, and how the folders of a sweep are named that these words of a command line make.
+    """Give Hydra the schema with its defaults, and the resolver that names the folders of a sweep's runs.
 
     Hydra hands both on to the processes in which a launcher starts the runs.
+
+    Args:
+        words: of the command line.
     """
     store = ConfigStore.instance()
     for group, schemas in SCHEMAS.items():
@@ -63,8 +66,8 @@ def swept(overrides: Sequence[str], given: Sequence[str]) -> str:
     What does not belong into a file's name becomes ``_``, and too long a name is cut; a digest of the whole one behind
     it then keeps two of them apart.
     """
-    parsed = OverridesParser.create().parse_overrides(get_args_parser().parse_known_args(given)[0].overrides)
-    fixed = [override.key_or_group for override in parsed if not override.is_sweep_override()]
+    words = OverridesParser.create().parse_overrides(parsed(given)[0].overrides)
+    fixed = [word.key_or_group for word in words if not word.is_sweep_override()]
     whole = ",".join(override for override in overrides if override.lstrip("+~").split("=")[0] not in fixed)
     name = re.sub(r"[^\w.,=+\-\[\]]", "_", whole).encode()[:LONGEST].decode(errors="ignore")
     return name if name == whole and name else f"{name}-{sha256(whole.encode()).hexdigest()[:8]}" if name else "run"
@@ -91,7 +94,7 @@ def settings_from(config: DictConfig, schema: type[T]) -> T:
 
 
 def _refuse_unread(group: Any, prefix: str = "") -> None:
-    """Refuse what would be read by nobody: keys that ``+key=value`` has added, and a group's ``name`` that was set."""
+    """Refuse what has no effect: keys that ``+key=value`` has added, and a group's ``name`` that was set."""
     known, kinds = [field.name for field in fields(group)], get_type_hints(type(group))
     for name, value in vars(group).items():
         if name not in known:

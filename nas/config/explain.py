@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentError
+from argparse import ArgumentError, Namespace
 from collections.abc import Sequence
 from typing import Any, get_type_hints
 
@@ -64,23 +64,30 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
     return f"{given}: {text}; {SEE_ALL}"
 
 
-def is_sweep(words: Sequence[str]) -> bool:
-    """Whether a command line asks for several runs: ``-m`` in any of its spellings, or Hydra's own setting."""
+def parsed(words: Sequence[str]) -> tuple[Namespace, list[str]]:
+    """What Hydra makes of a command line: its flags with the overrides, and the words that it does not understand.
+
+    Raises:
+        ArgumentError: a flag has a wrong value, or none.
+    """
     parser = get_args_parser()
     parser.exit_on_error = False
+    return parser.parse_known_args(words)
+
+
+def is_sweep(words: Sequence[str]) -> bool:
+    """Whether a command line asks for several runs: ``-m`` in any of its spellings, or Hydra's own setting."""
     try:
-        known, _ = parser.parse_known_args(words)
-    except ArgumentError:  # which is told of elsewhere
+        known, _ = parsed(words)
+    except ArgumentError:  # explain_flags says why
         return False
     return bool(known.multirun) or any(word.lstrip("+").startswith("hydra.mode=") for word in words)
 
 
 def explain_flags(words: Sequence[str]) -> str | None:
     """One line for a command line that Hydra's parser would answer with its usage; None if it would not."""
-    parser = get_args_parser()
-    parser.exit_on_error = False
     try:
-        _, rest = parser.parse_known_args(words)
+        _, rest = parsed(words)
     except ArgumentError as error:
         return f"{error.argument_name}: {error.message}; --hydra-help lists the flags"
     if rest and rest[0].startswith("-"):

@@ -1,4 +1,4 @@
-"""What a benchmark can be told."""
+"""Settings of a benchmark."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nas.settings.rules import one_of
 
 @dataclass
 class BenchSettings:
-    """Everything that ``nas-bench`` can be told."""
+    """All settings of ``nas-bench``."""
 
     suite: str = "gating"
     rounds: int = 100

@@ -1,4 +1,4 @@
-"""What a data set can be told."""
+"""Settings of the data sets."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from nas.errors import require
 from nas.settings.rules import MISSING, at_most, fraction, not_negative, positive
 
 WIDEST, MOST_BYTES = 1 << 14, 1 << 36
-"""Side of a picture; bytes of all pictures that are made up. Settings may come from a file of somebody else."""
+"""Largest side of an image; most bytes of a synthetic data set. Settings may come from a file of somebody else."""
 
 
 @dataclass
 class DataSettings:
-    """What all data sets share: how they are split and augmented."""
+    """What all data sets have in common: how they are split and augmented."""
 
     name: str = MISSING
     val_fraction: float = 0.1
-    """Share of the training pictures that is held out for validation."""
+    """Share of the training images that is held out for validation."""
     train_images: int = 0
-    """Training pictures that are kept, the same share of each class; 0 keeps all."""
+    """Training images to keep, the same share of each class; 0 keeps all."""
     crop: int = 4
     """Pixels of zero padding that a random crop may move into; 0 switches it off."""
     flip: bool = True
-    """Mirror half of the pictures left to right."""
+    """Mirror half of the images left to right."""
     cutout: int = 0
     """Side in pixels of a square that is erased at a random place; 0 switches it off."""
 
@@ -71,7 +71,7 @@ class Cifar100Settings(CifarSettings):
 
 @dataclass
 class FolderSettings(DataSettings):
-    """Class folders of pictures under ``train/`` and ``test/``, or a zip of them."""
+    """Class folders of images under ``train/`` and ``test/``, or a zip of them."""
 
     name: str = "folder"
     root: str = MISSING
@@ -86,12 +86,12 @@ class FolderSettings(DataSettings):
 
 @dataclass
 class SyntheticSettings(DataSettings):
-    """Noise around one random picture a class; for tests and benchmarks."""
+    """Noise around one random image a class; for tests and benchmarks."""
 
     name: str = "synthetic"
     classes: int = 10
     size: int = 2048
-    """Training and validation pictures together; the test split has a quarter of it on top."""
+    """Training and validation images together; the test split has a quarter of it on top."""
     image_size: int = 32
     channels: int = 3
 
@@ -100,7 +100,7 @@ class SyntheticSettings(DataSettings):
         positive("data", self, "size", "image_size", "channels")
         at_most("data", self, WIDEST, "image_size", "channels")
         size = max(self.size, self.classes) * self.channels * self.image_size**2
-        rule = f"makes pictures of {size:,} bytes, and may make {MOST_BYTES:,}"
+        rule = f"makes images of {size:,} bytes, and may make {MOST_BYTES:,}"
         require(size <= MOST_BYTES, "data.size", self.size, rule, "write for example data.size=2048")
         remedy = "write for example data.classes=10"
         require(self.classes >= 2, "data.classes", self.classes, "must be at least 2", remedy)

@@ -1,4 +1,4 @@
-"""What an export can be told."""
+"""Settings of an export."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nas.settings.rules import check_run, check_threads
 
 @dataclass
 class ExportSettings:
-    """Everything that ``nas-export`` can be told."""
+    """All settings of ``nas-export``."""
 
     checkpoint: str = ""
     """A run of ``nas-train``, or one of its checkpoints."""
@@ -25,7 +25,7 @@ class ExportSettings:
     onnx: bool = False
     """Write ONNX, translated from the program."""
     pictures: int = 256
-    """Test pictures on which every file is compared with the supernet."""
+    """Test images on which every file is compared with the supernet."""
     threads: int = 0
     """CPU threads; 0 leaves torch's own choice."""
     run: str = "unnamed"

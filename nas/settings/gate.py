@@ -1,4 +1,4 @@
-"""What a gate can be told."""
+"""Settings of the gates."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nas.settings.rules import MISSING, one_of, positive
 
 @dataclass
 class GateSettings:
-    """The part that all gates share: which one it is."""
+    """What all gates have in common: a name."""
 
     name: str = MISSING
 

@@ -1,4 +1,4 @@
-"""What a ranking can be told."""
+"""Settings of a ranking."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SUPERNET = ("loss", "accuracy", "loss_running", "accuracy_running", "loss_tuned"
 """Predictors that a trained supernet gives: with BatchNorm statistics estimated for each candidate; with the running
 ones as training left them; and after fine-tuning each candidate for some steps."""
 TRIVIAL = ("parameters", "flops")
-"""Predictors that need no pictures and no weights."""
+"""Predictors that need no images and no weights."""
 
 
 @dataclass
@@ -22,7 +22,7 @@ class RankSettings:
     sum: Any = None
     """Predictors whose ranks are added up; None takes loss and parameters where there is a loss."""
     proxy_images: int = 64
-    """Training pictures in a batch for the proxies."""
+    """Training images in a batch for the proxies."""
     finetune_steps: int = 40
     """Of each candidate, for ``loss_tuned`` and ``accuracy_tuned``."""
     finetune_lr: float = 0.01
@@ -44,7 +44,7 @@ class RankSettings:
 
 @dataclass
 class RankRunSettings:
-    """Everything that ``nas-rank`` can be told."""
+    """All settings of ``nas-rank``."""
 
     space: Any = None  # typed as optional settings, OmegaConf would assert on space.widths=[8] without a space
     """A choice of the group; None takes it from the checkpoint, or else from the head of the table."""
@@ -66,7 +66,7 @@ class RankRunSettings:
     weights: int = 1
     """Draws of initial weights for the proxies."""
     split: str = "val"
-    """Held-out pictures that the supernet is judged on."""
+    """Held-out images that the supernet is evaluated on."""
     seed: int = 0
     run: str = "unnamed"
     """Names the folder ``outputs/rank/<run>``; the same name goes on with the same run."""

@@ -1,4 +1,4 @@
-"""What a run of training-free proxies can be told."""
+"""Settings of a run of training-free proxies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nas.settings.space import ChainSettings, SpaceSettings
 
 @dataclass
 class ScoreSettings:
-    """Everything that ``nas-score`` can be told."""
+    """All settings of ``nas-score``."""
 
     space: SpaceSettings = field(default_factory=ChainSettings)
     data: DataSettings = field(default_factory=DigitsSettings)
@@ -27,7 +27,7 @@ class ScoreSettings:
     """Draws of initial weights, of ``seed``, ``seed + 1`` and so on; a score is their mean."""
     batch_size: int = 32
     batches: int = 2
-    """Batches of training pictures; all proxies but ``zico`` see the first alone."""
+    """Batches of training images; all proxies but ``zico`` see the first alone."""
     threads: int = 0
     """CPU threads; 0 leaves torch's own choice."""
     progress: bool = True

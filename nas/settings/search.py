@@ -1,4 +1,4 @@
-"""What a search can be told."""
+"""Settings of a search."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nas.settings.rules import check_run, check_threads, not_negative, one_of, p
 
 @dataclass
 class SearchSettings:
-    """What is looked for, how, and how a candidate is judged."""
+    """What a search looks for, how it proposes candidates, and how it evaluates them."""
 
     sampler: str = "tpe"
     trials: int = 0
@@ -28,13 +28,13 @@ class SearchSettings:
     split: str = "val"
     """Where accuracy and loss are measured: ``val``; on ``test`` nothing is left to tell how good the best one is."""
     recalibrate: bool | None = None
-    """BatchNorm statistics anew for each subnetwork; None does as the run of the checkpoint judges."""
+    """Estimate BatchNorm statistics for each subnetwork; None does what the checkpoint's run does."""
     finetune_steps: int = 0
     finetune_lr: float = 0.01
     memory_mb: int = 1024
     """For the activations that candidates share."""
     proxy_images: int = 64
-    """Training pictures in a batch for the proxies."""
+    """Training images in a batch for the proxies."""
     latency_batch: int = 1
     latency_threads: int = 1
     threads: int = 0
@@ -63,7 +63,7 @@ class SearchSettings:
 
 @dataclass
 class SearchRunSettings:
-    """Everything that ``nas-search`` can be told."""
+    """All settings of ``nas-search``."""
 
     checkpoint: str = ""
     """A run of ``nas-train``, or one of its checkpoints; without one only proxies and costs can be objectives."""

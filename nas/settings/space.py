@@ -1,4 +1,4 @@
-"""What a space can be told."""
+"""Settings of the search spaces."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from nas.errors import require
 from nas.settings.rules import MISSING, at_most, one_of, positive
 
 WIDEST, MOST_BRANCHES = 1 << 16, 100_000
-"""Channels of a layer; branches of a supernet. Settings may come from a file of somebody else."""
+"""Most channels of a layer; most branches of a supernet. Settings may come from a file of somebody else."""
 
 
 @dataclass
 class SpaceSettings:
-    """The part that all spaces share: which one it is."""
+    """What all spaces have in common: a name."""
 
     name: str = MISSING
 

@@ -1,4 +1,4 @@
-"""How a run trains, judges and tracks its supernet; and the whole of a training run."""
+"""Settings of a training run: optimizer, length, evaluation, tracking, several processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nas.settings.space import SpaceSettings, TwoBranchSettings
 
 @dataclass
 class OptimizerSettings:
-    """The part that all optimizers share."""
+    """What all optimizers have in common."""
 
     name: str = MISSING
     lr: float = 0.05
@@ -57,7 +57,7 @@ class AdamWSettings(OptimizerSettings):
 
 @dataclass
 class TrainSettings:
-    """How long, how fast and on what."""
+    """Length, batch size, schedule, precision and device of a training."""
 
     epochs: int = 20
     batch_size: int = 64
@@ -85,7 +85,7 @@ class TrainSettings:
             self.batch_size >= 2,
             "train.batch_size",
             self.batch_size,
-            "must be at least 2: BatchNorm has no variance of one picture",
+            "must be at least 2: BatchNorm has no variance of one image",
             "write for example train.batch_size=64",
         )
         not_negative("train", self, "warmup_epochs", "clip_norm", "save_every")
@@ -98,12 +98,12 @@ class TrainSettings:
 
 @dataclass
 class EvaluateSettings:
-    """How subnetworks are judged on held-out pictures."""
+    """How subnetworks are evaluated on held-out images."""
 
     every_epochs: int = 1
     batch_size: int = 256
     recalibrate: bool = True
-    """Estimate BatchNorm statistics anew for each subnetwork, on a private copy."""
+    """Estimate BatchNorm statistics for each subnetwork, on a private copy of the supernet."""
     recalibrate_images: int = 2048
     rounds: int = 2
     """Evaluated architectures, in rounds in which each choice of each slot occurs once."""
@@ -114,7 +114,7 @@ class EvaluateSettings:
 
 @dataclass
 class TrackSettings:
-    """What is written down, and how often."""
+    """What a run logs, and how often."""
 
     log_every: int = 20
     """Steps between two points of the training curves."""
@@ -127,7 +127,7 @@ class TrackSettings:
 
 @dataclass
 class DistSettings:
-    """What several processes that train one run do together; alone, nothing of it matters."""
+    """How several processes train one run; one process alone ignores these settings."""
 
     paths: str = "same"
     """``same``: all run the same paths, each on its part of the batch. ``own``: each runs paths of its own."""
@@ -137,7 +137,7 @@ class DistSettings:
     check_every: int = 50
     """Steps between two comparisons of what the processes run."""
     timeout_s: float = 1800.0
-    """Seconds that a process waits for the others, while rank 0 judges and saves for example."""
+    """Seconds that a process waits for the others, for example while rank 0 evaluates and saves."""
 
     def __post_init__(self) -> None:
         one_of("dist.paths", self.paths, "same", "own")
@@ -150,7 +150,7 @@ class DistSettings:
 
 @dataclass
 class TrainRunSettings:
-    """Everything that ``nas-train`` can be told."""
+    """All settings of ``nas-train``."""
 
     space: SpaceSettings = field(default_factory=TwoBranchSettings)
     gate: GateSettings = field(default_factory=UniformGateSettings)
