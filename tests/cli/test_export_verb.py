@@ -86,7 +86,7 @@ def test_a_stop_is_silent_and_leaves_nothing(nas_export, first, tmp_path, monkey
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_cells_own_notation_is_taken_from_the_command_line(nas_train, nas_export, tiny, tmp_path):
+def test_a_cells_notation_is_taken_as_published(nas_train, nas_export, tiny, tmp_path):
     words = ("space=cell", "space.cells=1", "space.width=4", "data.image_size=8", "data.size=100")
     assert nas_train(*tiny, "train.batch_size=16", *words, "run=cells").status == 0
     status, _, err = nas_export("checkpoint=outputs/train/cells", f"architecture='{CELL}'", "run=a", "program=false")
@@ -126,7 +126,7 @@ ALONE = [
 ]
 
 
-def test_wrong_words_for_a_training_alone_are_one_line(nas_train, tiny, tmp_path):
+def test_wrong_words_for_retraining_are_one_line(nas_train, tiny, tmp_path):
     for words, line in ALONE:
         ended = nas_train(*tiny, *words.split())
         assert ended.status == 1, words
@@ -134,9 +134,7 @@ def test_wrong_words_for_a_training_alone_are_one_line(nas_train, tiny, tmp_path
         assert not list(tmp_path.iterdir()), words
 
 
-def test_a_stop_in_the_second_training_goes_on_with_the_same_command(
-    nas_train, stopped_at, first, tiny, tmp_path, same_weights
-):
+def test_a_stopped_retraining_goes_on_with_the_same_command(nas_train, stopped_at, first, tiny, tmp_path, same_weights):
     words = (*tiny, "train.epochs=2", "architecture=1", first)
     folder = tmp_path / "outputs" / "train"
     with stopped_at("*/inherited/step_*", signal.SIGINT):

@@ -20,7 +20,7 @@ for words in ["run=first"], ["run=first"], ["-m", "run=sweep", "seed=1,2"]:
 """
 
 
-def test_a_system_without_flock_and_alarms_trains_and_resumes(tmp_path):
+def test_a_system_without_flock_trains_and_resumes(tmp_path):
     ended = subprocess.run([sys.executable, "-c", HIDDEN], cwd=tmp_path, capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert re.findall(r"going on at step (\d+) of 4", ended.stdout) == ["4"]

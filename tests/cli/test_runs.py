@@ -50,9 +50,7 @@ def test_the_folder_can_be_chosen(nas_train, tiny, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_in_training_saves_and_the_printed_command_goes_on(
-    nas_train, stopped_at, tiny, tmp_path, same_weights, number
-):
+def test_a_stop_saves_and_the_printed_command_resumes(nas_train, stopped_at, tiny, tmp_path, same_weights, number):
     words = (*tiny, "train.epochs=3", "train.save_every=3", "space=chain", "space.candidates=[skip,conv1]")
     with stopped_at("*/step_*", number):
         ended = nas_train(*words, "run=stopped")
@@ -75,14 +73,14 @@ def test_a_stop_in_training_saves_and_the_printed_command_goes_on(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_before_training_is_silent_and_leaves_nothing(nas_train, tiny, tmp_path, monkeypatch, number):
+def test_a_stop_before_training_leaves_nothing(nas_train, tiny, tmp_path, monkeypatch, number):
     monkeypatch.setattr(nas.train, "Run", lambda *_, **__: os.kill(os.getpid(), number))
     ended = nas_train(*tiny)
     assert (ended.status, ended.out, ended.err) == (128 + number, "", "")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_truncated_newest_checkpoint_falls_back_to_the_one_before(nas_train, tiny, tmp_path, same_weights):
+def test_a_truncated_checkpoint_falls_back_to_the_last(nas_train, tiny, tmp_path, same_weights):
     words = (*tiny, "train.save_every=2")
     assert nas_train(*words, "run=whole").status == nas_train(*words, "run=cut").status == 0
     folder = tmp_path / "outputs" / "train" / "cut"
@@ -114,9 +112,7 @@ def limited_files(size):
     yield
 
 
-def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_goes_on_later(
-    nas_train, start, tiny, tmp_path, same_weights
-):
+def test_a_full_disk_keeps_the_last_checkpoint(nas_train, start, tiny, tmp_path, same_weights):
     words = (*tiny, "train.save_every=1", "optimizer=adamw", "run=full")
     assert nas_train(*words, "run=room").status == 0
     room = tmp_path / "outputs" / "train" / "room"
@@ -136,7 +132,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_goes_on_later(
     assert same_weights(folder, room)
 
 
-def test_a_disk_too_full_for_curves_is_one_line(start, tiny, tmp_path):
+def test_a_disk_full_of_curves_is_one_line(start, tiny, tmp_path):
     words = [word for word in tiny if not word.startswith("track")]
     process = start(*words, "run=full", injected=lambda: limited_files(20_000))
     _, err = process.communicate()

@@ -34,7 +34,7 @@ def test_a_single_proxy_ranks_by_itself(nas_score):
     assert "rank sum" not in out
 
 
-def test_a_stop_keeps_what_was_found_and_the_printed_command_goes_on(nas_score, tmp_path, monkeypatch):
+def test_a_stop_keeps_the_scores_it_has(nas_score, tmp_path, monkeypatch):
     words, calls = (*TINY, "architectures=5"), []
     scored = nas.score.run.score
 

@@ -33,7 +33,7 @@ def rows_of(folder):
     return {row["run"]: row for row in json.loads((folder / "sweep.json").read_text())["runs"]}
 
 
-def test_the_other_runs_go_on_when_one_fails_and_the_table_says_why(nas_train, tiny, tmp_path):
+def test_a_sweep_goes_on_after_a_failed_run(nas_train, tiny, tmp_path):
     ended = nas_train("-m", *tiny, "run=mixed", "seed=1,-2,3")
     sweep = tmp_path / "outputs" / "train" / "mixed"
     reason = "seed=-2: must not be negative; write for example seed=1"
@@ -55,7 +55,7 @@ def test_the_other_runs_go_on_when_one_fails_and_the_table_says_why(nas_train, t
     assert list(rows_of(sweep)) == ["seed=1", "seed=-2", "seed=3"]
 
 
-def test_the_reason_goes_away_when_the_same_run_succeeds(nas_train, tiny, tmp_path):
+def test_a_failed_runs_reason_goes_when_it_succeeds(nas_train, tiny, tmp_path):
     words = ("-m", *tiny, "run=again", "seed=1", "data.size=300,310", "hydra.sweep.subdir=size_${data.size}")
     folder = tmp_path / "outputs" / "train" / "again" / "size_300"
     folder.mkdir(parents=True)
@@ -70,7 +70,7 @@ def test_the_reason_goes_away_when_the_same_run_succeeds(nas_train, tiny, tmp_pa
     assert [row["state"] for row in rows_of(folder.parent).values()] == ["finished", "finished"]
 
 
-def test_a_bug_in_one_run_keeps_its_traceback_and_the_others(nas_train, tiny, tmp_path):
+def test_a_bug_in_one_run_keeps_its_traceback(nas_train, tiny, tmp_path):
     (tmp_path / "sweep_nets.py").write_text(NETS)
     custom = ("space=custom", "space.factory=sweep_nets:Net", "space.kwargs.broken=true,false")
     ended = nas_train("-m", *tiny, *custom)  # without run=: a folder with the time in its name
@@ -97,7 +97,7 @@ WRONG = [
 ]
 
 
-def test_what_concerns_the_whole_sweep_is_one_line_before_anything_starts(nas_train, tiny, tmp_path):
+def test_a_wrong_sweep_is_refused_before_it_starts(nas_train, tiny, tmp_path):
     for words, line in WRONG:
         ended = nas_train("-m", *tiny, *words)
         assert (ended.status, ended.out) == (1, ""), words
@@ -106,7 +106,7 @@ def test_what_concerns_the_whole_sweep_is_one_line_before_anything_starts(nas_tr
         assert not list(tmp_path.rglob("step_*")), words
 
 
-def test_a_launcher_whose_package_is_missing_is_one_line(tmp_path):
+def test_a_launcher_without_its_package_is_one_line(tmp_path):
     code = """
 import sys, types
 sys.modules["hydra_plugins"] = types.ModuleType("hydra_plugins")
@@ -122,7 +122,7 @@ main()
     assert not list(tmp_path.iterdir())
 
 
-def test_the_words_for_slurm_are_settings_of_its_launcher():
+def test_words_for_slurm_are_settings_of_its_launcher():
     words = ["partition=gpu", "timeout_min=240", "gpus_per_node=1", "cpus_per_task=4", "array_parallelism=8"]
     words += ["max_num_timeout=3", "signal_delay_s=120"]
     register()
@@ -149,7 +149,7 @@ def test_a_row_is_read_from_a_runs_folder(tmp_path):
     assert (read_row(run)["state"], read_row(run)["error"]) == ("failed", "seed=1: why")
 
 
-def test_a_sweep_that_is_stopped_goes_on_with_each_run(nas_train, stopped_at, tiny, tmp_path, same_weights):
+def test_a_stopped_sweep_goes_on_with_each_run(nas_train, stopped_at, tiny, tmp_path, same_weights):
     words = (*tiny, "train.epochs=2", "evaluate.every_epochs=2")
     with stopped_at("*/seed=2/step_*", signal.SIGINT):
         ended = nas_train("-m", *words, "seed=1,2,3", "run=stopped")
@@ -170,7 +170,7 @@ def test_a_sweep_that_is_stopped_goes_on_with_each_run(nas_train, stopped_at, ti
     assert same_weights(sweep / "seed=2", Path("outputs/train/alone"))
 
 
-def test_sweeps_of_all_verbs_go_on_after_a_failure(command, tmp_path):
+def test_sweeps_of_other_verbs_go_on_too(command, tmp_path):
     words = ("data=synthetic", "data.image_size=8", "data.size=100", "batch_size=8", "threads=1", "architectures=2")
     ended = command("score", "-m", *words, "proxies=[nas_wot],[snip]", "run=both")
     reason = "proxies=nas_wot: is not a proxy; "

@@ -53,7 +53,7 @@ def test_words_beside_an_experiment_win():
     assert (found.gate.name, found.data.root, found.train.epochs) == ("uniform", "x.zip", 2)
 
 
-def test_a_search_reads_what_the_experiments_before_it_write():
+def test_an_experiment_reads_what_the_last_one_writes():
     supernet, search = (
         composed("nas-train +experiment=chain_uniform_96"),
         composed("nas-search +experiment=chain_search"),

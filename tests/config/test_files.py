@@ -92,7 +92,7 @@ def test_files_repeat_no_default():
         assert yaml.safe_load(path.read_text()).keys() <= {"defaults", "run", "hydra"}, path
 
 
-def test_a_value_that_is_written_into_a_file_is_the_default(tmp_path):
+def test_a_value_in_a_file_becomes_the_default(tmp_path):
     shutil.copytree(CONF, tmp_path / "conf")
     for name, more in ("train.yaml", "train: {epochs: 3}\n"), ("data/digits.yaml", "crop: 2\n"):
         with (tmp_path / "conf" / name).open("a") as file:
@@ -132,7 +132,7 @@ def test_conf_of_a_checkout_is_used():
     assert Path(nas.__file__).parent.parent / "conf" == CONF
 
 
-def test_conf_of_a_wheel_is_used_where_there_is_no_checkout(tmp_path, monkeypatch):
+def test_conf_of_a_wheel_is_used_without_checkout(tmp_path, monkeypatch):
     package = tmp_path / "site-packages" / "nas"
     shutil.copytree(CONF, package / "conf")
     monkeypatch.setattr(nas, "__file__", str(package / "__init__.py"))
@@ -149,7 +149,7 @@ FLOATS = [
 ]
 
 
-def test_no_setting_is_infinite_or_negative_and_remedies_work():
+def test_no_setting_is_infinite_or_negative():
     for schema, name in FLOATS:
         for value in math.nan, math.inf, -math.inf, -1.0:
             rule = rf"\.{name}={value}: must .*; write for example \w+\.{name}="

@@ -35,7 +35,7 @@ def holder(tmp_path):
     process.join()
 
 
-def test_the_second_is_told_who_is_at_work_since_when(tmp_path, holder):
+def test_the_second_run_is_refused_with_the_owner(tmp_path, holder):
     before = (tmp_path / OWNER).read_bytes()
     words = rf"run={re.escape(str(tmp_path))}: is being worked on by process {holder.pid} on \S+ since \d{{4}}-\S+ .*; "
     for _ in range(2):
@@ -76,7 +76,7 @@ def race(folder, together, rounds):
                 (folder / "at work").rmdir()
 
 
-def test_never_two_at_once_also_while_locks_come_and_go(tmp_path):
+def test_never_do_two_hold_one_lock(tmp_path):
     together = FORK.Event()
     processes = [FORK.Process(target=race, args=(tmp_path, together, 100)) for _ in range(3)]
     for process in processes:
@@ -100,7 +100,7 @@ def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, number)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_training_is_refused_while_one_of_its_name_goes_on_and_goes_on_when_that_is_killed(tmp_path):
+def test_a_second_training_waits_for_the_first_one(tmp_path):
     first = verb("train", *TINY, *LONG, folder=tmp_path)
     folder = tmp_path / "outputs" / "train" / "one"
     while not list(folder.glob("step_*.pt")):
@@ -133,7 +133,7 @@ def test_a_training_is_refused_while_one_of_its_name_goes_on_and_goes_on_when_th
         ("rank", ("space=chain", "truth=none.csv", "proxies=[synflow]", "run=one")),
     ],
 )
-def test_scores_and_rankings_of_one_name_are_refused_too(tmp_path, name, words):
+def test_second_scores_and_rankings_are_refused_too(tmp_path, name, words):
     folder = tmp_path / "outputs" / name / "one"
     folder.mkdir(parents=True)
     with only_one(folder):

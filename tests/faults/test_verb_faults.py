@@ -89,7 +89,7 @@ def ranked(folder):
 
 
 @pytest.mark.parametrize("verb", ["score", "rank"])
-def test_a_kill_or_a_full_disk_at_any_write_of_scores_and_rankings_is_as_if_it_had_not_been(tmp_path, made, verb):
+def test_faults_at_any_write_change_no_result(tmp_path, made, verb):
     work, left, every = {"score": (score, scored, 1), "rank": (ranker(made), ranked, 4)}[verb]
     whole = tmp_path / "whole"
     done = operations(lambda: work(whole))
@@ -114,7 +114,7 @@ def test_a_kill_or_a_full_disk_at_any_write_of_scores_and_rankings_is_as_if_it_h
 
 
 @pytest.mark.parametrize(("verb", "result"), [("score", "scores.csv"), ("rank", "rank.csv")])
-def test_a_journal_that_was_emptied_beside_its_results_is_refused(tmp_path, made, verb, result):
+def test_an_emptied_journal_beside_results_is_refused(tmp_path, made, verb, result):
     work = {"score": score, "rank": ranker(made)}[verb]
     journal = tmp_path / {"score": "scores.jsonl", "rank": "journal.jsonl"}[verb]
     journal.touch()
@@ -124,7 +124,7 @@ def test_a_journal_that_was_emptied_beside_its_results_is_refused(tmp_path, made
         work(tmp_path)
 
 
-def test_an_export_that_is_killed_leaves_no_folder_and_the_same_one_goes_on(tmp_path, made):
+def test_a_killed_export_leaves_no_folder(tmp_path, made):
     trained = load_trained(made / "trained")
     architecture = trained.space.decode("1-2")
     export(trained, architecture, tmp_path / "whole", program=False)
@@ -148,7 +148,7 @@ def test_an_export_that_is_killed_leaves_no_folder_and_the_same_one_goes_on(tmp_
         assert_same(load(folder).state_dict(), load(tmp_path / "whole").state_dict())  # all digests agree with the card
 
 
-def test_an_export_onto_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, made):
+def test_an_export_onto_a_full_disk_leaves_nothing(tmp_path, made):
     words = (f"checkpoint={made / 'trained'}", "architecture='1-2'", "program=false", "threads=1", "run=one")
     status, _, err = verb("export", *words, folder=tmp_path, injected=lambda: full_disk(2)).end()
     assert status == 1
@@ -159,7 +159,7 @@ def test_an_export_onto_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, mad
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "make_table.py"
 TABLE = ("space.widths=[4]", "space.depths=[3]", "space.strides=[1]", "space.candidates=[skip,conv3]", "data=synthetic")
-TABLE = (*TABLE, "data.size=600", "data.image_size=16", "data.classes=3", "data.train_images=0", "train.epochs=200")
+TABLE = (*TABLE, "data.size=600", "data.image_size=16", "data.classes=3", "data.train_images=0", "train.epochs=20")
 
 
 def children(pid):
@@ -177,21 +177,21 @@ def workers(process, number):
 
 
 @pytest.mark.parametrize("victim", ["worker", "parent"])
-def test_a_table_whose_processes_are_killed_ends_and_says_so(tmp_path, victim):
+def test_a_table_with_killed_processes_says_so(tmp_path, victim):
     command = [sys.executable, SCRIPT, *TABLE, "--workers", "1", "--out", str(tmp_path / "t.csv")]
     pipe = subprocess.PIPE
     process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     (worker,) = workers(process, 1)
-    time.sleep(4 if victim == "parent" else 0.2)
+    while not any(path.read_text().count("\n") > 1 for path in tmp_path.iterdir()):  # the first training is noted
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
     os.kill(worker if victim == "worker" else process.pid, signal.SIGKILL)
-    _, err = process.communicate(timeout=60)  # both ends of it: the worker has its standard error too
+    _, err = process.communicate()  # both ends of it: the worker has its standard error too
     if victim == "worker":
         assert process.returncode == 1
         words = "make_table: --workers=1: a training process was killed, as a rule for want of memory; what is done"
         assert err.splitlines()[-1].startswith(words), err
     else:
         assert "Traceback" not in err
-        limit = time.monotonic() + 10
-        while Path(f"/proc/{worker}").exists() and time.monotonic() < limit:
+        while Path(f"/proc/{worker}").exists():
             time.sleep(0.05)
-        assert not Path(f"/proc/{worker}").exists()
