@@ -3,11 +3,13 @@
 import re
 import shlex
 import subprocess
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 
+from nas import settings
 from nas.config import conf_folder, register, settings_from
 from nas.settings import (
     BenchSettings,
@@ -62,8 +64,8 @@ def test_commands_compose(page):
                     key, _, value = word.partition("=")
                     swept = " -m " in command and "," in value and "[" not in value
                     overrides.append(f"{key}={value.split(',')[end]}" if swept else word)
-                settings = settings_from(compose(verb, [*overrides, *run]), VERBS[verb])
-                assert isinstance(settings, VERBS[verb]), command
+                found = settings_from(compose(verb, [*overrides, *run]), VERBS[verb])
+                assert isinstance(found, VERBS[verb]), command
 
 
 def test_every_verb_has_commands():
@@ -113,6 +115,26 @@ def test_named_files_exist():
             assert "NAME" in path or (ROOT / path.rstrip(".")).exists(), f"{page.name}: {path}"
     for script in (ROOT / "scripts").glob("*.sh"):
         assert subprocess.run(["bash", "-n", script], check=False).returncode == 0, script
+
+
+def test_named_settings_exist():
+    groups = {group: list(classes.values()) for group, classes in settings.GROUPS.items()}
+    for part in ("Train", "Evaluate", "Track", "Dist", "Search", "Rank"):
+        groups[part.lower()] = [getattr(settings, f"{part}Settings")]
+    keys = {f"{group}.{field.name}" for group, classes in groups.items() for c in classes for field in fields(c)}
+    for page, text in TEXTS.items():
+        for key in re.findall(rf"`((?:{'|'.join(groups)})\.(?!csv)\w+)", text):
+            assert key in keys, f"{page.name}: {key}"
+
+
+def test_design_shows_the_arrows_that_are_tested():
+    from test_imports import ORDER
+
+    lines = [line.strip() for line in TEXTS[ROOT / "docs/design.md"].splitlines() if "->" in line]
+    shown = " ".join(lines).replace("-> ->", "->").split("errors -> settings ->")[0]
+    assert [set(places.strip().split(", ")) for places in shown.split("->")] == [
+        set(places) for places in ORDER if not {"config", "cli"} & set(places)
+    ]
 
 
 def test_nothing_is_left_to_fill_in():
