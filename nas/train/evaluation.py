@@ -1,4 +1,4 @@
-"""How good a subnetwork is on pictures it has not been trained on."""
+"""How good a subnetwork is on images that it was not trained on."""
 
 from __future__ import annotations
 
@@ -19,20 +19,24 @@ from nas.space import Architecture, recalibrate
 
 @dataclass(frozen=True)
 class EvalResult:
-    """What an evaluation found."""
+    """What an evaluation of one subnetwork has found.
+
+    Attributes:
+        architecture: the subnetwork.
+        accuracy: share of correct predictions, 0 to 1.
+        loss: mean cross-entropy.
+    """
 
     architecture: Architecture
     accuracy: float
-    """Share of correct predictions, 0 to 1."""
     loss: float
-    """Mean cross-entropy."""
 
 
 def architectures_to_evaluate(gate: Gate, rounds: int) -> list[Architecture]:
-    """The subnetworks that stand for a supernet: the same ones in every evaluation of a run.
+    """The subnetworks that represent a supernet: the same ones in every evaluation of a run.
 
-    All of a space that is small enough, else ``rounds`` rounds in which each choice of each slot occurs once,
-    drawn once for all runs. A fixed gate has its one architecture; a learned gate adds its favourite.
+    All architectures of a small space; of a larger one, ``rounds`` rounds in which each choice of each slot occurs
+    once, drawn once for all runs. A fixed gate has its one architecture; a learned gate adds the one it prefers.
     """
     if isinstance(gate, FixedGate):
         return [gate.architecture]
@@ -53,31 +57,33 @@ def evaluate(
     batches: Sequence[Batch],
     calibration: Sequence[Batch] | None = None,
     weights: dict[str, Tensor] | None = None,
-    precision_name: str = "float32",
+    precision: str = "float32",
 ) -> list[EvalResult]:
     """Accuracy and loss of subnetworks, on a private copy of the supernet.
 
     Args:
-        supernet: stays as it is, mode and BatchNorm statistics included.
-        batches: what to judge on, ``(x, y)``.
-        calibration: training pictures to estimate BatchNorm statistics on, anew for each subnetwork; None takes
-            the running statistics as they are.
-        weights: parameters by name to judge instead of the supernet's own, for example their moving average.
+        supernet: left unchanged, its mode and BatchNorm statistics included.
+        architectures: the subnetworks, evaluated one after the other and independently.
+        batches: images and labels to evaluate on.
+        calibration: training images on which each subnetwork's BatchNorm statistics are estimated; None takes the
+            running statistics of the supernet.
+        weights: parameters by name that replace those of the supernet, for example their moving averages.
+        precision: ``float32``, or ``bf16`` for autocast.
     """
     model = copy.deepcopy(supernet).eval()
     if weights is not None:
         model.load_state_dict(weights, strict=False)
-    found = []
+    results = []
     for architecture in architectures:
-        with autocast(precision_name, batches[0][0].device):
+        with autocast(precision, batches[0][0].device):
             if calibration is not None:
                 recalibrate(model, architecture, calibration)
-            found.append(result_of(architecture, (model(x, architecture) for x, _ in batches), batches))
-    return found
+            results.append(result_of(architecture, (model(x, architecture) for x, _ in batches), batches))
+    return results
 
 
 def result_of(architecture: Architecture, logits: Iterable[Tensor], batches: Iterable[Batch]) -> EvalResult:
-    """Accuracy and loss of a network that gives the ``logits`` ``(B, classes)`` for each of the batches ``(x, y)``."""
+    """The result of a subnetwork that gives ``logits``, ``(B, classes)`` for each of ``batches``."""
     correct, loss, count = 0, 0.0, 0
     for z, (_, y) in zip(logits, batches, strict=True):
         z = z.float()

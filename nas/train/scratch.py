@@ -45,4 +45,4 @@ def train_from_scratch(
     weights = None
     if optimizer.average:
         weights = {name: optimizer.average[p] for name, p in supernet.named_parameters() if p in optimizer.average}
-    return evaluate(supernet, [architecture], test, weights=weights, precision_name=train.precision)[0]
+    return evaluate(supernet, [architecture], test, weights=weights, precision=train.precision)[0]
