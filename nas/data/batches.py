@@ -1,4 +1,4 @@
-"""Batches from pictures in memory; a training batch is a pure function of the seed and the step."""
+"""Batches from images in memory; a training batch is a pure function of the seed and the step."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ class Batches:
 
     ``batch(step)`` depends on its arguments alone, so that a resumed run needs no state of this class. The order
     of an epoch comes from ``generator(seed, stream, "shuffle", epoch)``, the augmentation of a step from
-    ``generator(seed, stream, "augment", step)``. In turn a picture is
+    ``generator(seed, stream, "augment", step)``. In turn an image is
 
     - moved by up to ``settings.crop`` pixels each way, over a border of zeros: black, before normalisation;
     - mirrored left to right with probability 1/2, if ``settings.flip``;
     - normalised;
-    - erased in a square of ``settings.cutout`` pixels around a random pixel, cut off at the picture's edge. What
+    - erased in a square of ``settings.cutout`` pixels around a random pixel, cut off at the image's edge. What
       is erased becomes 0 after normalisation: the mean colour.
 
-    The pictures stay on ``device`` as uint8 with their border, so that a batch of random crops is one gather.
+    The images stay on ``device`` as uint8 with their border, so that a batch of random crops is one gather.
 
     Args:
-        images: the pictures, uint8 ``(N, C, H, W)``.
+        images: the images, uint8 ``(N, C, H, W)``.
         splits_mean: ``Splits.mean``, float32 ``(C,)`` on the [0, 1] scale.
         splits_std: ``Splits.std``, likewise.
         settings: how to augment.
-        batch_size: pictures a batch; an epoch's last, partial batch is dropped.
+        batch_size: images a batch; an epoch's last, partial batch is dropped.
         seed: the run's seed.
-        device: where the pictures are kept and the batches are made.
+        device: where the images are kept and the batches are made.
         channels_last: give ``x`` in that memory format.
         stream: a second instance, for example over the validation split, draws other numbers under another name.
         part: ``(rank, ranks)``: this process's part of each batch. All processes draw for the whole batch and each
-            makes its own pictures, so that together they make the batch that one process would.
+            makes its own images, so that together they make the batch that one process would.
 
     Raises:
-        DataError: there are fewer pictures than ``batch_size``.
-        SettingError: ``crop`` or ``cutout`` is not smaller than a picture, or the batch cannot be shared evenly.
+        DataError: there are fewer images than ``batch_size``.
+        SettingError: ``crop`` or ``cutout`` is not smaller than an image, or the batch cannot be shared evenly.
     """
 
     def __init__(
@@ -65,16 +65,16 @@ class Batches:
     ) -> None:
         count, channels, height, width = images.images.shape
         if count < batch_size:
-            rule = f"the {stream} split has only {count} pictures"
+            rule = f"the {stream} split has only {count} images"
             remedy = f"write train.batch_size={count} or less, or change data.val_fraction"
             raise DataError("train.batch_size", batch_size, rule, remedy)
         for name, side in ("crop", settings.crop), ("cutout", settings.cutout):
-            rule = f"must be smaller than a picture, {height}x{width}"
+            rule = f"must be smaller than an image, {height}x{width}"
             require(side < min(height, width), f"data.{name}", side, rule, "0 switches it off")
 
         rank, ranks = part
         share = batch_size // ranks
-        rule = f"must be a multiple of the {ranks} processes, with 2 pictures or more for each"
+        rule = f"must be a multiple of the {ranks} processes, with 2 images or more for each"
         fits = ranks == 1 or (batch_size % ranks == 0 and share >= 2)
         require(fits, "train.batch_size", batch_size, rule, f"write train.batch_size={max(share, 2) * ranks}")
         self._part = slice(rank * share, (rank + 1) * share)
@@ -91,13 +91,13 @@ class Batches:
             padded = pad(padded, (settings.crop,) * 4)
         self._row = width + 2 * settings.crop
         plane = self._row * (height + 2 * settings.crop)
-        self._picture = channels * plane
+        self._image = channels * plane
         # Entry i is the window whose upper left corner is byte i; the windows overlap and take no memory.
         last = padded.numel() - ((channels - 1) * plane + (height - 1) * self._row + width)
         self._windows = padded.as_strided((last + 1, channels, height, width), (1, plane, self._row, 1))
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """The pictures ``(B, C, H, W)``, float32 and normalised, and the labels ``(B,)``, int64, of a step.
+        """The images ``(B, C, H, W)``, float32 and normalised, and the labels ``(B,)``, int64, of a step.
 
         B is ``batch_size``, or this process's part of it.
         """
@@ -105,7 +105,7 @@ class Batches:
         index = self._permutation(epoch)[place * self.batch_size : (place + 1) * self.batch_size][self._part]
         draws = generator(self.seed, self.stream, "augment", step)
 
-        corner = index * self._picture
+        corner = index * self._image
         if self.settings.crop:
             reach = 2 * self.settings.crop + 1
             down, right = torch.randint(reach, (2, self.batch_size), generator=draws)[:, self._part]
@@ -142,7 +142,7 @@ def ordered(
     device: torch.device | str = "cpu",
     channels_last: bool = False,
 ) -> Iterator[Batch]:
-    """Every picture once, in order and normalised: ``(x, y)`` as in :class:`Batches`; the last may be smaller."""
+    """Every image once, in order and normalised: ``(x, y)`` as in :class:`Batches`; the last may be smaller."""
     shift, scale = _shift_and_scale(mean, std, device)
     for pixels, labels in zip(images.images.split(batch_size), images.labels.split(batch_size), strict=True):
         x = pixels.to(device).float().sub_(shift).mul_(scale)
@@ -150,7 +150,7 @@ def ordered(
 
 
 def unnormalise(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Normalised pictures ``(..., C, H, W)`` back on the [0, 1] scale, to be looked at."""
+    """Normalised images ``(..., C, H, W)`` back on the [0, 1] scale, to be looked at."""
     return (x * std.to(x).view(-1, 1, 1) + mean.to(x).view(-1, 1, 1)).clamp(0, 1)
 
 
@@ -164,7 +164,7 @@ def _memory_format(channels_last: bool) -> torch.memory_format:
 
 
 def _erase(x: Tensor, side: int, centres: Tensor) -> None:
-    """Set a square of ``side`` pixels around ``centres``, ``(2, B)`` rows and columns, to 0 in each picture."""
+    """Set a square of ``side`` pixels around ``centres``, ``(2, B)`` rows and columns, to 0 in each image."""
     top, left = (centres - side // 2)[:, :, None]
     rows, columns = torch.arange(x.shape[2]), torch.arange(x.shape[3])
     erased_rows = ((rows >= top) & (rows < top + side)).float()[:, None, :, None]

@@ -1,4 +1,4 @@
-"""Decoded pictures in one safetensors file, found again for as long as their source is unchanged."""
+"""Decoded images in one safetensors file, found again for as long as their source is unchanged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nas.errors import NasWarning
 from nas.files import lock, unfinished
 from nas.settings import FolderSettings
 
-FORMAT = 2  # raise it when the same source would decode to other pictures or be stored in another way
+FORMAT = 2  # raise it when the same source would decode to other images or be stored in another way
 TENSORS = ("images", "labels", "test_images", "test_labels")
 
 
@@ -35,8 +35,8 @@ def read_cache(path: Path, size: int) -> tuple[ImageSet, ImageSet] | None:
     """The ``(pool, test)`` that :func:`write_cache` wrote, or None if there is none that can be read.
 
     Args:
-        path: of the file. Where it is damaged, the pictures are decoded again and it is replaced.
-        size: of the pictures in it.
+        path: of the file. Where it is damaged, the images are decoded again and it is replaced.
+        size: of the images in it.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -54,7 +54,7 @@ def read_cache(path: Path, size: int) -> tuple[ImageSet, ImageSet] | None:
 
 
 def _are_sets(tensors: list[Tensor], classes: int, size: int) -> bool:
-    """Whether they are pictures and labels twice, as the rest of the room relies on."""
+    """Whether they are images and labels twice, as the rest of the room relies on."""
     for images, labels in (tensors[:2], tensors[2:]):
         if images.dtype != torch.uint8 or labels.dtype != torch.int64 or labels.ndim != 1 or not len(labels):
             return False
@@ -64,7 +64,7 @@ def _are_sets(tensors: list[Tensor], classes: int, size: int) -> bool:
 
 
 def checksum(tensors: Iterable[Tensor]) -> str:
-    """Of all bytes: the format has none of its own, and a flipped bit in a picture would be seen by nobody."""
+    """Of all bytes: the format has none of its own, and a flipped bit in an image would be seen by nobody."""
     found = 0
     for tensor in tensors:
         found = zlib.crc32(tensor.contiguous().numpy().data, found)
@@ -82,5 +82,5 @@ def write_cache(path: Path, pool: ImageSet, test: ImageSet) -> None:
                 with unfinished(path) as beside:
                     save_file(tensors, beside, told)
     except (OSError, SafetensorError) as error:
-        message = f"data.cache={path.parent}: pictures are decoded anew every time ({error}); name another folder"
+        message = f"data.cache={path.parent}: images are decoded again every time ({error}); name another folder"
         warnings.warn(message, NasWarning, stacklevel=2)

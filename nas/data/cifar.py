@@ -14,11 +14,11 @@ from nas.data.images import ImageSet
 from nas.errors import DataError, SettingError
 from nas.settings import CifarSettings
 
-WAYS_OUT = "or use data=digits, which needs no network, or your own pictures with data=folder data.root=PATH"
+WAYS_OUT = "or use data=digits, which needs no network, or your own images with data=folder data.root=PATH"
 
 
 def load_cifar(settings: CifarSettings, progress: bool = False) -> tuple[ImageSet, ImageSet]:
-    """CIFAR-10 or CIFAR-100 as ``(pool, test)``: 50,000 and 10,000 pictures, uint8 ``(N, 3, 32, 32)``.
+    """CIFAR-10 or CIFAR-100 as ``(pool, test)``: 50,000 and 10,000 images, uint8 ``(N, 3, 32, 32)``.
 
     Files already under ``settings.root`` are checked and used; otherwise they are downloaded there, if
     ``settings.download`` allows it. Nothing is printed on stdout; with ``progress`` a bar is shown on stderr.

@@ -1,4 +1,4 @@
-"""Labelled pictures, how they are split, and the statistics they are normalised with."""
+"""Labelled images, how they are split, and the statistics they are normalised with."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 from nas.errors import DataError
 from nas.seeds import generator
 
-CHUNK = 4096  # pictures counted at a time: bincount works on a contiguous copy of what it counts
+CHUNK = 4096  # images counted at a time: bincount works on a contiguous copy of what it counts
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Labelled pictures of one size, in memory.
+    """Labelled images of one size, in memory.
 
     Attributes:
         images: uint8 ``(N, C, H, W)``, 0 is black.
@@ -37,7 +37,7 @@ class ImageSet:
         return len(self.labels)
 
     def subset(self, index: Tensor) -> ImageSet:
-        """The pictures at ``index``, int64 ``(n,)``, in that order; a copy."""
+        """The images at ``index``, int64 ``(n,)``, in that order; a copy."""
         return ImageSet(self.images[index], self.labels[index], self.classes)
 
 
@@ -47,9 +47,9 @@ class Splits:
 
     Attributes:
         train: what weights are learned on.
-        val: held out of the training pictures; subnetworks are compared and gates are learned on it.
+        val: held out of the training images; subnetworks are compared and gates are learned on it.
         test: the data set's own test split; for the last word alone.
-        mean: float32 ``(C,)``, of the training pictures on the [0, 1] scale.
+        mean: float32 ``(C,)``, of the training images on the [0, 1] scale.
         std: float32 ``(C,)``, likewise; 1 where a channel is constant.
     """
 
@@ -61,12 +61,12 @@ class Splits:
 
     @property
     def channels(self) -> int:
-        """Channels of a picture."""
+        """Channels of an image."""
         return self.train.images.shape[1]
 
     @property
     def image_size(self) -> int:
-        """Side of a picture in pixels; pictures are square."""
+        """Side of an image in pixels; images are square."""
         return self.train.images.shape[-1]
 
     @property
@@ -95,38 +95,38 @@ def stratified(pool: ImageSet, fraction: float, draws: torch.Generator, key: str
 
     Args:
         pool: what to split.
-        fraction: share of each class that is held out; at least one picture of each.
-        draws: decides which pictures.
+        fraction: share of each class that is held out; at least one image of each.
+        draws: decides which images.
         key: the setting that holds ``fraction``, for the message.
 
     Raises:
-        DataError: a class has too few pictures to be in both parts.
+        DataError: a class has too few images to be in both parts.
     """
     held_out = torch.zeros(len(pool), dtype=torch.bool)
     for label, name in enumerate(pool.classes):
         members = (pool.labels == label).nonzero().flatten()
         count = max(1, round(fraction * len(members)))
         if count >= len(members):
-            rule = f"leaves class {name!r}, which has {len(members)} pictures outside the test split, none to train on"
-            raise DataError(key, fraction, rule, "have at least 2 pictures a class, or hold out fewer")
+            rule = f"leaves class {name!r}, which has {len(members)} images outside the test split, none to train on"
+            raise DataError(key, fraction, rule, "have at least 2 images a class, or hold out fewer")
         held_out[members[torch.randperm(len(members), generator=draws)[:count]]] = True
     return pool.subset((~held_out).nonzero().flatten()), pool.subset(held_out.nonzero().flatten())
 
 
 def thinned(pool: ImageSet, number: int, draws: torch.Generator, key: str) -> ImageSet:
-    """``number`` of the pictures of ``pool``, in its order, with the same share of each class.
+    """``number`` of the images of ``pool``, in its order, with the same share of each class.
 
     Args:
         pool: what to choose from.
         number: how many to keep.
-        draws: decides which pictures.
+        draws: decides which images.
         key: the setting that holds ``number``, for the message.
 
     Raises:
-        DataError: there are fewer pictures than that.
+        DataError: there are fewer images than that.
     """
     if number > len(pool):
-        raise DataError(key, number, f"there are {len(pool)} training pictures", f"write {key}=0 for all of them")
+        raise DataError(key, number, f"there are {len(pool)} training images", f"write {key}=0 for all of them")
     place = torch.empty(len(pool), dtype=torch.float64)
     for label in range(len(pool.classes)):
         members = (pool.labels == label).nonzero().flatten()
@@ -140,7 +140,7 @@ def thinned(pool: ImageSet, number: int, draws: torch.Generator, key: str) -> Im
 def statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each channel, float32 ``(C,)``, on the [0, 1] scale.
 
-    They are taken from counts of the 256 values, in float64: exact, and without a float copy of the pictures. A
+    They are taken from counts of the 256 values, in float64: exact, and without a float copy of the images. A
     constant channel gets the deviation 1, so that dividing by it gives zeros and not NaN.
     """
     counts = torch.zeros(images.shape[1], 256, dtype=torch.float64)

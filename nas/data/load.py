@@ -1,4 +1,4 @@
-"""From settings to pictures: the one place that knows every source."""
+"""From settings to images: the one place that knows every source."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from nas.settings import CifarSettings, DataSettings, DigitsSettings, FolderSett
 
 
 def load_splits(settings: DataSettings, seed: int, progress: bool = False) -> Splits:
-    """Load a data set and hold a validation split out of its training pictures.
+    """Load a data set and hold a validation split out of its training images.
 
     Args:
         settings: which data set; its type decides the source.
-        seed: fixes which pictures are held out, with the same share of every class.
-        progress: show a bar on stderr while pictures are downloaded or decoded.
+        seed: fixes which images are held out, with the same share of every class.
+        progress: show a bar on stderr while images are downloaded or decoded.
 
     Raises:
-        DataError: the data set cannot be had or read, a class has too few pictures to be split, or there are fewer
-            training pictures than are to be kept.
+        DataError: the data set cannot be had or read, a class has too few images to be split, or there are fewer
+            training images than are to be kept.
         SettingError: there is no such data set.
     """
     pool, test = _pool_and_test(settings, seed, progress)

@@ -1,4 +1,4 @@
-"""Data sets that need neither network nor disk: handwritten digits and synthetic pictures."""
+"""Data sets that need neither network nor disk: handwritten digits and synthetic images."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def load_digits(settings: DigitsSettings, seed: int) -> tuple[ImageSet, ImageSet
 
 
 def make_synthetic(settings: SyntheticSettings, seed: int) -> tuple[ImageSet, ImageSet]:
-    """Noise over one smooth random picture a class, as ``(pool, test)``; as many pictures of each class as can be.
+    """Noise over one smooth random image a class, as ``(pool, test)``; as many images of each class as can be.
 
-    The pool has ``settings.size`` pictures, the test split a quarter of it on top, uint8 ``(N, C, H, W)``.
+    The pool has ``settings.size`` images, the test split a quarter of it on top, uint8 ``(N, C, H, W)``.
     """
     draws = generator(seed, "synthetic")
     shape = (settings.channels, settings.image_size, settings.image_size)

@@ -138,13 +138,13 @@ def test_channels_last_changes_the_layout_and_no_value(images):
 
 
 def test_a_split_smaller_than_a_batch_names_the_batch_size(images):
-    with pytest.raises(DataError, match=r"train\.batch_size=27: the val split has only 26 pictures; .*batch_size=26"):
+    with pytest.raises(DataError, match=r"train\.batch_size=27: the val split has only 26 images; .*batch_size=26"):
         batches(images, batch_size=27, stream="val")
 
 
 @pytest.mark.parametrize("name", ["crop", "cutout"])
 def test_an_augmentation_as_large_as_the_picture_is_refused(images, name):
-    with pytest.raises(SettingError, match=rf"data\.{name}=9: must be smaller than a picture, 9x9; 0 switches it off"):
+    with pytest.raises(SettingError, match=rf"data\.{name}=9: must be smaller than an image, 9x9; 0 switches it off"):
         batches(images, **{name: SIDE})
 
 

@@ -65,7 +65,7 @@ def assert_same(left, right) -> None:
 @pytest.fixture
 def no_decoding(monkeypatch):
     def forbid() -> None:
-        monkeypatch.setattr(folder, "_pixels", lambda *_: pytest.fail("decoded again"))
+        monkeypatch.setattr(folder, "decode_image", lambda *_: pytest.fail("decoded again"))
 
     return forbid
 
@@ -127,7 +127,7 @@ def test_a_touched_source_is_decoded_anew(tmp_path, monkeypatch):
     load_folder(settings(root))
     os.utime(root, ns=(1, 1))
     calls = []
-    monkeypatch.setattr(folder, "_pixels", lambda *_: calls.append(1) or np.zeros((SIDE, SIDE, 3), np.uint8))
+    monkeypatch.setattr(folder, "decode_image", lambda *_: calls.append(1) or np.zeros((SIDE, SIDE, 3), np.uint8))
     load_folder(settings(root))
     assert len(calls) == 12
 
@@ -157,7 +157,7 @@ def test_a_damaged_cache_is_replaced(tmp_path, no_decoding):
 def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     source = settings(as_folder(tmp_path / "pets", tree()), cache=tmp_path / "file" / "below")
-    with pytest.warns(NasWarning, match=r"data\.cache=.*decoded anew"):
+    with pytest.warns(NasWarning, match=r"data\.cache=.*decoded again"):
         pool, _ = load_folder(source)
     assert len(pool) == 8
 
@@ -184,13 +184,13 @@ def without(prefix: str) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        (without("train"), r"has no train/ folder.*put pictures under train/CLASS/ and test/CLASS/"),
-        (without("test"), r"has no test/ folder.*put pictures under"),
+        (without("train"), r"has no train/ folder.*put images under train/CLASS/ and test/CLASS/"),
+        (without("test"), r"has no test/ folder.*put images under"),
         (without("train/cat"), r"a data set with one class, 'dog'"),
         (tree() | {"test/cow/1.png": png(1)}, r"has class 'cow' under test/ and not under train/; name the"),
-        (tree() | {"train/cat/bad.jpg": b"no picture"}, r"train/cat/bad\.jpg: is no readable picture.*mend or remove"),
-        (tree() | {"train/cat/cut.png": png(5)[:-40]}, r"train/cat/cut\.png: is no readable picture"),
-        (tree() | {"test/dog/0.png": b""}, r"test/dog/0\.png: is no readable picture"),
+        (tree() | {"train/cat/bad.jpg": b"no picture"}, r"train/cat/bad\.jpg: is no readable image.*mend or remove"),
+        (tree() | {"train/cat/cut.png": png(5)[:-40]}, r"train/cat/cut\.png: is no readable image"),
+        (tree() | {"test/dog/0.png": b""}, r"test/dog/0\.png: is no readable image"),
         (tree() | {"test/dog/0.png": deep_png()}, r"test/dog/0\.png: .*more than 8 bits"),
     ],
 )
@@ -205,7 +205,7 @@ def test_a_bad_tree_is_one_line_with_the_remedy(tmp_path, make, files, message):
 def test_a_picture_too_large_to_be_true_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
     root = as_zip(tmp_path / "a.zip", tree())
-    with pytest.raises(DataError, match=r"train/cat/0\.png: is no readable picture .*decompression bomb"):
+    with pytest.raises(DataError, match=r"train/cat/0\.png: is no readable image .*decompression bomb"):
         load_folder(settings(root))
 
 

@@ -36,5 +36,5 @@ def test_each_class_gives_its_share_and_at_least_one():
 
 def test_a_class_too_small_to_be_split_is_named():
     pool = ImageSet(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 0, 1]), ("cat", "dog"))
-    with pytest.raises(DataError, match=r"data\.val_fraction=0\.1: .*'dog'.* 1 pictures .*at least 2 pictures a class"):
+    with pytest.raises(DataError, match=r"data\.val_fraction=0\.1: .*'dog'.* 1 images .*at least 2 images a class"):
         stratified(pool, 0.1, generator(0, "split"), "data.val_fraction")

@@ -56,5 +56,5 @@ def test_the_other_splits_stay_as_they_were():
 
 
 def test_more_than_there_are_is_refused():
-    with pytest.raises(DataError, match=r"data\.train_images=1000: there are 270 training pictures; write .*=0"):
+    with pytest.raises(DataError, match=r"data\.train_images=1000: there are 270 training images; write .*=0"):
         load_splits(replace(SETTINGS, train_images=1000), 0)

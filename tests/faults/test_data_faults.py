@@ -57,7 +57,7 @@ def test_a_flipped_bit_in_a_picture_of_an_archive_is_one_line(tmp_path):
     data = bytearray(path.read_bytes())
     data[first.header_offset + 30 + len(first.filename) + first.compress_size // 2] ^= 4
     path.write_bytes(data)
-    with pytest.raises(DataError, match=r"0\.png: is no readable picture"):
+    with pytest.raises(DataError, match=r"0\.png: is no readable image"):
         load(tmp_path)
 
 
@@ -130,5 +130,5 @@ def test_a_disk_too_full_for_a_cache_is_a_warning_and_the_pictures_are_there(tmp
         warnings.simplefilter("always")
         found = load(tmp_path)
     assert len(found["train"]["labels"]) == 4
-    assert [str(w.message) for w in told if "pictures are decoded anew every time" in str(w.message)]
+    assert [str(w.message) for w in told if "images are decoded again every time" in str(w.message)]
     assert not list((tmp_path / "cache").iterdir())
