@@ -202,7 +202,7 @@ def train_one(task: tuple[TrainRunSettings, str, int]) -> tuple[str, int, float 
 
 def head_of(settings: TrainRunSettings) -> dict[str, Any]:
     """What the accuracies depend on."""
-    from nas.train.checkpoint import versions
+    from nas.checkpoint import versions
 
     plain = {name: asdict(getattr(settings, name)) for name in ("space", "data", "optimizer", "train")}
     for name in ("root", "cache", "download"):  # where the pictures lie does not matter

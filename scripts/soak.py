@@ -150,7 +150,8 @@ def train(folder: Path) -> None:
 def train_marked(folder: Path, phase: Any) -> None:
     """Train to the end; ``phase`` says where it is."""
     import nas.train
-    from nas.train import Run, checkpoint
+    from nas import checkpoint
+    from nas.train import Run
 
     _mark(nas.train.TrainStep, "__call__", phase, "step", "step")
     _mark(Run, "validate", phase, "evaluation", "step")
@@ -161,7 +162,7 @@ def train_marked(folder: Path, phase: Any) -> None:
 
 def trained(folder: Path) -> Any:
     """What must not depend on kills: all of the newest checkpoint but times, the steps of the curves, the report."""
-    from nas.train import checkpoint
+    from nas import checkpoint
     from nas.train.report import read_report
 
     state = checkpoint.load(checkpoint.saved(folder)[0])

@@ -19,6 +19,7 @@ ORDER = (
     ("settings",),
     ("journal",),
     ("seeds",),
+    ("state",),
     ("jac",),
     ("nn",),
     ("space",),

@@ -21,8 +21,8 @@ def job(config: DictConfig, folder: Path) -> dict[str, Any]:
     import torch
     from rich.console import Console
 
+    from nas.checkpoint import load_trained
     from nas.export import export, find_source, ready, tables
-    from nas.train import load_trained
 
     if settings.threads:
         torch.set_num_threads(settings.threads)

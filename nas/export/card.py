@@ -9,13 +9,11 @@ from typing import Any
 
 from torch import nn
 
+from nas.checkpoint import Trained, versions
 from nas.cost import count_flops
 from nas.errors import ExportError
-from nas.files import sha256_of
 from nas.nn import indices_of
 from nas.space import Architecture
-from nas.train import Trained
-from nas.train.checkpoint import versions
 
 FORMAT = 1
 CARD, WEIGHTS, PROGRAM, ONNX, README = "card.json", "weights.safetensors", "network.pt2", "network.onnx", "README.md"
@@ -70,7 +68,7 @@ def make_card(
             "std": splits.std.tolist(),
         },
         # Of its path only the run's folder and the file: others have no use for the folders of this machine.
-        "checkpoint": {"path": f"{path.parent.name}/{path.name}", "step": trained.step, "sha256": sha256_of(path)},
+        "checkpoint": {"path": f"{path.parent.name}/{path.name}", "step": trained.step, "sha256": trained.digest},
         "trained_in": settings.train.precision,
         "versions": versions(),
     }

@@ -10,13 +10,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from nas.checkpoint import plain_network
 from nas.errors import ExportError
 from nas.export.card import CARD, WEIGHTS, damaged, read_card
 from nas.files import sha256_of
 from nas.settings import CustomSettings, SpaceSettings, train_settings
 from nas.space import build_space
-from nas.train.fits import misfit_of_shapes, misfit_of_weights
-from nas.train.picked import plain_network
+from nas.state import load_weights, must_fit
 
 
 def load(folder: Path | str, factory: str | None = None) -> nn.Module:
@@ -55,24 +55,15 @@ def load(folder: Path | str, factory: str | None = None) -> nn.Module:
     _must_be_named(folder, settings, factory)
     space = build_space(settings, *size, network["classes"])
     architecture, picture = space.decode(network["architecture"]), (size[0], size[1], size[1])
-    if isinstance(settings, CustomSettings):
-        plain = plain_network(space.supernet(), architecture, picture)
-    else:  # without the memory of the supernet, and of sizes that the file does not bear out
-        with torch.device("meta"):
-            plain = plain_network(space.build(), architecture, picture)
-    if why := misfit_of_shapes(state, plain):
-        raise ExportError(
-            "weights", folder / WEIGHTS, f"does not fit the network ({why})", "take the network as it was"
-        )
-    if not isinstance(settings, CustomSettings):
-        plain = plain.to_empty(device="cpu")
-    if why := misfit_of_weights(state, plain):
-        raise damaged(folder / WEIGHTS, why)
-    try:
-        plain.load_state_dict(state)
-    except RuntimeError as error:  # a user's own network may have changed under the same settings
-        rule = f"does not fit the network ({' '.join(str(error).split()[:30])} ...)"
-        raise ExportError("weights", folder / WEIGHTS, rule, "take the network as it was") from None
+    with must_fit(ExportError, "weights", folder / WEIGHTS, "take the network as it was"):
+        if isinstance(settings, CustomSettings):
+            plain = plain_network(space.supernet(), architecture, picture)
+        else:  # without the memory of the supernet, and of sizes that the file does not bear out
+            with torch.device("meta"):
+                plain = plain_network(space.build(), architecture, picture)
+            load_weights(plain, state)
+            plain = plain.to_empty(device="cpu")
+        load_weights(plain, state)
     return plain
 
 

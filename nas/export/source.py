@@ -6,10 +6,10 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from nas.checkpoint import saved
 from nas.errors import CheckpointError, SettingError
 from nas.files import sha256_of
-from nas.train.checkpoint import saved
-from nas.train.picked import best_of_run
+from nas.train import best_of_run
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nas.checkpoint import Trained, calibrated, plain_network
 from nas.data import Batch
 from nas.errors import ExportError
 from nas.export.card import CARD, ONNX, PROGRAM, README, WEIGHTS, make_card
@@ -29,8 +30,6 @@ from nas.export.readme import readme
 from nas.files import put, sha256_of
 from nas.settings import CustomSettings
 from nas.space import Architecture
-from nas.train import Trained
-from nas.train.picked import calibrated, plain_network
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Mapping
+
+from torch import Tensor
 
 from nas.space import Architecture, SearchSpace
 
@@ -23,10 +25,15 @@ class Gate(ABC):
     def paths(self, step: int) -> tuple[Architecture, ...]:
         """The paths of update ``step``, one after the other on the same batch; their gradients are summed."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """What it has learned, if it learns."""
+    def state_dict(self) -> dict[str, Tensor]:
+        """What the gate has learned, by name; no copies. Nothing for one that does not learn."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up ``state_dict()`` again."""
-        assert not state, "this gate has learned nothing that could be restored"
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Copy what ``state_dict()`` returned into a new gate.
+
+        Raises:
+            ValueError: it is of another gate or space.
+        """
+        if state:
+            raise ValueError("this gate learns nothing, and the state is of one that has")

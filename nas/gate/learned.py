@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +14,7 @@ from nas.nn import WeightedBranch
 from nas.seeds import generator
 from nas.settings import LearnedGateSettings
 from nas.space import Architecture, SearchSpace
+from nas.state import restore
 
 
 class LearnedGate(Gate):
@@ -41,6 +40,9 @@ class LearnedGate(Gate):
         self._mask = torch.zeros(len(counts), len(choices)).masked_fill(choices >= counts[:, None], -torch.inf)
         self.logits = nn.Parameter(torch.zeros_like(self._mask))
         self._optimizer = torch.optim.Adam([self.logits], lr=settings.lr, betas=(0.5, 0.999))
+        first, second = torch.zeros_like(self._mask), torch.zeros_like(self._mask)
+        count = torch.zeros((), dtype=torch.float32)
+        self._optimizer.state[self.logits] = {"step": count, "exp_avg": first, "exp_avg_sq": second}
 
     def temperature(self, step: int) -> float:
         """Of the softmax that the gradient goes through, in step ``step``."""
@@ -106,10 +108,8 @@ class LearnedGate(Gate):
         self._optimizer.step()
         return value
 
-    def state_dict(self) -> dict[str, Any]:
-        return copy.deepcopy({"logits": self.logits.detach(), "optimizer": self._optimizer.state_dict()})
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"logits": self.logits.detach(), **self._optimizer.state[self.logits]}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        with torch.no_grad():
-            self.logits.copy_(state["logits"])
-        self._optimizer.load_state_dict(state["optimizer"])
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        restore(self.state_dict(), state)

@@ -13,6 +13,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
+from nas.checkpoint import Trained, versions
 from nas.cost import PathFlops, PathParameters
 from nas.data import Batch
 from nas.journal import Journal
@@ -22,8 +23,6 @@ from nas.search import Evaluator, Finetune
 from nas.settings import RankRunSettings
 from nas.settings.rank import TRIVIAL
 from nas.space import extract, show_widths
-from nas.train import Trained
-from nas.train.checkpoint import versions
 
 KINDS = ("supernet", "sum", "proxy", "trivial")
 _SAME = {"versions": versions()}
@@ -125,7 +124,7 @@ def _evaluated(
     tuned = (settings.rank.finetune_steps, settings.rank.finetune_lr) if how == "tuned" else None
     key = key_of(
         f"supernet_{how or 'recalibrated'}",
-        checkpoint=blake2b(trained.path.read_bytes()).hexdigest(),
+        checkpoint=trained.digest,
         split=settings.split,
         finetune=tuned,
         **_SAME,

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from nas.checkpoint import versions
 from nas.draw import Panel, draw_scatter
 from nas.files import write_whole
 from nas.rank.predictions import Prediction
@@ -25,7 +26,6 @@ from nas.score.correlation import best
 from nas.settings import RankRunSettings
 from nas.space import SearchSpace
 from nas.track import Writer
-from nas.train.checkpoint import versions
 
 
 def write_report(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from nas.checkpoint import Trained, load_trained
 from nas.data import Batch, Splits, load_splits
 from nas.errors import CheckpointError, SettingError, require
 from nas.score.benchmark import BenchmarkTable, load_table, table_space
@@ -14,7 +15,6 @@ from nas.score.run import training_batches
 from nas.seeds import generator
 from nas.settings import RankRunSettings, SpaceSettings
 from nas.space import SearchSpace, build_space
-from nas.train import Trained, load_trained
 
 
 @dataclass(frozen=True, eq=False)

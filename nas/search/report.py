@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.table import Table
 
+from nas.checkpoint import versions
 from nas.draw import Axis, Points, draw_curve, draw_front, draw_values
 from nas.files import write_whole
 from nas.search.objectives import COSTS, EVALUATED, LATENCY
@@ -23,7 +24,6 @@ from nas.settings import SearchRunSettings
 from nas.settings.compare import flat
 from nas.space import SearchSpace
 from nas.track import Writer
-from nas.train.checkpoint import versions
 
 SHOWN = 40
 """Rows that a table has at most; the files have all."""

@@ -9,13 +9,12 @@ from typing import Any
 
 from torch import nn
 
+from nas.checkpoint import Trained, load_trained
 from nas.data import Splits, load_splits
 from nas.errors import CheckpointError, require
-from nas.files import sha256_of
 from nas.settings import DataSettings, DigitsSettings, SearchRunSettings, SpaceSettings
 from nas.settings.compare import differences
 from nas.space import SearchSpace, build_space, check_supernet, show_widths
-from nas.train import Trained, load_trained
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +66,7 @@ class SearchTarget:
                 what = "of another space" if key == "space" else "trained on other data"
                 rule = f"is a checkpoint {what} ({'; '.join(changed)})"
                 raise CheckpointError("checkpoint", settings.checkpoint, rule, f"leave {key}= out, it has its own")
-        digest = sha256_of(trained.path)
-        return cls(trained.space, own.space, own.data, trained.splits, settings.seed, trained, digest)
+        return cls(trained.space, own.space, own.data, trained.splits, settings.seed, trained, trained.digest)
 
     @cached_property
     def fresh(self) -> nn.Module:

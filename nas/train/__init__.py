@@ -1,16 +1,15 @@
 """Training a supernet: the loop, its step, evaluation and checkpoints."""
 
+from nas.checkpoint import Trained, calibrated, load_trained, plain_network
 from nas.train.evaluation import EvalResult, architectures_to_evaluate, evaluate
 from nas.train.gate_trainer import GateTrainer
 from nas.train.loop import fit
 from nas.train.optimize import GatedOptimizer, learning_rate
-from nas.train.picked import best_of_run, calibrated, plain_network
-from nas.train.report import Report, make_report, tables
+from nas.train.report import Report, best_of_run, make_report, tables
 from nas.train.retraining import Retraining, comparison, retrain
 from nas.train.run import Initial, Run
 from nas.train.scratch import train_from_scratch
 from nas.train.step import BranchNorms, Loss, StepResult, TrainStep
-from nas.train.trained import Trained, load_trained
 
 __all__ = [
     "BranchNorms",

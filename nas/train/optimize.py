@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nas.errors import SettingError
 from nas.settings import AdamWSettings, OptimizerSettings, SGDSettings, TrainSettings
+from nas.state import restore
 
 
 def learning_rate(settings: TrainSettings, peak: float, step: int, total_steps: int, steps_per_epoch: int) -> float:
@@ -81,7 +82,8 @@ class GatedOptimizer:
     def __init__(
         self, supernet: nn.Module, settings: OptimizerSettings, clip_norm: float = 0.0, ema_decay: float = 0.0
     ) -> None:
-        self.parameters = [p for p in supernet.parameters() if p.requires_grad]
+        self._named = {name: p for name, p in supernet.named_parameters() if p.requires_grad}
+        self.parameters = list(self._named.values())
         self.optimizer = _build(settings, self.parameters)
         self.clip_norm, self.ema_decay = clip_norm, ema_decay
         self.average: dict[Tensor, Tensor] = {}
@@ -124,15 +126,23 @@ class GatedOptimizer:
             parameter.grad = None
         self._used.clear()
 
-    def state_dict(self) -> dict[str, Any]:
-        """The moments of all parameters, and their averages."""
-        self.optimizer.param_groups[0]["params"] = self.parameters
-        return {"optimizer": self.optimizer.state_dict(), "average": list(self.average.values())}
+    def state_dict(self) -> dict[str, Tensor]:
+        """The moments, as ``exp_avg/NAME`` for example, and as ``average/NAME`` the moving averages; no copies."""
+        state, average = self.optimizer.state, self.average
+        found = {f"{kind}/{name}": m for name, p in self._named.items() for kind, m in state.get(p, {}).items()}
+        return found | {f"average/{name}": average[p] for name, p in self._named.items() if p in average}
 
-    @torch.no_grad()
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up ``state_dict()`` again."""
-        self.optimizer.param_groups[0]["params"] = self.parameters
-        self.optimizer.load_state_dict(state["optimizer"])
-        for own, saved in zip(self.average.values(), state["average"], strict=True):
-            own.copy_(saved)
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Copy what ``state_dict()`` returned into a new optimizer.
+
+        Raises:
+            ValueError: it is of another optimizer or network.
+        """
+        if isinstance(self.optimizer, torch.optim.AdamW):
+            for name, parameter in self._named.items():  # those that have been updated; the others begin when they are
+                if f"exp_avg/{name}" in state:
+                    fused = self.optimizer.defaults["fused"]
+                    count = torch.zeros((), dtype=torch.float32, device=parameter.device if fused else "cpu")
+                    first, second = torch.zeros_like(parameter.detach()), torch.zeros_like(parameter.detach())
+                    self.optimizer.state[parameter] = {"step": count, "exp_avg": first, "exp_avg_sq": second}
+        restore(self.state_dict(), state)

@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from rich.table import Table
 
+from nas.checkpoint import comparable, versions
 from nas.errors import CheckpointError
 from nas.files import write_whole
 from nas.nn import indices_of
 from nas.settings.plain import filled
-from nas.train.checkpoint import versions
 from nas.train.run import Run
-from nas.train.same import plain
 
 SHOWN = 40
 """Rows that a table has at most; the file has all."""
@@ -93,7 +92,7 @@ def make_report(run: Run) -> Report:
         versions(),
         run.world.size,
     )
-    data = {"settings": plain(run.settings), **asdict(report)}
+    data = {"settings": comparable(run.settings), **asdict(report)}
     write_whole(run.folder / "report.json", json.dumps(data, indent=1) + "\n")
     return report
 
@@ -114,6 +113,29 @@ def read_report(folder: Path) -> Report:
     except (ValueError, RecursionError) as error:
         remedy = "delete it and start the run's command again, which writes it anew"
         raise CheckpointError("run", path, f"cannot be read ({str(error)[:200]})", remedy) from None
+
+
+def best_of_run(path: Path | str) -> str:
+    """The subnetwork, as text, that was best on validation images among those that a run evaluated at its end.
+
+    Args:
+        path: the run's folder, or a checkpoint in it.
+
+    Raises:
+        CheckpointError: the run has left no report, or one that cannot be read.
+    """
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    remedy = "name the architecture, as in 1-0-2"
+    try:
+        return read_report(folder).subnetworks[0].architecture
+    except FileNotFoundError:
+        rule = f"there is no report.json in {folder} to say which subnetwork is best"
+        remedy = "finish the run, or name one, as in 1-0-2"
+    except IndexError:
+        rule = f"{folder / 'report.json'} cannot be read (it has no subnetworks)"
+    except CheckpointError as error:
+        rule = f"{error.value} {error.rule}"
+    raise CheckpointError("architecture", "best", rule, remedy)
 
 
 def tables(report: Report) -> list[Table]:

@@ -11,22 +11,19 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
+from nas.checkpoint import Trained, calibrated, comparable, load_trained, plain_network, saved
 from nas.cost import PathFlops, count_parameters
 from nas.cost.flops_match import TOLERANCE, flops_match
 from nas.data import load_splits
 from nas.errors import CheckpointError
-from nas.files import sha256_of, write_whole
+from nas.files import write_whole
 from nas.settings import FixedGateSettings, TrainRunSettings
 from nas.settings.compare import differences
 from nas.space import Architecture, SearchSpace, build_space, check_supernet
 from nas.track.tags import ACCURACY
-from nas.train import checkpoint
 from nas.train.loop import fit
-from nas.train.picked import calibrated, plain_network
 from nas.train.report import make_report
 from nas.train.run import Initial, Run
-from nas.train.same import plain
-from nas.train.trained import Trained, load_trained
 
 AUGMENTATION = ("crop", "flip", "cutout")
 PLACE = ("root", "cache", "download")
@@ -104,7 +101,7 @@ def retrain(
         Interrupted: SIGINT or SIGTERM came; the training is saved.
         DivergedError: a loss stopped being finite.
     """
-    if checkpoint.saved(folder):
+    if saved(folder):
         raise CheckpointError("run", folder, "is the run of a supernet", "take another run=NAME")
     if settings.train.threads:
         torch.set_num_threads(settings.train.threads)
@@ -113,7 +110,7 @@ def retrain(
         factory = getattr(settings.space, "factory", "")  # which the user has named
         trained = load_trained(settings.checkpoint, settings.track.progress, factory)
         _must_agree(settings, trained)
-    digest = sha256_of(trained.path) if trained else ""
+    digest = trained.digest if trained else ""
     space, parts = _plan(settings, trained, digest)
     rows = []
     for part in parts:
@@ -130,7 +127,7 @@ def retrain(
         numbers = (part.flops, part.parameters, first, found.val_accuracy, found.test_accuracy)
         rows.append(Row(part.name, found.architecture, found.choices, *numbers))
     result = Retraining(rows, str(trained.path) if trained else "", digest)
-    data = {"settings": plain(settings), **asdict(result)}
+    data = {"settings": comparable(settings), **asdict(result)}
     write_whole(folder / "retrain.json", json.dumps(data, indent=1) + "\n")
     return result
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from nas import checkpoint
+from nas.checkpoint import check_same_run, comparable
 from nas.cost import PathFlops
 from nas.data import Batches, Splits, load_splits, ordered, unnormalise
 from nas.dist import NO_EXCHANGE, SINGLE, GradientExchange, World, choose_device, synchronise
@@ -18,13 +20,11 @@ from nas.nn import gated_blocks
 from nas.settings import TrainRunSettings
 from nas.settings.compare import flat
 from nas.space import Architecture, build_space, check_supernet
+from nas.state import load_weights, must_fit
 from nas.track import NullWriter, Progress, Tracker, Writer
-from nas.train import checkpoint
 from nas.train.evaluation import EvalResult, architectures_to_evaluate, evaluate
-from nas.train.fits import misfit_of_run, misfit_of_weights
 from nas.train.gate_trainer import GateTrainer, NoGateTrainer
 from nas.train.optimize import GatedOptimizer, learning_rate
-from nas.train.same import must_be_same, plain
 from nas.train.step import BranchNorms, Loss, StepResult, TrainStep
 
 NORMS_EVERY = 10
@@ -84,9 +84,9 @@ class Run:
         self.world = world
         state = checkpoint.load_newest(folder)
         if state is not None:
-            must_be_same(folder, state, settings, self.origin)
+            check_same_run(folder, state, settings, self.origin)
         place = (state["step"], state["metrics_bytes"]) if state is not None else 0
-        begun = (place, plain(settings), self.origin, checkpoint.versions())
+        begun = (place, comparable(settings), self.origin, checkpoint.versions())
         rule, remedy = "has other settings, versions or checkpoints", "give all processes the same command and folder"
         world.assert_equal_across_ranks(begun, "run", folder, rule, remedy)
         self.device = choose_device(settings.train.device, world.local_rank if world.size > 1 else None)
@@ -108,6 +108,7 @@ class Run:
         supernet = self.space.supernet(self.settings.seed)
         unknown = supernet.load_state_dict(initial, strict=False).unexpected_keys
         assert not unknown, f"initial weights of another network: {unknown}"
+        checkpoint.check_storable("model", supernet.state_dict())
         check_supernet(self.space, supernet, splits.channels, splits.image_size, len(splits.classes))
         self.flops = PathFlops(self.space, supernet, splits.input_shape)
         self.supernet = supernet.to(self.device)
@@ -157,41 +158,32 @@ class Run:
         )
 
     def _begin(self, state: dict[str, Any] | None, config_text: str) -> None:
-        board, slots = self.settings.track.tensorboard, self.space.slots
+        board, is_main = self.settings.track.tensorboard, self.world.is_main
+        self.tracker = Tracker(NullWriter(), self.space.slots)
         if state is not None:
-            self._must_fit(state)
-            self.step, self.to_be_evaluated = state["step"], state.get("to_be_evaluated") is True
-            self._load_weights(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.gate.load_state_dict(state["gate"])
-        if not self.world.is_main:
-            self.tracker = Tracker(NullWriter(), slots)
-        elif state is not None:
-            writer = Writer(self.folder, board, self.step, state["metrics_bytes"])
-            self.tracker = Tracker(writer, slots, state["track"])
-        else:
+            remedy, whose = "take another run=NAME, or the network as it was", "its checkpoint "
+            with must_fit(CheckpointError, "run", self.folder, remedy, whose):
+                self._restore(state)
+        if is_main and state is not None:
+            self.tracker.writer = Writer(self.folder, board, self.step, state["metrics_bytes"])
+        elif is_main:
             (self.folder / "report.json").unlink(missing_ok=True)  # of a run whose checkpoints are gone
-            self.tracker = Tracker(Writer(self.folder, board), slots)
+            self.tracker.writer = Writer(self.folder, board)
             sample = unnormalise(self.batches.batch(0)[0].cpu(), self.splits.mean, self.splits.std)
             self.tracker.start(config_text, sample, self.splits.classes)
-            self.tracker.writer.hparams(flat(plain(self.settings)), ["val/accuracy", "train/loss"])
-        shown = self.settings.track.progress and self.world.is_main
+            self.tracker.writer.hparams(flat(comparable(self.settings)), ["val/accuracy", "train/loss"])
+        shown = self.settings.track.progress and is_main
         self.progress = Progress(self.total_steps, self.steps_per_epoch, self.step, shown)
 
-    def _must_fit(self, state: dict[str, Any]) -> None:
-        why = misfit_of_weights(state["model"], self.supernet) or misfit_of_run(
-            state, self.optimizer, self.gate, self.space.slots, self.total_steps
-        )
-        if why:
-            rule = f"its checkpoint does not fit the network ({why})"
-            raise CheckpointError("run", self.folder, rule, "take another run=NAME, or the network as it was")
-
-    def _load_weights(self, model: dict[str, torch.Tensor]) -> None:
-        try:
-            self.supernet.load_state_dict(model)
-        except RuntimeError as error:  # a user's own network may have changed under the same settings
-            rule = f"its checkpoint does not fit the network ({' '.join(str(error).split()[:30])} ...)"
-            raise CheckpointError("run", self.folder, rule, "take another run=NAME, or the network as it was") from None
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint; ``ValueError`` if it is of another network."""
+        if not 0 < state["step"] <= self.total_steps:
+            raise ValueError(f"it is of step {state['step']} in a run of {self.total_steps}")
+        load_weights(self.supernet, state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.gate.load_state_dict(state["gate"])
+        self.tracker.load_state_dict(state["track"])
+        self.step, self.to_be_evaluated = state["step"], state.get("to_be_evaluated") is True
 
     def paths(self) -> tuple[tuple[Architecture, ...], tuple[Architecture, ...]]:
         """The paths of this step: those of this process, and those of all processes."""
@@ -281,7 +273,7 @@ class Run:
                     "optimizer.lr", self.settings.optimizer.lr, rule, "lower it, or set train.clip_norm=1"
                 )
         state = {
-            "settings": plain(self.settings),
+            "settings": comparable(self.settings),
             "initial": self.origin,
             "space": {"name": self.space.name, "slots": [[s.name, list(s.choices)] for s in self.space.slots]},
             "model": self.supernet.state_dict(),

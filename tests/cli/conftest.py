@@ -15,6 +15,8 @@ import pytest
 import torch
 from support.processes import Started, verb
 
+from nas import checkpoint
+
 TINY = ("data=synthetic", "data.size=300", "train.threads=1", "train.epochs=1", "track.tensorboard=false")
 """Four steps."""
 
@@ -81,7 +83,7 @@ def nas_score(command):
 
 @pytest.fixture
 def stopped_at():
-    """A context in which this process gets a signal as soon as a file, as in ``*/step_*.pt``, is in its place."""
+    """A context in which this process gets a signal as soon as a file, as in ``*/step_*.safetensors``, is in place."""
 
     @contextmanager
     def stop(pattern: str, number: int):
@@ -145,8 +147,7 @@ def tiny():
 
 
 def _weights(folder: Path) -> dict[str, torch.Tensor]:
-    newest = max(folder.glob("step_*.pt"))
-    return torch.load(newest, weights_only=True)["model"]
+    return checkpoint.load(checkpoint.saved(folder)[0])["model"]
 
 
 @pytest.fixture

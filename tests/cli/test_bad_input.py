@@ -122,7 +122,7 @@ def test_a_checkpoint_of_another_space_is_refused(nas_train, tiny, tmp_path, all
     assert nas_train(*tiny, "run=first").status == 0
     copied = tmp_path / "outputs" / "train" / "second"
     copied.mkdir()
-    for path in (tmp_path / "outputs" / "train" / "first").glob("*.pt"):
+    for path in (tmp_path / "outputs" / "train" / "first").glob("*.safetensors"):
         shutil.copy(path, copied)
     before = all_bytes(tmp_path)
     ended = nas_train(*tiny, "run=second", "space=chain")

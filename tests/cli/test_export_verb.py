@@ -57,15 +57,15 @@ WRONG = {
     "FIRST pictures=0": r"pictures=0: must be at least 1; write pictures=256",
     "FIRST run=a/b": r"run=a/b: must be a plain name .*",
     "FIRST hydra.run.dir=file/a": r"file/a: Not a directory; make room or take another folder, .*",
-    "checkpoint=old.pt architecture=0": r"checkpoint=old\.pt: has format 99, this version reads 1; use the version .*",
-    "checkpoint=cut.pt architecture=0": r"checkpoint=cut\.pt: is damaged .*; use another one, or delete it",
+    "checkpoint=old.pt architecture=0": r"checkpoint=old\.pt: is of an older version of gated-nas; train again .*",
+    "checkpoint=cut architecture=0": r"checkpoint=cut: is damaged .*; use another one, or delete it",
 }
 
 
 def test_bad_input_is_one_line_and_leaves_nothing(nas_export, first, tmp_path, monkeypatch):
-    path = max((tmp_path / "outputs" / "train" / "first").glob("step_*.pt"))
-    torch.save(torch.load(path, weights_only=True) | {"format": 99}, tmp_path / "old.pt")
-    (tmp_path / "cut.pt").write_bytes(path.read_bytes()[:-100])
+    path = max((tmp_path / "outputs" / "train" / "first").glob("step_*.safetensors"))
+    torch.save({"format": 1}, tmp_path / "old.pt")
+    (tmp_path / "cut").write_bytes(path.read_bytes()[:-100])
     (tmp_path / "file").touch()
     for name in ("onnx", "onnxruntime"):
         monkeypatch.setitem(sys.modules, name, sys)  # there, whether installed or not

@@ -85,18 +85,19 @@ def test_a_truncated_checkpoint_falls_back_to_the_last(nas_train, tiny, tmp_path
     assert nas_train(*words, "run=whole").status == nas_train(*words, "run=cut").status == 0
     folder = tmp_path / "outputs" / "train" / "cut"
     (folder / "report.json").unlink()
-    newest = folder / "step_000000004.pt"
+    newest = folder / "step_000000004.safetensors"
     newest.write_bytes(newest.read_bytes()[:1000])
     ended = nas_train(*words, "run=cut")
     assert ended.status == 0
-    assert re.fullmatch(r"nas-train: .*step_000000004\.pt is damaged .*; going on from step_000000002\.pt\n", ended.err)
+    rule = r"nas-train: .*step_000000004\.safetensors is damaged .*; going on from step_000000002\.safetensors\n"
+    assert re.fullmatch(rule, ended.err)
     assert "going on at step 2 of 4" in ended.out
     assert same_weights(folder, tmp_path / "outputs" / "train" / "whole")
 
 
 def test_only_truncated_checkpoints_are_refused(nas_train, tiny, tmp_path, all_bytes):
     assert nas_train(*tiny, "run=cut", "train.save_every=2").status == 0
-    for path in tmp_path.rglob("*.pt"):
+    for path in tmp_path.rglob("*.safetensors"):
         path.write_bytes(path.read_bytes()[:1000])
     before = all_bytes(tmp_path)
     ended = nas_train(*tiny, "run=cut", "train.save_every=2")
@@ -116,16 +117,16 @@ def test_a_full_disk_keeps_the_last_checkpoint(nas_train, start, tiny, tmp_path,
     words = (*tiny, "train.save_every=1", "optimizer=adamw", "run=full")
     assert nas_train(*words, "run=room").status == 0
     room = tmp_path / "outputs" / "train" / "room"
-    largest = max(path.stat().st_size for path in room.glob("*.pt"))
+    largest = max(path.stat().st_size for path in room.glob("*.safetensors"))
     # A branch has moments from its first step on: there is room for the checkpoints before that of the last branch.
     process = start(*words, injected=lambda: limited_files(largest - 200_000))
     _, err = process.communicate()
     assert process.returncode == 1
     rule = r"could not be written \(File too large\); the checkpoint before it is intact; make room and start .*"
-    assert re.fullmatch(rf"nas-train: checkpoint=.*/full/step_\d+\.pt: {rule}\n", err), err
+    assert re.fullmatch(rf"nas-train: checkpoint=.*/full/step_\d+\.safetensors: {rule}\n", err), err
     folder = tmp_path / "outputs" / "train" / "full"
     assert not list(folder.glob("*.unfinished"))
-    kept = max(folder.glob("*.pt")).stem
+    kept = max(folder.glob("*.safetensors")).stem
     ended = nas_train(*words)
     assert ended.status == 0
     assert f"going on at step {int(kept[5:])} of 4" in ended.out

@@ -59,11 +59,11 @@ def test_a_failed_runs_reason_goes_when_it_succeeds(nas_train, tiny, tmp_path):
     words = ("-m", *tiny, "run=again", "seed=1", "data.size=300,310", "hydra.sweep.subdir=size_${data.size}")
     folder = tmp_path / "outputs" / "train" / "again" / "size_300"
     folder.mkdir(parents=True)
-    (folder / "step_000000004.pt").write_bytes(b"no checkpoint")
+    (folder / "step_000000004.safetensors").write_bytes(b"no checkpoint")
     ended = nas_train(*words)
     assert ended.status == 1
     assert "none of the 1 checkpoints there can be read" in (folder / "failed.txt").read_text()
-    (folder / "step_000000004.pt").unlink()
+    (folder / "step_000000004.safetensors").unlink()
     ended = nas_train(*words)
     assert (ended.status, ended.err) == (0, "")
     assert not list(tmp_path.rglob("failed.txt"))

@@ -78,6 +78,6 @@ def test_a_sweep_makes_a_readable_folder_a_run(nas_train, tiny, tmp_path):
         f"gate={gate},seed={seed}" for gate in ("fair", "uniform") for seed in (1, 2)
     ]
     for folder in folders:
-        assert list(folder.glob("step_*.pt"))
+        assert list(folder.glob("step_*.safetensors"))
         assert (folder / "report.json").is_file()
     assert ended.out.count("TensorBoard: tensorboard --logdir ") == 4

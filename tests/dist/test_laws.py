@@ -157,7 +157,7 @@ def test_a_run_of_two_ranks_goes_on_on_one_or_four(tmp_path, float64, number):
     one = alone(settings, tmp_path / "alone")
     folder = tmp_path / "together"
     together(2, trained, tmp_path, settings, folder, 11)
-    assert (folder / "step_000000011.pt").is_file()  # the end of the first of two epochs
+    assert (folder / "step_000000011.safetensors").is_file()  # the end of the first of two epochs
     assert_close(together(number, trained, tmp_path, settings, folder)[0], one)
 
 

@@ -36,7 +36,7 @@ def in_folders_of_their_own(world, settings, folder):
 def test_rank_0_alone_writes(tmp_path):
     settings = tiny(TrainRunSettings(space=CHAIN))
     together(2, in_folders_of_their_own, tmp_path, settings, tmp_path / "runs")
-    assert {"metrics.jsonl", "report.json", "step_000000022.pt"} <= {p.name for p in (tmp_path / "runs/0").iterdir()}
+    assert {"metrics.jsonl", "report.json", "step_000000022.safetensors"} <= {p.name for p in (tmp_path / "runs/0").iterdir()}
     assert not (tmp_path / "runs/1").exists()
 
 
@@ -59,7 +59,7 @@ def test_each_rank_and_each_step_has_dropout_of_its_own_also_after_a_restart(tmp
     found = [drawn for _, drawn in together(2, restless, tmp_path, settings, tmp_path / "run")]
     every = [tuple(mask.tolist()) for drawn in found for mask in drawn]
     assert len(every) == len(set(every)) == 2 * 22
-    max((tmp_path / "run").glob("step_*.pt")).unlink()
+    max((tmp_path / "run").glob("step_*.safetensors")).unlink()
     again = [drawn for _, drawn in together(2, restless, tmp_path, settings, tmp_path / "run")]
     for whole, rest in zip(found, again, strict=True):
         assert len(rest) == 11
@@ -106,7 +106,7 @@ def test_a_stop_while_rank_0_judges_ends_it_in_time_and_the_evaluation_is_made_u
     began = time.monotonic()
     assert together(2, judged, tmp_path, settings, tmp_path / "run", step)[0] == (step, "stopped by SIGTERM")
     assert time.monotonic() - began < 30
-    assert (tmp_path / "run" / f"step_{step:09d}.pt").is_file()  # nothing that was trained is lost
+    assert (tmp_path / "run" / f"step_{step:09d}.safetensors").is_file()  # nothing that was trained is lost
     found = together(2, judged, tmp_path, settings, tmp_path / "run", None)
     assert_same(found[0], whole[0])
     assert without_times(tmp_path / "run") == without_times(tmp_path / "whole")
@@ -198,18 +198,3 @@ def test_own_paths_cannot_have_synchronised_batchnorm():
 def test_one_gpu_cannot_be_chosen_for_all_processes():
     with pytest.raises(SettingError, match=r"train.device=cuda:0: is one GPU, but each process takes one of its own"):
         choose_device("cuda:0", local_rank=1)
-
-
-def test_a_checkpoint_from_before_there_were_several_processes_goes_on(tmp_path):
-    settings = tiny(TrainRunSettings(space=CHAIN), save_every=11)
-    whole = finish(settings, tmp_path / "whole")
-    path = tmp_path / "whole" / "step_000000011.pt"
-    state = torch.load(path, weights_only=True)
-    del state["settings"]["dist"], state["to_be_evaluated"]
-    (tmp_path / "old").mkdir()
-    torch.save({**state, "random": torch.get_rng_state(), "random_cuda": None}, tmp_path / "old" / path.name)
-    lines = (tmp_path / "whole" / "metrics.jsonl").read_bytes()
-    (tmp_path / "old" / "metrics.jsonl").write_bytes(lines[: state["metrics_bytes"]])
-    old = finish(settings, tmp_path / "old")
-    assert_same(old.supernet.state_dict(), whole.supernet.state_dict())
-    assert_same(old.optimizer.state_dict(), whole.optimizer.state_dict())

@@ -11,6 +11,8 @@ import pytest
 import torch
 from support.runs import assert_same
 
+from nas import checkpoint
+
 TOTAL = 12
 
 
@@ -24,7 +26,7 @@ def ended(process):
 
 
 def newest(folder):
-    return torch.load(max(folder.glob("step_*.pt")), weights_only=True)
+    return checkpoint.load(checkpoint.saved(folder)[0])
 
 
 def assert_same_end(left, right):
@@ -76,7 +78,7 @@ def test_two_machines_find_each_other_again_after_a_rank_was_killed(torchrun, sm
 @pytest.mark.parametrize(("what", "rank"), [("raise", 1), ("refuse", 1), ("refuse", 0)])
 def test_an_error_on_any_rank_ends_all_of_them_with_its_message(torchrun, small, tmp_path, what, rank):
     process = torchrun(*small, "run=failing", fault=f"{what}:{rank}:4")
-    while not list(tmp_path.rglob("step_*.pt")):
+    while not list(tmp_path.rglob("step_*.safetensors")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     began = time.monotonic()
@@ -105,7 +107,7 @@ def test_a_rank_that_is_told_to_stop_stops_all_and_the_printed_command_goes_on(t
 
 def test_ctrl_c_of_torchrun_saves(torchrun, small, tmp_path):
     process = torchrun(*small, "run=stopped", "train.epochs=500", "evaluate.every_epochs=500")
-    while not list(tmp_path.rglob("step_*.pt")):
+    while not list(tmp_path.rglob("step_*.safetensors")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
@@ -145,7 +147,7 @@ def test_what_is_refused_is_said_once_and_leaves_nothing(torchrun, tmp_path, wor
 
 def test_a_second_run_of_the_name_is_refused_by_all_its_ranks(torchrun, small, tmp_path):
     first = torchrun(*small, "run=one", "train.epochs=500", "evaluate.every_epochs=500")
-    while not list(tmp_path.rglob("step_*.pt")):
+    while not list(tmp_path.rglob("step_*.safetensors")):
         assert first.poll() is None, first.communicate()
         time.sleep(0.01)
     status, out, err = ended(torchrun(*small, "run=one", "train.epochs=500", "evaluate.every_epochs=500"))

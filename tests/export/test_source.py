@@ -25,7 +25,7 @@ def test_best_of_a_checkpoint_is_the_first_of_its_runs_report(tmp_path):
     run = finish(tiny(), tmp_path)
     best = make_report(run).subnetworks[0].architecture
     assert find_source(str(tmp_path), "", "best") == Source(str(tmp_path), best)
-    path = next(tmp_path.glob("step_*.pt"))
+    path = next(tmp_path.glob("step_*.safetensors"))
     assert find_source(str(path), "", "best") == Source(str(path), best)
     assert find_source(str(path), "", "0-1").architecture == "0-1"
 
@@ -48,8 +48,8 @@ def test_a_search_whose_checkpoint_is_gone_or_another_one_is_refused(search):
     search.checkpoint_digest = "0" * 64
     with pytest.raises(CheckpointError, match="is not the file that was searched"):
         find_source("", "first", "best")
-    search.checkpoint = "nowhere/step_1.pt"
-    with pytest.raises(CheckpointError, match=r"its checkpoint nowhere/step_1\.pt is no longer there"):
+    search.checkpoint = "nowhere/step_1.safetensors"
+    with pytest.raises(CheckpointError, match=r"its checkpoint nowhere/step_1\.safetensors is no longer there"):
         find_source("", "first", "best")
 
 

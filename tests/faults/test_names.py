@@ -103,7 +103,7 @@ def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, number)
 def test_a_second_training_waits_for_the_first_one(tmp_path):
     first = verb("train", *TINY, *LONG, folder=tmp_path)
     folder = tmp_path / "outputs" / "train" / "one"
-    while not list(folder.glob("step_*.pt")):
+    while not list(folder.glob("step_*.safetensors")):
         assert first.poll() is None, first.end()
         time.sleep(0.01)
     for more in ((), ("architecture='0'",)):  # the second kind trains subnetworks alone

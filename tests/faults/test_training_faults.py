@@ -11,8 +11,9 @@ from support.injection import full_disk, killed, operations, stages
 from support.runs import assert_same, state_of, tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from nas import checkpoint
 from nas.errors import CheckpointError, NasError
-from nas.train import Run, checkpoint, fit, make_report
+from nas.train import Run, fit, make_report
 from nas.train.report import read_report
 
 TIMED = ("time/", "throughput/images_per_s")
@@ -44,7 +45,7 @@ def what_is_left(run):
     curves = {tag: [(event.step, event.value) for event in board.Scalars(tag)] for tag in tags}
     report = replace(read_report(run.folder), images_per_s=0.0)
     # Of a kill between a checkpoint's renaming and its predecessors' removal there is one more: the newest are kept.
-    others = [path for path in run.folder.iterdir() if not path.name.startswith("events") and path.suffix != ".pt"]
+    others = [path for path in run.folder.iterdir() if not path.name.startswith(("events", "step_"))]
     files = sorted(path.name for path in [*others, *checkpoint.saved(run.folder)[: checkpoint.KEPT]])
     state = state_of(run)
     del state["random"]  # the global generator is set anew in each step, and a run that had ended already makes none

@@ -1,17 +1,17 @@
 """A gate that learns which branch to open, through the branch that is open."""
 
 import copy
-import io
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 from support.references import ModuleSpace, hard_sample, logit_gradient, softmax
+from support.runs import assert_same
 from torch import nn
 
 from nas.errors import DivergedError
-from nas.gate import LearnedGate
+from nas.gate import LearnedGate, UniformGate
 from nas.nn import BlockLinear, GatedConcat, GatedSum, gated_blocks
 from nas.seeds import generator
 from nas.settings import ChainSettings, LearnedGateSettings, SGDSettings, TwoBranchSettings
@@ -198,33 +198,33 @@ def test_a_loss_that_is_not_finite_stops_the_gate_before_it_moves():
     assert torch.equal(gate.logits, before)
 
 
-@pytest.mark.parametrize("through_a_file", [True, False])
-def test_a_restored_gate_goes_on_bit_for_bit(through_a_file):
+def test_a_restored_gate_goes_on_bit_for_bit():
     space = space_of("chain_sum")
     supernet, settings = space.supernet(), LearnedGateSettings(lr=0.1)
-    undisturbed = LearnedGate(space, 0, settings, 100)
-    trainer = GateTrainer(undisturbed, supernet, Loss(), batch)
+    undisturbed, restored = (LearnedGate(space, 0, settings, 100) for _ in range(2))
     for step in range(5):
-        trainer.learn(step)
-    state = undisturbed.state_dict()
-    if through_a_file:
-        file = io.BytesIO()
-        torch.save(state, file)
-        file.seek(0)
-        state = torch.load(file, weights_only=True)
-    frozen = copy.deepcopy(state)
-    for step in range(5, 10):
-        trainer.learn(step)
-    for key, tensor in frozen["optimizer"]["state"][0].items():
-        assert torch.equal(state["optimizer"]["state"][0][key], tensor), "what was handed out does not move on"
-    restored = LearnedGate(space, 0, settings, 100)
-    restored.load_state_dict(state)
-    for step in range(5, 10):
-        GateTrainer(restored, supernet, Loss(), batch).learn(step)
-    assert torch.equal(restored.logits, undisturbed.logits)
+        GateTrainer(undisturbed, supernet, Loss(), batch).learn(step)
+    restored.load_state_dict(undisturbed.state_dict())
+    for gate in (undisturbed, restored):
+        for step in range(5, 10):
+            GateTrainer(gate, supernet, Loss(), batch).learn(step)
+    assert_same(restored.state_dict(), undisturbed.state_dict())
     assert [restored.paths(step) for step in range(20)] == [undisturbed.paths(step) for step in range(20)]
-    for key, tensor in undisturbed.state_dict()["optimizer"]["state"][0].items():
-        assert torch.equal(restored.state_dict()["optimizer"]["state"][0][key], tensor)
+
+
+def test_a_gate_refuses_the_state_of_another():
+    gate = LearnedGate(space_of("chain_sum"), 0, LearnedGateSettings(), 100)
+    state = gate.state_dict()
+    assert state["logits"].shape != (1, 2)
+    wrong = [{**state, "logits": torch.zeros(1, 2)}, {**state, "step": -torch.ones(())}, {**state, "more": 1}, {}]
+    wrong += [{**state, name: value.double()} for name, value in state.items()]
+    wrong += [{**state, name: value + torch.nan} for name, value in state.items()]
+    for one in wrong:
+        with pytest.raises(ValueError, match=r"is \(1, 2\)|is negative|is unknown|is missing|float64|not finite"):
+            gate.load_state_dict(one)
+        assert not gate.logits.any(), one
+    with pytest.raises(ValueError, match="learns nothing"):
+        UniformGate(gate.space, 0).load_state_dict(state)
 
 
 class Constant(nn.Module):

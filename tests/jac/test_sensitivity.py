@@ -53,7 +53,7 @@ def finished(request, tmp_path_factory):
 
 def left_in(folder):
     """The names of the files there that are not the run's own."""
-    own = r"step_\d+\.pt|report\.json|metrics\.jsonl|events\..*"
+    own = r"step_\d+\.safetensors|report\.json|metrics\.jsonl|events\..*"
     return sorted(path.name for path in folder.iterdir() if not re.fullmatch(own, path.name))
 
 
@@ -175,7 +175,7 @@ def test_nothing_half_written_is_left(call, one, tmp_path):
 
 def test_a_run_without_a_report_says_what_to_do(call, one, tmp_path):
     _, _, folder = one
-    newest = max(folder.glob("step_*.pt"))
+    newest = max(folder.glob("step_*.safetensors"))
     (tmp_path / newest.name).write_bytes(newest.read_bytes())
     status, _, err = call(tmp_path)
     assert status == 1

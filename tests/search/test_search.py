@@ -127,11 +127,11 @@ def test_the_result_finds_the_checkpoint_from_any_folder(checkpoint, tmp_path, m
 def test_a_copy_of_the_checkpoint_is_the_same_search(checkpoint, tmp_path):
     run(settings(checkpoint, trials=4), tmp_path / "run")
     first = {name: (tmp_path / "run" / name).read_bytes() for name in ("trials.csv", "front.csv", "journal.log")}
-    copied = tmp_path / "elsewhere.pt"
+    copied = tmp_path / "elsewhere.safetensors"
     copied.write_bytes(load_trained(checkpoint).path.read_bytes())
     run(settings(copied, trials=4), tmp_path / "run")
     assert {name: (tmp_path / "run" / name).read_bytes() for name in first} == first
-    older = min(checkpoint.glob("step_*.pt"))
+    older = min(checkpoint.glob("step_*.safetensors"))
     with pytest.raises(CheckpointError, match=r"was begun with other settings \(checkpoint: \w+ -> \w+\)"):
         Search(settings(older, trials=4), tmp_path / "run")
 

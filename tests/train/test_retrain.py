@@ -11,13 +11,14 @@ import torch
 from PIL import Image
 from support.runs import CHAIN, assert_same, finish, tiny
 
+from nas import checkpoint
 from nas.cost import PathFlops
 from nas.cost.flops_match import TOLERANCE, flops_match
 from nas.errors import ArchitectureError, CheckpointError, SettingError
 from nas.settings import ChainSettings, FixedGateSettings, FolderSettings, TrainRunSettings
 from nas.signals import Interrupted
 from nas.space import build_space
-from nas.train import Run, calibrated, checkpoint, comparison, evaluate, load_trained, retrain
+from nas.train import Run, calibrated, comparison, evaluate, load_trained, retrain
 from nas.train import retraining as retraining_module
 
 SETTINGS = replace(tiny(), architecture="2-0")
@@ -238,9 +239,9 @@ def test_one_run_does_not_take_the_settings_of_several(tmp_path):
 def test_a_checkpoint_that_lacks_newer_settings_goes_on(tmp_path):
     run = finish(quiet(tiny()), tmp_path)
     path = checkpoint.saved(tmp_path)[0]
-    state = torch.load(path, weights_only=True)
-    del state["initial"], state["settings"]["train"]["compile"], state["settings"]["evaluate"]["rounds"]
-    torch.save(state, path)
+    state = checkpoint.load(path)
+    del state["settings"]["train"]["compile"], state["settings"]["evaluate"]["rounds"]
+    checkpoint.save(tmp_path, state["step"], state)
     again = quiet(replace(tiny(), evaluate=replace(tiny().evaluate, rounds=2)))  # the default
     assert Run(again, tmp_path).step == run.step
 
@@ -248,9 +249,9 @@ def test_a_checkpoint_that_lacks_newer_settings_goes_on(tmp_path):
 def test_a_checkpoint_with_settings_of_a_later_version_is_one_line(tmp_path):
     finish(quiet(tiny()), tmp_path)
     for path in checkpoint.saved(tmp_path):
-        state = torch.load(path, weights_only=True)
+        state = checkpoint.load(path)
         state["settings"]["train"]["later"] = 1
-        torch.save(state, path)
+        checkpoint.save(tmp_path, state["step"], state)
     with pytest.raises(CheckpointError, match=r"was begun by gated-nas .*: train\.later=1 is unknown to this version"):
         Run(quiet(tiny()), tmp_path)
 

@@ -59,7 +59,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
     settings = cell_run("learned")
     whole = state_of(finish(settings, tmp_path / "whole"))
     (tmp_path / "stopped").mkdir()
-    for path in (tmp_path / "whole").glob("step_*11.pt"):  # of the first epoch
+    for path in (tmp_path / "whole").glob("step_*11.safetensors"):  # of the first epoch
         (tmp_path / "stopped" / path.name).write_bytes(path.read_bytes())
     for name in ("metrics.jsonl", *(p.name for p in (tmp_path / "whole").glob("events*"))):
         (tmp_path / "stopped" / name).write_bytes((tmp_path / "whole" / name).read_bytes())

@@ -10,6 +10,7 @@ from support.runs import CHAIN, RUNS, assert_same, finish, state_of, tiny
 from torch import nn
 
 import nas.train.evaluation
+from nas import checkpoint
 from nas.dist import choose_device
 from nas.errors import CheckpointError, DivergedError, SettingError
 from nas.gate import FixedGate, UniformGate
@@ -22,7 +23,6 @@ from nas.train import (
     TrainStep,
     architectures_to_evaluate,
     calibrated,
-    checkpoint,
     evaluate,
     fit,
     learning_rate,
@@ -47,7 +47,7 @@ def test_same_seed_same_run_and_another_seed_another(settings, tmp_path):
 def test_a_run_leaves_metrics_checkpoints_and_report(tmp_path):
     run = finish(tiny(), tmp_path)
     report = make_report(run)
-    assert [path.name for path in checkpoint.saved(tmp_path)] == ["step_000000022.pt", "step_000000011.pt"]
+    assert [path.stem for path in checkpoint.saved(tmp_path)] == ["step_000000022", "step_000000011"]
     steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert steps == [4, 8, 11, 12, 16, 20, 22, 22]  # a line every 4 steps, at the end, and one an evaluation
     assert sum(row.share for row in report.branches if row.slot == "slot0") == pytest.approx(1)

@@ -1,4 +1,4 @@
-"""What makes two trainings the same run."""
+"""Who may go on with a checkpoint: what makes two trainings the same run."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from nas.settings import TrainRunSettings, train_settings
 from nas.settings.compare import differences
 
 
-def plain(settings: TrainRunSettings) -> dict[str, Any]:
-    """The settings as plain data, without the run's name and what does not change what a training gives."""
+def comparable(settings: TrainRunSettings) -> dict[str, Any]:
+    """The settings that decide what a training gives, as plain data: not the run's name, nor how progress is shown."""
     data = asdict(settings)
     for name in ("run", "architecture", "checkpoint", "search"):
         data.pop(name)
@@ -22,25 +22,25 @@ def plain(settings: TrainRunSettings) -> dict[str, Any]:
     return data
 
 
-def must_be_same(folder: Path, state: dict[str, Any], settings: TrainRunSettings, origin: str) -> None:
-    """Refuse to go on with a run under other settings.
+def check_same_run(folder: Path, state: dict[str, Any], settings: TrainRunSettings, origin: str) -> None:
+    """Refuse to go on with a run under other settings, or from other initial weights.
 
     Args:
         folder: of the run.
         state: its checkpoint.
-        settings: now.
-        origin: of the weights that it is to begin with.
+        settings: of the run that wants to go on.
+        origin: digest of the weights that it begins with; empty for those of the seed.
 
     Raises:
-        CheckpointError: they differ; it names what does.
+        CheckpointError: they differ; it names each setting that does.
     """
     try:
-        before = plain(train_settings(state["settings"]))  # an older version may not have had all of them
+        before = comparable(train_settings(state["settings"]))  # an older version may not have had all of them
     except SettingError as error:
         rule = f"was begun by gated-nas {state['versions'].get('gated-nas')}: {error.key}={error.value} {error.rule}"
         raise CheckpointError("run", folder, rule, "take another run=NAME, or the version it was begun with") from None
-    began = {"initial weights": state.get("initial", "")}
-    changed = differences({**before, **began}, {**plain(settings), "initial weights": origin})
+    began = {"initial weights": state["initial"]}
+    changed = differences({**before, **began}, {**comparable(settings), "initial weights": origin})
     if changed:
         rule = f"was begun with other settings ({'; '.join(changed)})"
         raise CheckpointError("run", folder, rule, "take another run=NAME, or the settings it was begun with")

@@ -1,16 +1,18 @@
-"""A supernet out of a checkpoint, with the pictures and settings that it was trained with."""
+"""A supernet out of a checkpoint, with the images and settings that it was trained with."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
+from nas.checkpoint.file import load, saved
 from nas.data import Batch, ImageSet, Splits, load_splits, ordered
 from nas.errors import CheckpointError, DataError, SettingError
+from nas.files import sha256_of
 from nas.settings import (
     CifarSettings,
     CustomSettings,
@@ -20,8 +22,10 @@ from nas.settings import (
     train_settings,
 )
 from nas.space import SearchSpace, build_space, show_widths
-from nas.train import checkpoint
-from nas.train.fits import misfit_of_shapes, misfit_of_weights
+from nas.state import load_weights, must_fit, restore
+
+AVERAGE = "average/"
+"""What the names of moving averages begin with among those of an optimizer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,9 +36,9 @@ class Trained:
         path: the checkpoint.
         step: of the run at which it was written.
         settings: of the run.
-        splits: the run's pictures, split as in the run.
+        splits: the run's images, split as in the run.
         space: that was trained.
-        supernet: in eval mode, on the CPU; moving averages where the run keeps them, since they are what it judges.
+        supernet: in eval mode, on the CPU; with the moving averages of its weights if the run evaluates those.
     """
 
     path: Path
@@ -44,14 +48,19 @@ class Trained:
     space: SearchSpace
     supernet: nn.Module
 
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the checkpoint, in hexadecimal: what it is, wherever it lies."""
+        return sha256_of(self.path)
+
     def batches(self, images: ImageSet, batch_size: int | None = None) -> list[Batch]:
-        """Normalised batches of a split, ``(x, y)``, in order; of ``evaluate.batch_size`` unless told otherwise."""
+        """Normalised batches of a split, in order; of ``evaluate.batch_size`` images if ``batch_size`` is left out."""
         size = batch_size or self.settings.evaluate.batch_size
         mean, std, last = self.splits.mean, self.splits.std, self.settings.train.channels_last
         return list(ordered(images, mean, std, size, "cpu", last))
 
     def calibration(self, images: int | None = None) -> list[Batch]:
-        """The training pictures that BatchNorm statistics are estimated on: the same ones as in the run itself.
+        """The training images that BatchNorm statistics are estimated on: the same ones as in the run itself.
 
         Args:
             images: how many; ``evaluate.recalibrate_images`` of the run when left out.
@@ -64,30 +73,29 @@ def load_trained(path: Path | str, progress: bool = False, factory: str = "") ->
     """The supernet of a checkpoint, or of the newest checkpoint in a run's folder.
 
     The file may come from anybody: reading it runs no code, nothing that it names is imported or called, and nothing is
-    downloaded. Pictures are read from where it says. The network of a ``custom`` space is built by its own factory,
-    which the caller has to name.
+    downloaded. Images are read from where it says. The network of a ``custom`` space is built by its own factory, which
+    the caller has to name.
 
     Args:
-        path: a ``step_*.pt``, or the folder of a run.
-        progress: show a bar while pictures are decoded.
+        path: a ``step_*.safetensors``, or the folder of a run.
+        progress: show a bar while images are decoded.
         factory: of a ``custom`` space, ``package.module:callable``, the one that the checkpoint names too; it is called
             with the checkpoint's ``kwargs``. Not looked at where the space is another.
 
     Raises:
         CheckpointError: there is none, it is damaged, it is of another version or another network, or ``factory`` is
             not the one that it names.
-        DataError: the run's pictures cannot be had.
+        DataError: the run's images cannot be had.
     """
-    path = Path(path)
+    path, remedy = Path(path), "name the folder of a run of nas-train"
     if not path.exists():
-        raise CheckpointError("checkpoint", path, "does not exist", "name the folder of a run of nas-train")
+        raise CheckpointError("checkpoint", path, "does not exist", remedy)
     if path.is_dir():
-        found = checkpoint.saved(path)
+        found = saved(path)
         if not found:
-            rule, remedy = "has no checkpoint in it", "name the folder of a run of nas-train"
-            raise CheckpointError("checkpoint", path, rule, remedy)
+            raise CheckpointError("checkpoint", path, "has no checkpoint in it", remedy)
         path = found[0]  # and if it is damaged, that is an error: an older one is another supernet
-    state = checkpoint.load(path)
+    state = load(path)
     try:
         settings = train_settings(state["settings"])
     except SettingError as error:
@@ -95,14 +103,18 @@ def load_trained(path: Path | str, progress: bool = False, factory: str = "") ->
         rule = f"was written by gated-nas {wrote}: {error.key}={error.value} {error.rule}"
         raise CheckpointError("checkpoint", path, rule, error.remedy) from None
     _must_be_named(path, settings.space, factory)
-    splits = _load_pictures(settings, progress)
+    splits = _load_images(settings, progress)
     space = build_space(settings.space, splits.channels, splits.image_size, len(splits.classes))
-    if not isinstance(settings.space, CustomSettings):
-        with torch.device("meta"):  # sizes that the file does not bear out are refused before they take memory
-            _refuse(misfit_of_shapes(state["model"], space.build()), path)
-    supernet = space.supernet(settings.seed)
-    _refuse(misfit_of_weights(state["model"], supernet, state["optimizer"]["average"]), path)
-    _load_weights(supernet, state, path)
+    with must_fit(CheckpointError, "checkpoint", path, "take the network as it was"):
+        if not isinstance(settings.space, CustomSettings):
+            with torch.device("meta"):  # sizes that the file does not bear out are refused before they take memory
+                empty = space.build()
+            load_weights(empty, state["model"])
+        supernet = space.supernet(settings.seed)
+        load_weights(supernet, state["model"])
+        averages = {name: value for name, value in state["optimizer"].items() if name.startswith(AVERAGE)}
+        if averages:
+            restore({AVERAGE + name: p for name, p in supernet.named_parameters() if p.requires_grad}, averages)
     show_widths(supernet, splits.input_shape)
     if settings.train.channels_last:
         supernet = supernet.to(memory_format=torch.channels_last)
@@ -116,8 +128,8 @@ def _must_be_named(path: Path, settings: SpaceSettings, factory: str) -> None:
         raise CheckpointError("factory", factory or "''", rule, f"write factory={settings.factory} if you trust it")
 
 
-def _load_pictures(settings: TrainRunSettings, progress: bool) -> Splits:
-    """The pictures from where the file says; but nothing is downloaded, and no folder is begun, where a file says."""
+def _load_images(settings: TrainRunSettings, progress: bool) -> Splits:
+    """The images from where the file says, which has no say in what is downloaded and what folder is made."""
     data = settings.data
     if isinstance(data, FolderSettings) and not Path(data.cache).expanduser().is_dir():
         data = replace(data, cache=FolderSettings.cache)
@@ -128,22 +140,3 @@ def _load_pictures(settings: TrainRunSettings, progress: bool) -> Splits:
     except DataError as error:
         remedy = f"nothing is downloaded for a checkpoint: a run of nas-train data={data.name} data.root=PATH does it"
         raise DataError(error.key, error.value, error.rule, remedy) from None
-
-
-def _refuse(why: str, path: Path) -> None:
-    if why:
-        raise CheckpointError("checkpoint", path, f"does not fit the network ({why})", "take the network as it was")
-
-
-@torch.no_grad()
-def _load_weights(supernet: nn.Module, state: dict[str, Any], path: Path) -> None:
-    try:
-        supernet.load_state_dict(state["model"])
-    except RuntimeError as error:  # a user's own network may have changed under the same settings
-        rule = f"does not fit the network ({' '.join(str(error).split()[:30])} ...)"
-        raise CheckpointError("checkpoint", path, rule, "take the network as it was") from None
-    averages = state["optimizer"]["average"]
-    if averages:
-        trained = [p for p in supernet.parameters() if p.requires_grad]
-        for parameter, average in zip(trained, averages, strict=True):
-            parameter.copy_(average)
