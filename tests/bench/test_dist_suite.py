@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 from rich.console import Console
-from support.processes import together
+from support.processes import FORK, together
 
 from nas.bench import dist, gating, scale, suites
 from nas.bench.compare import Ratio
@@ -22,7 +22,7 @@ def losses(world, choices):
     return {name: call().loss if name in (dist.GATED, dist.OWN) else call() for name, call in calls.items()}
 
 
-def test_every_variant_trains_and_the_stand_alone_ones_alike(tmp_path):
+def test_variants_train_and_stand_alone_ones_alike(tmp_path):
     first, second = together(2, losses, tmp_path, 2)
     for found in (first, second):
         assert list(found) == [dist.DDP, dist.WITH_BUFFERS, dist.GATED, dist.OWN, dist.UNUSED]
@@ -68,7 +68,7 @@ def test_the_suite_measures_and_prints_every_row(monkeypatch):
     assert "…" not in page.getvalue()
 
 
-def test_what_travels_does_not_grow_with_the_branches_and_find_unused_parameters_does():
+def test_what_travels_does_not_grow_with_branches():
     few, many = dist.travelling(2), dist.travelling(32)
     assert few[dist.GATED] == many[dist.GATED]
     assert many[dist.UNUSED] > 15 * few[dist.UNUSED]
@@ -79,7 +79,8 @@ def test_several_threads_are_refused():
         BenchSettings(suite="dist", threads=2)
 
 
-def test_a_process_that_fails_ends_the_suite():
+def test_a_process_that_fails_ends_the_suite(monkeypatch):
+    monkeypatch.setattr(dist.multiprocessing, "get_context", lambda kind: FORK)
     with pytest.raises(ZeroDivisionError):
         dist.in_processes(1, failing)
 
@@ -121,6 +122,6 @@ def test_the_models_network_is_the_one_that_is_measured():
 
 @pytest.mark.speed
 @pytest.mark.parametrize("choices", [2, 8, 32])
-def test_a_gated_step_on_two_processes_costs_what_the_stand_alone_network_costs_under_ddp(choices):
+def test_a_gated_step_costs_what_ddp_costs_alone(choices):
     found = dist.in_processes(2, dist.compare, choices, 30)[0]
     assert found[dist.GATED].median < dist.BAR * ROOM

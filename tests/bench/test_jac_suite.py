@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from support.processes import Started
 from torch import nn
 
-from nas.bench import jac, suites
+from nas.bench import jac, jac_memory, suites
 from nas.bench import jac_cases as cases
 from nas.bench.jac_cases import BASELINE, OURS, Net
 from nas.bench.jac_jax import Jax
-from nas.bench.jac_memory import peak_mb
 from nas.cost.allocator import keep_freed_memory
 from nas.jac import jacobian_det
 from nas.settings import BenchSettings
@@ -69,7 +69,7 @@ def test_every_variant_computes_the_kernel(jax):
         assert torch.allclose(value, summed[OURS], rtol=1e-4, atol=1e-4), name
 
 
-def test_every_variant_computes_the_gram_product_and_the_determinant():
+def test_variants_compute_gram_products_and_determinants():
     found = values(cases.products(1000, 3))
     assert torch.allclose(found[BASELINE], found[OURS][0], rtol=1e-4)
     net, x = cases.square_net(), cases.normal(5, 2)
@@ -79,7 +79,7 @@ def test_every_variant_computes_the_gram_product_and_the_determinant():
     assert all(torch.allclose(one, other, rtol=1e-4, atol=1e-6) for one, other in zip(*gradients, strict=True))
 
 
-def test_the_suite_is_plain_data_and_its_table_has_every_figure(monkeypatch, jax):
+def test_the_table_has_every_figure_of_the_suite(monkeypatch, jax):
     monkeypatch.setattr(jac, "all_cases", tiny_cases)
     monkeypatch.setattr(jac, "peak_mb", lambda case, variant, threads: {OURS: 12.5, BASELINE: 50.0}[variant])
     told = []
@@ -88,16 +88,8 @@ def test_the_suite_is_plain_data_and_its_table_has_every_figure(monkeypatch, jax
     assert told[:2] == ["determinant: batch 4", "jacobian: one sample"]
     rows = result["rows"]
     ours = [row for row in rows if not row["compares"]]
-    assert [row["what"] for row in ours] == [
-        "batch 4",
-        "one sample",
-        "batch 3",
-        "few",
-        "few, memory",
-        "full",
-        "full, memory",
-        "sum",
-    ]
+    names = ["batch 4", "one sample", "batch 3", "few", "few, memory", "full", "full, memory", "sum"]
+    assert [row["what"] for row in ours] == names
     assert all(row["bar"] is not None for row in ours)
     assert {"layer by layer, torch.det", "NumPy by hand", "vmap(jacrev)"} <= {row["what"] for row in rows}
     assert all(row["median"] > 0 and row["taken"] > 0 and row["baseline"] > 0 for row in rows)
@@ -142,12 +134,16 @@ def test_figures_keep_the_digits_that_count():
     ]
 
 
-def test_memory_is_that_of_the_call_in_a_process_of_its_own():
+def test_memory_is_that_of_the_call_alone(tmp_path, monkeypatch):
     # Two directions and two inputs of 1,000 float32: hundreds of kilobytes at most, and no import of a library.
-    assert 0 <= peak_mb("tiny", OURS, 1) < 16
+    monkeypatch.setattr(sys, "argv", ["jac_memory", "tiny", OURS, "1"])
+    (tmp_path / "here").mkdir()
+    status, out, err = Started(jac_memory.main, folder=tmp_path / "here").end()
+    assert status == 0, err
+    assert 0 <= json.loads(out)["peak_mb"] < 16
 
 
-def test_a_package_that_does_not_import_is_named_and_has_no_rows(monkeypatch):
+def test_a_package_that_does_not_import_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "jax", None)  # as if it were not installed
     absent = Jax(threads=1)
     assert list(absent.missing) == ["jax"]

@@ -178,7 +178,7 @@ def test_a_step_of_the_logits_leaves_no_trace_in_the_supernet(name):
     assert supernet.training
 
 
-def test_closed_branches_are_not_called_when_the_logits_learn():
+def test_closed_branches_do_not_run_for_logits():
     space = space_of("chain_sum")
     supernet, calls = space.supernet(), []
     for block in supernet.blocks:
@@ -188,7 +188,7 @@ def test_closed_branches_are_not_called_when_the_logits_learn():
     assert len(calls) == len(supernet.blocks)
 
 
-def test_a_loss_that_is_not_finite_stops_the_gate_before_it_moves():
+def test_a_loss_that_is_not_finite_moves_nothing():
     gate = uneven_gate()
     before = gate.logits.detach().clone()
     with pytest.raises(
@@ -254,7 +254,7 @@ class Toy(nn.Module):
 
 @pytest.mark.parametrize("kind", ["concat", "sum"])
 @pytest.mark.parametrize("solver", [0, 2])
-def test_a_learned_gate_finds_the_branch_that_can_solve_the_task(kind, solver):
+def test_a_learned_gate_finds_the_solving_branch(kind, solver):
     space = ModuleSpace(lambda: Toy(kind, solver))
     supernet = space.supernet()
     gate = LearnedGate(space, 0, LearnedGateSettings(every=1), total_steps=300)

@@ -5,7 +5,17 @@ import torch
 from torch import nn
 
 from nas.errors import ArchitectureError, SpaceError
-from nas.nn import BlockConv2d, BlockLinear, GatedConcat, GatedSum, WeightedBranch, gated_blocks, open_branches
+from nas.nn import (
+    BlockConv2d,
+    BlockLinear,
+    GatedConcat,
+    GatedSum,
+    WeightedBranch,
+    active_of,
+    gated_blocks,
+    indices_of,
+    open_branches,
+)
 
 WIDTHS = (2, 5, 3)
 
@@ -58,7 +68,7 @@ PATHS = [(0, 0), (1, 2), (2, 1), ((0, 2), 1), (1, (0, 1)), ((0, 1, 2), (0, 1, 2)
 
 
 @pytest.mark.parametrize("architecture", PATHS)
-def test_closed_branches_are_never_called(architecture):
+def test_closed_branches_are_neither_called_nor_differentiated(architecture):
     net = Net()
     ran = []
     for name, block in gated_blocks(net).items():
@@ -70,18 +80,9 @@ def test_closed_branches_are_never_called(architecture):
         (name, i) for name, entry in zip(("mix", "sum"), architecture, strict=True) for i in open_branches(entry, 3)
     ]
     assert sorted(ran) == sorted(2 * named)  # once forward, once backward
-
-
-@pytest.mark.parametrize("architecture", PATHS)
-def test_gradients_of_what_did_not_run_are_none(architecture):
-    net = Net()
-    net(picture(), architecture).sum().backward()
     without = {name for name, p in net.named_parameters() if p.grad is None}
     assert without == closed_parameters(net, architecture)
 
-
-@pytest.mark.parametrize("architecture", PATHS)
-def test_jacobian_of_closed_parameters_is_exactly_zero(architecture):
     net, x = Net().eval().double(), picture().double()
     parameters = {name: p.detach() for name, p in net.named_parameters()}
     jacobian = torch.func.jacrev(lambda p: torch.func.functional_call(net, p, (x, architecture)))(parameters)
@@ -89,27 +90,20 @@ def test_jacobian_of_closed_parameters_is_exactly_zero(architecture):
     assert zero == closed_parameters(net, architecture)
 
 
-@pytest.mark.parametrize("active", [0, 1, 2, (0, 2)])
-def test_closed_slots_of_the_concatenation_have_zero_jacobian(active):
+@pytest.mark.parametrize("active", [0, 1, 2, (0, 2), (0, 1), (1, 2), (0, 1, 2)])
+def test_dense_holds_open_branches_and_zeros(active):
     mix, x = GatedConcat(convolutions()).eval().double(), picture(1).double()
-    jacobian = torch.func.jacrev(lambda x: mix(x, active).dense())(x)  # (1, 10, 4, 4, 1, 3, 6, 6)
-    for slot, part in enumerate(jacobian.split(WIDTHS, dim=1)):
-        assert bool(part.count_nonzero()) == (slot in open_branches(active, 3))
-
-
-@pytest.mark.parametrize("active", [0, 1, 2, (0, 1), (1, 2), (0, 1, 2)])
-def test_dense_holds_each_open_branch_in_its_slot_and_zeros_elsewhere(active):
-    mix, x = GatedConcat(convolutions()).eval(), picture()
     z = mix(x, active)
     assert z.widths == WIDTHS
-    for slot, part in enumerate(z.dense().split(WIDTHS, dim=1)):
-        if slot in open_branches(active, 3):
-            assert torch.equal(part, mix.branches[slot](x))
-        else:
-            assert not part.count_nonzero()
+    jacobian = torch.func.jacrev(lambda x: mix(x, active).dense())(x)  # (1, 10, 4, 4, 1, 3, 6, 6)
+    parts = z.dense().split(WIDTHS, dim=1), jacobian.split(WIDTHS, dim=1)
+    for slot, (part, derivative) in enumerate(zip(*parts, strict=True)):
+        opened = slot in open_branches(active, 3)
+        assert torch.equal(part, mix.branches[slot](x) if opened else torch.zeros_like(part))
+        assert bool(derivative.count_nonzero()) == opened
 
 
-def test_a_sum_is_the_open_branch_or_the_sum_of_the_open_ones():
+def test_a_sum_adds_the_open_branches():
     block, x = GatedSum(convolutions((4, 4, 4))).eval(), picture()
     each = [branch(x) for branch in block.branches]
     for index in range(3):
@@ -172,17 +166,17 @@ def test_a_block_needs_a_branch_and_a_name_for_each():
     assert GatedSum([nn.Identity(), nn.Identity()]).choices == ("branch0", "branch1")
 
 
-@pytest.mark.parametrize("active", [3, -1, (), (0, 3), (-1, 0), (1, 1), (0, 1, 0), True, (True, False), (0.0, 1.0)])
 @pytest.mark.parametrize("block", [GatedConcat, GatedSum])
-def test_an_active_set_that_names_no_branches_is_refused(block, active):
+def test_an_entry_that_names_no_branches_is_refused(block):
     branches = convolutions((4, 4, 4))
-    with pytest.raises(ArchitectureError, match="must name branches from 0 to 2, at least one, none of them twice"):
-        block(branches)(picture(), active)
+    for active in (3, -1, (), (0, 3), (-1, 0), (1, 1), (0, 1, 0), True, (True, False), (0.0, 1.0)):
+        with pytest.raises(ArchitectureError, match="must name branches from 0 to 2, at least one, none of them twice"):
+            block(branches)(picture(), active)
     assert [branch.calls for branch in branches] == [[], [], []]
 
 
 @pytest.mark.parametrize("kind", [GatedConcat, GatedSum])
-def test_a_weighted_branch_changes_no_bit_and_is_differentiated_by_its_output(kind):
+def test_a_weighted_branch_is_differentiated_by_its_output(kind):
     block = kind([nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)]).double()
     x, cotangent = picture().double(), torch.randn(2, 4, 4, 4, dtype=torch.float64)
     output = lambda entry: block(x, entry).values[0] if kind is GatedConcat else block(x, entry)  # noqa: E731
@@ -209,11 +203,18 @@ def test_open_branches_are_ascending():
     assert open_branches((2, 0), 3) == (0, 2)
 
 
+def test_an_entry_is_taken_apart_and_put_together():
+    for active, indices in ((2, (2,)), ((0, 2), (0, 2)), (WeightedBranch(1, torch.ones(())), (1,))):
+        assert indices_of(active) == indices
+        assert all(type(index) is int for index in indices_of(active))
+        assert active_of(indices) == active
+
+
 def test_gated_blocks_come_in_the_order_of_assignment():
     assert list(gated_blocks(Net())) == ["mix", "sum"]
 
 
-def test_widths_are_found_while_a_batch_norm_is_being_recalibrated():
+def test_widths_are_found_during_recalibration():
     norm = nn.BatchNorm2d(4, momentum=None)
     mix = GatedConcat([nn.Sequential(nn.Conv2d(3, 4, 1), norm), nn.Conv2d(3, 2, 1)]).train()
     assert mix(torch.randn(2, 3, 5, 5), 1).dense().shape == (2, 6, 5, 5)

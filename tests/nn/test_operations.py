@@ -1,5 +1,7 @@
 """Every candidate operation of a slot gives the same shape."""
 
+from itertools import product
+
 import pytest
 import torch
 from torch import nn
@@ -10,24 +12,22 @@ from nas.nn import OPERATIONS, MBConv, operation
 OTHERS = ("sep7", "dil5", "max_pool1", "avg_pool5", "mb2_k7", "conv11")
 
 
-@pytest.mark.parametrize("name", [*OPERATIONS, *OTHERS])
-def test_operations_give_the_announced_shape(name):
-    for channels, out in ((4, 4), (4, 6), (6, 4)):
-        for stride in (1, 2):
-            module = operation(name, channels, out, stride)
-            for height, width in ((8, 8), (7, 7), (5, 8), (1, 2)):
-                y = module(torch.randn(2, channels, height, width))
-                assert y.shape == (2, out, -(-height // stride), -(-width // stride))
+def test_operations_give_the_announced_shape():
+    for name, (channels, out), stride in product([*OPERATIONS, *OTHERS], ((4, 4), (4, 6), (6, 4)), (1, 2)):
+        module = operation(name, channels, out, stride)
+        for height, width in ((8, 8), (7, 7), (5, 8), (1, 2)):
+            y = module(torch.randn(2, channels, height, width))
+            assert y.shape == (2, out, -(-height // stride), -(-width // stride)), (name, channels, out, stride)
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
-def test_a_convolution_has_batchnorm_behind_it_and_no_bias(name):
-    layers = [m for m in operation(name, 4, 6, 2).modules() if not list(m.children())]
-    for layer, behind in zip(layers, [*layers[1:], None], strict=True):
-        if isinstance(layer, nn.Conv2d):
-            assert layer.bias is None
-            assert isinstance(behind, nn.BatchNorm2d)
-            assert behind.num_features == layer.out_channels
+def test_a_convolution_has_batchnorm_behind_it():
+    for name in OPERATIONS:
+        layers = [m for m in operation(name, 4, 6, 2).modules() if not list(m.children())]
+        for layer, behind in zip(layers, [*layers[1:], None], strict=True):
+            if isinstance(layer, nn.Conv2d):
+                assert layer.bias is None, name
+                assert isinstance(behind, nn.BatchNorm2d), name
+                assert behind.num_features == layer.out_channels, name
 
 
 def test_skip_is_the_identity_where_shapes_agree():
@@ -61,10 +61,8 @@ def test_dilation_and_kernel_are_what_the_name_says():
     ]
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["conv2", "sep4", "dil2", "max_pool2", "mb3_k4", "mb0_k3", "conv", "conv03", "conv3 ", "", "Skip", "mb3", "conv-1"],
-)
-def test_an_unknown_operation_is_refused(name):
-    with pytest.raises(SettingError, match=r"space\.candidates=.*is not a known operation; choose from skip, conv1"):
-        operation(name, 4, 4)
+def test_an_unknown_operation_is_refused():
+    even = "conv2", "sep4", "dil2", "max_pool2", "mb3_k4"
+    for name in (*even, "mb0_k3", "conv", "conv03", "conv3 ", "", "Skip", "mb3", "conv-1"):
+        with pytest.raises(SettingError, match=r"space\.candidates=.*not a known operation; choose from skip, conv1"):
+            operation(name, 4, 4)

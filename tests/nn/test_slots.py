@@ -28,7 +28,7 @@ def test_blocks_that_name_the_same_slot_share_it():
     }
 
 
-def test_blocks_of_a_slot_may_be_of_two_kinds_but_not_of_two_sets_of_choices():
+def test_blocks_of_a_slot_have_one_set_of_choices():
     concat = GatedConcat([nn.Identity(), nn.ReLU()], [3, 3], slot="a")
     assert len(gated_slots(Net(pair(slot="a"), concat))["a"]) == 2
     with pytest.raises(SpaceError, match=r"slot=a: has blocks with different choices; give them the same"):

@@ -30,21 +30,14 @@ def cost(network, x, *architecture):
     return counter.get_total_flops(), sum(saved.values())
 
 
-@pytest.mark.parametrize("branches", [2, 8, 32])
-def test_two_branch_costs_what_the_stand_alone_network_costs(branches):
-    x = torch.randn(8, 3, 32, 32)
-    expected = cost(standalone_two_branch(), x)
-    supernet = build_space(TwoBranchSettings(branches=branches)).supernet()
-    for index in {0, 1, branches - 1}:
-        assert cost(supernet, x, (index,)) == expected
-
-
 @pytest.mark.parametrize("choices", [2, 8, 32])
-def test_eight_slots_cost_what_the_stand_alone_network_costs(choices):
-    x = torch.randn(4, 3, 16, 16)
-    expected = cost(standalone_slots(), x)
-    space = slots_space(choices)
-    supernet = space.supernet()
+def test_a_path_costs_what_the_stand_alone_network_costs(choices):
+    x, supernet = torch.randn(8, 3, 32, 32), build_space(TwoBranchSettings(branches=choices)).supernet()
+    expected = cost(standalone_two_branch(), x)
+    for index in {0, 1, choices - 1}:
+        assert cost(supernet, x, (index,)) == expected
+    x, space = torch.randn(4, 3, 16, 16), slots_space(choices)
+    supernet, expected = space.supernet(), cost(standalone_slots(), x)
     for architecture in (*UniformGate(space, 0).paths(0), (choices - 1,) * 8):
         assert cost(supernet, x, architecture) == expected
 

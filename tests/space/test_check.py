@@ -142,7 +142,7 @@ def test_a_batchnorm_inside_the_branches_is_not_warned_of():
     check(NormInside)
 
 
-def test_a_batchnorm_of_the_same_width_behind_a_sum_is_not_warned_of():
+def test_a_batchnorm_behind_a_sum_is_not_warned_of():
     check(lambda: Net(GatedSum([conv(6), conv(6)]), nn.Sequential(nn.BatchNorm2d(6), head(6))))
 
 

@@ -7,22 +7,13 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
+from support.references import Slots
 
 from nas.errors import ArchitectureError, NasError, SettingError, SpaceError
 from nas.settings import ChainSettings, CustomSettings, MacroSettings, SpaceSettings, TwoBranchSettings
-from nas.space import SearchSpace, Slot, build_space
+from nas.space import build_space
 
 examples = settings(max_examples=80, deadline=None, derandomize=True)
-
-
-class Slots(SearchSpace):
-    """Slots alone, without a network."""
-
-    def __init__(self, *counts):
-        super().__init__("slots", tuple(Slot(f"s{i}", tuple("abcdefghijkl"[:n])) for i, n in enumerate(counts)))
-
-    def build(self):
-        raise NotImplementedError
 
 
 counts = st.lists(st.integers(1, 12), min_size=1, max_size=6)
@@ -59,20 +50,15 @@ def test_sizes_are_those_of_the_settings():
     assert build_space(MacroSettings()).size == 6561
 
 
-@pytest.mark.parametrize("at_once", [1, 12_000])
-def test_samples_are_uniform(at_once):
-    space = Slots(3, 1, 4, 2)
+def test_samples_are_uniform():
+    space, draws = Slots(3, 1, 4, 2), 12_000
     random = torch.Generator().manual_seed(5)
-    draws = 12_000
-    if at_once == 1:
-        drawn = Counter(space.sample(random) for _ in range(draws))
-    else:
-        drawn = Counter(space.sample_many(draws, random))
-    assert drawn.total() == draws
-    assert set(drawn) <= set(space.enumerate())
-    expected = draws / space.size
-    chi_square = sum((drawn[a] - expected) ** 2 / expected for a in space.enumerate())
-    assert chi_square < 49.7  # 23 degrees of freedom, p = 0.001
+    for drawn in (Counter(space.sample(random) for _ in range(draws)), Counter(space.sample_many(draws, random))):
+        assert drawn.total() == draws
+        assert set(drawn) <= set(space.enumerate())
+        expected = draws / space.size
+        chi_square = sum((drawn[a] - expected) ** 2 / expected for a in space.enumerate())
+        assert chi_square < 49.7  # 23 degrees of freedom, p = 0.001
 
 
 def test_a_sample_is_a_function_of_its_generator():
@@ -109,9 +95,8 @@ def test_texts_are_as_documented():
     assert macro.encode((0, 2, 0, 1, 2, 1, 0, (0, 1))) == "0-2-0-1-2-1-0-0+1"
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
+def test_a_text_that_names_no_architecture_is_refused():
+    for text, message in (
         ("", "must be one number a slot, joined by '-'"),
         ("1-0-", "must be one number a slot"),
         ("a-0-1", "must be one number a slot"),
@@ -124,30 +109,25 @@ def test_texts_are_as_documented():
         ("1-0-3", r"entry 3 must name branches from 0 to 2.*slot s2 has 0 to 2: a, b, c"),
         ("1-1+1-0", r"entry \(1, 1\) must name .*none of them twice"),
         ("1-0+3-0", r"entry \(0, 3\) must name branches from 0 to 2"),
-    ],
-)
-def test_a_text_that_names_no_architecture_is_refused(text, message):
-    with pytest.raises(ArchitectureError, match=f"architecture=.*{message}"):
-        Slots(2, 3, 3).decode(text)
-
-
-@pytest.mark.parametrize("text", ["0201210", "020121000", "02012103", "0201210x", "0+1", "0 2 0 1 2 1 0 0"])
-def test_digits_that_name_no_macro_architecture_are_refused(text):
-    with pytest.raises(ArchitectureError, match="architecture="):
-        build_space(MacroSettings()).decode(text)
-
-
-@pytest.mark.parametrize("architecture", [(), (0,), (0, 0, 0), (2, 0), (-1, 0), (0, ()), (0, (1, 1)), (0, (0, 3))])
-def test_an_architecture_that_does_not_fit_is_refused(architecture):
-    space = Slots(2, 3)
-    for use in (space.validate, space.encode, lambda a: list(space.neighbors(a))):
+    ):
+        with pytest.raises(ArchitectureError, match=f"architecture=.*{message}"):
+            Slots(2, 3, 3).decode(text)
+    for text in ("0201210", "020121000", "02012103", "0201210x", "0+1", "0 2 0 1 2 1 0 0"):
         with pytest.raises(ArchitectureError, match="architecture="):
-            use(architecture)
+            build_space(MacroSettings()).decode(text)
+
+
+def test_an_architecture_that_does_not_fit_is_refused():
+    space = Slots(2, 3)
+    for architecture in ((), (0,), (0, 0, 0), (2, 0), (-1, 0), (0, ()), (0, (1, 1)), (0, (0, 3))):
+        for use in (space.validate, space.encode, lambda a: list(space.neighbors(a))):
+            with pytest.raises(ArchitectureError, match="architecture="):
+                use(architecture)
 
 
 @examples
 @given(spaces_with_architecture())
-def test_neighbors_are_all_at_distance_one_and_each_occurs_once(pair):
+def test_neighbors_differ_in_one_slot_each_once(pair):
     space, architecture = pair
     found = list(space.neighbors(architecture))
     several = sum(isinstance(entry, tuple) for entry in architecture)
@@ -156,7 +136,7 @@ def test_neighbors_are_all_at_distance_one_and_each_occurs_once(pair):
         assert distance(space.validate(neighbor), architecture) == 1
 
 
-def test_a_slot_is_no_neighbor_of_itself_in_another_spelling():
+def test_an_architecture_is_not_its_own_neighbor():
     assert list(Slots(3).neighbors(((1,),))) == [(0,), (2,)]
 
 
@@ -190,7 +170,7 @@ SPACES = {
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_a_seed_gives_its_weights_and_leaves_the_global_generator(name):
+def test_a_seed_alone_gives_the_weights(name):
     space = build_space(SPACES[name])
     before = torch.get_rng_state()
     first, other = space.supernet(seed=3).state_dict(), space.supernet(seed=4).state_dict()
@@ -201,9 +181,6 @@ def test_a_seed_gives_its_weights_and_leaves_the_global_generator(name):
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert any(not torch.equal(first[key], other[key]) for key in first)
 
-
-@pytest.mark.parametrize("name", SPACES)
-def test_a_supernet_takes_every_kind_of_architecture(name):
     space = build_space(SPACES[name], channels=1, image_size=16, classes=7)
     supernet, x = space.supernet().eval(), torch.randn(2, 1, 16, 16)
     for entry in (0, 2, (0, 1), (2, 0)):
@@ -234,7 +211,7 @@ def test_two_branch_is_the_network_of_the_question():
     assert wide.mix.branches[0][3].weight.shape == (48, 18, 5, 5)
 
 
-def test_pictures_too_small_for_two_branch_are_refused():
+def test_images_too_small_for_two_branch_are_refused():
     with pytest.raises(SpaceError, match=r"data\.image_size=15: must be at least 16 for space two_branch"):
         build_space(TwoBranchSettings(), image_size=15)
     space = build_space(TwoBranchSettings(), image_size=16)
@@ -248,9 +225,8 @@ def test_an_unknown_space_or_operation_is_refused():
         build_space(ChainSettings(candidates=["conv4"])).supernet()
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
+def test_settings_out_of_range_are_refused_by_their_key():
+    for make in (
         lambda: TwoBranchSettings(branches=0),
         lambda: TwoBranchSettings(width=-1),
         lambda: ChainSettings(widths=[4]),
@@ -261,10 +237,8 @@ def test_an_unknown_space_or_operation_is_refused():
         lambda: ChainSettings(stem_stride=0),
         lambda: CustomSettings(factory="my_net"),
         lambda: CustomSettings(factory="my_net:"),
-    ],
-)
-def test_settings_out_of_range_are_refused_by_their_key(make):
-    with pytest.raises(SettingError, match=r"^space\.\w+.*=.*: .+; .+") as error:
-        make()
-    assert isinstance(error.value, NasError)
-    assert "\n" not in str(error.value)
+    ):
+        with pytest.raises(SettingError, match=r"^space\.\w+.*=.*: .+; .+") as error:
+            make()
+        assert isinstance(error.value, NasError)
+        assert "\n" not in str(error.value)

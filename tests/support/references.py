@@ -81,3 +81,13 @@ class ModuleSpace(SearchSpace):
 
     def build(self) -> nn.Module:
         return self._factory()
+
+
+class Slots(SearchSpace):
+    """Slots alone, without a network."""
+
+    def __init__(self, *counts):
+        super().__init__("slots", tuple(Slot(f"s{i}", tuple("abcdefghijkl"[:n])) for i, n in enumerate(counts)))
+
+    def build(self):
+        raise NotImplementedError
