@@ -70,7 +70,7 @@ WRONG = {
     "checkpoint=HERE/trained rank.sum=[snip]": r"rank\.sum=snip: must be one of loss, .*",
     "checkpoint=HERE/trained proxies=[naswot] rank.proxy_images=99": r"rank\.proxy_images=99: 2 such batches .*",
     "space=macro": r"truth=.*: 9 of 9 architectures do not fit space macro, first 0-0 .*",
-    "space=macro proxies=[naswot]": r"data=null: must be given: proxies look at pictures; write for example .*",
+    "space=macro proxies=[naswot]": r"data=null: must be given: proxies look at images; write for example .*",
     "rank.finetune_lr=0": r"rank\.finetune_lr=0\.0: must be above 0 and finite; .*",
     "space.widths=[8]": r".*space\.widths.*",
 }
