@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from nas.score.run import Row, ScoreRun
 from nas.signals import Interrupted, stop_signals
+from nas.track import Bar
 
 SHOWN = 20
 """Rows that the table has at most; the file has all."""
@@ -24,22 +21,14 @@ def carry_out(run: ScoreRun, out: Console) -> None:
         Interrupted: SIGINT or SIGTERM came; what was found is in the journal.
         ScoreError: a proxy cannot be had of a subnetwork.
     """
-    with stop_signals() as received, _bar(run, out) as bar:
-        task = bar.add_task("scoring", total=len(run.wanted), completed=len(run.rows), each="")
+    bar = Bar("scoring", len(run.wanted), len(run.rows), out, run.settings.progress)
+    with stop_signals() as received, bar:
         new = 0.0
         for number, row in enumerate(run, 1):
             new += row.seconds
-            bar.update(task, advance=1, each=f"{1000 * new / number:,.0f} ms each")
+            bar.show(len(run.rows), f"{1000 * new / number:,.0f} ms each")
             if received and len(run.rows) < len(run.wanted):
                 raise Interrupted(received[0])
-
-
-@contextmanager
-def _bar(run: ScoreRun, out: Console) -> Iterator[Progress]:
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[each]}"), TimeRemainingColumn())
-    hidden = not run.settings.progress or not out.is_terminal
-    with Progress(TextColumn("scoring"), *columns, TextColumn("left"), console=out, disable=hidden) as bar:
-        yield bar
 
 
 def table(run: ScoreRun) -> Table:

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 
 from nas.errors import SettingError
 from nas.search.measure import Measures
@@ -21,6 +19,7 @@ from nas.search.study import Study
 from nas.search.target import SearchTarget
 from nas.settings import SearchRunSettings
 from nas.signals import Interrupted, stop_signals
+from nas.track import Bar
 
 DEFAULT_TRIALS = 100
 WAIT_S = 0.1
@@ -88,13 +87,13 @@ def search(run: Search) -> SearchOutcome:
         SettingError: nothing can be evaluated.
     """
     study, how = run.study, run.settings.search
-    with stop_signals() as received, Progress(study, run.trials, how.progress) as progress:
+    with stop_signals() as received, SearchBar(study, run.trials, how.progress) as bar:
         while not study.done():
             claimed = {trial.architecture: trial for trial in study.claim()}
             all_refused = bool(claimed)
             for found in run.measures(list(claimed)):
                 study.tell(claimed[found.architecture], found.values, found.seconds, found.failed)
-                progress.advance()
+                bar.note_trial()
                 all_refused &= found.refused
                 if received:
                     break
@@ -118,7 +117,7 @@ def _stop_if_all_failed(run: Search) -> None:
         raise SettingError("search.objectives", run.settings.search.objectives, rule, "leave that one out")
 
 
-class Progress:
+class SearchBar(Bar):
     """A bar with trials a second and the best so far on a terminal, some lines elsewhere.
 
     Args:
@@ -132,29 +131,13 @@ class Progress:
         self._study, self._total = study, total or study.space.size
         if study.space.size <= COUNTED:
             self._total = min(self._total, max(1, sum(map(study.limits.within, study.space.enumerate()))))
-        self._console = console or Console(quiet=not shown, highlight=False, markup=False, soft_wrap=True)
-        terminal = self._console.is_terminal
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[news]}"), TimeRemainingColumn())
-        self._bar = Bar(
-            TextColumn("searching"),
-            *columns,
-            TextColumn("left"),
-            console=self._console,
-            disable=not (shown and terminal),
-        )
         self._before = self._count = study.finished()
-        self._task = self._bar.add_task("searching", total=self._total, completed=self._before, news="")
-        self._lines = 0 if terminal else LINES
+        console = console or Console(quiet=not shown, highlight=False, markup=False, soft_wrap=True)
+        super().__init__("searching", self._total, self._before, console, shown)
+        self._lines = 0 if console.is_terminal else LINES
         self._began = self._drawn = time.perf_counter()
 
-    def __enter__(self) -> Progress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def advance(self) -> None:
+    def note_trial(self) -> None:
         """Note that a trial is finished, and redraw now and then."""
         before, self._count, now = self._count, self._study.finished(), time.perf_counter()
         line = self._count * self._lines // self._total > before * self._lines // self._total
@@ -162,9 +145,9 @@ class Progress:
             return
         self._drawn = now
         news = f"best {self._best()}", f"{(self._count - self._before) / max(now - self._began, 1e-9):.3g} trials/s"
-        self._bar.update(self._task, completed=self._count, news="  ".join(news[::-1]))
+        self.show(self._count, "  ".join(news[::-1]))
         if line:
-            self._console.print(f"{self._count}/{self._total} trials  {'  '.join(news)}")
+            self.console.print(f"{self._count}/{self._total} trials  {'  '.join(news)}")
 
     def _best(self) -> str:
         first = self._study.objectives[0]

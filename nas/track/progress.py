@@ -6,11 +6,33 @@ from time import perf_counter
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
+from rich.progress import Progress as RichProgress
 
 from nas.track.tracker import Tracker
 
 REFRESH_S = 0.2
+
+
+class Bar(RichProgress):
+    """A bar with news and the time left, on a terminal; nothing elsewhere.
+
+    Args:
+        what: is in progress, for example ``training``.
+        total: number of steps.
+        done: steps that were done before.
+        console: where it is drawn.
+        shown: False draws nothing at all.
+    """
+
+    def __init__(self, what: str, total: int, done: int, console: Console, shown: bool) -> None:
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[news]}"), TimeRemainingColumn())
+        hidden = not (shown and console.is_terminal)
+        super().__init__(TextColumn(what), *columns, TextColumn("left"), console=console, disable=hidden)
+        self._task = self.add_task(what, total=total, completed=done, news="")
+
+    def show(self, done: int, news: str) -> None:
+        """Draw that ``done`` steps are done, with ``news`` beside the count."""
+        self.update(self._task, completed=done, news=news)
 
 
 class Progress:
@@ -28,17 +50,7 @@ class Progress:
     ) -> None:
         self.total_steps, self.steps_per_epoch = total_steps, steps_per_epoch
         self.console = console or Console(quiet=not shown)
-        self._bar = Bar(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[speed]}"),
-            TimeRemainingColumn(),
-            TextColumn("left"),
-            console=self.console,
-            disable=not shown or not self.console.is_terminal,
-        )
-        self._task = self._bar.add_task("training", total=total_steps, completed=step, speed="")
+        self._bar = Bar("training", total_steps, step, self.console, shown)
         self._next = 0.0
         self._loss: float | None = None  # of the last step of this process
 
@@ -55,9 +67,7 @@ class Progress:
         now = perf_counter()
         if now >= self._next or step == self.total_steps:
             self._next = now + REFRESH_S
-            self._bar.update(
-                self._task, completed=step, speed=f"loss {loss:.3f}  {tracker.images_per_s():,.0f} images/s"
-            )
+            self._bar.show(step, f"loss {loss:.3f}  {tracker.images_per_s():,.0f} images/s")
 
     def epoch(self, step: int, mean: float, best: float, tracker: Tracker) -> None:
         """Print a line for an evaluation: mean and best accuracy of the judged subnetworks, 0 to 1."""

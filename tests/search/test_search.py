@@ -23,7 +23,7 @@ from nas.search.objectives import objective
 from nas.search.outcome import front, summarize
 from nas.search.proposers import Trial
 from nas.search.report import how_measured
-from nas.search.run import LINES, Progress
+from nas.search.run import LINES, SearchBar
 from nas.settings import (
     ChainSettings,
     CustomSettings,
@@ -307,10 +307,10 @@ def test_the_best_is_by_the_objective_asked_for():
 def test_without_a_terminal_there_are_ten_lines(checkpoint, tmp_path):
     begun, text = Search(settings(checkpoint, sampler="exhaustive"), tmp_path), io.StringIO()
     begun.study.space = SimpleNamespace(size=10**9)
-    with Progress(begun.study, 90, True, Console(file=text)) as progress:
+    with SearchBar(begun.study, 90, True, Console(file=text)) as bar:
         for number in range(1, 91):
             begun.study.finished = lambda number=number: number
-            progress.advance()
+            bar.note_trial()
     begun.study.close()
     lines = text.getvalue().splitlines()
     assert [line.split()[0] for line in lines] == [f"{9 * i}/90" for i in range(1, LINES + 1)]
