@@ -27,6 +27,8 @@ from nas.track import Writer
 
 SHOWN = 40
 """Rows that a table has at most; the files have all."""
+WIDE = 60
+"""Characters of an architecture that stay on one line of a table."""
 
 
 def write_report(folder: Path, settings: SearchRunSettings, target: SearchTarget, outcome: SearchOutcome) -> None:
@@ -73,13 +75,16 @@ def front_table(outcome: SearchOutcome) -> Table:
     best = outcome.best in outcome.front[:SHOWN]
     caption = f"{left}* best by {outcome.best_by}" if best else left or None
     table = Table(title=title, title_justify="left", caption=caption)
-    table.add_column("architecture", overflow="fold")
-    table.add_column("choices", overflow="fold")
+    rows = [_cells(outcome, trial) for trial in outcome.front[:SHOWN]]
+    longest = max((len(name) for name, *_ in rows), default=0)
+    table.add_column("architecture", overflow="fold", no_wrap=longest <= WIDE)
+    if longest <= WIDE / 2:  # else the name has the choices in it, and front.csv has them in words
+        table.add_column("choices", overflow="fold")
     for one in outcome.columns:
         table.add_column(one.head, justify="right")
-    for trial in outcome.front[:SHOWN]:
-        name, *cells = _cells(outcome, trial)
-        table.add_row(f"{name} *" if trial == outcome.best else name, *cells)
+    for (name, choices, *cells), trial in zip(rows, outcome.front, strict=False):
+        name = f"{name} *" if trial == outcome.best else name
+        table.add_row(name, *([choices] if longest <= WIDE / 2 else []), *cells)
     return table
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from dataclasses import replace
+from itertools import islice
 from types import SimpleNamespace
 
 import pytest
@@ -17,14 +18,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from nas.cost import PathFlops
 from nas.errors import CheckpointError, ScoreError, SettingError, SpaceError
-from nas.search import Evaluator, Search, SearchTarget, read_result, search, summary
+from nas.search import Evaluator, Search, SearchTarget, front_table, read_result, search, summarize, summary
 from nas.search.measure import Measures
 from nas.search.objectives import objective
-from nas.search.outcome import front, summarize
+from nas.search.outcome import front
 from nas.search.proposers import Trial
 from nas.search.report import how_measured
 from nas.search.run import LINES, SearchBar
 from nas.settings import (
+    CellSettings,
     ChainSettings,
     CustomSettings,
     SearchRunSettings,
@@ -32,6 +34,7 @@ from nas.settings import (
     SyntheticSettings,
 )
 from nas.signals import Interrupted
+from nas.space import build_space
 from nas.train import load_trained
 
 
@@ -315,3 +318,16 @@ def test_without_a_terminal_there_are_ten_lines(checkpoint, tmp_path):
     lines = text.getvalue().splitlines()
     assert [line.split()[0] for line in lines] == [f"{9 * i}/90" for i in range(1, LINES + 1)]
     assert all("best none within the limits" in line for line in lines)
+
+
+def test_a_long_architecture_stays_on_one_line():
+    space, text = build_space(CellSettings()), io.StringIO()
+    objectives = [objective(name) for name in ("loss", "naswot", "flops", "parameters")]
+    architectures = list(islice(space.enumerate(), 0, 15625, 4000))
+    trials = [
+        Trial(i, a, {o.name: 1e6 * o.oriented(i) for o in objectives}, True, True) for i, a in enumerate(architectures)
+    ]
+    Console(file=text, width=100).print(front_table(summarize(space, objectives, trials)))
+    shown = text.getvalue()
+    assert all(space.encode(t.architecture) in shown for t in trials if t in summarize(space, objectives, trials).front)
+    assert max(map(len, shown.splitlines())) <= 100
