@@ -1,16 +1,18 @@
-"""Timing things against each other on a machine that is never quiet."""
+"""Timing things against each other on a machine that is never quiet, and what the tables of all suites share."""
 
 from __future__ import annotations
 
 import os
 import platform
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import torch
+from rich.table import Table
 
 CALLS_A_TURN = 2
 
@@ -34,8 +36,8 @@ def interleave(
 ) -> dict[str, Ratio]:
     """Time ``variants`` in turn, ``rounds`` times round, each against ``baseline`` of its own round.
 
-    In a turn a variant is called once untimed, to have its data at hand again, and ``calls`` times timed. The
-    order moves on by one each round, so that nobody always comes after the same neighbour.
+    In a turn a variant is called once untimed, to bring its data back into the caches, and then ``calls`` times timed.
+    The order moves on by one each round, so that no variant always follows the same one.
     """
     names = list(variants)
     for variant in variants.values():
@@ -73,3 +75,29 @@ def machine() -> dict[str, str]:
         "torch": str(torch.__version__),
         "system": platform.system(),
     }
+
+
+def frame(title: str, result: Mapping[str, Any], left_out: Sequence[str] = ()) -> Table:
+    """A table with its title, what it was measured on and what is missing, and one column, for the rows' names."""
+    about = result["machine"]
+    threads = "1 thread" if about["threads"] == "1" else f"{about['threads']} threads"
+    shown = Table(title=f"{title}, {threads}", title_justify="left")
+    shown.caption_justify = "left"
+    caption = f"{about['cpu']}; torch {about['torch']}, Python {about['python']}"
+    shown.caption = "\n".join([caption, *(f"left out: {what}" for what in left_out)])
+    shown.add_column("", no_wrap=True)
+    return shown
+
+
+def in_sections(table: Table, rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The rows, with a line and a heading put into ``table`` before the first of each ``network``."""
+    for row, before in zip(rows, [None, *rows], strict=False):
+        if before is None or row["network"] != before["network"]:
+            table.add_section()
+            table.add_row(row["network"], style="bold")
+        yield row
+
+
+def spread(ratio: Mapping[str, float], digits: int = 2) -> str:
+    """The median and half of the distance between the quartiles, with ``digits`` behind the point."""
+    return f"{ratio['median']:.{digits}f} ±{(ratio['high'] - ratio['low']) / 2:.{digits}f}"

@@ -18,9 +18,8 @@ from rich.table import Table
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nas.bench.compare import Ratio, interleave, machine
-from nas.bench.gating import SGD, Call, _batch, slots_space, standalone_slots, stock_step, with_weights_of
-from nas.bench.table import frame, in_sections, spread
+from nas.bench.compare import Ratio, frame, in_sections, interleave, machine, spread
+from nas.bench.gating import SGD, Call, random_batch, slots_space, standalone_slots, stock_step, with_weights_of
 from nas.cost.allocator import keep_freed_memory
 from nas.dist import GradientExchange, World
 from nas.gate import UniformGate
@@ -61,7 +60,7 @@ def _join(store: str, rank: int, number: int, work: Callable[..., T], args: tupl
 
 def steps(world: World, choices: int) -> dict[str, Call]:
     """The steps that are compared, each with networks of its own: 8 slots of ``choices`` x conv3x3-BN-ReLU."""
-    x, y = _batch(BATCH, SIDE)
+    x, y = random_batch(BATCH, SIDE)
     space = slots_space(choices)
     alone = with_weights_of(standalone_slots(), space.subnet((0,) * 8))
     lean, usual = _ddp(alone), DistributedDataParallel(with_weights_of(standalone_slots(), space.subnet((0,) * 8)))
@@ -86,7 +85,7 @@ def _ddp(network: nn.Module, find_unused_parameters: bool = False) -> Distribute
 
 def gated_step(world: World, choices: int, paths: str) -> Call:
     """Our step: forward, backward, the sum over the processes, update; on paths drawn anew each time."""
-    x, y = _batch(BATCH, SIDE)
+    x, y = random_batch(BATCH, SIDE)
     space = slots_space(choices)
     supernet, gate, number = space.supernet(), UniformGate(space, 0), iter(range(10**9))
     optimizer = GatedOptimizer(supernet, SGD)
@@ -110,10 +109,11 @@ def compare(world: World, choices: int, rounds: int) -> dict[str, Ratio]:
 def travelling(choices: int) -> dict[str, int]:
     """Bytes of the gradients that are summed in a step: of the open branches, and of the whole supernet."""
     space = slots_space(choices)
-    return {GATED: _bytes(space.subnet((0,) * 8)), UNUSED: _bytes(space.supernet())}
+    return {GATED: parameter_bytes(space.subnet((0,) * 8)), UNUSED: parameter_bytes(space.supernet())}
 
 
-def _bytes(network: nn.Module) -> int:
+def parameter_bytes(network: nn.Module) -> int:
+    """What all parameters of ``network`` take."""
     return sum(p.numel() * p.element_size() for p in network.parameters())
 
 

@@ -114,8 +114,9 @@ def without_blocks_step(branches: int, closed: str, x: Tensor, y: Tensor) -> Cal
     return stock_step(network, lambda: network(x, int(torch.randint(branches, (), generator=random))), y)
 
 
-def _batch(size: int, side: int) -> tuple[Tensor, Tensor]:
-    random = torch.Generator().manual_seed(0)
+def random_batch(size: int, side: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Images of noise ``(size, 3, side, side)`` and labels of ten classes."""
+    random = torch.Generator().manual_seed(seed)
     return torch.randn(size, 3, side, side, generator=random), torch.randint(10, (size,), generator=random)
 
 
@@ -137,7 +138,7 @@ def standalone_two_branch() -> nn.Module:
 
 def two_branch(branches: int, rounds: int) -> dict[str, Ratio]:
     """All variants of the two-branch network's step, batch 64; those that compute closed branches less often."""
-    x, y = _batch(64, 32)
+    x, y = random_batch(64, 32)
     space = build_space(TwoBranchSettings(branches=branches))
     weights, logits = learned_steps(space, x, y)
     baseline = {STANDALONE: plain_step(with_weights_of(standalone_two_branch(), space.subnet((0,))), x, y)}
@@ -169,8 +170,8 @@ def slots_space(choices: int) -> SearchSpace:
 
 
 def eight_slots(choices: int, rounds: int) -> dict[str, Ratio]:
-    """The gated step of 8 slots, 16x16 pictures, batch 16, with a uniform and a learned gate."""
-    x, y = _batch(16, 16)
+    """The gated step of 8 slots, 16x16 images, batch 16, with a uniform and a learned gate."""
+    x, y = random_batch(16, 16)
     space = slots_space(choices)
     weights, logits = learned_steps(space, x, y)
     variants = {

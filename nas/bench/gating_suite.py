@@ -9,8 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from nas.bench import gating
-from nas.bench.compare import Ratio, machine
-from nas.bench.table import frame, in_sections, spread
+from nas.bench.compare import Ratio, frame, in_sections, machine, spread
 from nas.settings import LearnedGateSettings
 
 BRANCHES = (2, 8, 32, 128)

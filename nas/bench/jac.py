@@ -14,11 +14,10 @@ from rich.table import Table
 from threadpoolctl import threadpool_limits
 
 from nas.bench import jac_cases as cases
-from nas.bench.compare import interleave, machine
+from nas.bench.compare import frame, in_sections, interleave, machine, spread
 from nas.bench.jac_cases import BASELINE, CNN, MLP, OURS, Calls
 from nas.bench.jac_jax import Jax
 from nas.bench.jac_memory import peak_mb
-from nas.bench.table import frame, in_sections, spread
 
 TURN = 20
 """Timed calls in a turn where one takes a fraction of a millisecond."""

@@ -23,10 +23,9 @@ from time import perf_counter
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import nn
 
-from nas.bench.dist import BATCH, GATED, SIDE, UNUSED, in_processes, steps
-from nas.bench.gating import Call, _batch, plain_step, slots_space, standalone_slots, with_weights_of
+from nas.bench.dist import BATCH, GATED, SIDE, UNUSED, in_processes, parameter_bytes, steps
+from nas.bench.gating import Call, plain_step, random_batch, slots_space, standalone_slots, with_weights_of
 from nas.dist import World
 
 COMPUTE = "compute"
@@ -83,13 +82,8 @@ def tree(ranks: int, hop_ms: float, bytes_per_ms: float) -> Link:
 def eight_slots(choices: int) -> Network:
     """The network of ``nas-bench suite=dist``."""
     space = slots_space(choices)
-    supernet = space.supernet()
-    opened = sum(_bytes(p) for p in space.subnet((0,) * 8).parameters())
-    return Network(opened, sum(_bytes(p) for p in supernet.parameters()), len(list(supernet.parameters())))
-
-
-def _bytes(parameter: nn.Parameter) -> int:
-    return parameter.numel() * parameter.element_size()
+    opened, whole = (parameter_bytes(network) for network in (space.subnet((0,) * 8), space.supernet()))
+    return Network(opened, whole, len(list(space.supernet().parameters())))
 
 
 def measure_step(ranks: int, choices: int, rounds: int) -> dict[str, float]:
@@ -101,7 +95,7 @@ def measure_step(ranks: int, choices: int, rounds: int) -> dict[str, float]:
 
 
 def _times(world: World, choices: int, rounds: int) -> dict[str, float]:
-    x, y = _batch(BATCH, SIDE)
+    x, y = random_batch(BATCH, SIDE)
     alone = plain_step(with_weights_of(standalone_slots(), slots_space(choices).subnet((0,) * 8)), x, y)
     every = steps(world, choices)
 

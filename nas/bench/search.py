@@ -10,12 +10,10 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import torch
 from rich.table import Table
 
-from nas.bench.compare import interleave, machine
-from nas.bench.table import frame, in_sections, spread
-from nas.data import Batch
+from nas.bench.compare import frame, in_sections, interleave, machine, spread
+from nas.bench.gating import random_batch
 from nas.score import score
 from nas.search import Evaluator, Search, search
 from nas.settings import ChainSettings, SearchRunSettings, SearchSettings, SyntheticSettings
@@ -24,10 +22,10 @@ from nas.train import evaluate
 
 GRADIENT_PROXIES = ("ntk_condition", "jacob_cov", "synflow", "snip", "grasp", "grad_norm", "fisher", "zico")
 SAMPLERS = ("random", "tpe", "nsga2", "exhaustive")
-PICTURES = 128
-"""To judge on, and as many to calibrate on."""
+IMAGES, SIDE = 128, 32
+"""How many images subnetworks are evaluated on, and as many calibrate them."""
 SCORED = 16
-"""Pictures in each of two batches."""
+"""Images in each of two batches."""
 TRIALS = 200
 TOGETHER, APART = "together", "apart"
 Calls = dict[str, Callable[[], object]]
@@ -54,7 +52,7 @@ def search_suite(rounds: int, threads: int, say: Callable[[str], None]) -> dict[
     """Measure everything; ``say`` is told what is being measured. The result is plain data."""
     say("all subnetworks of a chain")
     network = "all 256 subnetworks of chain, recalibrated / each alone"
-    rows = [_ratio(network, f"{PICTURES} + {PICTURES} pictures of 32x32", evaluation(PICTURES), 0.45, rounds // 20)]
+    rows = [_ratio(network, f"{IMAGES} + {IMAGES} pictures of 32x32", evaluation(IMAGES), 0.45, rounds // 20)]
     say("gradient proxies")
     network, without = f"gradient proxies of a chain subnetwork, {SCORED} pictures / one by one", GRADIENT_PROXIES[1:]
     rows.append(_ratio(network, "all eight", proxies(GRADIENT_PROXIES, SCORED), 0.4, rounds // 5))
@@ -72,22 +70,22 @@ def _ratio(network: str, what: str, calls: Calls, bar: float | None, rounds: int
     return Row(network, what, found.median, found.low, found.high, found.rounds, bar)
 
 
-def evaluation(pictures: int) -> Calls:
-    """Judging all subnetworks of the default chain, with their common prefixes shared, and each by itself."""
+def evaluation(images: int) -> Calls:
+    """Evaluate all subnetworks of the default chain, with common prefixes shared, and each by itself."""
     space = build_space(ChainSettings())
     supernet, everything = space.supernet(), list(space.enumerate())
-    judged, calibration = [_batch(pictures, 0)], [_batch(pictures, 1)]
+    batches, calibration = [random_batch(images, SIDE)], [random_batch(images, SIDE, seed=1)]
 
     def together() -> object:
-        return list(Evaluator(supernet, space, judged, calibration)(everything))
+        return list(Evaluator(supernet, space, batches, calibration)(everything))
 
-    return {APART: lambda: evaluate(supernet, everything, judged, calibration), TOGETHER: together}
+    return {APART: lambda: evaluate(supernet, everything, batches, calibration), TOGETHER: together}
 
 
-def proxies(names: Sequence[str], pictures: int) -> Calls:
-    """Scoring a subnetwork of the default chain by several proxies at once, and by one after the other."""
+def proxies(names: Sequence[str], images: int) -> Calls:
+    """Score a subnetwork of the default chain by several proxies at once, and by one after the other."""
     space = build_space(ChainSettings())
-    network, batches = space.subnet((1, 2, 3, 2)), [_batch(pictures, 0), _batch(pictures, 1)]
+    network, batches = space.subnet((1, 2, 3, 2)), [random_batch(images, SIDE, seed) for seed in (0, 1)]
 
     def apart() -> object:
         return {name: score(network, [name], batches).values[name] for name in names}
@@ -119,11 +117,6 @@ def empty_search(sampler: str, trials: int) -> float:
         run.study.close()
     assert len(found.trials) == trials
     return seconds
-
-
-def _batch(pictures: int, seed: int) -> Batch:
-    random = torch.Generator().manual_seed(seed)
-    return torch.randn(pictures, 3, 32, 32, generator=random), torch.randint(10, (pictures,), generator=random)
 
 
 def search_table(result: dict[str, Any]) -> Table:

@@ -9,7 +9,7 @@ from torch import nn
 
 from nas.checkpoint.trained import Trained
 from nas.dist import autocast
-from nas.space import Architecture, extract, recalibrate, show_widths
+from nas.space import Architecture, extract, infer_widths, recalibrate
 
 
 def calibrated(trained: Trained, architecture: Architecture) -> nn.Module:
@@ -34,5 +34,5 @@ def plain_network(supernet: nn.Module, architecture: Architecture, image: tuple[
         architecture: of the subnetwork.
         image: shape ``(C, H, W)`` of an input.
     """
-    show_widths(supernet, image)
+    infer_widths(supernet, image)
     return extract(supernet.eval(), architecture).eval()

@@ -21,7 +21,7 @@ from nas.settings import (
     TrainRunSettings,
     train_settings,
 )
-from nas.space import SearchSpace, build_space, show_widths
+from nas.space import SearchSpace, build_space, infer_widths
 from nas.state import load_weights, must_fit, restore
 
 AVERAGE = "average/"
@@ -115,7 +115,7 @@ def load_trained(path: Path | str, progress: bool = False, factory: str = "") ->
         averages = {name: value for name, value in state["optimizer"].items() if name.startswith(AVERAGE)}
         if averages:
             restore({AVERAGE + name: p for name, p in supernet.named_parameters() if p.requires_grad}, averages)
-    show_widths(supernet, splits.input_shape)
+    infer_widths(supernet, splits.input_shape)
     if settings.train.channels_last:
         supernet = supernet.to(memory_format=torch.channels_last)
     return Trained(path, state["step"], settings, splits, space, supernet.eval())

@@ -25,7 +25,7 @@ class LearnedGate(Gate):
     under the noise and the temperature: its value is exactly 1, its derivative reaches the logits. The closed
     branches are not computed there either.
 
-    The logits have an Adam of their own and learn on held-out pictures. The temperature falls geometrically.
+    The logits have an Adam of their own and learn on held-out images. The temperature falls geometrically.
 
     Args:
         total_steps: of the weights; the temperature is at its end then.
@@ -81,8 +81,8 @@ class LearnedGate(Gate):
 
         Args:
             step: of the weights.
-            loss_of: the loss on held-out pictures of a supernet run with the given architecture.
-            mean: gives the mean of a tensor over the processes, each of which has pictures of its own.
+            loss_of: the loss on held-out images of a supernet run with the given architecture.
+            mean: gives the mean of a tensor over the processes, each of which has images of its own.
 
         Raises:
             DivergedError: the loss is not finite.

@@ -22,7 +22,7 @@ from nas.score import PROXIES, rank_sum, score
 from nas.search import Evaluator, Finetune
 from nas.settings import RankRunSettings
 from nas.settings.rank import TRIVIAL
-from nas.space import extract, show_widths
+from nas.space import extract, infer_widths
 
 KINDS = ("supernet", "sum", "proxy", "trivial")
 _SAME = {"versions": versions()}
@@ -163,7 +163,7 @@ def _of_proxies(target: RankTarget, settings: RankRunSettings, known: KnownValue
         todo = [a for a in architectures if not before[a].keys() >= set(names)]
         if todo:
             supernet = target.space.supernet(seed)
-            show_widths(supernet, target.input_shape)
+            infer_widths(supernet, target.input_shape)
             label = "proxies" if settings.weights == 1 else f"proxies, weights {draw + 1}/{settings.weights}"
             for a in track(todo, label, disable=not settings.rank.progress):
                 missing = [name for name in names if name not in before[a]]
@@ -183,7 +183,7 @@ def _digest(batches: Sequence[Batch]) -> str:
 
 def _trivial(target: RankTarget) -> list[Prediction]:
     supernet = target.trained[0].supernet if target.trained else target.space.supernet()
-    show_widths(supernet, target.input_shape)
+    infer_widths(supernet, target.input_shape)
     parameters = PathParameters(target.space, supernet)
     flops = PathFlops(target.space, supernet, target.input_shape)
     return [

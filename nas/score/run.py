@@ -22,7 +22,7 @@ from nas.score.scoring import score
 from nas.seeds import generator
 from nas.settings import ScoreSettings
 from nas.settings.plain import filled
-from nas.space import Architecture, SearchSpace, build_space, check_supernet, extract, show_widths
+from nas.space import Architecture, SearchSpace, build_space, check_supernet, extract, infer_widths
 
 RANK_SUM = "rank_sum"
 """Name of the column."""
@@ -80,7 +80,7 @@ class ScoreRun:
         self._supernets = [self.space.supernet(settings.seed + draw) for draw in range(settings.weights)]
         check_supernet(self.space, self._supernets[0], *shape)
         for supernet in self._supernets[1:]:
-            show_widths(supernet, splits.input_shape)
+            infer_widths(supernet, splits.input_shape)
         self._batches = training_batches(
             splits, settings.batches, settings.batch_size, settings.seed, "score", "batch_size"
         )

@@ -96,7 +96,7 @@ class PrefixWalk:
         # No two architectures share the output of the last slot: it is never kept.
         runs = [1, 1, *(len({a[:length] for a in order}) for length in range(1, self._slots)), len(order)]
         images = sum(map(len, self._levels[0].calibration)) + sum(map(len, self._levels[0].evaluated))
-        sizes = [0, *(images * piece.picture_bytes for piece in self._pieces[: self._slots]), 0]
+        sizes = [0, *(images * piece.image_bytes for piece in self._pieces[: self._slots]), 0]
         return depths_to_keep(runs, sizes, self._memory)
 
     @torch.no_grad()

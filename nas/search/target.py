@@ -14,7 +14,7 @@ from nas.data import Splits, load_splits
 from nas.errors import CheckpointError, require
 from nas.settings import DataSettings, DigitsSettings, SearchRunSettings, SpaceSettings
 from nas.settings.compare import differences
-from nas.space import SearchSpace, build_space, check_supernet, show_widths
+from nas.space import SearchSpace, build_space, check_supernet, infer_widths
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +72,7 @@ class SearchTarget:
     def fresh(self) -> nn.Module:
         """The supernet with initial weights, for proxies."""
         supernet = self.space.supernet(self.seed).eval()
-        show_widths(supernet, self.splits.input_shape)
+        infer_widths(supernet, self.splits.input_shape)
         return supernet
 
     @property

@@ -23,7 +23,7 @@ from nas.space.two_branch import TwoBranchSpace
 
 
 def build_space(settings: SpaceSettings, channels: int = 3, image_size: int = 32, classes: int = 10) -> SearchSpace:
-    """The space that ``settings`` describe, for pictures ``(channels, image_size, image_size)``.
+    """The space that ``settings`` describe, for images ``(channels, image_size, image_size)``.
 
     A custom space is not told about the data; ``space.kwargs`` is for that, and :func:`check_supernet` compares.
     """
@@ -43,11 +43,11 @@ def build_space(settings: SpaceSettings, channels: int = 3, image_size: int = 32
 
 
 def check_supernet(space: SearchSpace, supernet: nn.Module, channels: int, image_size: int, classes: int) -> None:
-    """Run a copy of ``supernet`` once on two random pictures and look at the shapes.
+    """Run a copy of ``supernet`` once on two random images and look at the shapes.
 
     Raises:
         SpaceError: branches of one slot disagree in shape, or the output is not ``(B, classes)``, or the network
-            does not run on such pictures, or it is ``Chained`` and breaks what that promises.
+            does not run on such images, or it is ``Chained`` and breaks what that promises.
 
     Warns:
         NasWarning: a BatchNorm normalises a concatenation with zeros in it.
@@ -68,7 +68,7 @@ def check_supernet(space: SearchSpace, supernet: nn.Module, channels: int, image
             for name in new:
                 _check_block(name, own[name], shapes[name])
         if tuple(y.shape) != (2, classes):
-            rule = f"gives {tuple(y.shape)} for 2 pictures; the data needs (2, {classes})"
+            rule = f"gives {tuple(y.shape)} for 2 images; the data needs (2, {classes})"
             raise SpaceError("space", space.name, rule, "give the last layer one output a class (space.kwargs)")
         if isinstance(probe, Chained):
             survey(probe, space.slots, x)
@@ -76,17 +76,17 @@ def check_supernet(space: SearchSpace, supernet: nn.Module, channels: int, image
 
 
 @torch.no_grad()
-def show_widths(supernet: nn.Module, picture: tuple[int, int, int]) -> None:
+def infer_widths(supernet: nn.Module, image: tuple[int, int, int]) -> None:
     """Find out how wide the branches of each ``GatedConcat`` are that nobody has told, as ``extract`` has to know.
 
-    A copy of ``supernet`` runs on a picture ``(C, H, W)`` at each choice, since one block may lie in another's branch.
+    A copy of ``supernet`` runs on a image ``(C, H, W)`` at each choice, since one block may lie in another's branch.
     """
     if all(block.widths for block in gated_blocks(supernet).values() if isinstance(block, GatedConcat)):
         return
     probe, own = copy.deepcopy(supernet).eval(), gated_blocks(supernet)
     sizes = [len(blocks[0].choices) for blocks in gated_slots(probe).values()]
     for choice in range(max(sizes)):
-        probe(torch.zeros(1, *picture), tuple(min(choice, size - 1) for size in sizes))
+        probe(torch.zeros(1, *image), tuple(min(choice, size - 1) for size in sizes))
     for name, found in gated_blocks(probe).items():
         block = own[name]
         if isinstance(block, GatedConcat) and isinstance(found, GatedConcat):
@@ -104,7 +104,7 @@ def _explained(space: SearchSpace, x: Tensor) -> Iterator[None]:
     except NasError:
         raise
     except (RuntimeError, TypeError, IndexError, AttributeError) as error:
-        rule = f"does not run on {tuple(x.shape)} pictures: {str(error).splitlines()[0]}"
+        rule = f"does not run on {tuple(x.shape)} images: {str(error).splitlines()[0]}"
         raise SpaceError("space", space.name, rule, "mend its forward(x, architecture)") from error
 
 

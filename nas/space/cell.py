@@ -128,7 +128,7 @@ class CellSpace(SearchSpace):
     circulation in two orders of the operations. Where several gates of an edge are open, each has its entry.
 
     Raises:
-        SpaceError: the sides of the pictures cannot be halved twice.
+        SpaceError: the sides of the images cannot be halved twice.
     """
 
     def __init__(self, settings: CellSettings, channels: int, image_size: int, classes: int) -> None:

@@ -28,7 +28,7 @@ class Chained(nn.Module):
     blocks: nn.ModuleList
 
     def prologue(self, x: Tensor) -> Tensor:
-        """From the pictures to the input of the first block."""
+        """From the images to the input of the first block."""
         raise NotImplementedError
 
     def epilogue(self, x: Tensor) -> Tensor:
@@ -57,18 +57,18 @@ class Piece:
 
     norms: list[Norm] = field(default_factory=list)
     """Its BatchNorm layers with running statistics, in all choices."""
-    picture_bytes: int = 0
-    """What its output takes for one picture."""
+    image_bytes: int = 0
+    """What its output takes for one image."""
 
 
 @torch.no_grad()
 def survey(supernet: Chained, slots: tuple[Slot, ...], x: Tensor) -> list[Piece]:
-    """Run each choice of each slot once on the pictures ``x``, and hold the supernet to what it promises.
+    """Run each choice of each slot once on the images ``x``, and hold the supernet to what it promises.
 
     Args:
         supernet: in eval mode.
         slots: of its space.
-        x: a few pictures ``(B, C, H, W)``.
+        x: a few images ``(B, C, H, W)``.
 
     Raises:
         SpaceError: the pieces in a row are not ``forward``, or one of them cannot be run by itself.
@@ -86,7 +86,7 @@ def survey(supernet: Chained, slots: tuple[Slot, ...], x: Tensor) -> list[Piece]
                 if before._version != version:
                     rule = f"changes its input in place in {_name(number, slots)}"
                     raise _broken(supernet, rule, "use inplace=False there; weights and results stay the same")
-                piece.picture_bytes = max(piece.picture_bytes, y.numel() * y.element_size() // len(x))
+                piece.image_bytes = max(piece.image_bytes, y.numel() * y.element_size() // len(x))
         if not torch.allclose(y, expected, rtol=0, atol=0, equal_nan=True):
             rule = f"forward gives something else than prologue, blocks and epilogue in a row on {architecture}"
             raise _broken(supernet, rule, "leave forward to Chained, or do not derive from it")

@@ -44,14 +44,14 @@ class TwoBranchSpace(SearchSpace):
     """The space of :class:`TwoBranchNet`: one slot, ``settings.branches`` choices.
 
     Raises:
-        SpaceError: pictures are too small for two 5x5 convolutions and two poolings.
+        SpaceError: images are too small for two 5x5 convolutions and two poolings.
     """
 
     def __init__(self, settings: TwoBranchSettings, channels: int, image_size: int, classes: int) -> None:
         side = ((image_size - 4) // 2 - 4) // 2
         if side < 1:
             rule = "must be at least 16 for space two_branch"
-            raise SpaceError("data.image_size", image_size, rule, "use larger pictures or space=chain")
+            raise SpaceError("data.image_size", image_size, rule, "use larger images or space=chain")
         choices = tuple(f"branch{i}" for i in range(settings.branches))
         super().__init__(settings.name, (Slot("mix", choices),))
         self._arguments = (settings.branches, settings.width, channels, side, classes)

@@ -28,7 +28,7 @@ def test_variants_train_and_stand_alone_ones_alike(tmp_path):
         assert list(found) == [dist.DDP, dist.WITH_BUFFERS, dist.GATED, dist.OWN, dist.UNUSED]
         assert found[dist.DDP] == found[dist.WITH_BUFFERS]
         assert all(0 < loss < 10 for loss in found.values())
-    # All processes have the same pictures here, so the mean over them is what each has by itself.
+    # All processes have the same images here, so the mean over them is what each has by itself.
     assert first[dist.GATED] == pytest.approx(first[dist.UNUSED], rel=1e-5)
 
 

@@ -32,8 +32,8 @@ def test_an_empty_search_takes_its_time():
 
 def test_the_suite_measures_and_prints_every_row(monkeypatch):
     nothing = dict.fromkeys([search.APART, search.TOGETHER], lambda: None)
-    monkeypatch.setattr(search, "evaluation", lambda pictures: nothing)
-    monkeypatch.setattr(search, "proxies", lambda names, pictures: nothing)
+    monkeypatch.setattr(search, "evaluation", lambda images: nothing)
+    monkeypatch.setattr(search, "proxies", lambda names, images: nothing)
     monkeypatch.setattr(search, "empty_search", lambda sampler, trials: search.SAMPLERS.index(sampler) + 1.0)
     told = []
     result = suites.measure(BenchSettings(suite="search", rounds=3), told.append)

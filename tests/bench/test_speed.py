@@ -20,7 +20,7 @@ def _steady_memory():
 @pytest.mark.parametrize("branches", [2, 8, 32, 128])
 def test_a_gated_step_costs_what_the_stand_alone_step_costs(branches, benchmark):
     space = gating.build_space(gating.TwoBranchSettings(branches=branches))
-    x, y = gating._batch(64, 32)
+    x, y = gating.random_batch(64, 32)
     gated = gating.gated_step(space, x, y)
     alone = gating.plain_step(gating.with_weights_of(gating.standalone_two_branch(), space.subnet((0,))), x, y)
     benchmark.pedantic(gated, rounds=10, warmup_rounds=2)

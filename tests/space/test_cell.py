@@ -30,7 +30,7 @@ PUBLISHED = [
     (TOP, 100, 32, 1_294_000, 184_740_000),
     (TOP, 120, 16, 1_296_000, 46_190_000),
 ]
-"""Of the benchmark: architecture, classes, side of the pictures, parameters, FLOPs. (The last three as it prints them,
+"""Of the benchmark: architecture, classes, side of the images, parameters, FLOPs. (The last three as it prints them,
 to three digits of a million parameters and two of FLOPs.) Its FLOPs are multiply-accumulates, and 1 for each bias."""
 
 # Strings with each operation on each edge, nodes without a value, and edges that reach no output.

@@ -32,7 +32,7 @@ def test_the_pieces_in_a_row_are_the_forward_pass(name):
 def test_a_survey_finds_the_norms_and_the_size_of_each_piece():
     pieces = survey(AwkwardNet().eval(), SLOTS, X)
     assert [len(piece.norms) for piece in pieces] == [1, 1, 3, 1, 1]  # not the one without running statistics
-    assert [piece.picture_bytes for piece in pieces] == [4 * 4 * 8 * 8] * 4 + [4 * 3]
+    assert [piece.image_bytes for piece in pieces] == [4 * 4 * 8 * 8] * 4 + [4 * 3]
 
 
 def test_a_survey_leaves_the_supernet_as_it_is():

@@ -85,7 +85,7 @@ def test_widths_that_are_not_the_branches_are_refused():
 
 
 def test_a_wrong_number_of_classes_is_refused():
-    with pytest.raises(SpaceError, match=r"space=test: gives \(2, 7\) for 2 pictures; the data needs \(2, 10\)"):
+    with pytest.raises(SpaceError, match=r"space=test: gives \(2, 7\) for 2 images; the data needs \(2, 10\)"):
         check(lambda: Net(GatedSum([conv(4), conv(4)]), head(4, classes=7)))
 
 
@@ -106,7 +106,7 @@ def fails(error):
     ],
 )
 def test_a_network_that_crashes_is_refused_in_one_line(make):
-    message = r"space=test: does not run on \(2, 3, 8, 8\) pictures: .+; mend its forward\(x, architecture\)"
+    message = r"space=test: does not run on \(2, 3, 8, 8\) images: .+; mend its forward\(x, architecture\)"
     with pytest.raises(SpaceError, match=message) as error:
         check(make)
     assert "\n" not in str(error.value)
@@ -178,5 +178,5 @@ def test_what_stands_behind_a_later_branch_is_tried_too():
         def forward(self, x, architecture):
             return self.head(self.mix(x, architecture[0])).mean(dim=(2, 3))
 
-    with pytest.raises(SpaceError, match=r"space=test: does not run on \(2, 3, 8, 8\) pictures: .* 6 channels"):
+    with pytest.raises(SpaceError, match=r"space=test: does not run on \(2, 3, 8, 8\) images: .* 6 channels"):
         check(Behind)
