@@ -5,4 +5,13 @@ from nas.dist.gradients import NO_EXCHANGE, GradientExchange, NoExchange
 from nas.dist.syncbn import synchronise
 from nas.dist.world import SINGLE, World
 
-__all__ = ["NO_EXCHANGE", "SINGLE", "GradientExchange", "NoExchange", "World", "autocast", "choose_device", "synchronise"]
+__all__ = [
+    "NO_EXCHANGE",
+    "SINGLE",
+    "GradientExchange",
+    "NoExchange",
+    "World",
+    "autocast",
+    "choose_device",
+    "synchronise",
+]

@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class World:
-    """This process among those that train a run together, numbered as torch.distributed does.
+    """One process among those that train a run together, numbered as torch.distributed does.
 
     Messages go through torch.distributed's default group, which must exist if ``size`` is above 1. In a world of one
     process, :data:`SINGLE`, every method returns what it is given.

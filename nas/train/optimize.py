@@ -41,7 +41,7 @@ def _eager(kind: type[torch.optim.Optimizer]) -> Any:
 
     ``step`` then has to be called without autograd.
     """
-    names = "add_param_group", "zero_grad", "state_dict", "load_state_dict", "step"
+    names = "add_param_group", "zero_grad", "step"
     return type(kind.__name__, (kind,), {name: inspect.unwrap(getattr(kind, name)) for name in names})
 
 

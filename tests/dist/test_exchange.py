@@ -9,15 +9,14 @@ from support.processes import together
 from support.runs import CHAIN, assert_same, tiny
 from torch import nn
 
-from nas.errors import DivergedError
-from nas.gate import UniformGate
-from nas.settings import ChainSettings, DistSettings, SGDSettings, TrainRunSettings, TwoBranchSettings
-from nas.space import build_space
-from nas.train import GatedOptimizer, Loss, Run, fit, TrainStep
 from nas.dist import GradientExchange
 from nas.dist.gradients import pack, parts
 from nas.dist.world import by_dtype
-from nas.errors import RankError
+from nas.errors import DivergedError, RankError
+from nas.gate import UniformGate
+from nas.settings import ChainSettings, DistSettings, SGDSettings, TrainRunSettings, TwoBranchSettings
+from nas.space import build_space
+from nas.train import GatedOptimizer, Run, TrainStep, fit
 
 SGD = SGDSettings(lr=0.1, momentum=0.9, weight_decay=0.01)
 

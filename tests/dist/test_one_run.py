@@ -10,17 +10,15 @@ import pytest
 import torch
 import torch.distributed as dist
 from support.processes import together
-from support.runs import CHAIN, assert_same, finish, state_of, tiny
+from support.runs import CHAIN, assert_same, state_of, tiny
 from torch import nn
 
+from nas.dist import World, choose_device, synchronise
 from nas.dist.join import meet
-from nas.errors import SettingError
+from nas.errors import RankLost, SettingError
 from nas.settings import CustomSettings, DistSettings, TrainRunSettings
 from nas.signals import Abandoned
 from nas.train import Run, fit, loop, make_report
-from nas.dist import World, choose_device
-from nas.errors import RankLost
-from nas.dist import synchronise
 
 RESTLESS = TrainRunSettings(space=CustomSettings(factory="support.restless:Restless"))
 
@@ -36,7 +34,9 @@ def in_folders_of_their_own(world, settings, folder):
 def test_rank_0_alone_writes(tmp_path):
     settings = tiny(TrainRunSettings(space=CHAIN))
     together(2, in_folders_of_their_own, tmp_path, settings, tmp_path / "runs")
-    assert {"metrics.jsonl", "report.json", "step_000000022.safetensors"} <= {p.name for p in (tmp_path / "runs/0").iterdir()}
+    assert {"metrics.jsonl", "report.json", "step_000000022.safetensors"} <= {
+        p.name for p in (tmp_path / "runs/0").iterdir()
+    }
     assert not (tmp_path / "runs/1").exists()
 
 

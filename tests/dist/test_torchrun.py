@@ -8,7 +8,6 @@ import socket
 import time
 
 import pytest
-import torch
 from support.runs import assert_same
 
 from nas import checkpoint
