@@ -37,11 +37,11 @@ T = TypeVar("T")
 
 
 def in_processes(number: int, work: Callable[..., T], *args: object) -> list[T]:
-    """What ``work(world, *args)`` returns in ``number`` fresh processes that talk through gloo, one thread each."""
+    """Run ``work(world, *args)`` in ``number`` fresh processes that talk through gloo, one thread each; all results."""
     with tempfile.TemporaryDirectory() as folder:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(number, mp_context=context) as pool:
-            # A worker takes one task and keeps it, since none is done before all have begun.
+            # Each worker gets one task: no task ends before all have begun.
             store = str(Path(folder) / "store")
             tasks = [pool.submit(_join, store, rank, number, work, args) for rank in range(number)]
             return [task.result() for task in tasks]
@@ -79,12 +79,12 @@ def steps(world: World, choices: int) -> dict[str, Call]:
 def _ddp(network: nn.Module, find_unused_parameters: bool = False) -> DistributedDataParallel:
     """DistributedDataParallel that, as we do, leaves the statistics of BatchNorm to each process."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # the option is to get another name
+        warnings.simplefilter("ignore", FutureWarning)  # torch is about to rename the option
         return DistributedDataParallel(network, broadcast_buffers=False, find_unused_parameters=find_unused_parameters)
 
 
 def gated_step(world: World, choices: int, paths: str) -> Call:
-    """Our step: forward, backward, the sum over the processes, update; on paths drawn anew each time."""
+    """Our step: forward, backward, the sum over the processes, update; on new paths in every step."""
     x, y = random_batch(BATCH, SIDE)
     space = slots_space(choices)
     supernet, gate, number = space.supernet(), UniformGate(space, 0), iter(range(10**9))
@@ -102,7 +102,7 @@ def gated_step(world: World, choices: int, paths: str) -> Call:
 
 
 def compare(world: World, choices: int, rounds: int) -> dict[str, Ratio]:
-    """The steps in turn, in step with the other processes."""
+    """Time the steps in turn, in step with the other processes."""
     return interleave(DDP, steps(world, choices), rounds)
 
 
@@ -118,7 +118,7 @@ def parameter_bytes(network: nn.Module) -> int:
 
 
 def dist_suite(rounds: int, threads: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Measure everything; ``say`` is told what is being measured. The result is plain data."""
+    """Measure everything and return plain data; ``say`` is called with what comes next."""
     assert threads == 1, "each process has one thread"
     found: dict[int, dict[str, Ratio]] = {}
     for choices in CHOICES:

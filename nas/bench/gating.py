@@ -1,4 +1,4 @@
-"""What a gated step costs, next to the step of the stand-alone network and next to what one would do without it."""
+"""What a gated step costs, compared with the stand-alone network's step and with code that does without gating."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from nas.space.two_branch import branch
 from nas.train import GatedOptimizer, GateTrainer, Loss, Run, TrainStep, fit
 
 STANDALONE = "stand-alone step"
-# The weights must not move: as a network learns its one batch by heart, its activations thin out and its step gets
-# faster, a branch that is drawn rarely later than one that always runs. That would be measured instead of gating.
+# The weights must not move: a network that memorises its one batch has fewer and fewer active ReLUs, and its step gets
+# faster, for a rarely drawn branch later than for one that always runs. That would be measured instead of gating.
 SGD = SGDSettings(lr=1e-12)
 Call = Callable[[], object]
 
 
 def stock_step(network: nn.Module, forward: Callable[[], Tensor], y: Tensor) -> Call:
-    """A step as one writes it without this project: stock SGD over all parameters."""
+    """A step written without this project: stock SGD over all parameters."""
     optimizer = torch.optim.SGD(
         network.parameters(), SGD.lr, momentum=SGD.momentum, weight_decay=SGD.weight_decay, fused=True
     )
@@ -61,7 +61,7 @@ def plain_step(network: nn.Module, x: Tensor, y: Tensor) -> Call:
 
 
 def gated_step(space: SearchSpace, x: Tensor, y: Tensor, fixed: Architecture | None = None) -> Call:
-    """Our step, on a path drawn anew each time, or on a ``fixed`` one."""
+    """Our step, on a new path in every call, or on a ``fixed`` one."""
     supernet, gate, number = space.supernet(), UniformGate(space, 0), iter(range(10**9))
     train_step = TrainStep(supernet, GatedOptimizer(supernet, SGD))
     return lambda: train_step((x, y), (fixed,) if fixed else gate.paths(next(number)), SGD.lr)
@@ -80,10 +80,10 @@ def learned_steps(space: SearchSpace, x: Tensor, y: Tensor) -> tuple[Call, Call]
 
 
 class WithoutBlocks(nn.Module):
-    """The two-branch network as one writes it without zero-aware layers: all slots, one dense layer behind them.
+    """The two-branch network without zero-aware layers: all slots, and one dense layer behind them.
 
     Args:
-        closed: what is done about the branches that are closed. ``zeros``: not computed, zeros concatenated.
+        closed: what happens to closed branches. ``zeros``: not computed, zeros concatenated.
             ``multiply``: computed and multiplied by 0. ``no_grad``: computed without a tape, multiplied by 0.
     """
 
@@ -109,7 +109,7 @@ class WithoutBlocks(nn.Module):
 
 
 def without_blocks_step(branches: int, closed: str, x: Tensor, y: Tensor) -> Call:
-    """A step of :class:`WithoutBlocks` on a branch drawn anew each time."""
+    """A step of :class:`WithoutBlocks` on a new random branch in every call."""
     network, random = WithoutBlocks(branches, closed), torch.Generator().manual_seed(0)
     return stock_step(network, lambda: network(x, int(torch.randint(branches, (), generator=random))), y)
 
@@ -137,7 +137,7 @@ def standalone_two_branch() -> nn.Module:
 
 
 def two_branch(branches: int, rounds: int) -> dict[str, Ratio]:
-    """All variants of the two-branch network's step, batch 64; those that compute closed branches less often."""
+    """All variants of the two-branch network's step at batch 64; slow variants get fewer rounds."""
     x, y = random_batch(64, 32)
     space = build_space(TwoBranchSettings(branches=branches))
     weights, logits = learned_steps(space, x, y)
@@ -197,7 +197,7 @@ def data_path(rounds: int) -> Ratio:
 
 
 class _TrainingOnly(Run):
-    """A run that neither evaluates nor saves: what remains is the loop."""
+    """A run that neither evaluates nor saves, so that only the loop is timed."""
 
     def validate(self) -> None:
         pass

@@ -28,7 +28,7 @@ class Row:
 
 
 def gating_suite(rounds: int, threads: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Measure everything; ``say`` is told what is being measured. The result is plain data."""
+    """Measure everything and return plain data; ``say`` is called with what comes next."""
     two, slots = {}, {}
     for k in BRANCHES:
         say(f"two_branch, K = {k}")
@@ -61,7 +61,7 @@ def _rows(network: str, found: dict[int, dict[str, Ratio]], bars: dict[int, floa
 
 
 def _amortised(ratios: dict[str, Ratio]) -> Ratio:
-    """A step of the weights and its share of a step of the logits, at the gate's default interval."""
+    """The cost of a weight step plus its share of a logit step, at the gate's default interval."""
     weights, logits = ratios["learned gate: weights alone"], ratios["learned gate: logits alone"]
     parts = {name: getattr(weights, name) + getattr(logits, name) / EVERY for name in ("median", "low", "high", "ms")}
     return Ratio(rounds=weights.rounds, **parts)

@@ -1,4 +1,4 @@
-"""What Jacobians, determinants, Gram products and tangent kernels cost, next to what people write without us."""
+"""What Jacobians, determinants, Gram products and tangent kernels cost, compared with code without nas.jac."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NUMPY, COMPILED = "NumPy by hand", "compiled"
 
 @dataclass(frozen=True)
 class Case:
-    """One interleaved measurement: ours and what is there to compare with, against one baseline."""
+    """One interleaved measurement: ours and its competitors, against one baseline."""
 
     network: str
     """What is computed of which function; heads a section of the table, with ``against``."""
@@ -71,7 +71,7 @@ class Row:
     unit: str
     """``ms``, or ``MB`` of 10^6 bytes."""
     compares: bool = False
-    """There to compare with, no part of ours."""
+    """Whether this is a competitor and not ours."""
     bar: float | None = None
     """What ``bar_of`` may be at most."""
     bar_of: str = "median"
@@ -84,9 +84,9 @@ class Row:
 
 
 def jac_suite(rounds: int, threads: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Measure everything; ``say`` is told what is being measured. The result is plain data."""
+    """Measure everything and return plain data; ``say`` is called with what comes next."""
     warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)  # torch's own, where torch.func begins
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that there is no CUDA is no news
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # a missing CUDA is not worth a warning
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # else its workers keep the cores busy for a while
     jax = Jax(threads)
     rows = []
@@ -103,7 +103,7 @@ def jac_suite(rounds: int, threads: int, say: Callable[[str], None]) -> dict[str
 
 
 def all_cases(jax: Jax) -> Iterator[Case]:
-    """What is measured, in the order of the table; each is made when it is its turn."""
+    """All cases in the order of the table, each built when it is reached."""
     network, against = "step of the determinant's loss, 2-5-5-2, tanh", "step of the mean squared error"
     for batch, bar, turn in (64, 1.2, TURN), (1024, 1.1, TURN), (16384, 1.1, 2):
         calls = cases.determinant(batch) | jax.determinant(batch)

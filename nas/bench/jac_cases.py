@@ -1,4 +1,4 @@
-"""The cases of ``suite=jac``: each a baseline, ours, and what else people write, as calls on the same numbers."""
+"""The cases of ``suite=jac``: a baseline, ours, and the alternatives that people write, all on the same numbers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nas.seeds import weights
 Call = Callable[[], object]
 BASELINE, OURS = "baseline", "ours"
 Calls = dict[str, Call]
-"""By name: ``BASELINE``, ``OURS`` and what is there to compare with."""
+"""By name: ``BASELINE``, ``OURS`` and the competitors."""
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -28,7 +28,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 def square_net() -> nn.Sequential:
-    """The network of question 1: 2 inputs, two hidden layers of 5 with tanh, 2 linear outputs."""
+    """The network of the determinant's case: 2 inputs, two hidden layers of 5 with tanh, 2 linear outputs."""
     with weights(0):
         return nn.Sequential(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 2))
 
@@ -63,14 +63,14 @@ def determinant(batch: int) -> Calls:
 
 
 def classifier() -> nn.Sequential:
-    """The network of question 2: affine(500, 100), ReLU, affine(100, 10), softmax."""
+    """The network of the Jacobian's case: affine(500, 100), ReLU, affine(100, 10), softmax."""
     with weights(0):
         net = nn.Sequential(nn.Linear(500, 100), nn.ReLU(), nn.Linear(100, 10), nn.Softmax(-1))
     return net.requires_grad_(False)
 
 
 def by_hand(model: nn.Sequential, x: Tensor) -> Call:
-    """The Jacobian of one sample in NumPy, as one writes it for this network."""
+    """The Jacobian of one sample in NumPy, written by hand for this network."""
     w1, b1, w2, b2 = (parameter.numpy() for parameter in model.parameters())
     point = x[0].numpy()
 
@@ -108,7 +108,7 @@ def compiled_sample() -> Call:
 
 
 def many_samples(batch: int) -> Calls:
-    """The Jacobians of a batch next to the one matrix product without which there is none of them."""
+    """The Jacobians of a batch, compared with the one matrix product that all of them need."""
     model, x = classifier(), normal(batch, 500)
     rows, weight = normal(batch * 10, 100, seed=1), normal(100, 500, seed=2)
     reverse = vmap(jacrev(model))
@@ -172,7 +172,7 @@ def contraction(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def gradients_of_sums(model: nn.Module, x: Tensor) -> Tensor:
-    """The kernel ``(B, B)`` of summed outputs, from one gradient a sample: who wants only this need not contract."""
+    """The kernel ``(B, B)`` of summed outputs, from one gradient a sample, which is enough for sums."""
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
 
     def summed(parameters: dict[str, Tensor], sample: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The same cases in JAX, where it is installed: what a reader will compare with."""
+"""The same cases in JAX, where it is installed."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import nn
 from nas.bench.jac_cases import Call, Net, classifier, normal, square_net
 
 Rows = dict[str, Call]
-"""By what is said of them in the table."""
+"""By their name in the table."""
 
 
 class Jax:
-    """JAX and neural-tangents as far as they import here; ``missing`` says what does not, and why.
+    """JAX and neural-tangents as far as they can be imported; ``missing`` names the others and why.
 
     neural-tangents 0.6.5, the last release, imports names that JAX has dropped since: with jax 0.10 it does not import,
     and its structured derivatives, which are what makes it fast, ran last on jax 0.4.25.
@@ -61,7 +61,7 @@ class Jax:
         return {"jax.jit(value_and_grad), det of jacrev": self.ready(jax.jit(jax.value_and_grad(loss)), parameters)}
 
     def samples(self, batch: int) -> Rows:
-        """Question 2's Jacobians."""
+        """The Jacobians of the network with 500 inputs."""
         if self.jax is None:
             return {}
         parameters, net = self.rewritten(classifier())
@@ -96,15 +96,15 @@ class Jax:
         return rows
 
     def array(self, tensor: torch.Tensor) -> Any:
-        """A tensor as an array of JAX."""
+        """The tensor as a JAX array."""
         return self.jax.numpy.asarray(tensor.detach().numpy())
 
     def ready(self, call: Callable[..., Any], *arguments: Any) -> Call:
-        """JAX returns before it is done; this waits."""
+        """Wait for the result: JAX returns before it has computed it."""
         return lambda: self.jax.block_until_ready(call(*arguments))
 
     def rewritten(self, model: nn.Module) -> tuple[Any, Callable[[Any, Any], Any]]:
-        """The parameters of a Sequential and its function ``(parameters, x)``, with the weights that it has."""
+        """The parameters of a Sequential and its function ``(parameters, x)``, with its current weights."""
         assert isinstance(model, nn.Sequential)
         jax = self.jax
         parameters = [[self.array(p) for p in layer.parameters()] for layer in model]

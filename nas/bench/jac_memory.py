@@ -2,7 +2,7 @@
 
 A process of its own for each measurement, because a process keeps the memory that an earlier call has used. What counts
 is the peak of the resident size during the call above its size before. Nothing of the call is warmed up; but torch
-imports up to 190 MB of its own modules when torch.func is used for the first time, which is no memory of a method, so
+imports up to 190 MB of its own modules when torch.func is used for the first time, which is not the method's memory, so
 torch.func is used once before, on single numbers.
 """
 
@@ -59,7 +59,7 @@ def _use_torch_func() -> None:
 
 
 def _return_freed_memory() -> None:
-    # What was freed while the case was made must not be there to be used for nothing.
+    # Memory that was freed while the case was made would be used again without counting.
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
 

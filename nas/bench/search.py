@@ -49,7 +49,7 @@ class Row:
 
 
 def search_suite(rounds: int, threads: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Measure everything; ``say`` is told what is being measured. The result is plain data."""
+    """Measure everything and return plain data; ``say`` is called with what comes next."""
     say("all subnetworks of a chain")
     network = "all 256 subnetworks of chain, recalibrated / each alone"
     rows = [_ratio(network, f"{IMAGES} + {IMAGES} pictures of 32x32", evaluation(IMAGES), 0.45, rounds // 20)]
@@ -105,7 +105,7 @@ def overheads(rounds: int, trials: int = TRIALS) -> dict[str, list[float]]:
 def empty_search(sampler: str, trials: int) -> float:
     """Seconds of a search for small networks: proposals, journal, report and TensorBoard, without its start-up.
 
-    FLOPs and parameters are looked up; so there is next to nothing to evaluate.
+    FLOPs and parameters are looked up, so evaluations cost next to nothing.
     """
     how = SearchSettings(sampler=sampler, trials=trials, objectives=["flops", "parameters"], progress=False)
     settings = SearchRunSettings(space=ChainSettings(), data=SyntheticSettings(size=100), search=how)

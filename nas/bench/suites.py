@@ -28,10 +28,10 @@ TABLES: dict[str, Callable[[dict[str, Any]], Table]] = {
 
 
 def measure(settings: BenchSettings, say: Callable[[str], None]) -> dict[str, Any]:
-    """Measure everything of a suite; ``say`` is told what is being measured. The result is plain data."""
+    """Measure everything of a suite and return plain data; ``say`` is called with what comes next."""
     return SUITES[settings.suite](settings.rounds, settings.threads, say)
 
 
 def table(result: dict[str, Any]) -> Table:
-    """What ``measure`` gave, for a terminal."""
+    """The result of :func:`measure` as a table for a terminal."""
     return TABLES[result["suite"]](result)

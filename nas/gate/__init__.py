@@ -1,4 +1,4 @@
-"""Gates: who picks the branches that run."""
+"""Gates pick the branches that run."""
 
 from nas.gate.base import Gate
 from nas.gate.build import build_gate

@@ -1,4 +1,4 @@
-"""What a gate is: it says which paths run in a step."""
+"""The base class of gates, which say which paths run in a step."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class LearnedGate(Gate):
         self._optimizer.state[self.logits] = {"step": count, "exp_avg": first, "exp_avg_sq": second}
 
     def temperature(self, step: int) -> float:
-        """Of the softmax that the gradient goes through, in step ``step``."""
+        """The temperature, in step ``step``, of the softmax that the gradient goes through."""
         start, end = self.settings.temperature, self.settings.final_temperature
         return float(start * (end / start) ** min(step / max(self.total_steps, 1), 1.0))
 

@@ -18,7 +18,7 @@ class FixedGate(Gate):
         super().__init__(space, seed)
         try:
             self.architecture = space.decode(settings.architecture)
-        except ArchitectureError as error:  # said again in the user's words
+        except ArchitectureError as error:  # again, with the key that the user wrote
             key = "gate.architecture"
             raise ArchitectureError(key, settings.architecture, error.rule, error.remedy) from None
 

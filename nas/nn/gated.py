@@ -54,8 +54,8 @@ class ZeroPadded:
     Args:
         values: what the open branches gave, each ``(B, width, ...)``.
         active: which slots they fill, ascending.
-        widths: the width of every slot along dimension 1, open or not; or how to find out, since only
-            ``dense()`` needs to know.
+        widths: the width of every slot along dimension 1, open or not; or a function that finds out, since
+            only ``dense()`` needs them.
     """
 
     __slots__ = ("_widths", "active", "values")
@@ -105,7 +105,7 @@ def _scaled(widths: tuple[int, ...], after: int, before: int) -> tuple[int, ...]
 
 
 class GatedBlock(nn.Module):
-    """What the gated blocks share: named branches, one slot of an architecture.
+    """The base of all gated blocks: named branches that fill one slot of an architecture.
 
     Blocks with the same ``slot`` share it: one entry of an architecture opens their branches alike.
     """
@@ -182,7 +182,7 @@ class GatedConcat(GatedBlock):
         """The width of each branch for inputs like ``x``, found without computing anything; kept.
 
         Raises:
-            SpaceError: ``x`` is no tensor but torch.fx's stand-in for one, which has no shape.
+            SpaceError: ``x`` is torch.fx's stand-in for a tensor, which has no shape.
         """
         if self.widths is None:
             if not isinstance(x, Tensor):

@@ -95,7 +95,7 @@ def operation(name: str, in_channels: int, out_channels: int, stride: int = 1) -
         BatchNorm and no ReLU.
 
     Raises:
-        SettingError: there is no operation of that name.
+        SettingError: ``name`` is not an operation.
     """
     if name == "skip":
         return _skip(in_channels, out_channels, stride)

@@ -47,7 +47,7 @@ def check_supernet(space: SearchSpace, supernet: nn.Module, channels: int, image
 
     Raises:
         SpaceError: branches of one slot disagree in shape, or the output is not ``(B, classes)``, or the network
-            does not run on such images, or it is ``Chained`` and breaks what that promises.
+            does not run on such images, or it is ``Chained`` and breaks its contract.
 
     Warns:
         NasWarning: a BatchNorm normalises a concatenation with zeros in it.
@@ -77,7 +77,7 @@ def check_supernet(space: SearchSpace, supernet: nn.Module, channels: int, image
 
 @torch.no_grad()
 def infer_widths(supernet: nn.Module, image: tuple[int, int, int]) -> None:
-    """Find out how wide the branches of each ``GatedConcat`` are that nobody has told, as ``extract`` has to know.
+    """Measure the branches of every ``GatedConcat`` whose widths were not given, because ``extract`` needs them.
 
     A copy of ``supernet`` runs on a image ``(C, H, W)`` at each choice, since one block may lie in another's branch.
     """
@@ -127,7 +127,7 @@ def _check_block(name: str, block: GatedBlock, shapes: list[tuple[int, ...]]) ->
 
 
 def _warn_of_batchnorm(probe: nn.Module, x: Tensor, architecture: Architecture) -> None:
-    """Tell of each BatchNorm whose input is zero in exactly the channels of a concatenation's closed branches."""
+    """Warn of each BatchNorm whose input is zero in exactly the channels of a concatenation's closed branches."""
     closed = [
         (sum(block.widths), block.widths[0])
         for block in gated_blocks(probe).values()

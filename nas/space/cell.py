@@ -23,7 +23,7 @@ EXAMPLE = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|avg_pool_3x3~
 
 
 class Zero(nn.Module):
-    """The operation ``none``, for those who ask for its value; a cell does not."""
+    """The operation ``none``, as a module that gives zeros; a cell skips it."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.zeros_like(x)
@@ -46,7 +46,7 @@ def _slot_name(source: int, node: int) -> str:
 
 
 class Cell(nn.Module):
-    """Node 0 is the input; every other node sums up what its edges make of the nodes before; the last is the output.
+    """Node 0 is the input, every other node sums its edges from earlier nodes, and the last node is the output.
 
     An edge whose value reaches no output is computed all the same, as in the published networks.
     """
@@ -113,7 +113,7 @@ class CellNet(nn.Module):
 
 
 def _computed(entry: Active) -> Active | None:
-    """What is left of an entry without ``none``; None if nothing is."""
+    """The entry without ``none``, or None if nothing is left."""
     indices = open_branches(entry, len(CANDIDATES))
     if NONE not in indices:
         return entry
@@ -124,8 +124,8 @@ class CellSpace(SearchSpace):
     """The space of :class:`CellNet`: a slot for each edge of the cell, the same in every cell.
 
     An architecture is written as published, ``|nor_conv_3x3~0|+|none~0|skip_connect~1|+|...|``: the nodes 1 to 3,
-    each with the operations on its edges and where they come from. It is the only form: tuples of numbers are in
-    circulation in two orders of the operations. Where several gates of an edge are open, each has its entry.
+    each with the operations on its edges and where they come from. It is the only form, since published
+    tuples of numbers use two different orders of the operations. Several open gates of an edge have an entry each.
 
     Raises:
         SpaceError: the sides of the images cannot be halved twice.
@@ -152,7 +152,7 @@ class CellSpace(SearchSpace):
         """The architecture of a published string.
 
         Raises:
-            ArchitectureError: it has another form, an operation that there is not, or not each edge in its place.
+            ArchitectureError: the text has another form, an unknown operation, or an edge out of place.
         """
         nodes = text.split("+")
         if len(nodes) != NODES - 1:

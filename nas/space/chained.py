@@ -53,17 +53,17 @@ class Chained(nn.Module):
 
 @dataclass
 class Piece:
-    """What has to be known of a piece to run it by itself."""
+    """What an evaluator must know about a piece to run it by itself."""
 
     norms: list[Norm] = field(default_factory=list)
     """Its BatchNorm layers with running statistics, in all choices."""
     image_bytes: int = 0
-    """What its output takes for one image."""
+    """Bytes of its output for one image."""
 
 
 @torch.no_grad()
 def survey(supernet: Chained, slots: tuple[Slot, ...], x: Tensor) -> list[Piece]:
-    """Run each choice of each slot once on the images ``x``, and hold the supernet to what it promises.
+    """Run each choice of each slot once on the images ``x``, and check the contract of :class:`Chained`.
 
     Args:
         supernet: in eval mode.
@@ -96,7 +96,7 @@ def survey(supernet: Chained, slots: tuple[Slot, ...], x: Tensor) -> list[Piece]
 
 
 class _Homes:
-    """Finds out which piece each BatchNorm belongs to, by watching them inside ``with``."""
+    """Watches, inside ``with``, which piece each BatchNorm belongs to."""
 
     def __init__(self, supernet: Chained) -> None:
         self._supernet, self.piece, self.found = supernet, 0, dict[Norm, int]()

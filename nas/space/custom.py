@@ -16,13 +16,13 @@ from nas.space.base import SearchSpace, Slot
 
 
 class CustomSpace(SearchSpace):
-    """The space of the module that ``settings.factory`` gives; its slots are the gated blocks found in it.
+    """The space of the module that ``settings.factory`` returns; its slots are the gated blocks found in it.
 
     Entry ``i`` of an architecture belongs to the i-th gated block, in the order in which the module's
     ``__init__`` assigned them; blocks that name the same ``slot`` count as one.
 
     Raises:
-        SettingError: the factory cannot be imported or called, or gives no module.
+        SettingError: the factory cannot be imported or called, or returns no module.
         SpaceError: the module has no gated block.
     """
 

@@ -47,11 +47,11 @@ def extract(supernet: nn.Module, architecture: tuple[Active, ...]) -> nn.Module:
     same operations on the same numbers as ``supernet(x, architecture)``: outputs, gradients and BatchNorm
     statistics agree bit for bit.
 
-    The path is recorded with ``torch.fx``: modules without a gate inside are taken over whole; code around gates
+    The path is recorded with ``torch.fx``: modules without a gate inside are copied whole; code around gates
     must not depend on the values or the sizes of ``x``.
 
     Raises:
-        SpaceError: it does, or it asks for a dense concatenation whose widths are not known yet.
+        SpaceError: the code around gates depends on ``x``, or asks for a dense concatenation of unknown widths.
     """
     graph = _Tracer().trace(_Bound(supernet, architecture))
     for node in graph.nodes:

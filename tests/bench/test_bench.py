@@ -11,7 +11,7 @@ from nas.settings import TwoBranchSettings
 from nas.space import build_space
 
 
-def test_ratios_are_against_the_baseline_of_the_same_round(monkeypatch):
+def test_ratios_are_against_the_same_rounds_baseline(monkeypatch):
     now = itertools.count()
     clock = {"value": 0.0, "speed": 1.0}
 

@@ -106,13 +106,13 @@ def test_own_paths_open_their_union(choices, ranks, share):
     assert scale.union_share(choices, ranks) == pytest.approx(share)
 
 
-def test_a_tree_has_two_hops_a_level_and_every_byte_twice():
+def test_a_tree_sends_every_byte_twice():
     link = scale.tree(1024, hop_ms=0.01, bytes_per_ms=100)
     assert link.sum_ms(1000) == pytest.approx(2 * 10 * 0.01 + 2 * 1000 / 100)
     assert scale.tree(65, 1, 1).latency_ms == 14
 
 
-def test_the_models_network_is_the_one_that_is_measured():
+def test_the_models_network_is_the_measured_one():
     network = scale.eight_slots(8)
     assert (network.open_bytes, network.all_bytes) == tuple(dist.travelling(8).values())
 

@@ -52,7 +52,7 @@ def test_the_suite_measures_and_prints_every_row(monkeypatch):
 
 
 @pytest.mark.speed
-def test_shared_prefixes_save_more_than_half_of_the_time():
+def test_shared_prefixes_save_half_of_the_time():
     keep_freed_memory()
     found = search.interleave(search.APART, search.evaluation(64), rounds=3, calls=1)
     assert found[search.TOGETHER].median < 0.45 * ROOM

@@ -18,7 +18,7 @@ def _steady_memory():
 
 
 @pytest.mark.parametrize("branches", [2, 8, 32, 128])
-def test_a_gated_step_costs_what_the_stand_alone_step_costs(branches, benchmark):
+def test_a_gated_step_costs_a_stand_alone_step(branches, benchmark):
     space = gating.build_space(gating.TwoBranchSettings(branches=branches))
     x, y = gating.random_batch(64, 32)
     gated = gating.gated_step(space, x, y)
@@ -28,7 +28,7 @@ def test_a_gated_step_costs_what_the_stand_alone_step_costs(branches, benchmark)
 
 
 @pytest.mark.parametrize("choices", [2, 8, 32])
-def test_eight_slots_cost_what_the_stand_alone_network_costs(choices):
+def test_eight_slots_cost_a_stand_alone_step(choices):
     found = gating.eight_slots(choices, rounds=40)
     assert found["gated"].median < ROOM
     assert found["learned gate: weights alone"].median < ROOM
@@ -39,5 +39,5 @@ def test_a_batch_costs_little_beside_a_step():
     assert gating.data_path(rounds=40).median < 0.08 * ROOM
 
 
-def test_the_loop_keeps_most_of_the_bare_steps_speed():
+def test_the_loop_keeps_the_bare_steps_speed():
     assert gating.whole_loop(rounds=40, threads=1).median > 0.9 / ROOM

@@ -55,7 +55,7 @@ def uneven_gate(**settings):
     return LearnedGate(ModuleSpace(Uneven), 0, LearnedGateSettings(**settings), total_steps=100)
 
 
-def test_choices_that_a_slot_does_not_have_are_never_drawn():
+def test_missing_choices_are_never_drawn():
     gate, supernet = uneven_gate(lr=1.0), Uneven()
     with torch.no_grad():
         gate.logits[0, :2] = -60.0  # padding of 0 would win by far
@@ -72,7 +72,7 @@ def test_choices_that_a_slot_does_not_have_are_never_drawn():
     assert all(entry < count for entry, count in zip(gate.best(), COUNTS, strict=True))
 
 
-def test_a_path_is_drawn_from_the_softmax_of_the_logits():
+def test_paths_are_drawn_from_the_logits_softmax():
     gate = uneven_gate()
     with torch.no_grad():
         gate.logits[1] = torch.tensor([0.0, 1.0, -1.0, 0.5, 2.0])
@@ -86,7 +86,7 @@ def test_a_path_is_drawn_from_the_softmax_of_the_logits():
     assert gate.best()[1] == 4
 
 
-def test_paths_are_plain_and_do_not_move_the_logits():
+def test_paths_do_not_move_the_logits():
     gate = uneven_gate()
     before = gate.logits.detach().clone()
     for step in range(20):
@@ -151,7 +151,7 @@ def test_gradient_of_the_logits_equals_the_slow_reference(name):
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_a_step_of_the_logits_leaves_no_trace_in_the_supernet(name):
+def test_a_logits_step_leaves_the_supernet_unchanged(name):
     space = space_of(name)
     supernet = space.supernet()
     optimizer, gate = GatedOptimizer(supernet, SGDSettings()), LearnedGate(space, 0, LearnedGateSettings(), 100)

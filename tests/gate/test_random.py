@@ -125,7 +125,7 @@ def test_a_fixed_gate_always_opens_the_same():
     assert macro.paths(9) == ((0, 2, 0, 1, 2, 1, 0, 0),)
 
 
-def test_a_fixed_architecture_that_does_not_fit_is_refused():
+def test_a_fixed_architecture_must_fit_the_space():
     for text in ("", "1", "1-0-2", "2-0-0-0", "1-0-2-x", "1-0-2-0+0", "1-0-2-5", "1-1-2-0"):
         with pytest.raises(ArchitectureError, match=r"architecture=.*: .+; .+"):
             build_gate(FixedGateSettings(architecture=text), SPACE, 0, 100)
@@ -141,7 +141,7 @@ def test_an_unknown_gate_or_mode_is_refused():
             LearnedGateSettings(**{setting: 0})
 
 
-def test_a_gate_that_does_not_learn_has_no_state():
+def test_gates_without_learning_have_no_state():
     for name in ("fixed", "uniform", "fair"):
         assert gate(name).state_dict() == {}, name
         gate(name).load_state_dict({})

@@ -94,7 +94,7 @@ def test_functions_of_numbers_and_factored_jacobians():
     assert check(lambda x: 2 * x, torch.randn(5, 3), Factored()).ok
 
 
-def test_small_and_large_inputs_get_steps_of_their_size():
+def test_inputs_get_steps_of_their_size():
     for size in (1e-6, 1.0, 1e6):
         x = size * torch.rand(3, 4, dtype=torch.float64)
         x[0, 0] = 0
@@ -149,7 +149,7 @@ def test_ties_of_a_max_pooling_are_no_error():
     assert found.kinks > 0
 
 
-def test_the_module_and_the_input_are_left_as_they_were():
+def test_module_and_input_are_left_unchanged():
     model, x = cnn(), torch.randn(2, 2, 12, 12, requires_grad=True)
     model[0].weight.requires_grad_(False)
     model[4].weight.grad = torch.ones_like(model[4].weight)
@@ -163,7 +163,7 @@ def test_the_module_and_the_input_are_left_as_they_were():
     assert x.grad is None
 
 
-def test_an_operation_in_place_does_not_move_the_point():
+def test_operations_in_place_do_not_move_the_point():
     x = torch.rand(2, 3)
     before = x.clone()
     assert check(lambda x: x.mul_(2), x, 2 * torch.eye(3).expand(2, 3, 3)).ok
@@ -217,7 +217,7 @@ REFUSED = {
 }
 
 
-def test_what_cannot_be_checked_is_refused_in_one_line():
+def test_what_cannot_be_checked_is_refused():
     for name, (function, x, jac, message) in REFUSED.items():
         with example(name):
             with pytest.raises(JacobianError) as error:

@@ -113,7 +113,7 @@ def test_bad_numbers_are_refused_as_by_eager(network, fast):
         network[0].weight[0, 0] = kept
 
 
-def test_what_layerwise_refuses_is_refused_before_anything_is_compiled():
+def test_refusals_come_before_anything_is_compiled():
     x = inputs("linear")
     with pytest.raises(NoRuleError, match="cumsum"):
         compiled(lambda x: x.cumsum(1), x)

@@ -197,7 +197,7 @@ def test_weights_changed_before_the_backward_pass_are_noticed() -> None:
         loss.backward()
 
 
-def test_inputs_changed_before_the_backward_pass_do_no_harm() -> None:
+def test_inputs_changed_before_backward_do_no_harm() -> None:
     net, x = seeded(question), points(4, 2)
     jacobian_det(net, x).sum().backward()
     expected = net[0].weight.grad

@@ -369,7 +369,7 @@ def linear():
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_modules_that_only_look_like_one_with_a_rule():
+def test_disguised_modules_run_as_they_are():
     x = inputs("linear")
     for name, inside, mode in product(DISGUISED, (False, True), ("auto", "layerwise")):
         with example(name, inside, mode):

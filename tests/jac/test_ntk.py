@@ -265,7 +265,7 @@ def test_closed_branches_contribute_nothing_untouched(architecture):
     assert not known.others
 
 
-def test_a_function_may_use_what_was_computed_before_it():
+def test_a_function_may_use_earlier_results():
     weight, shift = (torch.randn(3, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
     made = weight * 2 + shift.tanh()
     (x,) = batches((5,), 4)
@@ -319,7 +319,7 @@ class DeadTokens(nn.Module):
         return self.head(torch.relu(self.turned(x.transpose(0, 1)).transpose(0, 1)))
 
 
-def test_a_layout_that_dead_samples_hide_is_not_guessed():
+def test_a_hidden_layout_is_not_guessed():
     model = DeadTokens().double()
     x = torch.cat([torch.zeros(2, 2, 3, dtype=torch.float64), 9 * torch.randn(2, 2, 3, dtype=torch.float64)])
     for rows in (x, x.flip(0)):
@@ -370,7 +370,7 @@ def test_model_and_input_are_left_unchanged(method):
     assert not any(m._forward_hooks or m._backward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
-def test_the_jacobian_of_a_linear_layers_weight_is_never_made():
+def test_a_linear_layers_jacobian_is_never_made():
     model = nn.Sequential(nn.Linear(60, 50), nn.ReLU(), nn.Linear(50, 40), nn.ReLU(), nn.Linear(40, 4)).double()
     (x,) = batches((60,), 6)
     with Counted() as seen:

@@ -97,7 +97,7 @@ def test_figures_are_printed_and_the_maps_drawn(call, finished):
     (folder / "sensitivity_7.png").unlink()
 
 
-def test_the_subnetwork_is_the_one_that_the_report_judged(script, finished):
+def test_the_subnetwork_is_the_reports(script, finished):
     run, report, folder = finished
     splits = run.splits
     for row in report.subnetworks:
@@ -173,7 +173,7 @@ def test_nothing_half_written_is_left(call, one, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["maps.png"]
 
 
-def test_a_run_without_a_report_says_what_to_do(call, one, tmp_path):
+def test_a_run_without_a_report_is_refused(call, one, tmp_path):
     _, _, folder = one
     newest = max(folder.glob("step_*.safetensors"))
     (tmp_path / newest.name).write_bytes(newest.read_bytes())

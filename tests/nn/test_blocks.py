@@ -106,7 +106,7 @@ def test_to_dense_undoes_from_dense():
                 assert all(weight.count_nonzero() for weight in layer.weights)
 
 
-def test_a_fresh_slot_starts_like_a_stand_alone_layer():
+def test_fresh_slots_start_like_stand_alone_layers():
     torch.manual_seed(1)
     layer = BlockLinear(3, [400, 100, 25], 500)
     for weight, fan_in in zip(layer.weights, (400, 100, 25), strict=True):

@@ -125,7 +125,7 @@ def test_two_open_gates_equal_the_concatenation_with_both():
     torch.testing.assert_close(head(z), head.to_dense()(both.flatten(1)))
 
 
-def test_widths_are_found_without_computing_or_drawing_or_counting():
+def test_widths_are_found_without_computing_anything():
     mix, x = GatedConcat(convolutions()).train(), picture()
     closed = {n: b.clone() for n, b in mix.named_buffers() if not n.startswith("branches.1.")}
     tracked = mix.branches[1][1].num_batches_tracked
@@ -142,7 +142,7 @@ def test_widths_are_found_without_computing_or_drawing_or_counting():
     assert [branch.calls for branch in mix.branches] == [["meta"], ["cpu", "meta"], ["meta", "cpu"]]
 
 
-def test_a_zero_aware_consumer_does_not_ask_for_widths():
+def test_zero_aware_consumers_ask_for_no_widths():
     mix, head = GatedConcat(convolutions()), BlockLinear(3, [16 * w for w in WIDTHS], 7)
     head(mix(picture(), 1).map(torch.relu).map(lambda t: t.flatten(1))).sum().backward()
     assert [branch.calls for branch in mix.branches] == [[], ["cpu"], []]
@@ -158,7 +158,7 @@ def test_wrong_widths_are_refused():
     mix(picture(), 0).dense()
 
 
-def test_a_block_needs_a_branch_and_a_name_for_each():
+def test_a_block_needs_branches_with_names():
     with pytest.raises(SpaceError, match="at least one branch"):
         GatedSum([])
     with pytest.raises(SpaceError, match="a name for each of its 2 branches"):

@@ -28,13 +28,13 @@ def test_blocks_that_name_the_same_slot_share_it():
     }
 
 
-def test_blocks_of_a_slot_have_one_set_of_choices():
+def test_blocks_of_a_slot_share_their_choices():
     concat = GatedConcat([nn.Identity(), nn.ReLU()], [3, 3], slot="a")
     assert len(gated_slots(Net(pair(slot="a"), concat))["a"]) == 2
     with pytest.raises(SpaceError, match=r"slot=a: has blocks with different choices; give them the same"):
         gated_slots(Net(pair(slot="a"), pair(slot="a", choices=["x", "y"])))
 
 
-def test_a_slot_changes_nothing_in_what_a_block_computes():
+def test_a_slots_name_changes_no_output():
     x = torch.randn(2, 3, 4, 4)
     assert torch.equal(pair(slot="a")(x, 1), pair()(x, 1))

@@ -31,7 +31,7 @@ def cost(network, x, *architecture):
 
 
 @pytest.mark.parametrize("choices", [2, 8, 32])
-def test_a_path_costs_what_the_stand_alone_network_costs(choices):
+def test_a_path_costs_the_stand_alone_network(choices):
     x, supernet = torch.randn(8, 3, 32, 32), build_space(TwoBranchSettings(branches=choices)).supernet()
     expected = cost(standalone_two_branch(), x)
     for index in {0, 1, choices - 1}:

@@ -252,7 +252,7 @@ def test_none_is_not_computed(monkeypatch):
     assert torch.equal(both, alone)
 
 
-def test_an_edge_that_leads_nowhere_is_computed_as_published():
+def test_edges_that_lead_nowhere_are_computed():
     space = small(cells=1)
     flops = PathFlops(space, space.supernet(), (3, 8, 8))
     nowhere = space.decode("|nor_conv_3x3~0|+|none~0|none~1|+|none~0|none~1|none~2|")

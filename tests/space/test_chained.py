@@ -20,7 +20,7 @@ SPACES = {
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_the_pieces_in_a_row_are_the_forward_pass(name):
+def test_pieces_in_a_row_are_the_forward(name):
     space = SPACES[name]
     supernet, y = lively(space), X
     architecture = space.sample(torch.Generator().manual_seed(0))
@@ -29,7 +29,7 @@ def test_the_pieces_in_a_row_are_the_forward_pass(name):
     assert torch.equal(y, supernet(X, architecture))
 
 
-def test_a_survey_finds_the_norms_and_the_size_of_each_piece():
+def test_a_survey_finds_norms_and_sizes():
     pieces = survey(AwkwardNet().eval(), SLOTS, X)
     assert [len(piece.norms) for piece in pieces] == [1, 1, 3, 1, 1]  # not the one without running statistics
     assert [piece.image_bytes for piece in pieces] == [4 * 4 * 8 * 8] * 4 + [4 * 3]
@@ -43,7 +43,7 @@ def test_a_survey_leaves_the_supernet_as_it_is():
     assert not any(module._forward_pre_hooks for module in supernet.modules())
 
 
-def test_weights_that_are_no_numbers_are_not_mistaken_for_a_broken_chain():
+def test_nan_weights_do_not_break_the_chain():
     supernet = AwkwardNet().eval()
     nn.init.constant_(supernet.head.weight, torch.nan)
     survey(supernet, SLOTS, X)
@@ -61,7 +61,7 @@ def test_a_piece_that_changes_its_input_is_refused():
     refused(supernet, f"changes its input in place in {SLOTS[2].name}; use inplace=False")
 
 
-def test_a_change_in_place_within_a_piece_is_no_concern():
+def test_a_piece_may_work_in_place_inside():
     supernet = AwkwardNet()
     supernet.blocks[1].branches = supernet.blocks[1].mix.branches
     for branch in supernet.blocks[1].branches:

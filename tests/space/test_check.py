@@ -105,7 +105,7 @@ def fails(error):
         fails(IndexError("no such entry")),
     ],
 )
-def test_a_network_that_crashes_is_refused_in_one_line(make):
+def test_a_crashing_network_is_refused_in_one_line(make):
     message = r"space=test: does not run on \(2, 3, 8, 8\) images: .+; mend its forward\(x, architecture\)"
     with pytest.raises(SpaceError, match=message) as error:
         check(make)
@@ -119,7 +119,7 @@ def test_a_batchnorm_behind_a_concatenation_is_warned_of():
         check(lambda: Net(GatedConcat([conv(4), conv(2)]), behind))
 
 
-def test_a_batchnorm_behind_a_flattened_concatenation_is_warned_of():
+def test_a_batchnorm_behind_flatten_is_warned_of():
     behind = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(6 * 36), nn.Linear(6 * 36, 10))
     with pytest.warns(NasWarning, match=r"behind\.1 is a BatchNorm behind a concatenation"):
         check(lambda: Net(GatedConcat([conv(4), conv(2)]), behind))
@@ -138,11 +138,11 @@ class NormInside(nn.Module):
         return self.head(self.norm(self.project(self.mix(x, architecture[0]))))
 
 
-def test_a_batchnorm_inside_the_branches_is_not_warned_of():
+def test_a_batchnorm_inside_branches_is_fine():
     check(NormInside)
 
 
-def test_a_batchnorm_behind_a_sum_is_not_warned_of():
+def test_a_batchnorm_behind_a_sum_is_fine():
     check(lambda: Net(GatedSum([conv(6), conv(6)]), nn.Sequential(nn.BatchNorm2d(6), head(6))))
 
 
@@ -155,7 +155,7 @@ def test_our_own_spaces_pass_without_a_warning(settings):
     check_supernet(space, space.supernet(), 3, 16, 10)
 
 
-def test_the_check_leaves_the_supernet_and_the_global_generator():
+def test_the_check_leaves_everything_unchanged():
     space = ModuleSpace(NormInside)
     supernet = space.supernet()
     before, random = copy.deepcopy(supernet.state_dict()), torch.get_rng_state()
@@ -168,7 +168,7 @@ def test_the_check_leaves_the_supernet_and_the_global_generator():
     assert torch.equal(random, torch.get_rng_state())
 
 
-def test_what_stands_behind_a_later_branch_is_tried_too():
+def test_what_follows_a_later_branch_is_tried():
     class Behind(nn.Module):
         def __init__(self):
             super().__init__()

@@ -61,7 +61,7 @@ def test_slots_are_the_gated_blocks_by_name(module):
     assert space.size == 6
 
 
-def test_a_custom_space_trains_and_extracts_like_any_other(module):
+def test_a_custom_space_extracts_like_any_other(module):
     space = custom(f"{module}:MyNet", width=6, classes=5)
     supernet, x = space.supernet(seed=2), torch.randn(2, 3, 8, 8)
     check_supernet(space, supernet, 3, 8, 5)
@@ -101,7 +101,7 @@ def test_a_module_that_does_not_exist_is_refused(name):
         custom(f"{name}:Net")
 
 
-def test_a_module_that_a_users_module_lacks_is_named(tmp_path, monkeypatch):
+def test_a_users_missing_import_is_named(tmp_path, monkeypatch):
     (tmp_path / "net_with_a_gap.py").write_text("import surely_not_installed\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(SettingError, match="there is no module surely_not_installed"):
@@ -120,7 +120,7 @@ def test_a_factory_that_cannot_be_called_is_refused(module, attribute, kwargs, m
         custom(f"{module}:{attribute}", **kwargs)
 
 
-def test_an_error_of_the_users_own_is_not_hidden(module):
+def test_a_users_own_error_is_not_hidden(module):
     with pytest.raises(RuntimeError, match="this factory is broken"):
         custom(f"{module}:broken")
 
@@ -146,7 +146,7 @@ class Cells(nn.Module):
 """
 
 
-def test_blocks_that_name_the_same_slot_are_one_slot(tmp_path, monkeypatch):
+def test_blocks_naming_one_slot_share_it(tmp_path, monkeypatch):
     (tmp_path / "net_of_cells.py").write_text(CELLS)
     monkeypatch.syspath_prepend(tmp_path)
     space = custom("net_of_cells:Cells")

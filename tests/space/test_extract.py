@@ -140,7 +140,7 @@ def test_a_subnets_training_step_equals_the_supernets(name, optimizer_name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_subnet_is_a_copy_whose_weights_fit_back(name):
+def test_a_subnet_is_a_copy_that_fits_back(name):
     supernet, architecture = case(name)
     before = copy.deepcopy(supernet.state_dict())
     subnet = extract(supernet, architecture)
@@ -221,7 +221,7 @@ class Depends(nn.Module):
         return self.block(self.do(x), architecture[0])
 
 
-def test_a_forward_that_depends_on_its_input_is_refused():
+def test_a_forward_depending_on_values_is_refused():
     for do in (
         lambda x: x if x.sum() > 0 else -x,
         lambda x: x * float(x.mean()),
@@ -239,7 +239,7 @@ def test_a_forward_that_depends_on_its_input_is_refused():
         assert "\n" not in str(error.value)
 
 
-def test_what_holds_no_gate_may_depend_on_its_input():
+def test_parts_without_gates_may_depend_on_values():
     class Decides(nn.Module):
         def forward(self, x):
             return x if x.sum() > 0 else -x

@@ -225,7 +225,7 @@ def test_an_unknown_space_or_operation_is_refused():
         build_space(ChainSettings(candidates=["conv4"])).supernet()
 
 
-def test_settings_out_of_range_are_refused_by_their_key():
+def test_settings_out_of_range_are_refused():
     for make in (
         lambda: TwoBranchSettings(branches=0),
         lambda: TwoBranchSettings(width=-1),
