@@ -57,7 +57,7 @@ def test_workers_stop_with_their_launcher_and_go_on(nas_train, start_command, st
     reason = "seed=-2: must not be negative; write for example seed=1"
     assert (sweep / "seed=-2" / "failed.txt").read_text() == f"{reason}\n"
     if number == signal.SIGTERM:
-        assert (process.returncode, err) == (143, f"nas-train: {reason}\n")
+        assert (process.returncode, err) == (143, f"nas-train: seed=-2: {reason}\n")
         assert re.fullmatch(r"stopped by SIGTERM; to go on: .*nas-train -m .* run=stopped", out.splitlines()[-1])
         assert [row["state"] for row in rows_of(sweep).values()] == ["unfinished", "failed"]
     with stopped_at("*/step_*", signal.SIGTERM):
@@ -70,7 +70,7 @@ def test_a_terminals_ctrl_c_lets_local_jobs_save(start_command, tiny, tmp_path):
     words = ("-m", *tiny, "train.epochs=500", "train.save_every=1900", "evaluate.every_epochs=500", "seed=1")
     process = start_command(*words, *LOCAL, "run=stopped", start_new_session=True)
     sweep = tmp_path / "outputs" / "train" / "stopped"
-    curves = sweep / "seed=1" / "metrics.jsonl"
+    curves = sweep / "run" / "metrics.jsonl"  # seed=1 is no sweep
     while not (curves.is_file() and curves.stat().st_size):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
