@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from support.injection import full_disk, killed, operations, stages
 from support.processes import verb
 from support.runs import CHAIN, assert_same, finish, tiny
@@ -77,7 +76,7 @@ def ranker(made):
         folder.mkdir(exist_ok=True)
         predictions = predict(target, settings, KnownValues(folder))
         ranking = rank(predictions, target.truth, settings.seed)
-        write_report(folder, settings, target, predictions, ranking, Image.new("RGB", (2, 2)))
+        write_report(folder, settings, target, predictions, ranking)
 
     return work
 
