@@ -113,6 +113,8 @@ def test_named_files_exist():
     for page, text in TEXTS.items():
         for path in re.findall(r"(?<![\w/.])((?:nas|tests|scripts|conf|docs|\.ci)/[\w./]*)", text):
             assert "NAME" in path or (ROOT / path.rstrip(".")).exists(), f"{page.name}: {path}"
+        for name, path in re.findall(r"`([\w.]+)` in `(nas/[\w/]+\.py)`", text):
+            assert name.rpartition(".")[2] in (ROOT / path).read_text(), f"{page.name}: {name} in {path}"
     for script in (ROOT / "scripts").glob("*.sh"):
         assert subprocess.run(["bash", "-n", script], check=False).returncode == 0, script
 
