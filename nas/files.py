@@ -111,18 +111,6 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def whole_lines(path: Path) -> bytes:
-    """The lines of a file, without a last one that a kill or a full disk has cut off; nothing if there is no file."""
-    data = path.read_bytes() if path.is_file() else b""
-    return data[: data.rfind(b"\n") + 1]
-
-
-def cut_to(path: Path, size: int) -> None:
-    """Drop what a file has behind its first ``size`` bytes; nothing if it has no more, or is not there."""
-    if path.is_file() and path.stat().st_size > size:
-        os.truncate(path, size)
-
-
 # ------------------------------------------------------------------------------------------------ one process at a time
 
 

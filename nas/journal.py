@@ -23,7 +23,6 @@ from nas.settings.compare import differences
 
 SUM = "crc32"
 """The key of a line's checksum."""
-_REMEDY = "take another run=NAME to begin anew"
 _DAMAGE = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
 """What parsing a damaged line raises."""
 
@@ -43,6 +42,7 @@ class Journal:
             that makes no sense counts as damage.
         result: a file that is made from the journal; beside it, an empty journal is an error and not a beginning.
         shared: several processes write to the file; :attr:`lock` then lets one in at a time.
+        place: how a user chooses another file, for the errors.
 
     Attributes:
         lock: a context in which no other process writes; it can be entered again while it is held.
@@ -60,16 +60,16 @@ class Journal:
         *,
         result: Path,
         shared: bool = False,
+        place: str = "run=NAME",
     ) -> None:
-        self.path, self._kind, self._replay = path, kind, replay
+        self.path, self._kind, self._replay, self._place = path, kind, replay, place
         self._definition = json.loads(json.dumps(definition))  # as the file gives it back
         self.lock: AbstractContextManager[Any] = FileLock(path.with_suffix(".lock")) if shared else nullcontext()
         self._read, self._lines = 0, 0  # bytes and lines
         if path.is_file() and not path.stat().st_size and result.is_file():
             rule = f"is empty, but was not when {result.name} was written"
-            raise CheckpointError(
-                "journal", path, rule, "restore it, delete it to begin anew, or take another run=NAME"
-            )
+            remedy = f"restore it, delete it to start over, or take another {place}"
+            raise CheckpointError("journal", path, rule, remedy)
         self.refresh()
 
     def refresh(self) -> None:
@@ -121,12 +121,13 @@ class Journal:
             kind, definition = entry["journal"], dict(entry["definition"])
         except _DAMAGE as error:
             rule = f"cannot be read: line {self._lines + 1} is damaged ({error})"
-            raise CheckpointError("journal", self.path, rule, _REMEDY) from None
+            raise CheckpointError("journal", self.path, rule, f"take another {self._place} to start over") from None
         if kind != self._kind:
-            raise CheckpointError("journal", self.path, f"is not a journal of {self._kind}", _REMEDY)
+            rule = f"is not a journal of {self._kind}"
+            raise CheckpointError("journal", self.path, rule, f"take another {self._place}")
         if changed := differences(definition, self._definition):
             rule = f"was begun with other settings ({'; '.join(changed)})"
-            remedy = "take another run=NAME, or the settings it was begun with"
+            remedy = f"take another {self._place}, or the settings it was begun with"
             raise CheckpointError("journal", self.path, rule, remedy)
 
 

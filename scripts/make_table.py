@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # --help answers without torch
     from nas.data import Splits
+    from nas.journal import Journal
     from nas.settings import TrainRunSettings
     from nas.space import SearchSpace
 
@@ -85,8 +86,8 @@ def make(asked: argparse.Namespace) -> None:
     rule = f"a table trains each of its architectures; this space has {space.size:,}, at most {MOST:,} are taken"
     require(space.size <= MOST, "space", space.name, rule, "take a smaller space")
     asked.out.parent.mkdir(parents=True, exist_ok=True)
-    head, kept = head_of(settings), asked.out.with_suffix(".jsonl")
-    found = resume(kept, head)
+    head = head_of(settings)
+    journal, found = resume(asked.out, head)
     todo = [
         (settings, text, seed)
         for seed in range(asked.seeds)
@@ -94,38 +95,30 @@ def make(asked: argparse.Namespace) -> None:
         if (text, seed) not in found
     ]
     if todo:
-        found |= train_all(todo, kept, head, asked.workers)
+        train_all(todo, journal, asked.workers)
     write(asked.out, head, [space.encode(a) for a in space.enumerate()], found, asked.seeds)
     print(f"{space.size} architectures, {asked.seeds} seeds: {asked.out}")
 
 
-def train_all(
-    todo: list[tuple[TrainRunSettings, str, int]], kept: Path, head: dict[str, Any], workers: int
-) -> dict[tuple[str, int], float]:
-    """The accuracies of trainings, each noted in ``kept`` as soon as it is there."""
+def train_all(todo: list[tuple[TrainRunSettings, str, int]], journal: Journal, workers: int) -> None:
+    """Note the accuracy of each training in the journal as soon as it has ended."""
     from concurrent.futures import ProcessPoolExecutor, as_completed
     from concurrent.futures.process import BrokenProcessPool
 
     from rich.progress import track
 
     from nas.errors import DataError
-    from nas.files import write_all
 
-    found = {}
     begun = (begin, (todo[0][0].train.threads, os.getpid()))
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), *begun)
     try:
-        with open(kept, "ab", buffering=0) as file:
-            if not file.tell():
-                write_all(file, json.dumps(head) + "\n")
-            trained = as_completed([pool.submit(train_one, task) for task in todo])
-            for text, seed, accuracy in track((one.result() for one in trained), "training", len(todo)):
-                if isinstance(accuracy, str):
-                    rule = f"architecture {text} cannot be trained with seed {seed}: {accuracy}"
-                    remedy = "what is done is kept; lower optimizer.lr and take another --out"
-                    raise DataError("--out", kept, rule, remedy)
-                found[text, seed] = accuracy
-                write_all(file, json.dumps([text, seed, accuracy]) + "\n")
+        trained = as_completed([pool.submit(train_one, task) for task in todo])
+        for text, seed, accuracy in track((one.result() for one in trained), "training", len(todo)):
+            if isinstance(accuracy, str):
+                rule = f"architecture {text} cannot be trained with seed {seed}: {accuracy}"
+                remedy = "what is done is kept; lower optimizer.lr and take another --out"
+                raise DataError("--out", journal.path, rule, remedy)
+            journal.append({"architecture": text, "seed": seed, "accuracy": accuracy})
     except BrokenProcessPool:
         rule, remedy = "a training process was killed, as a rule for want of memory", "the same command goes on"
         raise DataError("--workers", workers, rule, f"what is done is kept: {remedy}, with fewer --workers") from None
@@ -133,7 +126,6 @@ def train_all(
         pool.shutdown(wait=False, cancel_futures=True)
         for process in multiprocessing.active_children():
             process.terminate()  # a training that nobody waits for any more
-    return found
 
 
 def compose(overrides: list[str]) -> TrainRunSettings:
@@ -210,22 +202,17 @@ def head_of(settings: TrainRunSettings) -> dict[str, Any]:
     return {"settings": plain, "versions": versions()}
 
 
-def resume(kept: Path, head: dict[str, Any]) -> dict[tuple[str, int], float]:
-    """The trainings that are done already; a line that was cut off when the process was killed is dropped."""
-    from nas.errors import DataError, require
-    from nas.files import cut_to, whole_lines
+def resume(out: Path, head: dict[str, Any]) -> tuple[Journal, dict[tuple[str, int], float]]:
+    """The journal beside the table, and the trainings that it has: accuracies by architecture and seed."""
+    from nas.journal import Journal
 
-    whole = whole_lines(kept)
-    try:
-        lines = [json.loads(line) for line in whole.splitlines()]
-        settings = lines[0]["settings"] if lines else head["settings"]
-        found = {(text, seed): accuracy for text, seed, accuracy in lines[1:]}
-    except (ValueError, TypeError, KeyError):
-        raise DataError("--out", kept, "is there and was not written by this script", "take another --out") from None
-    remedy = "take another --out, or the settings it was begun with"
-    require(settings == head["settings"], "--out", kept, "was begun with other settings", remedy)
-    cut_to(kept, len(whole))
-    return found
+    found: dict[tuple[str, int], float] = {}
+
+    def replay(entry: dict[str, Any]) -> None:
+        found[entry["architecture"], entry["seed"]] = float(entry["accuracy"])
+
+    path = out.with_suffix(".jsonl")
+    return Journal(path, "make_table", head["settings"], replay, result=out, place="--out"), found
 
 
 def write(out: Path, head: dict[str, Any], order: list[str], found: dict[tuple[str, int], float], seeds: int) -> None:

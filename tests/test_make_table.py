@@ -45,8 +45,11 @@ def made(tmp_path_factory):
     out = tmp_path_factory.mktemp("table") / "tiny.csv"
     settings = make_table.compose([*make_table.DEFAULTS, *TINY])
     done = [make_table.train_one((settings, text, 0)) for text in "01"]
-    lines = [make_table.head_of(settings), *done, ["0", 1, MARKED]]
-    out.with_suffix(".jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '["1", 1, 0.5')
+    journal, _ = make_table.resume(out, make_table.head_of(settings))
+    for text, seed, accuracy in (*done, ("0", 1, MARKED)):
+        journal.append({"architecture": text, "seed": seed, "accuracy": accuracy})
+    with journal.path.open("a") as file:
+        file.write('{"architecture": "1", "se')
     words = [*TINY, "--seeds", "2", "--workers", "1", "--out", str(out)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(
@@ -59,7 +62,7 @@ def made(tmp_path_factory):
 
 def kept(out):
     head, *lines = map(json.loads, out.with_suffix(".jsonl").read_text().splitlines())
-    return head, {(text, seed): accuracy for text, seed, accuracy in lines}
+    return head, {(line["architecture"], line["seed"]): line["accuracy"] for line in lines}
 
 
 def test_the_table_can_be_ranked_against(made):
@@ -92,7 +95,7 @@ def test_a_stopped_table_goes_on_and_trains_nothing_twice(made):
     assert list(found) == [("0", 0), ("1", 0), ("0", 1), ("1", 1)]
     assert found["0", 1] == MARKED
     assert "0.4321" in made.read_text()
-    assert head["settings"]["train"]["epochs"] == 1
+    assert head["definition"]["train"]["epochs"] == 1
 
 
 def test_a_training_that_fails_says_which_and_why():
@@ -119,16 +122,17 @@ WRONG = {
     "space.depths=[7]": "space=chain: a table trains each of its architectures; this space has 16,384, at most 4,096",
     "train.epoch=3": "train.epoch=3: there is no setting",
     "data=folder data.root=/nowhere": "data.root=/nowhere: does not exist",
-    "train.epochs=2": "begun.jsonl: was begun with other settings; take another --out, or the settings it was begun",
-    "--out foreign.csv": "foreign.jsonl: is there and was not written by this script; take another --out",
+    "train.epochs=2": "begun.jsonl: was begun with other settings (train.epochs: 1 -> 2); take another --out, or the",
+    "--out foreign.csv": "foreign.jsonl: cannot be read: line 1 is damaged",
 }
 
 
 @pytest.mark.parametrize("words", WRONG)
 def test_a_mistake_is_one_line_and_changes_nothing(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    head = json.dumps(make_table.head_of(make_table.compose([*make_table.DEFAULTS, *TINY])))
-    (tmp_path / "begun.jsonl").write_text(head + '\n["0", 0, 0.5]\n')
+    head = make_table.head_of(make_table.compose([*make_table.DEFAULTS, *TINY]))
+    journal, _ = make_table.resume(tmp_path / "begun.csv", head)
+    journal.append({"architecture": "0", "seed": 0, "accuracy": 0.5})
     (tmp_path / "foreign.jsonl").write_text("[1, 2\n")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     given = [word for word in TINY if not (words.startswith("space") and "candidates" in word)]
