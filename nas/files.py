@@ -10,7 +10,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from hashlib import sha256
 from pathlib import Path
 from platform import node
@@ -133,16 +133,35 @@ def lock(path: Path) -> Iterator[bool]:
         yield False
         return
     except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-        text = f"{path}: cannot be locked here ({error.strerror}); let one process alone work in this folder"
-        warnings.warn(text, NasWarning, stacklevel=3)
+        _warn_if_no_locks(path, error)
     try:
         yield True
     finally:
         with suppress(PermissionError):  # Windows removes the file itself, once it is free
             path.unlink(missing_ok=True)  # while it is held, so that it is not another process's
         held.release()
+
+
+def shared_lock(path: Path) -> AbstractContextManager[object]:
+    """A lock that processes take in turns; the process that holds it may take it again. The file stays.
+
+    Warns:
+        NasWarning: the file system has no locks, so that the processes do not wait for each other.
+    """
+    held = FileLock(path)
+    try:
+        with held:
+            return held
+    except OSError as error:
+        _warn_if_no_locks(path, error)
+        return nullcontext()
+
+
+def _warn_if_no_locks(path: Path, error: OSError) -> None:
+    if error.errno not in _NO_LOCKS:
+        raise error
+    text = f"{path}: cannot be locked here ({error.strerror}); let one process alone work in this folder"
+    warnings.warn(text, NasWarning, stacklevel=4)
 
 
 @contextmanager

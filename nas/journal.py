@@ -9,16 +9,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from io import FileIO
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-from filelock import FileLock
-
 from nas.errors import CheckpointError
-from nas.files import sync, write_all
+from nas.files import shared_lock, sync, write_all
 from nas.settings.compare import differences
 
 SUM = "crc32"
@@ -41,7 +39,7 @@ class Journal:
         replay: takes each entry, in the order of the file, as soon as this process reads it. What it raises on an entry
             that makes no sense counts as damage.
         result: a file that is made from the journal; beside it, an empty journal is an error and not a beginning.
-        shared: several processes write to the file; :attr:`lock` then lets one in at a time.
+        shared: several processes write to the file, in a folder that is there; :attr:`lock` lets one in at a time.
         place: how a user chooses another file, for the errors.
 
     Attributes:
@@ -64,7 +62,7 @@ class Journal:
     ) -> None:
         self.path, self._kind, self._replay, self._place = path, kind, replay, place
         self._definition = json.loads(json.dumps(definition))  # as the file gives it back
-        self.lock: AbstractContextManager[Any] = FileLock(path.with_suffix(".lock")) if shared else nullcontext()
+        self.lock = shared_lock(path.with_suffix(".lock")) if shared else nullcontext()
         self._read, self._lines = 0, 0  # bytes and lines
         if path.is_file() and not path.stat().st_size and result.is_file():
             rule = f"is empty, but was not when {result.name} was written"

@@ -28,7 +28,7 @@ def job(config: DictConfig, folder: Path) -> dict[str, Any]:
     from nas.signals import Interrupted
 
     keep_freed_memory()
-    out = Console(quiet=not settings.search.progress, soft_wrap=True, highlight=False, markup=False, emoji=False)
+    out = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     out.width = max(out.width, 100)  # an architecture is of no use cut off
     run = Search(settings, folder)
     with closing(run.study):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-from filelock import FileLock, Timeout
-
+from nas.files import lock
 from nas.journal import Journal
 from nas.search.objectives import Limits, Objective, points
 from nas.search.proposers import Proposer, Trial
@@ -55,15 +55,9 @@ class Study:
         self._proposer, self._batch = proposer, batch
         self._trials, self._finished = list[Trial](), 0
         self._workers: list[str] = []  # by trial: whose it is
-        self._journal = Journal(
-            folder / "journal.log",
-            "nas-search",
-            definition,
-            self._replay,
-            result=folder / "trials.csv",
-            shared=True,
-        )
         folder.mkdir(parents=True, exist_ok=True)
+        path, result = folder / "journal.log", folder / "trials.csv"
+        self._journal = Journal(path, "nas-search", definition, self._replay, result=result, shared=True)
         self.lock = self._journal.lock
         with self.lock:
             self._worker = Worker(folder / "workers")
@@ -166,7 +160,7 @@ class Study:
 
 
 class Worker:
-    """A process that works on a study: it holds a lock on a file of its own, which the kernel releases if it is killed.
+    """A process that works on a study: it holds a lock on a file of its own, which it loses when it is killed.
 
     A process id would not do: it is given out again, and says nothing on another machine.
 
@@ -174,32 +168,21 @@ class Worker:
         folder: of the workers. The study has to be locked, so that nobody looks between making a file and locking it.
     """
 
-    name = ""
-
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._folder, self._held, self.name = folder, ExitStack(), uuid4().hex
         folder.mkdir(exist_ok=True)
         for other in folder.iterdir():
             self.alive(other.name)  # removes the files of killed ones
-        self.name = uuid4().hex
-        self._lock = FileLock(folder / self.name)
-        self._lock.acquire()
+        self._held.enter_context(lock(folder / self.name))
 
     def alive(self, name: str) -> bool:
         """Whether the worker of that name still works."""
         path = self._folder / name
         if name == self.name or not path.exists():
             return name == self.name
-        lock = FileLock(path)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return True
-        path.unlink(missing_ok=True)
-        lock.release()
-        return False
+        with lock(path) as free:
+            return not free
 
     def close(self) -> None:
         """Give up the claims of this worker."""
-        (self._folder / self.name).unlink(missing_ok=True)
-        self._lock.release()
+        self._held.close()

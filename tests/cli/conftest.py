@@ -82,6 +82,12 @@ def nas_score(command):
 
 
 @pytest.fixture
+def nas_search(command):
+    """Run ``nas-search`` with these words."""
+    return partial(command, "search")
+
+
+@pytest.fixture
 def stopped_at():
     """A context in which this process gets a signal as soon as a file, as in ``*/step_*.safetensors``, is in place."""
 

@@ -4,9 +4,6 @@ import os
 import re
 import shlex
 import signal
-import sys
-import threading
-import warnings
 
 import pytest
 import torch
@@ -14,7 +11,6 @@ from hydra import compose, initialize_config_dir
 from support.runs import finish, tiny
 
 import nas.search.run
-from nas.cli.search import main
 from nas.config import conf_folder, register, settings_from
 from nas.settings import SearchRunSettings
 
@@ -26,31 +22,6 @@ def checkpoint(tmp_path_factory):
     """A supernet of 9 architectures, trained for a second."""
     torch.set_num_threads(1)
     return finish(tiny(), tmp_path_factory.mktemp("train")).folder
-
-
-@pytest.fixture
-def nas_search(tmp_path, monkeypatch, capsys):
-    """Run ``nas-search`` with these words in an empty folder, in this process: status, output, errors."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["nas-search", *words])
-        capsys.readouterr()
-        status = 0
-        with warnings.catch_warnings():
-            warnings.simplefilter("default")
-            try:
-                main()
-            except SystemExit as stop:
-                status = stop.code
-        return status, *capsys.readouterr()
-
-    yield run
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 def composed(*words):
@@ -65,7 +36,7 @@ def test_limits_and_groups_are_free_to_choose():
     assert (found.space.name, found.data.name) == ("chain", "synthetic")
 
 
-def test_a_search_prints_its_front_and_goes_on_where_it_was(nas_search, checkpoint, tmp_path):
+def test_a_search_prints_its_front_and_goes_on(nas_search, checkpoint, tmp_path):
     words = (f"checkpoint={checkpoint}", *QUICK, "run=first")
     status, out, err = nas_search(*words, "search.trials=5")
     folder = tmp_path / "outputs" / "search" / "first"
@@ -73,8 +44,10 @@ def test_a_search_prints_its_front_and_goes_on_where_it_was(nas_search, checkpoi
     assert out.startswith(f"chain: 9 architectures, loss, flops; sampler tpe; {folder}\n")
     assert "Pareto front of loss, flops" in out
     assert "5 of 9 architectures evaluated, 5 within the limits" in out
-    status, out, err = nas_search(*words, "search.trials=20")
+    assert "4/5 trials  best loss" in out
+    status, out, err = nas_search(*words, "search.trials=20", "search.progress=false")
     assert (status, err) == (0, "")
+    assert "trials  best" not in out  # the result is there all the same
     assert "going on after 5 trials" in out
     assert "9 of 9 architectures evaluated" in out
     assert "no architecture is left" in out
@@ -126,10 +99,9 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("words", WRONG)
-def test_bad_input_is_one_line_and_leaves_nothing(nas_search, checkpoint, tmp_path, words):
-    status, out, err = nas_search(f"checkpoint={checkpoint}", *QUICK, words)
-    assert status == 1
-    assert re.fullmatch(rf"nas-search: {WRONG[words]}\n", err), err
-    assert out == ""
-    assert not list(tmp_path.iterdir())
+def test_bad_input_is_one_line_and_leaves_nothing(nas_search, checkpoint, tmp_path):
+    for words, rule in WRONG.items():
+        status, out, err = nas_search(f"checkpoint={checkpoint}", *QUICK, words)
+        assert (status, out) == (1, ""), words
+        assert re.fullmatch(rf"nas-search: {rule}\n", err), err
+        assert not list(tmp_path.iterdir()), words

@@ -54,7 +54,9 @@ def work(study, most=None):
 
 def die(study):
     """What the kernel does for a process that is killed."""
-    study._worker._lock.release()
+    name = study._worker.name
+    study.close()
+    (study._worker._folder / name).touch()
 
 
 def numbered(study):
