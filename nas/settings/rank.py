@@ -39,7 +39,7 @@ class RankSettings:
         positive("rank", self, "proxy_images", "finetune_steps", "finetune_lr", "memory_mb")
         check_threads("rank.threads", self.threads)
         ok = self.proxy_images >= 2
-        require(ok, "rank.proxy_images", self.proxy_images, "must be at least 2: proxies compare pictures", "write 64")
+        require(ok, "rank.proxy_images", self.proxy_images, "must be at least 2: proxies compare images", "write 64")
 
 
 @dataclass

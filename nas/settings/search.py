@@ -49,7 +49,7 @@ class SearchSettings:
         check_threads("search.threads", self.threads)
         positive("search", self, "batch", "finetune_lr", "memory_mb", "proxy_images", "latency_batch")
         positive("search", self, "latency_threads")
-        rule = "must be at least 2: proxies compare pictures"
+        rule = "must be at least 2: proxies compare images"
         require(self.proxy_images >= 2, "search.proxy_images", self.proxy_images, rule, "write 64")
         remedy = "write for example search.objectives=[loss,flops]"
         names = self.objectives
