@@ -18,7 +18,7 @@ ORDER = (
     ("signals",),
     ("settings",),
     ("journal",),
-    ("seeds",),
+    ("seeds", "eager"),
     ("state",),
     ("jac",),
     ("nn",),

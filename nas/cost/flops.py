@@ -8,19 +8,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from nas.cost.paths import PathCost
+from nas.eager import EagerDispatchMode
 from nas.space import Architecture, SearchSpace
-
-
-class EagerDispatchMode(TorchDispatchMode):
-    """A dispatch mode whose first use does not import torch's compiler, which takes seconds."""
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False
 
 
 class FlopCounter(EagerDispatchMode):

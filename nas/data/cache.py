@@ -25,7 +25,7 @@ TENSORS = ("images", "labels", "test_images", "test_labels")
 
 
 def cache_file(settings: FolderSettings, root: Path, stamps: Iterable[tuple[str, os.stat_result]]) -> Path:
-    """The file for a source: its name depends on the path, the size and time of every file, and the image size."""
+    """The cache file for a source, named by its path, the size and time of every file, and the image size."""
     lines = [f"{FORMAT} {root}", *(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stamps)]
     digest = blake2b("\n".join(lines).encode(errors="surrogateescape"), digest_size=10)
     return Path(settings.cache).expanduser() / f"{root.stem}-{settings.image_size}-{digest.hexdigest()}.safetensors"
@@ -40,21 +40,21 @@ def read_cache(path: Path, size: int) -> tuple[ImageSet, ImageSet] | None:
     """
     try:
         with safe_open(path, "pt") as file:
-            told = file.metadata() or {}
-            classes = json.loads(told.get("classes", "null"))
+            metadata = file.metadata() or {}
+            classes = json.loads(metadata.get("classes", "null"))
             tensors = [file.get_tensor(name) for name in TENSORS]
     except (OSError, ValueError, RecursionError, SafetensorError):
         return None
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         return None
-    if not _are_sets(tensors, len(classes), size) or told.get("crc32") != checksum(tensors):
+    if not _are_sets(tensors, len(classes), size) or metadata.get("crc32") != checksum(tensors):
         return None
     names = tuple(classes)
     return ImageSet(tensors[0], tensors[1], names), ImageSet(tensors[2], tensors[3], names)
 
 
 def _are_sets(tensors: list[Tensor], classes: int, size: int) -> bool:
-    """Whether they are images and labels twice, as the rest of the room relies on."""
+    """Whether ``tensors`` are images and labels of two splits, with the types, shapes and classes they must have."""
     for images, labels in (tensors[:2], tensors[2:]):
         if images.dtype != torch.uint8 or labels.dtype != torch.int64 or labels.ndim != 1 or not len(labels):
             return False
@@ -64,7 +64,7 @@ def _are_sets(tensors: list[Tensor], classes: int, size: int) -> bool:
 
 
 def checksum(tensors: Iterable[Tensor]) -> str:
-    """Of all bytes: the format has none of its own, and a flipped bit in an image would be seen by nobody."""
+    """CRC-32 of all bytes: safetensors has no checksum, and a flipped bit in an image would go unnoticed."""
     found = 0
     for tensor in tensors:
         found = zlib.crc32(tensor.contiguous().numpy().data, found)
@@ -78,9 +78,9 @@ def write_cache(path: Path, pool: ImageSet, test: ImageSet) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with lock(path.with_name(path.name + ".lock")) as free:
             if free:  # else another process is writing the same
-                told = {"classes": json.dumps(pool.classes), "crc32": checksum(tensors.values())}
+                metadata = {"classes": json.dumps(pool.classes), "crc32": checksum(tensors.values())}
                 with unfinished(path) as beside:
-                    save_file(tensors, beside, told)
+                    save_file(tensors, beside, metadata)
     except (OSError, SafetensorError) as error:
         message = f"data.cache={path.parent}: images are decoded again every time ({error}); name another folder"
         warnings.warn(message, NasWarning, stacklevel=2)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from nas.eager import eager_optimizer
 from nas.errors import DivergedError
 from nas.gate.base import Gate
 from nas.nn import WeightedBranch
@@ -39,7 +40,7 @@ class LearnedGate(Gate):
         # Slots with fewer choices are padded; the mask makes the padding improbable beyond any noise.
         self._mask = torch.zeros(len(counts), len(choices)).masked_fill(choices >= counts[:, None], -torch.inf)
         self.logits = nn.Parameter(torch.zeros_like(self._mask))
-        self._optimizer = torch.optim.Adam([self.logits], lr=settings.lr, betas=(0.5, 0.999))
+        self._optimizer = eager_optimizer(torch.optim.Adam)([self.logits], lr=settings.lr, betas=(0.5, 0.999))
         first, second = torch.zeros_like(self._mask), torch.zeros_like(self._mask)
         count = torch.zeros((), dtype=torch.float32)
         self._optimizer.state[self.logits] = {"step": count, "exp_avg": first, "exp_avg_sq": second}

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from scipy import stats
 from torch import Tensor
 
 from nas.errors import NasError
@@ -73,6 +72,8 @@ def kendall_tau(a: Tensor, b: Tensor) -> float:
     Raises:
         NasError: fewer than 2 numbers, or one that is not a number. Infinities have their place in the order.
     """
+    from scipy import stats  # takes a second to import
+
     return _of_scipy(stats.kendalltau, a, b)
 
 
@@ -82,6 +83,8 @@ def spearman_rho(a: Tensor, b: Tensor) -> float:
     Raises:
         NasError: fewer than 2 numbers, or one that is not a number.
     """
+    from scipy import stats  # takes a second to import
+
     return _of_scipy(stats.spearmanr, a, b)
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
-
-from scipy.stats import rankdata
 
 from nas.errors import ScoreError
 
@@ -33,5 +32,7 @@ def rank_sum(columns: Mapping[str, Sequence[float]], higher_is_better: Mapping[s
             raise ScoreError(name, math.nan, "has no rank", "leave out what could not be scored")
         sign = 1 if higher_is_better[name] else -1
         keys = [sign * value if math.isfinite(value) else -math.inf for value in values]
-        total = [a + float(b) for a, b in zip(total, rankdata(keys), strict=True)]
+        order = sorted(keys)
+        ranks = [(bisect_left(order, key) + bisect_right(order, key) + 1) / 2 for key in keys]
+        total = [a + b for a, b in zip(total, ranks, strict=True)]
     return total

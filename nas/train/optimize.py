@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from nas.eager import eager_optimizer
 from nas.errors import SettingError
 from nas.settings import AdamWSettings, OptimizerSettings, SGDSettings, TrainSettings
 from nas.state import restore
@@ -36,22 +35,13 @@ def learning_rate(settings: TrainSettings, peak: float, step: int, total_steps: 
     return peak * (1 + math.cos(math.pi * (step - warmup) / (total_steps - warmup))) / 2
 
 
-def _eager(kind: type[torch.optim.Optimizer]) -> Any:
-    """``kind`` without the wrappers around its methods that import torch's compiler, for seconds, at the first call.
-
-    ``step`` then has to be called without autograd.
-    """
-    names = "add_param_group", "zero_grad", "step"
-    return type(kind.__name__, (kind,), {name: inspect.unwrap(getattr(kind, name)) for name in names})
-
-
 def _build(settings: OptimizerSettings, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     # The fused kernels update a parameter in one pass; they exist for these devices.
     fused = parameters[0].device.type in ("cpu", "cuda") and all(p.is_floating_point() for p in parameters)
     match settings:
         case SGDSettings():
             decay, momentum = settings.weight_decay, settings.momentum
-            sgd = _eager(torch.optim.SGD)(
+            sgd = eager_optimizer(torch.optim.SGD)(
                 parameters, settings.lr, momentum, weight_decay=decay, nesterov=settings.nesterov, fused=fused
             )
             if momentum:
@@ -61,7 +51,7 @@ def _build(settings: OptimizerSettings, parameters: list[nn.Parameter]) -> torch
             return sgd
         case AdamWSettings():
             betas, decay = (settings.beta1, settings.beta2), settings.weight_decay
-            return _eager(torch.optim.AdamW)(parameters, settings.lr, betas, weight_decay=decay, fused=fused)
+            return eager_optimizer(torch.optim.AdamW)(parameters, settings.lr, betas, weight_decay=decay, fused=fused)
     raise SettingError("optimizer.name", settings.name, "is not a known optimizer", "use sgd or adamw")
 
 

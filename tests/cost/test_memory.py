@@ -166,6 +166,19 @@ def test_an_ordinary_run_says_nothing(limited):
     assert limited(CHAIN, 2 * GIB, chosen=False) == "" != limited(CHAIN, GIB, chosen=False), "more than half of it"
 
 
+def test_beside_a_gpu_the_machine_holds_weights_and_data(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2 * GIB, 3 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: GIB // 2)
+    gpu = torch.device("cuda:0")
+    assert memory_limits(gpu)[-1] == MemoryLimit("the memory of cuda:0", 3 * GIB, GIB // 2, chosen=False, on="cuda")
+    large = replace(CHAIN, train=TrainSettings(batch_size=16384))
+    monkeypatch.setattr(memory, "memory_limits", lambda *_: [MemoryLimit("a limit", 2 * GIB, 0)])
+    assert "activations" not in check_memory(large, gpu)
+    monkeypatch.setattr(memory, "memory_limits", lambda *_: [MemoryLimit("a limit", 2 * GIB, 0, on="cuda")])
+    with pytest.raises(MemoryLimitError, match=r"^train.batch_size=16384: .*activations [\d.]+\), a limit is"):
+        check_memory(large, gpu)
+
+
 class Odd(nn.Module):
     """Fails on any input."""
 

@@ -70,7 +70,7 @@ def no_decoding(monkeypatch):
     return forbid
 
 
-def test_pictures_and_labels_are_those_of_the_files(tmp_path):
+def test_images_and_labels_are_those_of_the_files(tmp_path):
     pool, test = load_folder(settings(as_folder(tmp_path / "pets", tree())))
     assert pool.classes == test.classes == ("cat", "dog")
     assert pool.labels.tolist() == [0] * 4 + [1] * 4
@@ -87,7 +87,7 @@ def test_a_zip_equals_its_folder_whatever_its_order_and_top(tmp_path):
     assert_same(load_folder(settings(as_zip(tmp_path / "b.zip", topped, zipfile.ZIP_DEFLATED))), expected)
 
 
-def test_what_is_no_picture_is_passed_over(tmp_path):
+def test_what_is_no_image_is_ignored(tmp_path):
     extra = dict.fromkeys(["README.md", "train/cat/notes.txt", "__MACOSX/train/cat/._0.png", "train/.x/1.png"], b"?")
     expected = load_folder(settings(as_zip(tmp_path / "a.zip", tree())))
     assert_same(load_folder(settings(as_zip(tmp_path / "b.zip", tree() | extra))), expected)
@@ -112,7 +112,7 @@ def test_cache_hit_equals_decode_and_does_not_decode(tmp_path, no_decoding, make
 
 
 @pytest.mark.parametrize("make", [as_folder, as_zip])
-def test_a_changed_source_or_size_is_decoded_anew(tmp_path, make):
+def test_a_changed_source_or_size_is_decoded_again(tmp_path, make):
     root = make(tmp_path / "pets", tree())
     before, _ = load_folder(settings(root))
     make(tmp_path / "pets", tree() | {"train/cat/2.png": png(77)})
@@ -122,7 +122,7 @@ def test_a_changed_source_or_size_is_decoded_anew(tmp_path, make):
     assert load_folder(larger)[0].images.shape[-1] == SIDE + 1
 
 
-def test_a_touched_source_is_decoded_anew(tmp_path, monkeypatch):
+def test_a_touched_source_is_decoded_again(tmp_path, monkeypatch):
     root = as_zip(tmp_path / "a.zip", tree())
     load_folder(settings(root))
     os.utime(root, ns=(1, 1))
@@ -180,29 +180,29 @@ def without(prefix: str) -> dict[str, bytes]:
     return {name: data for name, data in tree().items() if not name.startswith(prefix)}
 
 
-@pytest.mark.parametrize("make", [as_folder, as_zip])
-@pytest.mark.parametrize(
-    ("files", "message"),
-    [
-        (without("train"), r"has no train/ folder.*put images under train/CLASS/ and test/CLASS/"),
-        (without("test"), r"has no test/ folder.*put images under"),
-        (without("train/cat"), r"a data set with one class, 'dog'"),
-        (tree() | {"test/cow/1.png": png(1)}, r"has class 'cow' under test/ and not under train/; name the"),
-        (tree() | {"train/cat/bad.jpg": b"no picture"}, r"train/cat/bad\.jpg: is no readable image.*mend or remove"),
-        (tree() | {"train/cat/cut.png": png(5)[:-40]}, r"train/cat/cut\.png: is no readable image"),
-        (tree() | {"test/dog/0.png": b""}, r"test/dog/0\.png: is no readable image"),
-        (tree() | {"test/dog/0.png": deep_png()}, r"test/dog/0\.png: .*more than 8 bits"),
-    ],
-)
-def test_a_bad_tree_is_one_line_with_the_remedy(tmp_path, make, files, message):
-    root = make(tmp_path / "pets", files)
-    with pytest.raises(DataError, match=re.escape(f"data.root={root}") + ".*" + message) as caught:
-        load_folder(settings(root))
-    assert "\n" not in str(caught.value)
+WRONG = [
+    (without("train"), r"has no train/ folder.*put images under train/CLASS/ and test/CLASS/"),
+    (without("test"), r"has no test/ folder.*put images under"),
+    (without("train/cat"), r"a data set with one class, 'dog'"),
+    (tree() | {"test/cow/1.png": png(1)}, r"has class 'cow' under test/ and not under train/; name the"),
+    (tree() | {"train/cat/bad.jpg": b"no picture"}, r"train/cat/bad\.jpg: is no readable image.*mend or remove"),
+    (tree() | {"train/cat/cut.png": png(5)[:-40]}, r"train/cat/cut\.png: is no readable image"),
+    (tree() | {"test/dog/0.png": b""}, r"test/dog/0\.png: is no readable image"),
+    (tree() | {"test/dog/0.png": deep_png()}, r"test/dog/0\.png: .*more than 8 bits"),
+]
+
+
+def test_a_bad_tree_is_one_line_with_the_remedy(tmp_path):
+    for make in (as_folder, as_zip):
+        for number, (files, message) in enumerate(WRONG):
+            root = make(tmp_path / f"{make.__name__}{number}", files)
+            with pytest.raises(DataError, match=re.escape(f"data.root={root}") + ".*" + message) as caught:
+                load_folder(settings(root))
+            assert "\n" not in str(caught.value)
     assert not list(tmp_path.glob("cache/*"))
 
 
-def test_a_picture_too_large_to_be_true_is_named(tmp_path, monkeypatch):
+def test_an_image_too_large_to_be_true_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
     root = as_zip(tmp_path / "a.zip", tree())
     with pytest.raises(DataError, match=r"train/cat/0\.png: is no readable image .*decompression bomb"):

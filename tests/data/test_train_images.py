@@ -52,7 +52,7 @@ def test_the_other_splits_stay_as_they_were():
     assert len(few.train) == 90 < len(whole.train)
     for split in ("val", "test"):
         assert torch.equal(getattr(whole, split).images, getattr(few, split).images)
-    assert not torch.equal(whole.mean, few.mean)  # the statistics are those of the pictures that are trained on
+    assert not torch.equal(whole.mean, few.mean)  # the statistics are those of the images that are trained on
 
 
 def test_more_than_there_are_is_refused():
