@@ -62,7 +62,7 @@ def run_verb(verb: str, job: Job) -> None:
 
 
 def same_command(run: str) -> str:
-    """The command line that this process was started with, for the run of that name."""
+    """The command line that this process was started with, for the run of that name; as it was without a name."""
     name = Path(sys.argv[0]).name
     words = [word for word in sys.argv[1:] if not word.startswith("run=")]
-    return shlex.join([name if shutil.which(name) else sys.argv[0], *words, f"run={run}"])
+    return shlex.join([name if shutil.which(name) else sys.argv[0], *words, *([f"run={run}"] if run else [])])

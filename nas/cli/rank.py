@@ -40,7 +40,8 @@ def job(config: DictConfig, folder: Path) -> dict[str, Any]:
     out.print(*ranking.conclusions, sep="\n", soft_wrap=True)
     out.print(f"written to:  {folder}: rank.csv, predictions.csv, report.json, scatter.png", soft_wrap=True)
     out.print(f"TensorBoard: tensorboard --logdir {shlex.quote(str(folder.parent))}", soft_wrap=True)
-    return {}
+    best = max(ranking.rows, key=lambda row: row.correlation.tau)
+    return {"predictor": best.name, "kendall_tau": best.correlation.tau}
 
 
 def main() -> None:

@@ -60,7 +60,7 @@ def summarize(runs: Sequence[Planned], folder: Path) -> bool:
     figures = list(dict.fromkeys(key for row in rows for key in row if key not in known))
     table = Table(title="Sweep", title_justify="left")
     for name in "run", "state", *figures:
-        plain = name in ("run", "state", "architecture")
+        plain = name in ("run", "state", "architecture", "predictor")
         heading = name.replace("_per_s", "/s").replace("_", " ")
         table.add_column(heading, justify="left" if plain else "right", overflow="fold")
     for row in rows:

@@ -43,7 +43,8 @@ def job(config: DictConfig, folder: Path) -> dict[str, Any]:
         path = run.write()
     out.print(table(run))
     out.print(f"scores: {path}")
-    return {}
+    best, total = run.ranked()[0]
+    return {"architecture": best.architecture, "rank_sum": total}
 
 
 def main() -> None:

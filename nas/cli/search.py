@@ -46,7 +46,10 @@ def job(config: DictConfig, folder: Path) -> dict[str, Any]:
     out.print(*summary(found), sep="\n")
     out.print(f"run:         {folder} ({', '.join(files(folder))})")
     out.print(f"TensorBoard: tensorboard --logdir {shlex.quote(str(folder.parent))}")
-    return {}
+    if found.best is None:
+        return {}
+    figures = {name: found.best.values[name] for name in settings.search.objectives}
+    return {"architecture": run.target.space.encode(found.best.architecture), **figures}
 
 
 def main() -> None:

@@ -179,3 +179,9 @@ def test_sweeps_of_other_verbs_go_on_too(command, tmp_path):
     rows = rows_of(tmp_path / "outputs" / "score" / "both")
     assert [row["state"] for row in rows.values()] == ["failed", "finished"]
     assert rows["proxies=[nas_wot]"]["error"].startswith(reason)
+    assert (
+        (tmp_path / "outputs/score/both/proxies=[snip]/scores.csv")
+        .read_text()
+        .splitlines()[1]
+        .startswith(rows["proxies=[snip]"]["architecture"])
+    )
