@@ -53,14 +53,9 @@ class Search:
         space, limits = self.target.space, Limits(self.target.space, how.limit, self.measures.costs)
         self.trials = how.trials or (None if how.sampler == "exhaustive" else DEFAULT_TRIALS)
         proposer = build_proposer(how.sampler, space, limits, settings.seed, self.objectives)
+        definition = self._definition()
         self.study = Study(
-            folder,
-            proposer,
-            self.objectives,
-            limits,
-            trials=self.trials,
-            batch=how.batch,
-            definition=self._definition(),
+            folder, proposer, self.objectives, trials=self.trials, batch=how.batch, definition=definition
         )
 
     def _definition(self) -> dict[str, object]:

@@ -11,9 +11,8 @@ from uuid import UUID, uuid4
 
 from nas.files import lock
 from nas.journal import Journal
-from nas.search.objectives import Limits, Objective, points
+from nas.search.objectives import Objective, points
 from nas.search.proposers import Proposer, Trial
-from nas.space import SearchSpace
 
 
 class Study:
@@ -24,9 +23,8 @@ class Study:
 
     Args:
         folder: of the search; the journal in it is begun, or gone on with.
-        proposer: of architectures.
+        proposer: of architectures; its limits decide which trials are feasible.
         objectives: that each trial has values of.
-        limits: that decide which trials are feasible.
         trials: how many architectures to evaluate; None for all of them.
         batch: architectures proposed at a time.
         definition: all that makes two searches the same, as plain data; the journal remembers it.
@@ -44,14 +42,13 @@ class Study:
         folder: Path,
         proposer: Proposer,
         objectives: list[Objective],
-        limits: Limits,
         *,
         trials: int | None,
         batch: int,
         definition: Mapping[str, Any],
     ) -> None:
-        self.space: SearchSpace = proposer.space
-        self.objectives, self.limits, self.wanted, self.used_up = objectives, limits, trials, False
+        self.space, self.limits, self.objectives = proposer.space, proposer.limits, objectives
+        self.wanted, self.used_up = trials, False
         self._proposer, self._batch = proposer, batch
         self._trials, self._finished = list[Trial](), 0
         self._workers: list[str] = []  # by trial: whose it is
@@ -71,24 +68,16 @@ class Study:
         with self.lock:
             self._journal.refresh()
             mine = [t for t in self._trials if not t.finished and not self._has_other(self._workers[t.number])]
-            me, others = self._worker.name, [t for t in mine if self._workers[t.number] != self._worker.name]
-            entries: list[dict[str, Any]] = [{"trial": t.number, "worker": me} for t in others]
-            end = self._end_of_batch(len(self._trials), bool(mine))
-            taken = {t.architecture for t in self._trials}
-            self._proposer.tell(self._trials)
-            for number in range(len(self._trials), end):
-                trial = self._proposer.ask(number, taken)
-                if trial is None:
-                    self.used_up = True
-                    break
-                taken.add(trial.architecture)
-                mine.append(trial)
-                text, notes = self.space.encode(trial.architecture), {"notes": trial.notes} if trial.notes else {}
-                entries.append({"trial": number, "worker": me, "architecture": text, **notes})
+            others = [t.number for t in mine if self._workers[t.number] != self._worker.name]
+            proposals = self._proposals(has_work=bool(mine))
+            entries: list[dict[str, Any]] = [{"trial": number} for number in others]
+            for trial in proposals:
+                entry = {"trial": trial.number, "architecture": self.space.encode(trial.architecture)}
+                entries.append({**entry, "notes": trial.notes} if trial.notes else entry)
             if entries:
-                self._journal.append(*entries)
+                self._journal.append(*({**entry, "worker": self._worker.name} for entry in entries))
             self._journal.sync()
-        return mine
+        return [*mine, *proposals]
 
     def tell(self, trial: Trial, values: Mapping[str, float], seconds: float, failed: str = "") -> Trial:
         """Write down what an evaluation has found.
@@ -152,11 +141,22 @@ class Study:
         """Whether another worker, which is still there, is at it."""
         return worker != self._worker.name and self._worker.alive(worker)
 
-    def _end_of_batch(self, number: int, has_work: bool) -> int:
-        if self.used_up or (has_work and number % self._batch == 0):
-            return number
-        end = (number // self._batch + 1) * self._batch
-        return end if self.wanted is None else min(end, self.wanted)
+    def _proposals(self, has_work: bool) -> list[Trial]:
+        """The rest of the batch that was begun; another batch if there is none, and nothing else to do."""
+        first = len(self._trials)
+        if self.used_up or (has_work and first % self._batch == 0):
+            return []
+        end = (first // self._batch + 1) * self._batch
+        found, taken = list[Trial](), {trial.architecture for trial in self._trials}
+        self._proposer.tell(self._trials)
+        for number in range(first, end if self.wanted is None else min(end, self.wanted)):
+            trial = self._proposer.ask(number, taken)
+            if trial is None:
+                self.used_up = True
+                break
+            found.append(trial)
+            taken.add(trial.architecture)
+        return found
 
 
 class Worker:

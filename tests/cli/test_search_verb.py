@@ -1,5 +1,6 @@
 """``nas-search`` as a command: what it says, how it is stopped, and how it goes on."""
 
+import math
 import os
 import re
 import shlex
@@ -12,7 +13,8 @@ from support.runs import finish, tiny
 
 import nas.search.run
 from nas.config import conf_folder, register, settings_from
-from nas.settings import SearchRunSettings
+from nas.errors import SettingError
+from nas.settings import SearchRunSettings, SearchSettings
 
 QUICK = ("search.threads=1", "search.tensorboard=false", "search.batch=4")
 
@@ -79,22 +81,14 @@ def test_a_stop_says_how_to_go_on_and_loses_nothing(nas_search, checkpoint, tmp_
 
 WRONG = {
     "search.objectives=[foo]": r"search\.objectives=foo: is an unknown objective; choose from accuracy, .*",
-    "search.objectives=[]": r"search\.objectives=\[\]: must name at least one; .*",
-    "search.objectives=[loss,loss]": r"search\.objectives=.*: must not name one twice; .*",
     "search.limit.foo=1": r"search\.limit\.foo=1: is a limit on an unknown objective; .*",
     "search.limit.flops=7": r"search\.limit\.flops=7: no architecture .* that small; the smallest has \d+; .*",
     "search.limit.parameters=7": r"search\.limit\.parameters=7: no architecture .* that small; the smallest .*",
-    "search.limit.flops=nan": r"search\.limit\.flops=nan: must be a finite number; .*",
     "search.limit.flops=a": r"search\.limit\.flops=a: .*",
-    "search.sampler=grid": r"search\.sampler=grid: must be one of random, tpe, nsga2, exhaustive; .*",
-    "search.rank_by=accuracy": r"search\.rank_by=accuracy: must be one of , rank_sum, loss, flops; .*",
-    "search.trials=-1": r"search\.trials=-1: must not be negative.*",
-    "search.batch=0": r"search\.batch=0: must be above 0.*",
     "space=macro": r"checkpoint=.*: is a checkpoint of another space \(name: chain -> macro\); leave space= out.*",
     "data=digits": r"checkpoint=.*: is a checkpoint trained on other data \(name: synthetic -> digits\); .*",
     "checkpoint=nowhere": r"checkpoint=nowhere: does not exist; name the folder of a run of nas-train",
     "checkpoint=''": r"checkpoint='': a checkpoint or a space must be given; .*",
-    "run=a/b": r"run=a/b: must be a plain name .*",
     "search.trial=3": r"search\.trial=3: there is no setting .*",
 }
 
@@ -105,3 +99,19 @@ def test_bad_input_is_one_line_and_leaves_nothing(nas_search, checkpoint, tmp_pa
         assert (status, out) == (1, ""), words
         assert re.fullmatch(rf"nas-search: {rule}\n", err), err
         assert not list(tmp_path.iterdir()), words
+
+
+def test_settings_out_of_range_are_refused():
+    for key, value, rule in (
+        ("objectives", [], r"search\.objectives=\[\]: must name at least one"),
+        ("objectives", ["loss", "loss"], r"search\.objectives=.*: must not name one twice"),
+        ("limit", {"flops": math.nan}, r"search\.limit\.flops=nan: must be a finite number"),
+        ("sampler", "grid", r"search\.sampler=grid: must be one of random, tpe, nsga2, exhaustive"),
+        ("rank_by", "accuracy", r"search\.rank_by=accuracy: must be one of , rank_sum, loss, flops"),
+        ("trials", -1, r"search\.trials=-1: must not be negative"),
+        ("batch", 0, r"search\.batch=0: must be above 0"),
+    ):
+        with pytest.raises(SettingError, match=rule):
+            SearchSettings(**{key: value})
+    with pytest.raises(SettingError, match="run=a/b: must be a plain name"):
+        SearchRunSettings(run="a/b")

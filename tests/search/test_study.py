@@ -37,7 +37,7 @@ def open_study(folder, sampler="random", trials=None, space=SPACE, limit=None, s
     limits, objectives = Limits(space, limit or {}, costs), [objective("loss"), objective("flops")]
     proposer = build_proposer(sampler, space, limits, seed, objectives)
     more = {"trials": trials, "batch": batch, "definition": {"seed": seed, "sampler": sampler}}
-    return Study(folder, proposer, objectives, limits, **more)
+    return Study(folder, proposer, objectives, **more)
 
 
 def work(study, most=None):
