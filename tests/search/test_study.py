@@ -117,6 +117,8 @@ def test_a_killed_search_goes_on_as_if_undisturbed(tmp_path, sampler, monkeypatc
             assert len(killed.trials()) % 4
         die(killed)
         again = open_study(tmp_path / str(after), sampler, trials=40, space=BIG)
+        again.claim()
+        assert len(again.trials()) % 4 == 0, after  # a batch that was begun is completed, and no more
         second = work(again)
         assert numbered(again) == numbered(whole), after
         assert len(first) + len(second) == 40, after
