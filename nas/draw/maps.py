@@ -54,7 +54,7 @@ def draw_maps(image: Tensor, maps: Sequence[Map], title: str, subtitle: str, uni
     tall = min(rows, 2)  # the image is as high as two rows of maps
     tile_w, tile_h = TILE * width / max(height, width), TILE * height / max(height, width) + 0.3
     page_w = max((tall + columns) * (tile_w + 0.2) + 0.5, 8.0)
-    figure = new_figure(page_w, rows * tile_h + 1.9, layout="compressed")
+    figure = new_figure(page_w, rows * tile_h + 1.5, layout="compressed")
     letters = int(page_w * 12.5)
     figure.suptitle(f"{shorten(title, letters)}\n{shorten(subtitle, letters)}", x=0.02, ha="left", size=TEXT, color=INK)
     grid = figure.add_gridspec(rows, tall + columns)
@@ -79,7 +79,7 @@ def draw_maps(image: Tensor, maps: Sequence[Map], title: str, subtitle: str, uni
     bar = figure.colorbar(ScalarMappable(norm, colours), ax=panels, location="bottom", aspect=60, pad=0.02)
     ticks = [-limit, -limit / 2, 0, limit / 2, limit]
     bar.set_ticks(ticks, labels=[number(tick) for tick in ticks])
-    figure.supxlabel(unit, size=SMALL, color=GREY)
+    bar.set_label(unit, size=SMALL, color=GREY)
     bar.ax.tick_params(labelsize=SMALL, colors=INK)
     bar.outline.set_edgecolor(LINE)
     return to_png(figure)
