@@ -6,6 +6,7 @@ from itertools import product
 import pytest
 import torch
 import torch.nn.functional as F
+from support import ntk_references
 from support.examples import example
 from support.jac_references import (
     MODELS,
@@ -17,7 +18,6 @@ from support.jac_references import (
     known_jacobian,
     matrices,
     module,
-    parameter_gram,
 )
 from support.jac_references import gram as reference
 from torch import nn
@@ -28,6 +28,12 @@ from nas.jac.gram import gram
 
 WRT = ("input", "parameters")
 WITH_FORWARD = [name for name, case in MODELS.items() if case.forward]
+
+
+def parameter_gram(model, parameters, x, y):
+    """The product of each sample's gradients by the parameters, ``(B, M, M)``."""
+    each = torch.arange(len(x))
+    return ntk_references.kernel(model, parameters, x, y)[each, each]
 
 
 def known_gram(name, *seeds):

@@ -56,20 +56,6 @@ def gram(model: Network, x1: Tensor, x2: Tensor) -> Tensor:
     return torch.einsum("bmn,bkn->bmk", matrices(jacobian(model, x1), x1), matrices(jacobian(model, x2), x2))
 
 
-def parameter_gram(model: Network, parameters: list[Tensor], x1: Tensor, x2: Tensor) -> Tensor:
-    """``(B, M, M)``: one backward pass for each output of each sample."""
-
-    def gradients(sample: Tensor) -> Tensor:
-        return torch.stack([_gradient(entry, parameters) for entry in model(sample.unsqueeze(0)).flatten()])
-
-    return torch.stack([gradients(one) @ gradients(other).T for one, other in zip(x1, x2, strict=True)])
-
-
-def _gradient(number: Tensor, parameters: list[Tensor]) -> Tensor:
-    found = torch.autograd.grad(number, parameters, retain_graph=True, materialize_grads=True)
-    return torch.cat([part.flatten() for part in found])
-
-
 def error(ours: Tensor, reference: Tensor) -> float:
     """The largest difference, relative to the largest entry; shapes must be equal."""
     assert ours.shape == reference.shape, f"{tuple(ours.shape)} is not {tuple(reference.shape)}"
