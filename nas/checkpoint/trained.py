@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -105,20 +106,28 @@ def load_trained(path: Path | str, progress: bool = False, factory: str = "") ->
     _must_be_named(path, settings.space, factory)
     splits = _load_images(settings, progress)
     space = build_space(settings.space, splits.channels, splits.image_size, len(splits.classes))
-    with must_fit(CheckpointError, "checkpoint", path, "take the network as it was"):
-        if not isinstance(settings.space, CustomSettings):
-            with torch.device("meta"):  # sizes that the file does not bear out are refused before they take memory
-                empty = space.build()
-            load_weights(empty, state["model"])
-        supernet = space.supernet(settings.seed)
-        load_weights(supernet, state["model"])
-        averages = {name: value for name, value in state["optimizer"].items() if name.startswith(AVERAGE)}
-        if averages:
-            restore({AVERAGE + name: p for name, p in supernet.named_parameters() if p.requires_grad}, averages)
+    supernet = _supernet_of(path, state, settings, space)
     infer_widths(supernet, splits.input_shape)
     if settings.train.channels_last:
         supernet = supernet.to(memory_format=torch.channels_last)
     return Trained(path, state["step"], settings, splits, space, supernet.eval())
+
+
+def _supernet_of(path: Path, state: dict[str, Any], settings: TrainRunSettings, space: SearchSpace) -> nn.Module:
+    """The network of ``space`` with the checkpoint's weights, or the moving averages of them if there are any."""
+    fits = partial(must_fit, CheckpointError, "checkpoint", path, "take the network as it was")
+    if not isinstance(settings.space, CustomSettings):
+        with torch.device("meta"):  # sizes that the file does not bear out are refused before they take memory
+            empty = space.build()
+        with fits():
+            load_weights(empty, state["model"])
+    supernet = space.supernet(settings.seed)
+    with fits():
+        load_weights(supernet, state["model"])
+        averages = {name: value for name, value in state["optimizer"].items() if name.startswith(AVERAGE)}
+        if averages:
+            restore({AVERAGE + name: p for name, p in supernet.named_parameters() if p.requires_grad}, averages)
+    return supernet
 
 
 def _must_be_named(path: Path, settings: SpaceSettings, factory: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +56,16 @@ def load(folder: Path | str, factory: str | None = None) -> nn.Module:
     _must_be_named(folder, settings, factory)
     space = build_space(settings, *size, network["classes"])
     architecture, picture = space.decode(network["architecture"]), (size[0], size[1], size[1])
-    with must_fit(ExportError, "weights", folder / WEIGHTS, "take the network as it was"):
-        if isinstance(settings, CustomSettings):
-            plain = plain_network(space.supernet(), architecture, picture)
-        else:  # without the memory of the supernet, and of sizes that the file does not bear out
-            with torch.device("meta"):
-                plain = plain_network(space.build(), architecture, picture)
+    fits = partial(must_fit, ExportError, "weights", folder / WEIGHTS, "take the network as it was")
+    if isinstance(settings, CustomSettings):
+        plain = plain_network(space.supernet(), architecture, picture)
+    else:  # without the memory of the supernet, and of sizes that the file does not bear out
+        with torch.device("meta"):
+            plain = plain_network(space.build(), architecture, picture)
+        with fits():
             load_weights(plain, state)
-            plain = plain.to_empty(device="cpu")
+        plain = plain.to_empty(device="cpu")
+    with fits():
         load_weights(plain, state)
     return plain
 
