@@ -18,7 +18,7 @@ class Net(nn.Module):
         self.drop, self.fc, self.steps = nn.Dropout(0.2), nn.Linear(4, 10), 0
 
     def forward(self, x, architecture):
-        if self.training:
+        if self.training and len(x) > 8:  # fewer are for the estimate of memory
             self.steps += 1
             self.fault()
         y = self.second(self.first(self.stem(x).relu(), architecture[0]).relu(), architecture[1])
@@ -58,10 +58,12 @@ class Torchrun:
         self.folder, self.started = folder, []
         (folder / "net.py").write_text(NETWORK)
 
-    def __call__(self, *words, fault="none:0:0", restarts=0, how=("--standalone", "--nproc-per-node=2")):
+    def __call__(self, *words, fault="none:0:0", restarts=0, how=("--standalone", "--nproc-per-node=2"), **more):
         environment = {"OMP_NUM_THREADS": "1", "FAULT": fault, "COLUMNS": "80"}
         options = (*how, f"--max-restarts={restarts}")
-        self.started.append(processes.torchrun(*words, options=options, folder=self.folder, environment=environment))
+        self.started.append(
+            processes.torchrun(*words, options=options, folder=self.folder, environment=environment, **more)
+        )
         return self.started[-1]
 
     def close(self):
