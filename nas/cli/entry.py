@@ -45,7 +45,7 @@ def run_verb(verb: str, job: Job) -> None:
     if wrong := explain_flags(words):
         end(verb, wrong)
     try:
-        with summed_up(task, same_command):
+        with summed_up(task):
             hydra.main(version_base="1.3", config_path=conf_folder(), config_name=verb)(task)()
     except Failed as error:  # where somebody has switched the sweep's table off
         end(verb, str(error))

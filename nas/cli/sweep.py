@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from hydra.types import RunMode
 from omegaconf import open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from nas.cli.entry import same_command
 from nas.cli.rows import FAILED, ROW, Planned, summarize
 from nas.cli.stops import block_ctrl_c, children, on_stop, unblock_ctrl_c
 from nas.cli.task import Failed, Task, end
@@ -142,13 +143,8 @@ def _planned(config: DictConfig) -> list[Planned]:
 
 
 @contextmanager
-def summed_up(task: Task, same_command: Callable[[str], str]) -> Iterator[None]:
-    """Print the table of a sweep's runs, however the sweep ends; nothing if there is no sweep.
-
-    Args:
-        task: of the sweep.
-        same_command: the command line that goes on with the run of a name.
-    """
+def summed_up(task: Task) -> Iterator[None]:
+    """Print the table of a sweep's runs, however the sweep ends; nothing if there is no sweep."""
     PLAN.runs, lost = (), ""
     try:
         yield
