@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+from dataclasses import is_dataclass
 from typing import Any, get_origin, get_type_hints
 
 from nas.errors import SettingError
@@ -10,47 +11,20 @@ from nas.settings.data import Cifar100Settings, CifarSettings, DigitsSettings, F
 from nas.settings.gate import FairGateSettings, FixedGateSettings, LearnedGateSettings, UniformGateSettings
 from nas.settings.plain import fits
 from nas.settings.space import CellSettings, ChainSettings, CustomSettings, MacroSettings, TwoBranchSettings
-from nas.settings.train import (
-    AdamWSettings,
-    DistSettings,
-    EvaluateSettings,
-    SGDSettings,
-    TrackSettings,
-    TrainRunSettings,
-    TrainSettings,
-)
+from nas.settings.train import AdamWSettings, SGDSettings, TrainRunSettings
+
+
+def _by_name(*schemas: Any) -> dict[str, type]:
+    return {schema.name: schema for schema in schemas}
+
 
 GROUPS: dict[str, dict[str, type]] = {
-    "space": {
-        "two_branch": TwoBranchSettings,
-        "chain": ChainSettings,
-        "macro": MacroSettings,
-        "cell": CellSettings,
-        "custom": CustomSettings,
-    },
-    "gate": {
-        "fixed": FixedGateSettings,
-        "uniform": UniformGateSettings,
-        "fair": FairGateSettings,
-        "learned": LearnedGateSettings,
-    },
-    "data": {
-        "digits": DigitsSettings,
-        "cifar10": CifarSettings,
-        "cifar100": Cifar100Settings,
-        "folder": FolderSettings,
-        "synthetic": SyntheticSettings,
-    },
-    "optimizer": {"sgd": SGDSettings, "adamw": AdamWSettings},
+    "space": _by_name(TwoBranchSettings, ChainSettings, MacroSettings, CellSettings, CustomSettings),
+    "gate": _by_name(FixedGateSettings, UniformGateSettings, FairGateSettings, LearnedGateSettings),
+    "data": _by_name(DigitsSettings, CifarSettings, Cifar100Settings, FolderSettings, SyntheticSettings),
+    "optimizer": _by_name(SGDSettings, AdamWSettings),
 }
 """The dataclass behind each ``<group>=<name>``."""
-
-_PARTS: dict[str, type] = {
-    "train": TrainSettings,
-    "evaluate": EvaluateSettings,
-    "track": TrackSettings,
-    "dist": DistSettings,
-}
 
 
 def train_settings(data: dict[str, Any]) -> TrainRunSettings:
@@ -62,16 +36,17 @@ def train_settings(data: dict[str, Any]) -> TrainRunSettings:
     """
     _must_fit("settings", data, dict)
     values: dict[str, Any] = {}
+    kinds = get_type_hints(TrainRunSettings)
     for key, value in data.items():
-        if key in GROUPS or key in _PARTS:
+        if is_dataclass(kinds.get(key)):
             _must_fit(key, value, dict)
         if key in GROUPS:
             choice = value.get("name")
             if not isinstance(choice, str) or choice not in GROUPS[key]:
                 raise _unknown(key, choice)
             values[key] = _fill(key, GROUPS[key][choice], value)
-        elif key in _PARTS:
-            values[key] = _fill(key, _PARTS[key], value)
+        elif is_dataclass(kinds.get(key)):
+            values[key] = _fill(key, kinds[key], value)
         else:
             values[key] = value
     return _fill("", TrainRunSettings, values)
