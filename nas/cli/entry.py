@@ -1,4 +1,4 @@
-"""What the verbs share: running under Hydra, and one line instead of a traceback for what a user can mend."""
+"""What all commands share: running under Hydra, and one line instead of a traceback for a user's mistake."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _HYDRAS = (ValueError, TypeError, ArithmeticError, AttributeError, LookupError, 
 def run_verb(verb: str, job: Job) -> None:
     """Run ``job(config, folder)`` for each config that the command line composes with ``conf/<verb>.yaml``.
 
-    A user's error ends the process with status 1 and one line on standard error, SIGINT and SIGTERM with status
-    130 and 143; folders that are empty then, because no run began in them, go away again. What holds for one run is
-    said by :class:`nas.cli.task.Task`, what holds for a sweep of them in :mod:`nas.cli.sweep`.
+    A user's error ends the process with status 1 and one line on standard error; SIGINT and SIGTERM end it with
+    status 130 and 143. Folders that are then empty, because no run began in them, are removed.
+    :class:`nas.cli.task.Task` carries out one run, :mod:`nas.cli.sweep` looks after several.
     """
     on_stop(lambda number, _: sys.exit(128 + number))
 

@@ -28,7 +28,7 @@ SIGPIPE = 13
 _stopped: list[int] = []
 """Signals that have stopped this worker: it begins no further run."""
 _watched: list[int] = []
-"""The process that has started this worker, once somebody looks whether it is still there."""
+"""The process that has started this worker, once a thread watches whether it still runs."""
 
 
 class Failed(Exception):
@@ -36,7 +36,7 @@ class Failed(Exception):
 
 
 class Task:
-    """What Hydra calls for each config. A launcher's workers get it pickled, and with it what the command line was.
+    """What Hydra calls for each config. Launchers pickle it for their workers, with the command line in it.
 
     Args:
         verb: ``train`` of ``nas-train``.
@@ -101,11 +101,11 @@ class Task:
                 on_stop(_note)
 
     def _settle(self) -> None:
-        """Make this process what the one is that was started by hand."""
+        """Make a launcher's worker behave like a process that was started by hand."""
         sys.argv = list(self.words)
         os.environ["TTY_COMPATIBLE"] = "0"  # rich: the bars of several processes on one terminal are unreadable
         on_stop(_leave)
-        # Jobs of submitit outlive the process that has made them, by intention.
+        # Jobs of submitit outlive the process that has submitted them, on purpose.
         if not _watched and "SUBMITIT_EXECUTOR" not in os.environ:
             _watched.append(self.launched_by)
             threading.Thread(target=_stop_without_parent, daemon=True).start()
@@ -119,9 +119,9 @@ class Task:
         end(self.verb, message)
 
     def _stopped(self, stop: SystemExit) -> None:
-        """End a run that was stopped and has saved. A worker comes back as after a run, so that the others can save."""
+        """End a run that was stopped and has saved. A worker returns as after a run, so that the others can save."""
         by_signal = stop.code in [128 + number for number in STOPS]
-        # Slurm may begin a job anew that it has stopped: such a job must not have a result yet.
+        # Slurm may requeue a job that it has stopped: such a job must not have a result yet.
         if not self.in_worker or not by_signal or os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
             raise stop
         _note(int(str(stop.code)) - 128)
@@ -162,7 +162,7 @@ def _leave(number: int, _: FrameType | None) -> None:
 def _note(number: int, _: FrameType | None = None) -> None:
     _stopped.append(number)
     if _watched and os.getppid() not in _watched:
-        os._exit(128 + number)  # there is nobody to come back to
+        os._exit(128 + number)  # there is no process to return to
 
 
 def _stop_without_parent() -> None:
