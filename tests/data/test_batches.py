@@ -14,7 +14,7 @@ PLAIN = {"crop": 0, "flip": False, "cutout": 0}
 @pytest.fixture
 def images() -> ImageSet:
     pixels = torch.randint(256, (COUNT, 3, SIDE, SIDE), dtype=torch.uint8, generator=generator(0, "pixels"))
-    pixels[:, 0, 0, 0] = torch.arange(COUNT)  # tells the pictures apart
+    pixels[:, 0, 0, 0] = torch.arange(COUNT)  # tells the images apart
     return ImageSet(pixels, torch.arange(COUNT) % 5, tuple("abcde"))
 
 
@@ -24,7 +24,7 @@ def batches(images: ImageSet, seed: int = SEED, batch_size: int = BATCH, stream:
 
 
 def slow_batch(images: ImageSet, settings: DataSettings, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """One picture at a time, as one would say it; the draws are those that Batches documents."""
+    """One image at a time, as one would say it; the draws are those that Batches documents."""
     epoch, place = divmod(step, COUNT // BATCH)
     index = torch.randperm(COUNT, generator=generator(SEED, "train", "shuffle", epoch)).tolist()
     index = index[place * BATCH : (place + 1) * BATCH]
@@ -38,12 +38,12 @@ def slow_batch(images: ImageSet, settings: DataSettings, step: int) -> tuple[tor
     for row in range(BATCH):
         bordered = torch.zeros(3, SIDE + 2 * p, SIDE + 2 * p, dtype=torch.uint8)
         bordered[:, p : p + SIDE, p : p + SIDE] = images.images[index[row]]
-        picture = bordered[:, down[row] : down[row] + SIDE, right[row] : right[row] + SIDE]
+        window = bordered[:, down[row] : down[row] + SIDE, right[row] : right[row] + SIDE]
         if mirrored[row]:
-            picture = picture[:, :, list(range(SIDE - 1, -1, -1))]
+            window = window[:, :, list(range(SIDE - 1, -1, -1))]
         for channel in range(3):
             scale = 1 / (STD[channel] * 255)
-            result[row, channel] = (picture[channel].float() - MEAN[channel] * 255) * scale
+            result[row, channel] = (window[channel].float() - MEAN[channel] * 255) * scale
         for y in range(SIDE if s else 0):
             for x in range(SIDE):
                 if 0 <= y - (middle_y[row] - s // 2) < s and 0 <= x - (middle_x[row] - s // 2) < s:

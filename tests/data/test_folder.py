@@ -133,15 +133,15 @@ def test_a_touched_source_is_decoded_again(tmp_path, monkeypatch):
 
 
 def test_sources_of_one_name_size_and_time_are_kept_apart(tmp_path, monkeypatch):
-    pictures = []
+    found = []
     for place, value in ("a", 1), ("b", 2):
         blank = io.BytesIO()
         Image.new("RGB", (SIDE, SIDE), (value, value, value)).save(blank, "BMP")
         (tmp_path / place).mkdir()
         monkeypatch.chdir(tmp_path / place)
         os.utime(as_zip(Path("pets.zip"), dict.fromkeys(tree(), blank.getvalue())), ns=(1, 1))
-        pictures.append(load_folder(settings(Path("pets.zip"), cache=tmp_path / "cache"))[0].images)
-    assert [images.unique().tolist() for images in pictures] == [[1], [2]]
+        found.append(load_folder(settings(Path("pets.zip"), cache=tmp_path / "cache"))[0].images)
+    assert [images.unique().tolist() for images in found] == [[1], [2]]
 
 
 def test_a_damaged_cache_is_replaced(tmp_path, no_decoding):
@@ -185,7 +185,7 @@ WRONG = [
     (without("test"), r"has no test/ folder.*put images under"),
     (without("train/cat"), r"a data set with one class, 'dog'"),
     (tree() | {"test/cow/1.png": png(1)}, r"has class 'cow' under test/ and not under train/; name the"),
-    (tree() | {"train/cat/bad.jpg": b"no picture"}, r"train/cat/bad\.jpg: is no readable image.*mend or remove"),
+    (tree() | {"train/cat/bad.jpg": b"no image"}, r"train/cat/bad\.jpg: is no readable image.*mend or remove"),
     (tree() | {"train/cat/cut.png": png(5)[:-40]}, r"train/cat/cut\.png: is no readable image"),
     (tree() | {"test/dog/0.png": b""}, r"test/dog/0\.png: is no readable image"),
     (tree() | {"test/dog/0.png": deep_png()}, r"test/dog/0\.png: .*more than 8 bits"),

@@ -15,7 +15,7 @@ SMALL = SyntheticSettings(classes=4, size=120, image_size=8)
 
 
 def bytes_of(splits: Splits) -> list[list[bytes]]:
-    return [[picture.numpy().tobytes() for picture in part.images] for part in (splits.train, splits.val, splits.test)]
+    return [[image.numpy().tobytes() for image in part.images] for part in (splits.train, splits.val, splits.test)]
 
 
 @pytest.mark.parametrize("settings", [DigitsSettings(), SMALL], ids=lambda settings: settings.name)
@@ -50,7 +50,7 @@ def test_digits_without_a_test_split_are_refused():
         load_splits(DigitsSettings(test_fraction=0), 0)
 
 
-def test_synthetic_pictures_can_be_learned_and_are_not_trivial():
+def test_synthetic_images_can_be_learned():
     splits = load_splits(SyntheticSettings(classes=10, size=600, image_size=16), 0)
     x, test = splits.train.images.float().flatten(1), splits.test.images.float().flatten(1)
     centres = torch.stack([x[splits.train.labels == label].mean(0) for label in range(10)])

@@ -34,7 +34,7 @@ def test_exactly_as_many_are_kept_as_were_asked_for():
         assert len(thinned(pool(23, 17, 10), number, draws(), "data.train_images")) == number
 
 
-def test_the_pictures_keep_their_order_and_labels():
+def test_the_images_keep_their_order_and_labels():
     whole = pool(30, 30)
     kept = thinned(whole, 20, draws(), "data.train_images")
     places = kept.images.flatten().long()

@@ -23,9 +23,9 @@ def archive(path, shade=0):
     """A zip of eight images."""
     with zipfile.ZipFile(path, "w") as file:
         for i in range(8):
-            picture = io.BytesIO()
-            Image.new("RGB", (8, 8), (20 * i + shade, 90, 9)).save(picture, "PNG")
-            file.writestr(f"{'test' if i > 5 else 'train'}/{'ab'[i % 2]}/{i}.png", picture.getvalue())
+            buffer = io.BytesIO()
+            Image.new("RGB", (8, 8), (20 * i + shade, 90, 9)).save(buffer, "PNG")
+            file.writestr(f"{'test' if i > 5 else 'train'}/{'ab'[i % 2]}/{i}.png", buffer.getvalue())
     return path
 
 
@@ -80,7 +80,7 @@ CLASSES = {"classes": json.dumps(["a", "b"])}
 OTHERS = {
     "nothing": lambda path: path.write_bytes(b""),
     "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
-    "other tensors": lambda path: save_file({"pictures": U8}, path, CLASSES),
+    "other tensors": lambda path: save_file({"others": U8}, path, CLASSES),
     "no classes": lambda path: save_file(SETS, path),
 }
 

@@ -24,7 +24,7 @@ from nas.settings import FolderSettings
 SIDE = 8
 
 
-def picture(value, kind="PNG", side=SIDE, **more):
+def encoded(value, kind="PNG", side=SIDE, **more):
     noise = np.random.default_rng(value).integers(0, 256, (side, side, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, kind, **more)
@@ -32,7 +32,7 @@ def picture(value, kind="PNG", side=SIDE, **more):
 
 
 NAMES = [f"{split}/{name}/{i}.png" for split, name in (("train", "a"), ("train", "b"), ("test", "a")) for i in range(2)]
-PICTURES = {name: picture(i) for i, name in enumerate(NAMES)}
+FILES = {name: encoded(i) for i, name in enumerate(NAMES)}
 
 
 def of(root):
@@ -42,7 +42,7 @@ def of(root):
 def packed(path, extra=(), compression=zipfile.ZIP_STORED):
     with zipfile.ZipFile(path, "w", compression) as zipped, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of names that occur twice
-        for name, data in [*PICTURES.items(), *extra]:
+        for name, data in [*FILES.items(), *extra]:
             zipped.writestr(name, data)
     return path
 
@@ -79,7 +79,7 @@ def test_an_entry_that_leads_elsewhere_is_refused_undecoded(tmp_path, monkeypatc
 
 
 def test_folders_and_plain_modes_in_a_zip_are_fine(tmp_path):
-    extra = [(entry("train/a/", 0o040755 << 16), b""), (entry("train/a/9.png", 0o100644 << 16), picture(9))]
+    extra = [(entry("train/a/", 0o040755 << 16), b""), (entry("train/a/9.png", 0o100644 << 16), encoded(9))]
     assert len(load_folder(of(packed(tmp_path / "a.zip", extra)))[0]) == 5
 
 
@@ -144,7 +144,7 @@ def test_entries_that_share_their_bytes_are_refused(tmp_path):
         load_folder(of(path))
 
 
-# ----------------------------------------------------------------------------------------------------------- pictures
+# ---------------------------------------------------------------------------------------------------------- images
 
 
 def png_header(width, height):
@@ -183,7 +183,7 @@ def test_each_format_is_read_and_of_many_frames_the_first(tmp_path):
         if kind in ("GIF", "PNG", "TIFF", "WEBP"):
             frames = [Image.new("RGB", (SIDE, SIDE), (value, value, value)) for value in (100, 200)]
             more = {"save_all": True, "append_images": frames}
-        data = picture(7, kind, **more)
+        data = encoded(7, kind, **more)
         pool, _ = load_folder(of(packed(tmp_path / f"{kind}.zip", [("train/a/9.png", data)])))
         expected = np.array(Image.open(io.BytesIO(data)).convert("RGB"))
         assert torch.equal(pool.images[2], torch.from_numpy(expected).permute(2, 0, 1)), kind
@@ -195,7 +195,7 @@ def test_each_format_is_read_and_of_many_frames_the_first(tmp_path):
 @pytest.fixture
 def folder(tmp_path):
     root = tmp_path / "pets"
-    for name, data in PICTURES.items():
+    for name, data in FILES.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(data)
     return root
@@ -254,10 +254,10 @@ DAMAGE = {
     "labels too large": lambda t, m: t["labels"].fill_(2),
     "labels below 0": lambda t, m: t["labels"].fill_(-1),
     "labels of floats": lambda t, m: t.update(labels=t["labels"].float()),
-    "pictures of floats": lambda t, m: t.update(images=t["images"].float()),
+    "images of floats": lambda t, m: t.update(images=t["images"].float()),
     "other size": lambda t, m: t.update(images=t["images"][..., :4].contiguous()),
     "fewer labels": lambda t, m: t.update(labels=t["labels"][:2].clone()),
-    "no pictures": lambda t, m: t.update(test_images=t["test_images"][:0], test_labels=t["test_labels"][:0]),
+    "no images": lambda t, m: t.update(test_images=t["test_images"][:0], test_labels=t["test_labels"][:0]),
     "no labels": lambda t, m: t.pop("labels"),
     "no classes": lambda t, m: m.pop("classes"),
     "classes NaN": lambda t, m: m.update(classes="NaN"),

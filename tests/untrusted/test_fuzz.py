@@ -144,7 +144,7 @@ def test_any_image_is_read_or_an_error_of_ours(packed, tmp_path):
         shutil.rmtree(cache, ignore_errors=True)
         read_images(path, cache)
 
-    fuzz("picture", 600, once)
+    fuzz("image", 600, once)
 
 
 def test_any_cache_gives_the_images_of_its_source(packed, tmp_path):
