@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import accumulate
 from math import prod
 from operator import sub
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import CheckpointError
-from nas.files import write_whole
 from nas.score import rank_sum
 from nas.search.objectives import COSTS, LATENCY, Objective, objective, points
 from nas.search.proposers import Trial
@@ -136,11 +135,6 @@ class SearchResult:
     values: dict[str, float]
     front: list[dict[str, Any]]
     evaluated: int
-
-
-def write_result(folder: Path, result: SearchResult) -> None:
-    """Write ``result.json``, whole or not at all."""
-    write_whole(folder / FILE, json.dumps(asdict(result), indent=1, allow_nan=False) + "\n")
 
 
 def read_result(folder: Path | str) -> SearchResult:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict
@@ -17,7 +18,7 @@ from nas.checkpoint import versions
 from nas.draw import Axis, Points, draw_curve, draw_front, draw_values
 from nas.files import write_whole
 from nas.search.objectives import COSTS, EVALUATED, LATENCY
-from nas.search.outcome import FILE, RANK_SUM, SearchOutcome, SearchResult, hypervolume_curve, write_result
+from nas.search.outcome import FILE, RANK_SUM, SearchOutcome, SearchResult, hypervolume_curve
 from nas.search.proposers import Trial
 from nas.search.target import SearchTarget
 from nas.settings import SearchRunSettings
@@ -58,7 +59,7 @@ def write_report(folder: Path, settings: SearchRunSettings, target: SearchTarget
         front=[{**_named(outcome.space, trial), "values": trial.values} for trial in outcome.front],
         evaluated=len(outcome.trials),
     )
-    write_result(folder, result)
+    write_whole(folder / FILE, json.dumps(asdict(result), indent=1, allow_nan=False) + "\n")
 
 
 def files(folder: Path) -> list[str]:
