@@ -56,14 +56,14 @@ def _build(settings: OptimizerSettings, parameters: list[nn.Parameter]) -> torch
 
 
 class GatedOptimizer:
-    """A torch optimizer that is shown only the parameters a step has used.
+    """A torch optimizer that sees only the parameters that a step has used.
 
     Each parameter reports when the backward pass has accumulated its gradient; ``step`` clips and updates those
-    that did and drops their gradients. Closed branches are not looked at: no decay, no momentum, no cost.
+    that did, and drops their gradients. Closed branches are left alone: no decay, no momentum, no cost.
 
     Args:
-        supernet: whose parameters are optimized.
-        settings: of the optimizer.
+        supernet: the network whose trainable parameters are updated.
+        settings: the settings of the optimizer.
         clip_norm: largest norm of a step's gradient; 0 for no limit.
         ema_decay: decay of the moving average of the weights; 0 for none. A weight's average moves when the
             weight does.
@@ -88,11 +88,11 @@ class GatedOptimizer:
 
     @property
     def used(self) -> list[Tensor]:
-        """The parameters that have got a gradient since the last step, in the order in which they did."""
+        """The parameters that have received a gradient since the last step, in that order."""
         return list(self._used)
 
     def use(self, parameters: Iterable[Tensor]) -> None:
-        """Take these, which have a gradient, for those of this step: other processes may have used more."""
+        """Update ``parameters``, which have a gradient, in this step: other processes may have used more."""
         self._used = dict.fromkeys(parameters)
 
     @torch.no_grad()
@@ -110,8 +110,12 @@ class GatedOptimizer:
         for parameter in used:
             parameter.grad = None
 
+    def averages(self) -> dict[str, Tensor] | None:
+        """The moving averages by the names of their parameters; None if there are none."""
+        return {name: self.average[p] for name, p in self._named.items()} if self.average else None
+
     def discard(self) -> None:
-        """Drop the gradients of a step that is not to be made."""
+        """Drop the gradients of a step that is not made."""
         for parameter in self._used:
             parameter.grad = None
         self._used.clear()

@@ -1,4 +1,4 @@
-"""What a finished run found, as a file and as a table."""
+"""The results of a finished run, as a file and as tables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nas.settings.plain import filled
 from nas.train.run import Run
 
 SHOWN = 40
-"""Rows that a table has at most; the file has all."""
+"""The most rows of a table; the file has all."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class BranchRow:
     slot: str
     choice: str
     test_accuracy: float | None
-    """Mean over the judged subnetworks that contain it, 0 to 1; None if none does."""
+    """Mean over the evaluated subnetworks that contain it, 0 to 1; None if none does."""
     subnetworks: int
     share: float
 
 
 @dataclass(frozen=True)
 class SubnetRow:
-    """One judged subnetwork."""
+    """One evaluated subnetwork; accuracies are from 0 to 1."""
 
     architecture: str
     choices: str
@@ -45,13 +45,13 @@ class SubnetRow:
 
 @dataclass(frozen=True)
 class Report:
-    """What a run found. Test pictures are looked at here and nowhere else."""
+    """The results of a run. Only here are test images looked at."""
 
     branches: list[BranchRow]
     subnetworks: list[SubnetRow]
-    """Best on validation pictures first."""
+    """Best on validation images first."""
     images_per_s: float
-    """Over all training steps, waiting for data included; a picture counts once a path."""
+    """Over all training steps, waiting for data included; an image counts once for each path."""
     steps: int
     test_images: int
     device: str
@@ -61,18 +61,18 @@ class Report:
 
 
 def make_report(run: Run) -> Report:
-    """Judge the run's subnetworks on the test split and write ``report.json``, whole or not at all.
+    """Evaluate the run's subnetworks on the test split and write ``report.json``, whole or not at all.
 
-    A run that has its report already is not judged again.
+    If the run has its report already, read that instead.
     """
     if (run.folder / "report.json").is_file():
         return read_report(run.folder)
     on_val = run.evaluated or run.evaluate("val")
-    on_test = run.evaluate("test", [j.architecture for j in on_val])
+    on_test = run.evaluate("test", [result.architecture for result in on_val])
     space, branches = run.space, []
     for i, (slot, shares) in enumerate(zip(space.slots, run.tracker.shares(), strict=True)):
         for choice, (name, share) in enumerate(zip(slot.choices, shares, strict=True)):
-            entries = [(j.accuracy, j.architecture[i]) for j in on_test]
+            entries = [(result.accuracy, result.architecture[i]) for result in on_test]
             found = [a for a, entry in entries if choice in indices_of(entry)]
             accuracy = sum(found) / len(found) if found else None
             branches.append(BranchRow(slot.name, name, accuracy, len(found), share))
@@ -98,7 +98,7 @@ def make_report(run: Run) -> Report:
 
 
 def read_report(folder: Path) -> Report:
-    """The report that lies in a run's folder.
+    """Read the report in a run's folder.
 
     Raises:
         FileNotFoundError: there is none.
@@ -111,7 +111,7 @@ def read_report(folder: Path) -> Report:
             data.pop("settings", None)
         return filled(Report, data)
     except (ValueError, RecursionError) as error:
-        remedy = "delete it and start the run's command again, which writes it anew"
+        remedy = "delete it and start the run's command again, which writes it again"
         raise CheckpointError("run", path, f"cannot be read ({str(error)[:200]})", remedy) from None
 
 
@@ -141,7 +141,7 @@ def best_of_run(path: Path | str) -> str:
 def tables(report: Report) -> list[Table]:
     """The report for a terminal."""
     several = len({row.slot for row in report.branches}) > 1
-    title = f"Branches: accuracy on {report.test_images} test pictures"
+    title = f"Branches: accuracy on {report.test_images} test images"
     branches = Table(title=title, title_justify="left")
     for name in ("slot", "branch"):
         branches.add_column(name)
@@ -154,7 +154,7 @@ def tables(report: Report) -> list[Table]:
     _say_what_is_left(branches, len(report.branches))
     if not several:
         return [branches]
-    subnets = Table(title="Subnetworks: best on validation pictures first", title_justify="left")
+    subnets = Table(title="Subnetworks: best on validation images first", title_justify="left")
     for name in ("architecture", "choices"):
         subnets.add_column(name, overflow="fold")  # an architecture is of no use cut off
     for name in ("val accuracy", "test accuracy"):

@@ -1,4 +1,4 @@
-"""One subnetwork trained alone, from scratch and from inherited weights, beside a random one of the same FLOPs."""
+"""Retraining one subnetwork, from scratch and from inherited weights, beside a random one of the same FLOPs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from nas.train.run import Initial, Run
 
 AUGMENTATION = ("crop", "flip", "cutout")
 PLACE = ("root", "cache", "download")
-"""Where the pictures lie and how they come there; which they are and how they are split is said by the others."""
+"""Settings of where the images are and how they get there, as opposed to which they are and how they are split."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,11 @@ class Part:
     """One of the trainings.
 
     Attributes:
-        name: ``scratch``, ``inherited`` or ``random``; of its folder too.
-        flops: forward, for one picture, 2 x multiply-accumulates.
-        initial: the weights that it inherits.
+        name: ``scratch``, ``inherited`` or ``random``; its folder has the same name.
+        architecture: what is trained.
+        flops: of a forward pass of one image, 2 x multiply-accumulates.
+        parameters: number of parameters of the subnetwork.
+        initial: the weights that it inherits, if any.
     """
 
     name: str
@@ -49,7 +51,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Row:
-    """What came out of one training; accuracies from 0 to 1."""
+    """The result of one training; accuracies are from 0 to 1."""
 
     name: str
     architecture: str
@@ -64,16 +66,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Retraining:
-    """What came out of all of them."""
+    """The results of all trainings."""
 
     rows: list[Row]
     checkpoint: str
-    """Whose weights were inherited; empty if none were."""
+    """The checkpoint whose weights were inherited; empty if there was none."""
     checkpoint_sha256: str
 
     @property
     def flops_apart(self) -> float | None:
-        """How many more FLOPs the random one has, 0.01 for one percent more; None if the space has no other one."""
+        """How many more FLOPs the random architecture has, 0.01 for one percent; None if the space has no other."""
         own, last = self.rows[0], self.rows[-1]
         return last.flops / own.flops - 1 if last.name == "random" and own.flops else None
 
@@ -84,17 +86,17 @@ def retrain(
     config_text: str = "",
     say: Callable[[str], None] = lambda line: None,
 ) -> Retraining:
-    """Train ``settings.architecture`` alone, and what it is to be compared with, and write ``retrain.json``.
+    """Train ``settings.architecture`` and what it is compared with, each alone, and write ``retrain.json``.
 
-    Each training is a :class:`Run` with a fixed gate in a folder of its own, which goes on where it was stopped. They
-    are judged with their running BatchNorm statistics, whatever ``evaluate.recalibrate`` says: those of a supernet
-    are a mixture over its paths, but a network that is trained alone has its own.
+    Each training is a :class:`Run` with a fixed gate in a folder of its own, and goes on where it was stopped. It is
+    evaluated with its running BatchNorm statistics, whatever ``evaluate.recalibrate`` says: a network that is trained
+    alone has statistics of its own, unlike the paths of a supernet.
 
     Args:
-        settings: of the trainings; ``architecture`` as text.
-        folder: where the folders of the trainings go.
+        settings: the settings of the trainings; ``architecture`` is text.
+        folder: where each training gets a folder.
         config_text: the settings as YAML, for TensorBoard.
-        say: takes a line before each training.
+        say: is called with a line before each training.
 
     Raises:
         NasError: settings, data, checkpoints or the architecture are not usable; nothing was written.
@@ -109,12 +111,14 @@ def retrain(
     if settings.checkpoint:
         factory = getattr(settings.space, "factory", "")  # which the user has named
         trained = load_trained(settings.checkpoint, settings.track.progress, factory)
-        _must_agree(settings, trained)
+        _check_compatible(settings, trained)
     digest = trained.digest if trained else ""
     space, parts = _plan(settings, trained, digest)
     rows = []
     for part in parts:
-        run = Run(_alone(settings, space.encode(part.architecture)), folder / part.name, config_text, part.initial)
+        run = Run(
+            _with_fixed_gate(settings, space.encode(part.architecture)), folder / part.name, config_text, part.initial
+        )
         with closing(run.tracker.writer):
             if run.step == 0:
                 run.tracker.evaluated(0, [(found.architecture, found.accuracy) for found in run.evaluate("val")])
@@ -133,7 +137,7 @@ def retrain(
 
 
 def _plan(settings: TrainRunSettings, trained: Trained | None, digest: str) -> tuple[SearchSpace, list[Part]]:
-    """The space, and the trainings to be made in it."""
+    """The space, and the trainings to make in it."""
     splits = trained.splits if trained else load_splits(settings.data, settings.seed, settings.track.progress)
     picture = splits.input_shape
     space = build_space(settings.space, splits.channels, splits.image_size, len(splits.classes))
@@ -155,8 +159,8 @@ def _plan(settings: TrainRunSettings, trained: Trained | None, digest: str) -> t
     return space, parts
 
 
-def _must_agree(settings: TrainRunSettings, trained: Trained) -> None:
-    """Refuse a checkpoint of another space, or one that has learned what is test or validation data here."""
+def _check_compatible(settings: TrainRunSettings, trained: Trained) -> None:
+    """Refuse a checkpoint of another space, or one that was trained on what is test or validation data here."""
     before, now = asdict(trained.settings), asdict(settings)
     changed = []
     for key in ("space", "data", "seed"):
@@ -169,13 +173,13 @@ def _must_agree(settings: TrainRunSettings, trained: Trained) -> None:
         raise CheckpointError("checkpoint", settings.checkpoint, rule, remedy)
 
 
-def _alone(settings: TrainRunSettings, architecture: str) -> TrainRunSettings:
+def _with_fixed_gate(settings: TrainRunSettings, architecture: str) -> TrainRunSettings:
     gate, evaluate = FixedGateSettings(architecture=architecture), replace(settings.evaluate, recalibrate=False)
     return replace(settings, gate=gate, evaluate=evaluate, architecture="", checkpoint="", search="")
 
 
 def _initial_accuracy(folder: Path) -> float:
-    """What was found before the first step, in the curves, where it outlives an interruption."""
+    """The validation accuracy before the first step, from the curves, where it outlives an interruption."""
     for line in (folder / "metrics.jsonl").read_text().splitlines():
         values = json.loads(line)
         if values["step"] == 0 and ACCURACY in values:

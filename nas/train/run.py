@@ -231,12 +231,8 @@ class Run:
         if settings.recalibrate:
             images = splits.calibration(self.settings.seed, settings.recalibrate_images)
             calibration = list(ordered(images, *how))
-        weights = None
-        if self.optimizer.average:
-            names: dict[torch.Tensor, str] = {p: name for name, p in self.supernet.named_parameters()}
-            weights = {names[p]: value for p, value in self.optimizer.average.items()}
         batches = list(ordered(splits.val if split == "val" else splits.test, *how))
-        precision = self.settings.train.precision
+        weights, precision = self.optimizer.averages(), self.settings.train.precision
         return evaluate(self.supernet, architectures, batches, calibration, weights, precision)
 
     def validate(self) -> None:

@@ -1,4 +1,4 @@
-"""One subnetwork trained by itself from scratch: the truth that a supernet's ranking is held against."""
+"""One subnetwork trained from scratch: the ground truth that a supernet's ranking is compared with."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from nas.train.step import Loss, TrainStep
 def train_from_scratch(
     settings: TrainRunSettings, space: SearchSpace, splits: Splits, architecture: Architecture
 ) -> EvalResult:
-    """Train ``architecture`` as ``nas-train gate=fixed`` does, but without files, and judge it on the test pictures.
+    """Train ``architecture`` as ``nas-train gate=fixed`` does, but without files, and evaluate it on the test images.
 
-    The same settings give the same weights as there on the CPU, bit for bit. The running BatchNorm statistics are what
-    is judged: a network that was trained alone has its own.
+    On the CPU the same settings give the same weights as there, bit for bit. The evaluation uses the running BatchNorm
+    statistics, which a network that is trained alone has to itself.
 
     Args:
-        settings: of the run; the gate, the evaluation and what is tracked are not looked at.
-        space: ``build_space(settings.space, ...)`` for the pictures of ``splits``.
+        settings: the settings of the run; those of the gate, the evaluation and tracking are ignored.
+        space: ``build_space(settings.space, ...)`` for the images of ``splits``.
         splits: ``load_splits(settings.data, settings.seed)``.
 
     Raises:
@@ -42,7 +42,4 @@ def train_from_scratch(
         seed_layers(torch.device("cpu"), seed, step, 0)  # as in a run
         train_step(batches.batch(step), (architecture,), lr, step)
     test = list(ordered(splits.test, splits.mean, splits.std, 256, "cpu", train.channels_last))
-    weights = None
-    if optimizer.average:
-        weights = {name: optimizer.average[p] for name, p in supernet.named_parameters() if p in optimizer.average}
-    return evaluate(supernet, [architecture], test, weights=weights, precision=train.precision)[0]
+    return evaluate(supernet, [architecture], test, weights=optimizer.averages(), precision=train.precision)[0]
