@@ -5,11 +5,13 @@ Everything that a killed process, a full disk or a power cut must not spoil is w
 
 from __future__ import annotations
 
+import csv
 import errno
+import io
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -38,6 +40,15 @@ def write_whole(path: Path, content: bytes | memoryview | str) -> None:
     """
     with unfinished(path) as beside, open(beside, "wb", buffering=0) as file:
         write_all(file, content)
+
+
+def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a table as CSV, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows(rows)
+    write_whole(path, text.getvalue())
 
 
 @contextmanager

@@ -15,6 +15,7 @@ PACKAGE = Path(nas.__file__).parent
 ORDER = (
     ("errors",),
     ("files",),
+    ("console",),
     ("signals",),
     ("settings",),
     ("journal",),

@@ -20,21 +20,20 @@ def job(config: DictConfig, folder: Path) -> dict[str, Any]:
     settings = settings_from(config, BenchSettings)
 
     import torch
-    from rich.console import Console
 
     from nas.bench.suites import measure, table
+    from nas.console import new_console
     from nas.cost.allocator import keep_freed_memory
 
     keep_freed_memory()
     torch.set_num_threads(settings.threads)
-    out = Console()
-    out.width = max(out.width, 100)  # the table is of no use with its figures cut off
+    out = new_console()
     with out.status("measuring") as status:
         result = measure(settings, lambda what: status.update(f"measuring {what}"))
     path = folder / f"{settings.suite}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     out.print(table(result))
-    out.print(f"written to {path}", soft_wrap=True, highlight=False)
+    out.print(f"written to {path}")
     return {}
 
 

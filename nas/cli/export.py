@@ -19,23 +19,22 @@ def job(config: DictConfig, folder: Path) -> dict[str, Any]:
     settings = settings_from(config, ExportSettings)
 
     import torch
-    from rich.console import Console
 
     from nas.checkpoint import load_trained
+    from nas.console import new_console
     from nas.export import export, find_source, ready, tables
 
     if settings.threads:
         torch.set_num_threads(settings.threads)
     ready(folder, settings.onnx)
     source = find_source(settings.checkpoint, settings.search, settings.architecture)
-    out = Console(highlight=False, markup=False, emoji=False)
-    out.width = max(out.width, 100)  # names of files and figures are of no use cut off
+    out = new_console()
     trained = load_trained(source.checkpoint, out.is_terminal, settings.factory)
     architecture = trained.space.decode(source.architecture)
     with out.status("exporting"):
         exported = export(trained, architecture, folder, settings.program, settings.onnx, settings.pictures)
     out.print(*tables(exported), sep="\n")
-    out.print(f"checkpoint: {trained.path}\nfolder:     {folder}", soft_wrap=True)
+    out.print(f"checkpoint: {trained.path}\nfolder:     {folder}")
     return {"architecture": source.architecture}
 
 

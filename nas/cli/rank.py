@@ -21,8 +21,8 @@ def job(config: DictConfig, folder: Path) -> dict[str, Any]:
     settings = settings_from(config, RankRunSettings)
 
     import torch
-    from rich.console import Console
 
+    from nas.console import new_console
     from nas.cost.allocator import keep_freed_memory
     from nas.rank import KnownValues, load_target, predict, rank, tables, write_report
 
@@ -34,12 +34,11 @@ def job(config: DictConfig, folder: Path) -> dict[str, Any]:
         predictions = predict(target, settings, KnownValues(folder))
         ranking = rank(predictions, target.truth, settings.seed)
         write_report(folder, settings, target, predictions, ranking)
-    out = Console(highlight=False, markup=False, emoji=False)
-    out.width = max(out.width, 125)  # the table is of no use with its figures cut off
+    out = new_console()
     out.print(*tables(ranking, target.truth), sep="\n")
-    out.print(*ranking.conclusions, sep="\n", soft_wrap=True)
-    out.print(f"written to:  {folder}: rank.csv, predictions.csv, report.json, scatter.png", soft_wrap=True)
-    out.print(f"TensorBoard: tensorboard --logdir {shlex.quote(str(folder.parent))}", soft_wrap=True)
+    out.print(*ranking.conclusions, sep="\n")
+    out.print(f"written to:  {folder}: rank.csv, predictions.csv, report.json, scatter.png")
+    out.print(f"TensorBoard: tensorboard --logdir {shlex.quote(str(folder.parent))}")
     best = max(ranking.rows, key=lambda row: row.correlation.tau)
     return {"predictor": best.name, "kendall_tau": best.correlation.tau}
 

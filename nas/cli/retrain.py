@@ -28,11 +28,10 @@ def retrain_job(settings: TrainRunSettings, folder: Path, text: str, out: Consol
         settings = replace(settings, checkpoint=source.checkpoint, architecture=source.architecture, search="")
     try:
         with only_one(folder):
-            result = retrain(settings, folder, text, out.print)
+            result = retrain(settings, folder, text, out.print if settings.track.progress else lambda line: None)
     except Interrupted as stop:
         out.print(f"{stop}, saved; to go on: {same_command(settings.run)}")
         sys.exit(128 + stop.signal_number)
-    out.width = max(out.width, 120)
     out.print(comparison(result))
     out.print(f"run:         {folder}\nTensorBoard: tensorboard --logdir {shlex.quote(str(folder))}")
     scratch = result.rows[0]

@@ -20,20 +20,19 @@ def job(config: DictConfig, folder: Path) -> dict[str, Any]:
 
     settings = settings_from(config, ScoreSettings)
 
-    from rich.console import Console
-
+    from nas.console import new_console
     from nas.cost.allocator import keep_freed_memory
     from nas.score.console import carry_out, table
     from nas.score.run import ScoreRun
     from nas.signals import Interrupted
 
     keep_freed_memory()
-    out = Console(quiet=not settings.progress, soft_wrap=True, highlight=False, markup=False, emoji=False)
-    out.width = max(out.width, 120)  # an architecture is of no use cut off
+    out = new_console()
     with only_one(folder):
         run = ScoreRun(settings, folder)
         done = f", {len(run.rows):,} scored before" if run.rows else ""
-        out.print(f"{run.space.name}: {len(run.wanted):,} of {run.space.size:,} architectures{done}; {folder}")
+        if settings.progress:
+            out.print(f"{run.space.name}: {len(run.wanted):,} of {run.space.size:,} architectures{done}; {folder}")
         try:
             carry_out(run, out)
         except Interrupted as stop:

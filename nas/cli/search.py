@@ -21,21 +21,20 @@ def job(config: DictConfig, folder: Path) -> dict[str, Any]:
 
     settings = settings_from(config, SearchRunSettings)
 
-    from rich.console import Console
-
+    from nas.console import new_console
     from nas.cost.allocator import keep_freed_memory
     from nas.search import Search, files, front_table, search, summary
     from nas.signals import Interrupted
 
     keep_freed_memory()
-    out = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
-    out.width = max(out.width, 100)  # an architecture is of no use cut off
+    out = new_console()
     run = Search(settings, folder)
     with closing(run.study):
         before = run.study.finished()
         begun = f"going on after {before:,} trials" if before else f"sampler {settings.search.sampler}"
         names = ", ".join(settings.search.objectives)
-        out.print(f"{run.target.space.name}: {run.target.space.size:,} architectures, {names}; {begun}; {folder}")
+        if settings.search.progress:
+            out.print(f"{run.target.space.name}: {run.target.space.size:,} architectures, {names}; {begun}; {folder}")
         try:
             found = search(run)
         except Interrupted as stop:

@@ -31,20 +31,18 @@ def job(config: DictConfig, folder: Path) -> dict[str, Any]:
 
     settings, text = settings_from(config, TrainRunSettings), OmegaConf.to_yaml(config)
 
-    from rich.console import Console
-
+    from nas.console import new_console
     from nas.cost.allocator import keep_freed_memory
     from nas.cost.memory import check_memory, explain_out_of_memory
     from nas.dist import choose_device
 
     keep_freed_memory()
     with joined_world(settings) as world:
-        quiet = not (settings.track.progress and world.is_main)
-        # Paths and overrides are printed as they are: not wrapped, and [conv3,skip] is no markup.
-        out = Console(quiet=quiet, soft_wrap=True, highlight=False, markup=False, emoji=False)
+        out = new_console(quiet=not world.is_main)
         here, local_rank = (local_world_size(), world.local_rank) if world.size > 1 else (1, None)
         device = choose_device(settings.train.device, local_rank)
-        if needs := check_memory(settings, device, world.size, here):
+        needs = check_memory(settings, device, world.size, here)
+        if needs and settings.track.progress:
             out.print(needs)
         with explain_out_of_memory(settings):
             if settings.architecture:
@@ -64,7 +62,8 @@ def _train(settings: TrainRunSettings, folder: Path, text: str, world: World, ou
     run = Run(settings, folder, text, world=world)
     begun = f"going on at step {run.step} of {run.total_steps}" if run.step else f"{run.total_steps} steps"
     on = f"{run.device}" if world.size == 1 else f"{world.size} processes, {run.device.type}"
-    out.print(f"{run.space.name}: {run.space.size:,} architectures, {begun}, on {on}; {folder}")
+    if settings.track.progress:
+        out.print(f"{run.space.name}: {run.space.size:,} architectures, {begun}, on {on}; {folder}")
     with closing(run.tracker.writer):
         try:
             fit(run)

@@ -12,9 +12,8 @@ from pathlib import Path, PurePosixPath
 
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
 
+from nas.console import new_console, track
 from nas.data.archive import Archive
 from nas.data.cache import cache_file, read_cache, write_cache
 from nas.data.images import ImageSet
@@ -94,12 +93,12 @@ def _decode(
     entries = _entries(names)
     classes = _classes(settings, entries)
     number = {name: label for label, name in enumerate(classes)}
-    console = Console(stderr=True)
+    console = new_console(stderr=True)
 
     def decode(split: str) -> ImageSet:
         size, files = settings.image_size, entries[split]
         images = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
-        rows = track(range(len(files)), f"decoding {split}", console=console, transient=True, disable=not progress)
+        rows = track(range(len(files)), f"decoding {split}", len(files), progress, console)
         for row in rows:
             name = files[row][1]
             try:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import track
 from torch import Tensor
 
 from nas.checkpoint import Trained, versions
+from nas.console import track
 from nas.cost import PathFlops, PathParameters
 from nas.data import Batch
 from nas.journal import Journal
@@ -139,7 +139,7 @@ def _evaluated(
             recalibrate=how != "running",
             finetune=Finetune.of(trained, *tuned) if tuned else None,
         )
-        for judgement in track(evaluator(todo), label, len(todo), disable=not settings.rank.progress):
+        for judgement in track(evaluator(todo), label, len(todo), settings.rank.progress):
             values = {"accuracy": judgement.accuracy, "loss": judgement.loss}
             known.add(key, encode(judgement.architecture), values)
     return [known.find(key, encode(a)) for a in architectures]
@@ -165,7 +165,7 @@ def _of_proxies(target: RankTarget, settings: RankRunSettings, known: KnownValue
             supernet = target.space.supernet(seed)
             infer_widths(supernet, target.input_shape)
             label = "proxies" if settings.weights == 1 else f"proxies, weights {draw + 1}/{settings.weights}"
-            for a in track(todo, label, disable=not settings.rank.progress):
+            for a in track(todo, label, len(todo), settings.rank.progress):
                 missing = [name for name in names if name not in before[a]]
                 known.add(key, encode(a), score(extract(supernet, a), missing, batches, seed).values)
         for name in names:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.table import Table
 from torch import Tensor
 
+from nas.console import ResultTable
 from nas.rank.predictions import KINDS, Prediction
 from nas.score.benchmark import BenchmarkTable
 from nas.score.correlation import Correlation, Difference, compare, correlate, resamples
@@ -115,7 +115,7 @@ def _called(row: Row) -> str:
 # ------------------------------------------------------------------------------------------------------ as a table
 
 
-def tables(ranking: Ranking, truth: BenchmarkTable) -> list[Table]:
+def tables(ranking: Ranking, truth: BenchmarkTable) -> list[ResultTable]:
     """The figures for a terminal."""
     first = ranking.rows[0].correlation
     several = any(row.correlation.draws > 1 for row in ranking.rows)
@@ -123,30 +123,29 @@ def tables(ranking: Ranking, truth: BenchmarkTable) -> list[Table]:
     trainings = "1 training" if seeds == 1 else f"the mean of {seeds} trainings"
     low, high = float(truth.mean.min()), float(truth.mean.max())
     title = f"{first.n:,} architectures against {trainings} each, {low:.1%} to {high:.1%} ({Path(truth.name).name})"
-    shown = Table(title=title, title_justify="left", caption_justify="left")
-    shown.add_column("predictor", no_wrap=True)
-    for name in ("Kendall tau", *(["draws"] if several else []), "Spearman rho", f"tau, best {first.top_n}"):
-        shown.add_column(name, justify="right", no_wrap=True)
-    shown.add_column("regret", justify="right", no_wrap=True)
-    shown.add_column("pick", justify="right", no_wrap=True)
+    figures = ["Kendall tau", *(["draws"] if several else []), "rho", f"tau top {first.top_n}", "regret", "pick"]
+    shown = ResultTable(title, ["predictor"], figures)
     for row, before in zip(ranking.rows, [None, *ranking.rows], strict=False):
         if before is not None and before.kind != row.kind:
             shown.add_section()
         shown.add_row(row.name, *_cells(row.correlation, several))
     if ranking.ceiling is not None:
-        limit, gap = ranking.ceiling, [""] if several else []
+        limit, empty = ranking.ceiling, [""] * (len(figures) - 1)
         shown.add_section()
-        shown.add_row("a perfect predictor", _range(limit.tau, limit.tau_low, limit.tau_high), style="bold")
-        shown.add_row("one training vs. the others", f"{limit.one_seed_tau:.2f}{' ' * 13}", *gap, style="dim")
+        shown.add_row("a perfect predictor", _range(limit.tau, limit.tau_low, limit.tau_high), *empty, style="bold")
+        shown.add_row("one training vs. others", f"{limit.one_seed_tau:.2f}{' ' * 13}", *empty, style="dim")
     spread = "; draws: their number, and the standard deviation of tau over them" if several else ""
-    regret = "regret: points of accuracy below the best; pick: true rank of the predicted best"
-    shown.caption = f"[low, high]: 95 % bootstrap over architectures; {regret}{spread}"
+    shown.caption = (
+        "[low, high]: 95 % bootstrap over architectures; rho: Spearman's, its interval is in rank.csv; "
+        f"tau top {first.top_n}: among the truly best; regret: points of accuracy below the best; "
+        f"pick: true rank of the predicted best{spread}"
+    )
     return [shown]
 
 
 def _cells(c: Correlation, several: bool) -> list[str]:
     draws = [f"{c.draws} ±{c.tau_spread:.2f}" if c.tau_spread is not None else "1      "] if several else []
-    figures = [_range(c.tau, c.tau_low, c.tau_high), *draws, _range(c.rho, c.rho_low, c.rho_high)]
+    figures = [_range(c.tau, c.tau_low, c.tau_high), *draws, f"{c.rho:.2f}"]
     return [*figures, f"{c.top_tau:.2f}", f"{100 * c.regret:.2f}", f"{c.pick_rank:.3g}"]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import math
@@ -10,14 +9,14 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from textwrap import indent
 
 import torch
-from rich.console import Console
 
 from nas.checkpoint import versions
+from nas.console import new_console
 from nas.draw import Panel, draw_scatter
-from nas.files import write_whole
+from nas.files import write_csv, write_whole
 from nas.rank.predictions import Prediction
 from nas.rank.ranking import Ranking, tables
 from nas.rank.target import RankTarget
@@ -36,10 +35,11 @@ def write_report(
     ranking: Ranking,
 ) -> None:
     """Write ``rank.csv``, ``predictions.csv``, ``report.json``, ``scatter.png``, and all of it for TensorBoard."""
-    write_whole(folder / "rank.csv", _rank_csv(ranking))
-    write_whole(folder / "predictions.csv", _predictions_csv(predictions, target.truth, target.space))
+    rows = [{"predictor": row.name, "kind": row.kind, **asdict(row.correlation)} for row in ranking.rows]
+    write_csv(folder / "rank.csv", list(rows[0]), [list(row.values()) for row in rows])
+    _write_predictions(folder / "predictions.csv", predictions, target.truth, target.space)
     report = {
-        "settings": _plain(settings),
+        "settings": asdict(settings),
         "space": asdict(target.space_settings),
         "checkpoints": [{"path": str(trained.path), "step": trained.step} for trained in target.trained],
         "truth": {"name": target.truth.name, "seeds": target.truth.accuracies.shape[1]},
@@ -74,39 +74,24 @@ def scatter(predictions: Sequence[Prediction], ranking: Ranking, truth: Benchmar
     return draw_scatter(panels, 100 * truth.mean, error, top)
 
 
-def _rank_csv(ranking: Ranking) -> str:
-    rows = [{"predictor": row.name, "kind": row.kind, **asdict(row.correlation)} for row in ranking.rows]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _predictions_csv(predictions: Sequence[Prediction], truth: BenchmarkTable, space: SearchSpace) -> str:
+def _write_predictions(
+    path: Path, predictions: Sequence[Prediction], truth: BenchmarkTable, space: SearchSpace
+) -> None:
     """A row an architecture: its trainings, then each predictor's draws, as they are (a loss is a loss)."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     names = [f"accuracy_{seed}" for seed in range(truth.accuracies.shape[1])]
     columns = list(truth.accuracies.T)
     for prediction in predictions:
         several = len(prediction.values) > 1
         names += [f"predicted_{prediction.name}" + (f"_{k}" if several else "") for k in range(len(prediction.values))]
         columns += list(prediction.values)
-    writer.writerow(["architecture", *names])
-    for architecture, *values in zip(truth.architectures, *(c.tolist() for c in columns), strict=True):
-        writer.writerow([space.encode(architecture), *(f"{value:.8g}" for value in values)])
-    return text.getvalue()
+    rows = zip(map(space.encode, truth.architectures), *(column.tolist() for column in columns), strict=True)
+    shown = ([architecture, *(f"{value:.8g}" for value in values)] for architecture, *values in rows)
+    write_csv(path, ["architecture", *names], shown)
 
 
 def _markdown(ranking: Ranking, truth: BenchmarkTable) -> str:
     """The terminal's tables as a block of code, and the sentences below them."""
-    console = Console(file=io.StringIO(), width=140)
-    console.print(*tables(ranking, truth), sep="\n")
-    assert isinstance(console.file, io.StringIO)
-    block = "\n".join("    " + line for line in console.file.getvalue().splitlines())
+    text = io.StringIO()
+    new_console(text).print(*tables(ranking, truth), sep="\n")
+    block = indent(text.getvalue().rstrip(), "    ")
     return block + "\n\n" + "\n\n".join(ranking.conclusions)
-
-
-def _plain(settings: RankRunSettings) -> dict[str, Any]:
-    return asdict(settings)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from nas.console import ProgressBar, ResultTable
 from nas.score.run import Row, ScoreRun
 from nas.signals import Interrupted, stop_signals
-from nas.track import Bar
 
 SHOWN = 20
 """Rows that the table has at most; the file has all."""
@@ -21,29 +19,26 @@ def carry_out(run: ScoreRun, out: Console) -> None:
         Interrupted: SIGINT or SIGTERM came; what was found is in the journal.
         ScoreError: a proxy cannot be had of a subnetwork.
     """
-    bar = Bar("scoring", len(run.wanted), len(run.rows), out, run.settings.progress)
+    bar = ProgressBar("scoring", len(run.wanted), len(run.rows), run.settings.progress, out)
     with stop_signals() as received, bar:
         new = 0.0
         for number, row in enumerate(run, 1):
             new += row.seconds
-            bar.show(len(run.rows), f"{1000 * new / number:,.0f} ms each")
+            bar.update(len(run.rows), f"{1000 * new / number:,.0f} ms each")
             if received and len(run.rows) < len(run.wanted):
                 raise Interrupted(received[0])
 
 
-def table(run: ScoreRun) -> Table:
+def table(run: ScoreRun) -> ResultTable:
     """The best, by the sum of their ranks, or by the one proxy there is."""
     ranked, names = run.ranked(), run.settings.proxies
     summed = run.settings.rank_sum or names
     by = f"the rank sum of {', '.join(summed)}" if len(summed) > 1 else summed[0]
-    shown = Table(title=f"Best by {by}", title_justify="left", caption_justify="left")
-    shown.add_column("", justify="right")
-    shown.add_column("architecture", overflow="fold")
-    for name in (*names, *(["rank sum"] if len(summed) > 1 else []), "ms"):
-        shown.add_column(name, justify="right")
-    for place, (row, total) in enumerate(ranked[:SHOWN], 1):
-        values = [number(row, name) for name in names] + ([f"{total:g}"] if len(summed) > 1 else [])
-        shown.add_row(str(place), Text(row.architecture), *values, f"{1000 * row.seconds:,.0f}")
+    sums = ["rank sum"] if len(summed) > 1 else []
+    shown = ResultTable(f"Best by {by}", ["architecture"], [*names, *sums, "ms"], numbered=True)
+    for row, total in ranked[:SHOWN]:
+        values = [number(row, name) for name in names] + ([f"{total:g}"] if sums else [])
+        shown.add_row(row.architecture, *values, f"{1000 * row.seconds:,.0f}")
     if len(ranked) > SHOWN:
         shown.caption = f"and {len(ranked) - SHOWN:,} more in scores.csv"
     return shown

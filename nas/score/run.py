@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +12,7 @@ from torch import Tensor
 
 from nas.data import Splits, load_splits, ordered
 from nas.errors import ScoreError, SettingError
-from nas.files import write_whole
+from nas.files import write_csv
 from nas.journal import Journal
 from nas.score.proxies import PROXIES, check_names
 from nas.score.rank_sum import rank_sum
@@ -127,13 +125,11 @@ class ScoreRun:
     def write(self) -> Path:
         """Write ``scores.csv``, the best first: whole, or not at all."""
         path, names = self.folder / "scores.csv", self.settings.proxies
-        text = io.StringIO()
-        out = csv.writer(text, lineterminator="\n")
-        out.writerow(["architecture", *names, RANK_SUM, "seconds"])
-        for row, total in self.ranked():
-            values = [repr(row.values[name]) for name in names]
-            out.writerow([row.architecture, *values, f"{total:g}", f"{row.seconds:.4f}"])
-        write_whole(path, text.getvalue())
+        rows = (
+            [row.architecture, *(row.values[name] for name in names), f"{total:g}", f"{row.seconds:.4f}"]
+            for row, total in self.ranked()
+        )
+        write_csv(path, ["architecture", *names, RANK_SUM, "seconds"], rows)
         return path
 
 

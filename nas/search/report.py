@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from contextlib import closing
@@ -12,11 +10,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from nas.checkpoint import versions
+from nas.console import ResultTable
 from nas.draw import Axis, Points, draw_curve, draw_front, draw_values
-from nas.files import write_whole
+from nas.files import write_csv, write_whole
 from nas.search.objectives import COSTS, EVALUATED, LATENCY
 from nas.search.outcome import FILE, RANK_SUM, SearchOutcome, SearchResult, hypervolume_curve
 from nas.search.proposers import Trial
@@ -28,8 +25,6 @@ from nas.track import Writer
 
 SHOWN = 40
 """Rows that a table has at most; the files have all."""
-WIDE = 60
-"""Characters of an architecture that stay on one line of a table."""
 
 
 def write_report(folder: Path, settings: SearchRunSettings, target: SearchTarget, outcome: SearchOutcome) -> None:
@@ -37,8 +32,8 @@ def write_report(folder: Path, settings: SearchRunSettings, target: SearchTarget
 
     The same trials give the same files, so that every process that worked on a search may write them.
     """
-    write_whole(folder / "trials.csv", _csv(outcome, outcome.trials))
-    write_whole(folder / "front.csv", _csv(outcome, outcome.front))
+    _write_csv(folder / "trials.csv", outcome, outcome.trials)
+    _write_csv(folder / "front.csv", outcome, outcome.front)
     drawn = images(outcome) if outcome.feasible else {}
     for name, content in drawn.items():
         write_whole(folder / f"{name}.png", content)
@@ -68,24 +63,18 @@ def files(folder: Path) -> list[str]:
     return [name for name in names if (folder / name).exists()]
 
 
-def front_table(outcome: SearchOutcome) -> Table:
+def front_table(outcome: SearchOutcome) -> ResultTable:
     """The front for a terminal."""
     names = ", ".join(o.name for o in outcome.objectives)
     title = f"Pareto front of {names}" if len(outcome.objectives) > 1 else f"Best {names}"
     left = f"the first {SHOWN} of {len(outcome.front)}; front.csv has all. " if len(outcome.front) > SHOWN else ""
     best = outcome.best in outcome.front[:SHOWN]
-    caption = f"{left}* best by {outcome.best_by}" if best else left or None
-    table = Table(title=title, title_justify="left", caption=caption)
-    rows = [_cells(outcome, trial) for trial in outcome.front[:SHOWN]]
-    longest = max((len(name) for name, *_ in rows), default=0)
-    table.add_column("architecture", overflow="fold", no_wrap=longest <= WIDE)
-    if longest <= WIDE / 2:  # else the name has the choices in it, and front.csv has them in words
-        table.add_column("choices", overflow="fold")
-    for one in outcome.columns:
-        table.add_column(one.head, justify="right")
-    for (name, choices, *cells), trial in zip(rows, outcome.front, strict=False):
-        name = f"{name} *" if trial == outcome.best else name
-        table.add_row(name, *([choices] if longest <= WIDE / 2 else []), *cells)
+    caption = f"{left}* best by {outcome.best_by}" if best else left
+    table = ResultTable(title, ["architecture", "choices"], [one.head for one in outcome.columns])
+    table.caption = caption
+    for trial in outcome.front[:SHOWN]:
+        name, *cells = _cells(outcome, trial)
+        table.add_row(f"{name} *" if trial == outcome.best else name, *cells)
     return table
 
 
@@ -209,15 +198,14 @@ def _cells(outcome: SearchOutcome, trial: Trial) -> list[str]:
     return [*_named(outcome.space, trial).values(), *(o.text(trial.values[o.name]) for o in outcome.columns)]
 
 
-def _csv(outcome: SearchOutcome, trials: Sequence[Trial]) -> str:
-    text, names = io.StringIO(), [o.name for o in outcome.columns]
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["trial", "architecture", "choices", *names, RANK_SUM, "feasible", "seconds", "failed"])
+def _write_csv(path: Path, outcome: SearchOutcome, trials: Sequence[Trial]) -> None:
+    names, rows = [o.name for o in outcome.columns], []
     for t in trials:
         values = [t.values.get(name, "") for name in names]
         more = [outcome.rank_sums.get(t.number, ""), t.feasible, f"{t.seconds:.4f}", t.failed]
-        writer.writerow([t.number, *_named(outcome.space, t).values(), *values, *more])
-    return text.getvalue()
+        rows.append([t.number, *_named(outcome.space, t).values(), *values, *more])
+    head = ["trial", "architecture", "choices", *names, RANK_SUM, "feasible", "seconds", "failed"]
+    write_csv(path, head, rows)
 
 
 def _write_board(folder: Path, enabled: bool, outcome: SearchOutcome, page: str, drawn: dict[str, bytes]) -> None:

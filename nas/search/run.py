@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from nas.console import ProgressBar, new_console
 from nas.errors import SettingError
 from nas.search.measure import Measures
 from nas.search.objectives import Limits, objective
@@ -19,12 +20,10 @@ from nas.search.study import Study
 from nas.search.target import SearchTarget
 from nas.settings import SearchRunSettings
 from nas.signals import Interrupted, stop_signals
-from nas.track import Bar
 
 DEFAULT_TRIALS = 100
 WAIT_S = 0.1
 """Between two looks at whether the other processes have finished."""
-REFRESH_S = 0.2
 COUNTED = 20_000
 """The largest space whose architectures within the limits are counted, for the length of the bar."""
 LINES = 10
@@ -112,7 +111,7 @@ def _stop_if_all_failed(run: Search) -> None:
         raise SettingError("search.objectives", run.settings.search.objectives, rule, "leave that one out")
 
 
-class SearchBar(Bar):
+class SearchBar(ProgressBar):
     """A bar with trials a second and the best so far on a terminal, some lines elsewhere.
 
     Args:
@@ -127,20 +126,19 @@ class SearchBar(Bar):
         if study.space.size <= COUNTED:
             self._total = min(self._total, max(1, sum(map(study.limits.within, study.space.enumerate()))))
         self._before = self._count = study.finished()
-        console = console or Console(quiet=not shown, highlight=False, markup=False, soft_wrap=True)
-        super().__init__("searching", self._total, self._before, console, shown)
-        self._lines = 0 if console.is_terminal else LINES
-        self._began = self._drawn = time.perf_counter()
+        super().__init__("searching", self._total, self._before, shown, console or new_console(quiet=not shown))
+        self._lines = 0 if self.console.is_terminal else LINES
+        self._began = time.perf_counter()
 
     def note_trial(self) -> None:
         """Note that a trial is finished, and redraw now and then."""
-        before, self._count, now = self._count, self._study.finished(), time.perf_counter()
+        before, self._count = self._count, self._study.finished()
         line = self._count * self._lines // self._total > before * self._lines // self._total
-        if not line and now < self._drawn + REFRESH_S:
+        if not line and not self.is_due(self._count):
             return
-        self._drawn = now
-        news = f"best {self._best()}", f"{(self._count - self._before) / max(now - self._began, 1e-9):.3g} trials/s"
-        self.show(self._count, "  ".join(news[::-1]))
+        seconds = max(time.perf_counter() - self._began, 1e-9)
+        news = f"best {self._best()}", f"{(self._count - self._before) / seconds:.3g} trials/s"
+        self.update(self._count, "  ".join(news[::-1]))
         if line:
             self.console.print(f"{self._count}/{self._total} trials  {'  '.join(news)}")
 

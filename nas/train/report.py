@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
 
 from nas.checkpoint import comparable, versions
+from nas.console import ResultTable
 from nas.errors import CheckpointError
 from nas.files import write_whole
 from nas.nn import indices_of
@@ -138,15 +138,12 @@ def best_of_run(path: Path | str) -> str:
     raise CheckpointError("architecture", "best", rule, remedy)
 
 
-def tables(report: Report) -> list[Table]:
+def tables(report: Report) -> list[ResultTable]:
     """The report for a terminal."""
     several = len({row.slot for row in report.branches}) > 1
     title = f"Branches: accuracy on {report.test_images} test images"
-    branches = Table(title=title, title_justify="left")
-    for name in ("slot", "branch"):
-        branches.add_column(name)
-    for name in (["mean accuracy", "of subnetworks"] if several else ["accuracy"]) + ["share of steps"]:
-        branches.add_column(name, justify="right")
+    figures = [*(["mean accuracy", "of subnetworks"] if several else ["accuracy"]), "share of steps"]
+    branches = ResultTable(title, ["slot", "branch"], figures)
     for row in report.branches[:SHOWN]:
         accuracy = "-" if row.test_accuracy is None else f"{row.test_accuracy:.1%}"
         middle = [accuracy, str(row.subnetworks)] if several else [accuracy]
@@ -154,11 +151,8 @@ def tables(report: Report) -> list[Table]:
     _say_what_is_left(branches, len(report.branches))
     if not several:
         return [branches]
-    subnets = Table(title="Subnetworks: best on validation images first", title_justify="left")
-    for name in ("architecture", "choices"):
-        subnets.add_column(name, overflow="fold")  # an architecture is of no use cut off
-    for name in ("val accuracy", "test accuracy"):
-        subnets.add_column(name, justify="right")
+    title = "Subnetworks: best on validation images first"
+    subnets = ResultTable(title, ["architecture", "choices"], ["val accuracy", "test accuracy"])
     for subnet in report.subnetworks[:SHOWN]:
         subnets.add_row(
             subnet.architecture, subnet.choices, f"{subnet.val_accuracy:.1%}", f"{subnet.test_accuracy:.1%}"
@@ -167,6 +161,6 @@ def tables(report: Report) -> list[Table]:
     return [branches, subnets]
 
 
-def _say_what_is_left(table: Table, rows: int) -> None:
+def _say_what_is_left(table: ResultTable, rows: int) -> None:
     if rows > SHOWN:
         table.caption = f"the first {SHOWN} of {rows} rows; report.json has all"

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from rich.table import Table
 
 from nas.checkpoint import Trained, calibrated, comparable, load_trained, plain_network, saved
+from nas.console import ResultTable
 from nas.cost import PathFlops, count_parameters
 from nas.cost.flops_match import TOLERANCE, flops_match
 from nas.data import load_splits
@@ -187,13 +187,10 @@ def _initial_accuracy(folder: Path) -> float:
     raise CheckpointError("run", folder, "its metrics.jsonl has no step 0", "take another run=NAME to train it anew")
 
 
-def comparison(result: Retraining) -> Table:
+def comparison(result: Retraining) -> ResultTable:
     """The trainings side by side, for a terminal."""
-    table = Table(title="Trained alone: accuracy", title_justify="left", caption_justify="left")
-    for name in ("training", "architecture", "choices"):
-        table.add_column(name, overflow="fold")
-    for name in ("FLOPs", "parameters", "val at step 0", "val", "test"):
-        table.add_column(name, justify="right", no_wrap=True)
+    figures = ["FLOPs", "parameters", "val at step 0", "val", "test"]
+    table = ResultTable("Trained alone: accuracy", ["training", "architecture", "choices"], figures)
     for row in result.rows:
         accuracies = (f"{value:.1%}" for value in (row.initial_val_accuracy, row.val_accuracy, row.test_accuracy))
         table.add_row(row.name, row.architecture, row.choices, f"{row.flops:,}", f"{row.parameters:,}", *accuracies)

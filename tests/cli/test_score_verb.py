@@ -79,6 +79,8 @@ def test_a_mistake_is_one_line_and_leaves_nothing(nas_score, tmp_path):
         assert not list(tmp_path.iterdir()), words
 
 
-def test_quiet_prints_nothing(nas_score, tmp_path):
-    assert nas_score(*TINY, "architectures=2", "run=q", "progress=false") == (0, "", "")
+def test_without_progress_the_result_alone_is_printed(nas_score, tmp_path):
+    status, out, err = nas_score(*TINY, "architectures=2", "run=q", "progress=false")
+    assert (status, err) == (0, "")
+    assert out.startswith("Best by the rank sum of naswot, snip\n")
     assert (tmp_path / "outputs" / "score" / "q" / "scores.csv").is_file()

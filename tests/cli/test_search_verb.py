@@ -55,6 +55,13 @@ def test_a_search_prints_its_front_and_goes_on(nas_search, checkpoint, tmp_path)
     assert "no architecture is left" in out
 
 
+def test_without_progress_the_result_alone_is_printed(nas_search, checkpoint):
+    words = (f"checkpoint={checkpoint}", *QUICK, "search.trials=2", "search.progress=false", "run=q")
+    status, out, err = nas_search(*words)
+    assert (status, err) == (0, "")
+    assert out.startswith("Pareto front of loss, flops\n")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_says_how_to_go_on_and_loses_nothing(nas_search, checkpoint, tmp_path, monkeypatch, number):
     words = (f"checkpoint={checkpoint}", *QUICK, "search.sampler=exhaustive")
