@@ -13,6 +13,8 @@ from nas.cli.stops import on_stop
 from nas.cli.task import Failed, Task, end, end_closed_pipe, explain_system
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from nas.cli.task import Job
 
 _HYDRAS = (ValueError, TypeError, ArithmeticError, AttributeError, LookupError, AssertionError, RecursionError)
@@ -59,6 +61,23 @@ def run_verb(verb: str, job: Job) -> None:
         if task.began:
             raise  # a bug, ours or that of a user's own network: its traceback helps
         end(verb, explain(error, words))
+
+
+def result_console(progress: bool, is_main: bool = True) -> Console:
+    """Where a verb prints what it found.
+
+    Args:
+        progress: whether the run shows its progress. Without it a run of a sweep prints nothing at all, because its
+            result stands in the sweep's table.
+        is_main: False for a process that leaves printing to another one.
+    """
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from nas.console import new_console
+
+    in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    return new_console(quiet=not is_main or (in_sweep and not progress))
 
 
 def same_command(run: str) -> str:

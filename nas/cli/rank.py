@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.cli.entry import run_verb
+from nas.cli.entry import result_console, run_verb
 from nas.files import only_one
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ def job(config: DictConfig, folder: Path) -> dict[str, Any]:
 
     import torch
 
-    from nas.console import new_console
     from nas.cost.allocator import keep_freed_memory
     from nas.rank import KnownValues, load_target, predict, rank, tables, write_report
 
@@ -34,7 +33,7 @@ def job(config: DictConfig, folder: Path) -> dict[str, Any]:
         predictions = predict(target, settings, KnownValues(folder))
         ranking = rank(predictions, target.truth, settings.seed)
         write_report(folder, settings, target, predictions, ranking)
-    out = new_console()
+    out = result_console(settings.rank.progress)
     out.print(*tables(ranking, target.truth), sep="\n")
     out.print(*ranking.conclusions, sep="\n")
     out.print(f"written to:  {folder}: rank.csv, predictions.csv, report.json, scatter.png")

@@ -52,30 +52,25 @@ def summarize(runs: Sequence[Planned], folder: Path) -> bool:
     Returns:
         Whether all runs are finished.
     """
-    from rich.console import Console
-    from rich.table import Table
+    from nas.console import ResultTable, new_console
 
     rows = [read_row(run) for run in runs]
     known = ("run", "folder", "overrides", "error", "state")
-    figures = list(dict.fromkeys(key for row in rows for key in row if key not in known))
-    table = Table(title="Sweep", title_justify="left")
-    for name in "run", "state", *figures:
-        plain = name in ("run", "state", "architecture", "predictor")
-        heading = name.replace("_per_s", "/s").replace("_", " ")
-        table.add_column(heading, justify="left" if plain else "right", overflow="fold")
+    found = list(dict.fromkeys(key for row in rows for key in row if key not in known))
+    names = [name for name in found if name in ("architecture", "predictor")]
+    figures = [name for name in found if name not in names]
+    heads = [name.replace("_per_s", "/s").replace("_", " ") for name in figures]
+    table = ResultTable("Sweep", ["run", "state", *names], heads)
     for row in rows:
-        table.add_row(row["run"], row["state"], *(_cell(name, row) for name in figures))
-    out = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
-    out.width = max(out.width, 100)
+        table.add_row(row["run"], row["state"], *(_cell(name, row) for name in (*names, *figures)))
+    out = new_console()
     out.print(table)
     for row in rows:
         if row["error"] is not None:
             out.print(f"{row['run']}: {row['error']}")
     out.print(f"sweep: {folder}")
     if folder.is_dir():  # else no run began
-        write_whole(
-            folder / TABLE, json.dumps({"runs": [dict.fromkeys(figures) | row for row in rows]}, indent=1) + "\n"
-        )
+        write_whole(folder / TABLE, json.dumps({"runs": [dict.fromkeys(found) | row for row in rows]}, indent=1) + "\n")
     return all(row["state"] == "finished" for row in rows)
 
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.cli.entry import run_verb, same_command
+from nas.cli.entry import result_console, run_verb, same_command
 from nas.files import only_one
 
 if TYPE_CHECKING:
@@ -20,14 +20,13 @@ def job(config: DictConfig, folder: Path) -> dict[str, Any]:
 
     settings = settings_from(config, ScoreSettings)
 
-    from nas.console import new_console
     from nas.cost.allocator import keep_freed_memory
     from nas.score.console import carry_out, table
     from nas.score.run import ScoreRun
     from nas.signals import Interrupted
 
     keep_freed_memory()
-    out = new_console()
+    out = result_console(settings.progress)
     with only_one(folder):
         run = ScoreRun(settings, folder)
         done = f", {len(run.rows):,} scored before" if run.rows else ""

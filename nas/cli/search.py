@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.cli.entry import run_verb, same_command
+from nas.cli.entry import result_console, run_verb, same_command
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -21,13 +21,12 @@ def job(config: DictConfig, folder: Path) -> dict[str, Any]:
 
     settings = settings_from(config, SearchRunSettings)
 
-    from nas.console import new_console
     from nas.cost.allocator import keep_freed_memory
     from nas.search import Search, files, front_table, search, summary
     from nas.signals import Interrupted
 
     keep_freed_memory()
-    out = new_console()
+    out = result_console(settings.search.progress)
     run = Search(settings, folder)
     with closing(run.study):
         before = run.study.finished()

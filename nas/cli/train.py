@@ -8,7 +8,7 @@ from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.cli.entry import run_verb, same_command
+from nas.cli.entry import result_console, run_verb, same_command
 from nas.cli.retrain import retrain_job
 from nas.cli.torchrun import joined_world, local_world_size, refuse_several, refused_once, torchrun_command
 from nas.errors import CheckpointError
@@ -31,14 +31,13 @@ def job(config: DictConfig, folder: Path) -> dict[str, Any]:
 
     settings, text = settings_from(config, TrainRunSettings), OmegaConf.to_yaml(config)
 
-    from nas.console import new_console
     from nas.cost.allocator import keep_freed_memory
     from nas.cost.memory import check_memory, explain_out_of_memory
     from nas.dist import choose_device
 
     keep_freed_memory()
     with joined_world(settings) as world:
-        out = new_console(quiet=not world.is_main)
+        out = result_console(settings.track.progress, world.is_main)
         here, local_rank = (local_world_size(), world.local_rank) if world.size > 1 else (1, None)
         device = choose_device(settings.train.device, local_rank)
         needs = check_memory(settings, device, world.size, here)

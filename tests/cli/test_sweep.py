@@ -185,3 +185,9 @@ def test_sweeps_of_other_verbs_go_on_too(command, tmp_path):
         .splitlines()[1]
         .startswith(rows["proxies=[snip]"]["architecture"])
     )
+
+
+def test_without_progress_a_sweep_prints_its_table_alone(nas_train, tiny):
+    ended = nas_train("-m", *tiny, "run=quiet", "seed=1,2", "track.progress=false")
+    assert (ended.status, ended.err) == (0, "")
+    assert ended.out.startswith("Sweep\n"), ended.out
