@@ -42,7 +42,7 @@ DEFAULTS = [
     "train.channels_last=true",
     "train.threads=1",
 ]
-"""The settings of the table that comes with the package: pictures that are not moved, since 8 epochs are few."""
+"""The settings of the table that comes with the package: images that are not moved, since 8 epochs are few."""
 MOST = 4096
 """Architectures that a table may have: each is a training, and each seed one more."""
 
@@ -141,7 +141,7 @@ def compose(overrides: list[str]) -> TrainRunSettings:
 
 
 def parts(settings: TrainRunSettings, seed: int) -> tuple[SearchSpace, Splits]:
-    """The space, and the pictures of a seed."""
+    """The space, and the images of a seed."""
     from nas.space import build_space
 
     splits = _splits(json.dumps(asdict(settings.data)), seed)
@@ -150,7 +150,7 @@ def parts(settings: TrainRunSettings, seed: int) -> tuple[SearchSpace, Splits]:
 
 @lru_cache(maxsize=1)
 def _splits(data: str, seed: int) -> Splits:
-    """The pictures that ``data`` describes: settings as JSON, since a cache needs a key that can be hashed."""
+    """The images that ``data`` describes: settings as JSON, since a cache needs a key that can be hashed."""
     from nas.data import load_splits
     from nas.settings import train_settings
 
@@ -197,7 +197,7 @@ def head_of(settings: TrainRunSettings) -> dict[str, Any]:
     from nas.checkpoint import versions
 
     plain = {name: asdict(getattr(settings, name)) for name in ("space", "data", "optimizer", "train")}
-    for name in ("root", "cache", "download"):  # where the pictures lie does not matter
+    for name in ("root", "cache", "download"):  # where the images lie does not matter
         plain["data"].pop(name, None)
     return {"settings": plain, "versions": versions()}
 

@@ -1,10 +1,10 @@
-"""How each pixel of a picture moves the probability of each class, drawn as one map a class.
+"""How each pixel of an image moves the probability of each class, drawn as one map for each class.
 
     python scripts/sensitivity.py outputs/train/first
-    python scripts/sensitivity.py outputs/train/first --picture 17 --architecture 0-2-1-3 --out maps.png
+    python scripts/sensitivity.py outputs/train/first --image 17 --architecture 0-2-1-3 --out maps.png
 
 Takes a subnetwork out of the newest checkpoint of a run of nas-train and gives it BatchNorm statistics of its own,
-puts a softmax behind it, and asks nas.jac for the Jacobian of the probabilities by the pixels of one test picture.
+puts a softmax behind it, and asks nas.jac for the Jacobian of the probabilities by the pixels of one test image.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("run", type=Path, help="the folder of a run, such as outputs/train/first")
     parser.add_argument("-f", "--factory", default="", help="of a network of your own, such as my_net:MyNet")
     parser.add_argument("-a", "--architecture", help="such as 0-2-1-3; the best one of the run's report when left out")
-    parser.add_argument("-p", "--picture", type=int, default=0, help="index in the test split (default 0)")
+    parser.add_argument("-p", "--image", "--picture", type=int, default=0, help="index in the test split (default 0)")
     parser.add_argument("-c", "--classes", type=int, default=10, help="draw so many, the most probable (default 10)")
     parser.add_argument("-o", "--out", type=Path, help="PNG to write; sensitivity_PICTURE.png in the run's folder")
     asked = parser.parse_args(words)
@@ -71,8 +71,8 @@ def run(asked: argparse.Namespace) -> None:
     from nas.files import write_whole
     from nas.jac import check
 
-    torch.set_num_threads(1)  # one picture is too little to share: threads that wait for each other take longer
-    subject = load(asked.run, asked.architecture, asked.picture, asked.factory)
+    torch.set_num_threads(1)  # one image is too little to share: threads that wait for each other take longer
+    subject = load(asked.run, asked.architecture, asked.image, asked.factory)
     with torch.no_grad():
         chances = subject.network(subject.x)[0]
     jac, first_ms, again_ms = timed_jacobian(subject)
@@ -86,7 +86,7 @@ def run(asked: argparse.Namespace) -> None:
         print(f"  {subject.classes[k]:<16} {100 * chances[k]:5.1f}%  steepest pixel: {steepest:.3g} per unit")
     print(f"Jacobian {tuple(jac.shape)}: {first_ms:.1f} ms, then {again_ms:.1f} ms (median of {REPEATS} calls)")
     print(f"It {found}")
-    path = asked.out or asked.run / f"sensitivity_{asked.picture}.png"
+    path = asked.out or asked.run / f"sensitivity_{asked.image}.png"
     shown = [
         Map(subject.classes[k], float(chances[k]), maps[k], "true" if k == subject.label else "")
         for k in order[: asked.classes]
@@ -100,11 +100,11 @@ def run(asked: argparse.Namespace) -> None:
 
 @dataclass(frozen=True)
 class Subject:
-    """A subnetwork with its softmax, and a picture for it.
+    """A subnetwork with its softmax, and an image for it.
 
     Attributes:
         network: ``(1, C, H, W)`` to probabilities ``(1, classes)``.
-        x: the picture as the network takes it, normalised.
+        x: the image as the network takes it, normalised.
         pixels: ``(C, H, W)`` from 0 (black) to 1.
         std: ``(C,)``, what the pixels were divided by.
     """
@@ -119,8 +119,8 @@ class Subject:
     subtitle: str
 
 
-def load(folder: Path, text: str | None, picture: int, factory: str = "") -> Subject:
-    """The subnetwork named ``text`` of the run in ``folder``, on a picture of the test split."""
+def load(folder: Path, text: str | None, image: int, factory: str = "") -> Subject:
+    """The subnetwork named ``text`` of the run in ``folder``, on an image of the test split."""
     from torch import nn
 
     from nas.data import ordered
@@ -130,12 +130,11 @@ def load(folder: Path, text: str | None, picture: int, factory: str = "") -> Sub
     trained = load_trained(folder, factory=factory)
     splits, space = trained.splits, trained.space
     architecture = space.decode(text if text is not None else best_architecture(folder))
-    if not 0 <= picture < len(splits.test):
-        rule = f"must be the index of one of the {len(splits.test)} test pictures"
-        raise DataError("picture", picture, rule, f"write 0 to {len(splits.test) - 1}")
-    image = (splits.channels, splits.image_size, splits.image_size)
-    subnet = plain_network(calibrated(trained, architecture), architecture, image)
-    chosen = splits.test.subset(splits.test.labels.new_tensor([picture]))
+    if not 0 <= image < len(splits.test):
+        rule = f"must be the index of one of the {len(splits.test)} test images"
+        raise DataError("image", image, rule, f"write 0 to {len(splits.test) - 1}")
+    subnet = plain_network(calibrated(trained, architecture), architecture, splits.input_shape)
+    chosen = splits.test.subset(splits.test.labels.new_tensor([image]))
     ((x, y),) = ordered(chosen, splits.mean, splits.std, 1)
     label, name = int(y), f"{space.encode(architecture)} ({space.describe(architecture)})"
     return Subject(
@@ -145,13 +144,13 @@ def load(folder: Path, text: str | None, picture: int, factory: str = "") -> Sub
         std=splits.std,
         classes=splits.classes,
         label=label,
-        title=f"Test picture {picture} of {len(splits.test):,}: {splits.classes[label]}",
+        title=f"Test image {image} of {len(splits.test):,}: {splits.classes[label]}",
         subtitle=f"{folder.resolve().name} at step {trained.step:,}, subnetwork {name}",
     )
 
 
 def best_architecture(folder: Path) -> str:
-    """The best of those that the run's report has judged on validation pictures."""
+    """The best of those that the run's report has evaluated on validation images."""
     from nas.errors import CheckpointError
     from nas.train.report import read_report
 

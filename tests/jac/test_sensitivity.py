@@ -80,7 +80,7 @@ def test_figures_are_printed_and_the_maps_drawn(call, finished):
     run, report, folder = finished
     status, lines, err = call(folder, "--picture", 7)
     assert (status, err) == (0, "")
-    assert lines[0] == f"Test picture 7 of {len(run.splits.test)}: {run.splits.classes[run.splits.test.labels[7]]}"
+    assert lines[0] == f"Test image 7 of {len(run.splits.test)}: {run.splits.classes[run.splits.test.labels[7]]}"
     assert f"subnetwork {report.subnetworks[0].architecture} " in lines[1]
     chances = [float(re.search(r" ([\d.]+)%", line)[1]) for line in lines[2:5]]
     assert chances == sorted(chances, reverse=True)
@@ -141,9 +141,12 @@ WRONG = {
     "architecture too long": (["{folder}", "-a", "0-0-0-0-0"], r"architecture=.*: must have one entry for each of .*"),
     "no architecture": (["{folder}", "-a", "best"], r"architecture=best: must be one number a slot.*"),
     "no such branch": (["{folder}", "-a", "{beyond}"], r"architecture=.*: entry 9 .*"),
-    "picture too large": (["{folder}", "-p", "25"], r"picture=25: must be .* of the 25 test pictures; write 0 to 24"),
-    "picture negative": (["{folder}", "--picture=-1"], r"picture=-1: must be .*"),
-    "picture no number": (["{folder}", "-p", "cat"], r"argument -p/--picture: invalid int value: 'cat'; --help .*"),
+    "image too large": (["{folder}", "-p", "25"], r"image=25: must be .* of the 25 test images; write 0 to 24"),
+    "image negative": (["{folder}", "--picture=-1"], r"image=-1: must be .*"),
+    "image no number": (
+        ["{folder}", "-p", "cat"],
+        r"argument -p/--image/--picture: invalid int value: 'cat'; --help .*",
+    ),
     "no class": (["{folder}", "-c", "0"], r"--classes=0: must be at least 1; .*"),
     "no folder for the drawing": (["{folder}", "-o", "{empty}/gone/x.png"], r".*/gone/x\.png.*: No such file .*"),
     "unknown option": (["{folder}", "--loud"], r"unrecognized arguments: --loud; .*"),
