@@ -64,16 +64,16 @@ def steps_of(world, choices, check_every, paths="same", number=3):
     return seen, [sum(p.numel() for p in step) for step in used]
 
 
-@pytest.mark.parametrize("choices", [2, 8])
-def test_the_open_branches_gradients_and_three_figures_travel_in_one_message(tmp_path, choices):
-    for seen, used in together(2, steps_of, tmp_path, choices, 1000):
-        space, _ = chain(2)
-        alone = sum(p.numel() for p in space.subnet((0, 0, 0)).parameters())
-        assert used == [alone] * 3
-        assert seen == [("torch.float32", alone + 3)] * 3
+def test_only_the_open_branches_gradients_travel(tmp_path):
+    """In one message with the loss, the right predictions and the wish to stop, whatever the number of choices."""
+    alone = sum(p.numel() for p in chain(2)[0].subnet((0, 0, 0)).parameters())
+    for choices in (2, 8):
+        for seen, used in together(2, steps_of, tmp_path, choices, 1000):
+            assert used == [alone] * 3, choices
+            assert seen == [("torch.float32", alone + 3)] * 3, choices
 
 
-def test_with_own_paths_four_bytes_a_parameter_tensor_travel_besides(tmp_path):
+def test_own_paths_add_four_bytes_per_parameter_tensor(tmp_path):
     number = len(list(chain(8)[1].parameters()))
     for seen, used in together(2, steps_of, tmp_path, 8, 1000, "own"):
         assert seen[0::2] == [("torch.int32", number)] * 3
@@ -106,7 +106,7 @@ def mixed(world):
     return seen, model.state_dict()
 
 
-def test_each_dtype_has_its_message_and_each_parameter_its_memory_layout(tmp_path):
+def test_each_dtype_travels_alone_and_layouts_are_kept(tmp_path):
     (seen, first), (_, second) = together(2, mixed, tmp_path)
     assert sorted(seen) == [("torch.float32", 4 * 27 + 4), ("torch.float64", 50 + 3)]
     assert_same(first, second)
@@ -150,7 +150,7 @@ PATHS = [[(0, 1, 2), (0, 2, 0), (1, 1, 2)], [(2, 2, 2), (0, 0, 0), (2, 0, 0)]]
 """Of three ranks in two steps: branches that all, two, one or none of them run."""
 
 
-def test_own_paths_average_each_gradient_over_the_ranks_that_used_it(tmp_path):
+def test_own_paths_average_gradients_over_the_ranks_using_them(tmp_path):
     found = together(3, own_paths, tmp_path, PATHS)
     assert_same(found[0], found[1])
     assert_same(found[0], found[2])
@@ -196,7 +196,7 @@ def own_run(world, settings, folder):
     return drawn, dict(run.supernet.named_parameters()), run.tracker.counts
 
 
-def test_with_own_paths_each_rank_draws_its_own_and_rank_0_counts_them_all(tmp_path):
+def test_each_rank_draws_own_paths_and_all_are_counted(tmp_path):
     settings = replace(tiny(TrainRunSettings(space=CHAIN)), dist=DistSettings(paths="own", check_every=1))
     (first, weights, counts), (second, others, _) = together(2, own_run, tmp_path, settings, tmp_path / "run")
     assert [paths[1] for paths in first] == [paths[1] for paths in second]
@@ -257,7 +257,7 @@ def disagreeing(world, what):
 
 
 @pytest.mark.parametrize("what", ["path", "parameters"])
-def test_ranks_that_run_something_else_are_stopped_at_the_next_comparison(tmp_path, what):
+def test_ranks_that_differ_are_stopped_at_the_next_comparison(tmp_path, what):
     for step, kind, message, trained in together(2, disagreeing, tmp_path, what):
         assert (step, kind, trained) == (2, "RankError", True)
         assert message.startswith("architecture=((0, 0, ")
@@ -272,7 +272,7 @@ def settings_differ(world, folder):
         return str(error)
 
 
-def test_ranks_with_other_settings_are_refused_and_nothing_is_written(tmp_path):
+def test_ranks_with_other_settings_are_refused(tmp_path):
     for message in together(2, settings_differ, tmp_path, tmp_path / "run"):
         assert "rank 1 has other settings, versions or checkpoints than rank 0" in message
     assert not (tmp_path / "run").exists()
@@ -295,7 +295,7 @@ def diverging(world, folder):
         return run.step, str(error), all(left), [bool(p.isfinite().all()) for p in run.supernet.parameters()]
 
 
-def test_a_loss_that_is_not_finite_on_one_rank_stops_all_of_them_before_the_update(tmp_path):
+def test_an_infinite_loss_on_one_rank_stops_all(tmp_path):
     for step, message, dropped, finite in together(2, diverging, tmp_path, tmp_path / "run"):
         assert step == 3
         assert "the loss is nan at step 3 on path" in message

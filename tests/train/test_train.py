@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from functools import partialmethod
 
 import pytest
 import torch
@@ -37,9 +38,11 @@ def batch(size=8, side=16, classes=3, seed=0):
     return torch.randn(size, 3, side, side, generator=random), torch.randint(classes, (size,), generator=random)
 
 
-def test_same_seed_same_run_and_another_seed_another(settings, tmp_path):
-    first = state_of(finish(settings, tmp_path / "a"))
-    assert_same(state_of(finish(settings, tmp_path / "b")), first)
+def test_same_seed_same_run_and_another_seed_another(tmp_path):
+    for name in RUNS:
+        settings = tiny(RUNS[name], epochs=1)
+        first = state_of(finish(settings, tmp_path / name / "a"))
+        assert_same(state_of(finish(settings, tmp_path / name / "b")), first, name)
     other = state_of(finish(replace(settings, seed=1), tmp_path / "c"))
     assert any(not torch.equal(other["model"][name], tensor) for name, tensor in first["model"].items())
 
@@ -63,12 +66,15 @@ def test_two_gates_open_in_one_slot_can_be_trained(tmp_path):
     assert [row.architecture for row in report.subnetworks] == ["0+1"]
 
 
-@pytest.mark.parametrize("changes", [{"precision": "bf16"}, {"channels_last": True}, {"schedule": "onecycle"}])
-def test_options_train_too(changes, tmp_path):
-    make_report(finish(tiny(**changes), tmp_path))
+def test_options_train_too(tmp_path):
+    for name, value in {"precision": "bf16", "channels_last": True, "schedule": "onecycle"}.items():
+        make_report(finish(tiny(epochs=1, **{name: value}), tmp_path / name))
 
 
-def test_compiled_branches_train_and_judge(tmp_path):
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.thorough)])
+def test_compiled_branches_train_and_are_evaluated(tmp_path, monkeypatch, backend):
+    compiled_by = partialmethod(nn.Module.compile, backend=backend)
+    monkeypatch.setattr(nn.Module, "compile", compiled_by)
     settings = replace(tiny(epochs=1), space=TwoBranchSettings())
     plain = finish(settings, tmp_path / "plain")
     compiled = finish(replace(settings, train=replace(settings.train, compile="branches")), tmp_path / "compiled")
@@ -93,17 +99,17 @@ def test_the_sum_of_a_rounds_gradients_is_one_update():
         torch.testing.assert_close(together.state_dict()[name], tensor, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("optimizer", [SGDSettings(), AdamWSettings()])
-def test_gradients_are_gone_after_a_step_and_clipping_limits_them(optimizer):
-    space = build_space(CHAIN, 3, 16, 3)
-    supernet, (x, y) = space.supernet(), batch()
-    gated, seen = GatedOptimizer(supernet, optimizer, clip_norm=1e-3), []
-    gated.optimizer.register_step_pre_hook(
-        lambda opt, *_: seen.append(nn.utils.get_total_norm([p.grad for p in opt.param_groups[0]["params"]]))
-    )
-    TrainStep(supernet, gated)((x, y), [(1, 2)], lr=0.1)
-    assert all(parameter.grad is None for parameter in supernet.parameters())
-    assert float(seen[0]) == pytest.approx(1e-3, rel=1e-3)
+def test_gradients_are_gone_after_a_step_and_clipping_limits_them():
+    space, seen = build_space(CHAIN, 3, 16, 3), []
+    for optimizer in (SGDSettings(), AdamWSettings()):
+        supernet = space.supernet()
+        gated = GatedOptimizer(supernet, optimizer, clip_norm=1e-3)
+        gated.optimizer.register_step_pre_hook(
+            lambda opt, *_: seen.append(nn.utils.get_total_norm([p.grad for p in opt.param_groups[0]["params"]]))
+        )
+        TrainStep(supernet, gated)(batch(), [(1, 2)], lr=0.1)
+        assert all(parameter.grad is None for parameter in supernet.parameters()), optimizer
+    assert [float(norm) for norm in seen] == pytest.approx([1e-3] * 2, rel=1e-3)
 
 
 def test_the_average_of_a_weight_moves_when_the_weight_does():
@@ -223,31 +229,31 @@ def test_recalibration_does_what_the_switch_says(tmp_path):
     assert run.evaluate("val")[0].accuracy == pytest.approx(float(right))
 
 
-def test_the_average_is_what_is_judged(tmp_path):
+def test_the_average_is_what_is_evaluated(tmp_path):
     run = finish(tiny(RUNS["chain-fair-adamw-ema"]), tmp_path)
     averaged = run.evaluate("val")
     run.optimizer.average = {}
     assert [j.loss for j in run.evaluate("val")] != [j.loss for j in averaged]
 
 
-def test_each_choice_of_each_slot_is_judged_equally_often():
+def test_each_choice_of_each_slot_is_evaluated_equally_often():
     space = build_space(replace(CHAIN, depths=[4]), 3, 16, 3)
-    judged = architectures_to_evaluate(UniformGate(space, 5), rounds=2)
+    found = architectures_to_evaluate(UniformGate(space, 5), rounds=2)
     for slot in range(4):
-        assert sorted(a[slot] for a in judged) == [0, 0, 1, 1, 2, 2]
+        assert sorted(a[slot] for a in found) == [0, 0, 1, 1, 2, 2]
     fixed = FixedGate(space, 0, FixedGateSettings(architecture="0-1-2-0"))
     assert architectures_to_evaluate(fixed, rounds=2) == [(0, 1, 2, 0)]
     small = build_space(TwoBranchSettings(branches=3))
     assert architectures_to_evaluate(UniformGate(small, 0), rounds=2) == [(0,), (1,), (2,)]
 
 
-@pytest.mark.parametrize("name", ["cuda:99", "banana", "cpu:1"])
-def test_a_device_that_is_not_there(name):
-    with pytest.raises(SettingError, match=rf"train.device={name}"):
-        choose_device(name)
+def test_a_device_that_is_not_there_is_refused():
+    for name in ("cuda:99", "banana", "cpu:1"):
+        with pytest.raises(SettingError, match=rf"train.device={name}"):
+            choose_device(name)
 
 
-def test_a_users_own_layers_draw_the_same_dropout_after_a_resume(tmp_path, monkeypatch):
+def test_a_users_dropout_is_the_same_after_a_resume(tmp_path, monkeypatch):
     (tmp_path / "own_net.py").write_text(
         "from torch import nn\n"
         "from nas.nn import GatedSum, conv_bn_relu\n"
