@@ -262,8 +262,8 @@ class Run:
         """
         if not self.world.is_main:
             return
-        for name, tensor in self.supernet.state_dict().items():
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        for name, value in self.supernet.state_dict().items():  # a module's extra state may be no tensor
+            if isinstance(value, torch.Tensor) and not bool(torch.isfinite(value).all()):
                 rule = f"{name} is no longer finite at step {self.step}"
                 raise DivergedError(
                     "optimizer.lr", self.settings.optimizer.lr, rule, "lower it, or set train.clip_norm=1"

@@ -7,11 +7,13 @@ import time
 
 import pytest
 from support.processes import verb
+from support.restless import Restless
 from support.runs import assert_same, finish, state_of, tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nas import checkpoint
 from nas.errors import CheckpointError
+from nas.settings import CustomSettings, TrainRunSettings
 from nas.signals import Interrupted
 from nas.train import Run, fit
 
@@ -71,6 +73,26 @@ def test_no_readable_checkpoint_is_an_error_and_not_a_new_run(tmp_path):
         path.write_bytes(b"PK")
     with pytest.raises(CheckpointError, match="none of the 2 checkpoints"):
         Run(tiny(), tmp_path)
+
+
+def test_old_checkpoints_are_refused_and_begin_no_new_run(tmp_path):
+    (tmp_path / "step_000000011.pt").write_bytes(b"PK\x03\x04")
+    with pytest.raises(CheckpointError, match=r"of an older version of gated-nas \(step_000000011.pt\); train again"):
+        Run(tiny(), tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_extra_state_of_modules_is_saved_or_refused(tmp_path, monkeypatch):
+    settings, kept = tiny(TrainRunSettings(space=CustomSettings(factory="support.restless:Restless")), epochs=1), []
+    monkeypatch.setattr(Restless, "get_extra_state", lambda self: object())
+    with pytest.raises(CheckpointError, match="checkpoint=model/_extra_state: cannot hold"):
+        Run(settings, tmp_path)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(Restless, "get_extra_state", lambda self: {"seen": [1, 2.5]})
+    monkeypatch.setattr(Restless, "set_extra_state", lambda self, state: kept.append(state))
+    finish(settings, tmp_path)
+    Run(settings, tmp_path).tracker.writer.close()
+    assert kept[-1] == {"seen": [1, 2.5]}
 
 
 def test_another_config_is_refused_with_the_difference(tmp_path):
