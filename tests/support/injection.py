@@ -24,7 +24,12 @@ def disk(do: Callable):
     count = itertools.count()
 
     def watched(name):
-        return lambda *args, **more: do(next(count), name, lambda *args: before[name](*args, **more), args)
+        def call(*args, **more):
+            if _is_pipe(args[0]):  # what multiprocessing tells its resource tracker whenever garbage is collected
+                return before[name](*args, **more)
+            return do(next(count), name, lambda *args: before[name](*args, **more), args)
+
+        return call
 
     for name in NAMES:
         setattr(os, name, watched(name))
@@ -33,6 +38,10 @@ def disk(do: Callable):
     finally:
         for name, call in before.items():
             setattr(os, name, call)
+
+
+def _is_pipe(place) -> bool:
+    return isinstance(place, int) and not os.readlink(f"/proc/self/fd/{place}").startswith("/")
 
 
 def operations(work: Callable) -> list[str]:
