@@ -58,7 +58,7 @@ def make_card(
         "accuracy": {**accuracies, "pictures": {"val": len(splits.val), "test": len(splits.test)}},
         "batch_norm": _batch_norm(trained),
         "flops": count_flops(trained.supernet, architecture, picture),
-        "flops_are": "2 x multiply-accumulates of convolutions and matrix products, forward, for one picture",
+        "flops_are": "2 x multiply-accumulates of convolutions and matrix products, forward, for one image",
         "parameters": sum(p.numel() for p in plain.parameters()),
         "input": "float32 (batch, channels, image_size, image_size): (picture / 255 - mean) / std, channel by channel",
         "data": {
@@ -79,7 +79,7 @@ def _batch_norm(trained: Trained) -> str:
     if not evaluate.recalibrate:
         return "running statistics of the training"
     number = min(evaluate.recalibrate_images, len(trained.splits.train))
-    return f"statistics estimated for this architecture on {number} training pictures"
+    return f"statistics estimated for this architecture on {number} training images"
 
 
 def read_card(folder: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Whether a file computes what the supernet's subnetwork does, on real pictures."""
+"""Whether a file computes what the supernet's subnetwork does, on real images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nas.space import Architecture
 RELATIVE = 1e-4
 """Of the largest logit: how far the output of a compiled or translated network may be off."""
 SIZES = (1, 7)
-"""Batch sizes that are tried besides all pictures at once."""
+"""Batch sizes that are tried besides all images at once."""
 
 Network = Callable[[Tensor], Tensor]
 
@@ -27,7 +27,7 @@ class Comparison:
     file: str
     size_bytes: int
     difference: float
-    """Largest absolute difference of a logit, over all pictures and batch sizes."""
+    """Largest absolute difference of a logit, over all images and batch sizes."""
     tolerance: float
     same_class: int
     """Pictures that are given the same class."""
@@ -39,7 +39,7 @@ class Reference:
     """Pictures, and what the supernet's subnetwork says of them.
 
     Attributes:
-        inputs: batches of normalised pictures ``(B, C, H, W)``: all of them, then fewer.
+        inputs: batches of normalised images ``(B, C, H, W)``: all of them, then fewer.
         logits: ``(B, classes)`` of each.
     """
 
@@ -49,7 +49,7 @@ class Reference:
     @classmethod
     @torch.no_grad()
     def of(cls, supernet: nn.Module, architecture: Architecture, x: Tensor) -> Reference:
-        """What ``supernet`` says of the pictures ``x``, all at once and the first 1 and 7 by themselves."""
+        """What ``supernet`` says of the images ``x``, all at once and the first 1 and 7 by themselves."""
         inputs = [x, *(x[:size] for size in SIZES)]
         return cls(inputs, [supernet(part, architecture) for part in inputs])
 

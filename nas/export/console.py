@@ -10,14 +10,14 @@ from nas.export.write import Exported
 def tables(exported: Exported) -> list[Table]:
     """The network, and its files with their largest differences from the supernet's subnetwork."""
     card = exported.card
-    pictures = card["accuracy"]["pictures"]
+    images = card["accuracy"]["pictures"]
     network = Table(title="Exported network", title_justify="left", show_header=False)
     rows = {
         "architecture": card["network"]["architecture"],
         "choices": card["choices"],
-        "val accuracy": f"{card['accuracy']['val']:.1%} of {pictures['val']:,} pictures",
-        "test accuracy": f"{card['accuracy']['test']:.1%} of {pictures['test']:,} pictures",
-        "FLOPs": f"{card['flops']:,} a picture (2 x MACs)",
+        "val accuracy": f"{card['accuracy']['val']:.1%} of {images['val']:,} images",
+        "test accuracy": f"{card['accuracy']['test']:.1%} of {images['test']:,} images",
+        "FLOPs": f"{card['flops']:,} an image (2 x MACs)",
         "parameters": f"{card['parameters']:,}",
         "BatchNorm": card["batch_norm"],
     }
@@ -25,7 +25,7 @@ def tables(exported: Exported) -> list[Table]:
         network.add_row(name, value)
 
     number = exported.comparisons[0].pictures
-    title = f"Files, loaded again, against the supernet's subnetwork on {number} test pictures"
+    title = f"Files, loaded again, against the supernet's subnetwork on {number} test images"
     files = Table(title=title, title_justify="left")
     files.add_column("file")
     for name in ("bytes", "largest difference", "at most", "same class"):

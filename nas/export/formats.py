@@ -53,7 +53,7 @@ def write_weights(path: Path, plain: nn.Module, network: dict[str, Any]) -> None
 
 
 def make_program(plain: nn.Module, picture: tuple[int, int, int]) -> ExportedProgram:
-    """The network as a program with a free batch size, recorded on black pictures ``(C, H, W)``.
+    """The network as a program with a free batch size, recorded on black images ``(C, H, W)``.
 
     Raises:
         ExportError: torch.export cannot follow a part of the network.

@@ -10,18 +10,18 @@ from nas.export.card import CARD, ONNX, PROGRAM, WEIGHTS
 _TOP = """# {name}: {architecture}
 
 - choices: {choices}
-- accuracy: {test:.1%} on {pictures:,} test pictures of {data}
-- {flops:,} FLOPs a picture (2 x multiply-accumulates), {parameters:,} parameters
+- accuracy: {test:.1%} on {pictures:,} test images of {data}
+- {flops:,} FLOPs an image (2 x multiply-accumulates), {parameters:,} parameters
 
 `{card}` has this, and the classes, as data. Exported by gated-nas {version} with torch {torch}.
 
-All files take float32 pictures `(batch, {channels}, {size}, {size})`, normalised channel by channel, and give logits
+All files take float32 images `(batch, {channels}, {size}, {size})`, normalised channel by channel, and give logits
 `(batch, {classes})`:
 
 ```python
 mean = torch.tensor({mean}).view(-1, 1, 1)
 std = torch.tensor({std}).view(-1, 1, 1)
-x = (pictures / 255 - mean) / std
+x = (images / 255 - mean) / std
 ```
 
 ## {weights}

@@ -70,12 +70,12 @@ def export(
     was loaded again.
 
     Args:
-        trained: the supernet and its pictures.
+        trained: the supernet and its images.
         architecture: which subnetwork.
         folder: absent or empty.
         program: write a ``torch.export`` program.
         onnx: write ONNX; needs ``program`` and the packages of the ``[onnx]`` extra.
-        pictures: of the test split, to compare on.
+        pictures: images of the test split to compare on.
 
     Raises:
         ExportError: the folder is taken, the network does not fit a format, or a file computes something else.
@@ -130,6 +130,6 @@ def _write(
 
 @torch.no_grad()
 def accuracy(network: nn.Module, batches: list[Batch]) -> float:
-    """Share of pictures that ``network`` classifies rightly, 0 to 1."""
+    """Share of images that ``network`` classifies rightly, 0 to 1."""
     correct = sum(int((network(x).argmax(1) == y).sum()) for x, y in batches)
     return correct / sum(len(y) for _, y in batches)
