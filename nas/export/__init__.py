@@ -1,4 +1,4 @@
-"""Stand-alone networks: files that others can load, each compared with the supernet it came from."""
+"""Stand-alone networks: files that others can load, each compared with the supernet that it came from."""
 
 from nas.errors import ExportError
 from nas.export.compare import Comparison

@@ -1,4 +1,4 @@
-"""The card of an exported network: what it is, what it was measured at, and what is needed to build it again."""
+"""The card of an exported network: what it is, its measurements, and what is needed to build it again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CARD, WEIGHTS, PROGRAM, ONNX, README = "card.json", "weights.safetensors", "netw
 
 
 def network_of(trained: Trained, architecture: Architecture) -> dict[str, Any]:
-    """What a network is built from, besides its weights: plain data that survives JSON."""
+    """What a network is built from besides its weights, as plain data that survives JSON."""
     splits = trained.splits
     network = {
         "space": asdict(trained.settings.space),
@@ -39,13 +39,12 @@ def make_card(
     """The card, without the digests of the files.
 
     Args:
-        trained: what the network was taken out of.
-        architecture: of the network.
+        trained: the supernet that the network comes from.
+        architecture: the network's architecture.
         plain: the network.
         accuracies: by split, 0 to 1.
     """
     space, splits, settings = trained.space, trained.splits, trained.settings
-    picture = splits.input_shape
     path = trained.path.resolve()
     return {
         "format": FORMAT,
@@ -57,17 +56,17 @@ def make_card(
         ],
         "accuracy": {**accuracies, "pictures": {"val": len(splits.val), "test": len(splits.test)}},
         "batch_norm": _batch_norm(trained),
-        "flops": count_flops(trained.supernet, architecture, picture),
+        "flops": count_flops(trained.supernet, architecture, splits.input_shape),
         "flops_are": "2 x multiply-accumulates of convolutions and matrix products, forward, for one image",
         "parameters": sum(p.numel() for p in plain.parameters()),
-        "input": "float32 (batch, channels, image_size, image_size): (picture / 255 - mean) / std, channel by channel",
+        "input": "float32 (batch, channels, image_size, image_size): (image / 255 - mean) / std, channel by channel",
         "data": {
             "name": settings.data.name,
             "classes": list(splits.classes),
             "mean": splits.mean.tolist(),
             "std": splits.std.tolist(),
         },
-        # Of its path only the run's folder and the file: others have no use for the folders of this machine.
+        # Only the run's folder and the file: the other folders of this machine are nobody else's business.
         "checkpoint": {"path": f"{path.parent.name}/{path.name}", "step": trained.step, "sha256": trained.digest},
         "trained_in": settings.train.precision,
         "versions": versions(),
@@ -83,17 +82,17 @@ def _batch_norm(trained: Trained) -> str:
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """The card in an exported folder.
+    """Read the card in an exported folder.
 
     Raises:
-        ExportError: there is none, it is damaged, or it is of another version.
+        ExportError: the card is missing, damaged, or of another version.
     """
     path = folder / CARD
     try:
         card = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
-        remedy = "name a folder that nas-export has written"
-        raise ExportError("folder", folder, f"has no {CARD} in it", remedy) from None
+        rule, remedy = f"has no {CARD} in it", "name a folder that nas-export has written"
+        raise ExportError("folder", folder, rule, remedy) from None
     except (ValueError, RecursionError) as error:  # of JSON, or of the encoding
         raise damaged(path, str(error)) from None
     if not isinstance(card, dict):
@@ -108,5 +107,5 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def damaged(path: Path, why: str) -> ExportError:
-    """The error of a card that says less, or something else, than a card has to."""
+    """The error of a card with missing or wrong entries."""
     return ExportError("card", path, f"is damaged ({why})", "export the network again")

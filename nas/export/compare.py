@@ -13,16 +13,16 @@ from nas.errors import ExportError
 from nas.space import Architecture
 
 RELATIVE = 1e-4
-"""Of the largest logit: how far the output of a compiled or translated network may be off."""
+"""Tolerance for the outputs of a compiled or translated network, relative to the largest logit."""
 SIZES = (1, 7)
-"""Batch sizes that are tried besides all images at once."""
+"""Batch sizes to try besides all images at once."""
 
 Network = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What came out for one file."""
+    """The comparison of one file with the supernet's subnetwork."""
 
     file: str
     size_bytes: int
@@ -30,17 +30,17 @@ class Comparison:
     """Largest absolute difference of a logit, over all images and batch sizes."""
     tolerance: float
     same_class: int
-    """Pictures that are given the same class."""
-    pictures: int
+    """Number of images that both assign to the same class."""
+    images: int
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Pictures, and what the supernet's subnetwork says of them.
+    """Images, and the logits that the supernet's subnetwork gives for them.
 
     Attributes:
         inputs: batches of normalised images ``(B, C, H, W)``: all of them, then fewer.
-        logits: ``(B, classes)`` of each.
+        logits: ``(B, classes)`` for each batch.
     """
 
     inputs: list[Tensor]
@@ -49,21 +49,21 @@ class Reference:
     @classmethod
     @torch.no_grad()
     def of(cls, supernet: nn.Module, architecture: Architecture, x: Tensor) -> Reference:
-        """What ``supernet`` says of the images ``x``, all at once and the first 1 and 7 by themselves."""
+        """Evaluate ``supernet`` on the images ``x``: on all at once, and on the first 1 and 7."""
         inputs = [x, *(x[:size] for size in SIZES)]
         return cls(inputs, [supernet(part, architecture) for part in inputs])
 
     @torch.no_grad()
     def compare(self, path: Path, network: Network, exact: bool = False) -> Comparison:
-        """Hold the network that was loaded from ``path`` against this.
+        """Compare a network that was loaded from ``path`` with this reference.
 
         Args:
-            path: for its name and size.
-            network: what was loaded from it.
-            exact: no difference is allowed at all.
+            path: the file.
+            network: the network loaded from it.
+            exact: allow no difference.
 
         Raises:
-            ExportError: it computes something else.
+            ExportError: the network computes something else.
         """
         found = [network(x) for x in self.inputs]
         for own, theirs in zip(self.logits, found, strict=True):

@@ -1,4 +1,4 @@
-"""What was exported, for a terminal."""
+"""An exported network as tables for a terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from nas.export.write import Exported
 
 
 def tables(exported: Exported) -> list[Table]:
-    """The network, and its files with their largest differences from the supernet's subnetwork."""
+    """A table of the network, and one of its files with their differences from the supernet's subnetwork."""
     card = exported.card
     images = card["accuracy"]["pictures"]
     network = Table(title="Exported network", title_justify="left", show_header=False)
@@ -24,7 +24,7 @@ def tables(exported: Exported) -> list[Table]:
     for name, value in rows.items():
         network.add_row(name, value)
 
-    number = exported.comparisons[0].pictures
+    number = exported.comparisons[0].images
     title = f"Files, loaded again, against the supernet's subnetwork on {number} test images"
     files = Table(title=title, title_justify="left")
     files.add_column("file")
@@ -32,8 +32,6 @@ def tables(exported: Exported) -> list[Table]:
         files.add_column(name, justify="right")
     for one in exported.comparisons:
         difference = "0, bit for bit" if one.difference == 0 else f"{one.difference:.1e}"
-        same = f"{one.same_class} of {one.pictures}"
-        files.add_row(
-            one.file, f"{one.size_bytes:,}", difference, f"{one.tolerance:.1e}" if one.tolerance else "0", same
-        )
+        tolerance, same = f"{one.tolerance:.1e}" if one.tolerance else "0", f"{one.same_class} of {one.images}"
+        files.add_row(one.file, f"{one.size_bytes:,}", difference, tolerance, same)
     return [network, files]

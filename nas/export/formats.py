@@ -1,4 +1,4 @@
-"""The files of an exported network, each with the way to write it and the way to run what was written."""
+"""The files of an exported network: how each is written, and how it is run."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _CHATTY = ("torch.export", "torch.onnx", "torch._dynamo", "onnxscript", "onnx_ir
 
 
 def need_onnx() -> None:
-    """Refuse to begin where packages are missing.
+    """Check that the packages for ONNX are installed.
 
     Raises:
-        ExportError: at least one is.
+        ExportError: at least one is missing.
     """
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
@@ -37,28 +37,28 @@ def need_onnx() -> None:
 
 
 def write_weights(path: Path, plain: nn.Module, network: dict[str, Any]) -> None:
-    """Write the state dict, and what the network is beside it, as safetensors.
+    """Write the state dict as safetensors, with the description ``network`` in its header.
 
     Raises:
-        ExportError: the state dict has something else than tensors in it.
+        ExportError: the state dict contains something that is no tensor.
     """
     state = plain.state_dict()
     for name, value in state.items():
         if not isinstance(value, Tensor):
             rule = f"{name} of its state is a {type(value).__name__}, no tensor"
             raise ExportError("space", network["space"]["name"], rule, "keep it in a buffer")
-    # Copies, because a file of safetensors has no two names for one tensor and no memory formats.
+    # Copies, because safetensors stores neither shared tensors nor memory formats.
     tensors = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
     path.write_bytes(safetensors.torch.save(tensors, {"format": "pt", "network": json.dumps(network)}))
 
 
-def make_program(plain: nn.Module, picture: tuple[int, int, int]) -> ExportedProgram:
-    """The network as a program with a free batch size, recorded on black images ``(C, H, W)``.
+def make_program(plain: nn.Module, image: tuple[int, int, int]) -> ExportedProgram:
+    """The network as a program with a free batch size, traced on black images of the shape ``(C, H, W)``.
 
     Raises:
-        ExportError: torch.export cannot follow a part of the network.
+        ExportError: torch.export cannot trace the network.
     """
-    example = torch.zeros(2, *picture)  # of one, torch.export would take the size for fixed
+    example = torch.zeros(2, *image)  # with a batch of 1, torch.export would fix the size
     try:
         with _quiet():
             program = torch.export.export(plain, (example,), dynamic_shapes=({0: Dim("batch")},))
@@ -79,7 +79,7 @@ def write_program(path: Path, program: ExportedProgram) -> None:
 
 
 def run_program(path: Path) -> Network:
-    """The program in ``path``, ready to run."""
+    """Load the program in ``path``, ready to run."""
     with _quiet():
         module: nn.Module = torch.export.load(path).module()
     return module
@@ -89,7 +89,7 @@ def write_onnx(path: Path, program: ExportedProgram) -> None:
     """Write the program as ONNX, with the input ``pictures`` and the output ``logits``.
 
     Raises:
-        ExportError: an operation has no counterpart there.
+        ExportError: an operation has no counterpart in ONNX.
     """
     try:
         with _quiet():
@@ -99,7 +99,7 @@ def write_onnx(path: Path, program: ExportedProgram) -> None:
     except (RuntimeError, TypeError, ValueError) as error:
         rule = f"torch.onnx cannot translate the network ({' '.join(str(error).split()[:40])} ...)"
         raise ExportError("onnx", "true", rule, "onnx=false leaves it out") from error
-    assert translated is not None, "it gives a program where it is not told to write a file"
+    assert translated is not None, "torch.onnx.export returns a program unless it writes a file"
     model = translated.model_proto
     for node in model.graph.node:
         del node.metadata_props[:]  # names of torch's own operations, for debugging
@@ -110,7 +110,7 @@ def write_onnx(path: Path, program: ExportedProgram) -> None:
 
 
 def run_onnx(path: Path) -> Network:
-    """The ONNX file in ``path``, ready to run in onnxruntime on the CPU."""
+    """Load the ONNX file in ``path``, ready to run in onnxruntime on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -122,7 +122,7 @@ def run_onnx(path: Path) -> Network:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what torch's exporters have to say to themselves off the screen; errors still come through."""
+    """Hide the warnings and log messages of torch's exporters; errors still show."""
     loggers = [logging.getLogger(name) for name in _CHATTY]
     before = [logger.level for logger in loggers]
     for logger in loggers:

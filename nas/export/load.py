@@ -1,4 +1,4 @@
-"""From an exported folder back to a network."""
+"""Load the network in an exported folder."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from nas.state import load_weights, must_fit
 
 
 def load(folder: Path | str, factory: str | None = None) -> nn.Module:
-    """The network in ``folder``, in eval mode on the CPU: ``forward(x)``, with no gate in it.
+    """Load the network in ``folder``: without gates, called as ``network(x)``, in eval mode on the CPU.
 
-    It is built from the settings in ``card.json`` and takes the tensors of ``weights.safetensors``; nothing that these
-    files name is imported or called. The network of a ``custom`` space is built by its own factory, which must be
-    importable, and which the caller has to name.
+    It is built from the settings in ``card.json`` and the tensors in ``weights.safetensors``; nothing that these files
+    name is imported or called. The network of a ``custom`` space is built by its own factory, which must be importable
+    and which the caller must name.
 
     Args:
-        folder: that nas-export has written.
-        factory: of a ``custom`` space, ``package.module:callable``, the one that the card names too; it is called with
-            the card's ``kwargs``. Not looked at where the space is another.
+        folder: a folder that nas-export wrote.
+        factory: for a ``custom`` space, the factory that the card names, ``package.module:callable``; it is called with
+            the card's ``kwargs``. Ignored for other spaces.
 
     Shapes:
         ``x`` is ``(B, channels, image_size, image_size)``, normalised as the card says; logits ``(B, classes)``.
@@ -55,13 +55,13 @@ def load(folder: Path | str, factory: str | None = None) -> nn.Module:
     settings = train_settings({"space": network.get("space")}).space
     _must_be_named(folder, settings, factory)
     space = build_space(settings, *size, network["classes"])
-    architecture, picture = space.decode(network["architecture"]), (size[0], size[1], size[1])
+    architecture, image = space.decode(network["architecture"]), (size[0], size[1], size[1])
     fits = partial(must_fit, ExportError, "weights", folder / WEIGHTS, "take the network as it was")
     if isinstance(settings, CustomSettings):
-        plain = plain_network(space.supernet(), architecture, picture)
-    else:  # without the memory of the supernet, and of sizes that the file does not bear out
+        plain = plain_network(space.supernet(), architecture, image)
+    else:  # on "meta", so that neither the supernet nor wrong sizes in the card take memory
         with torch.device("meta"):
-            plain = plain_network(space.build(), architecture, picture)
+            plain = plain_network(space.build(), architecture, image)
         with fits():
             load_weights(plain, state)
         plain = plain.to_empty(device="cpu")
@@ -71,7 +71,7 @@ def load(folder: Path | str, factory: str | None = None) -> nn.Module:
 
 
 def _must_be_named(folder: Path, settings: SpaceSettings, factory: str | None) -> None:
-    """Refuse to call what a file names: any function of any module could stand there."""
+    """Refuse to call a factory that only a file names: it could be any function of any module."""
     if isinstance(settings, CustomSettings) and settings.factory != factory:
         rule = f"its network is built by {settings.factory}, which is called only if you name it too"
         remedy = f"if you trust it, write load(folder, factory={settings.factory!r})"
@@ -79,19 +79,21 @@ def _must_be_named(folder: Path, settings: SpaceSettings, factory: str | None) -
 
 
 def _read_weights(path: Path, expected: object) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What the network is, as written beside the weights, and the weights."""
+    """Read the description of the network in the file's header, and the weights."""
     try:
         found = sha256_of(path)
         if found != expected:
-            rule = f"is not the file that the card is of: its SHA-256 is {found[:12]}..., not {str(expected)[:12]}..."
+            rule = (
+                f"is not the file that the card describes: its SHA-256 is {found[:12]}..., not {str(expected)[:12]}..."
+            )
             raise ExportError("weights", path, rule, "copy it again, or export the network again")
         with safe_open(path, "pt") as file:
             network = json.loads((file.metadata() or {}).get("network", "null"))
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise ExportError("weights", path, "does not exist", "export the network again") from None
+    except ExportError:  # which is a ValueError
+        raise
     except (SafetensorError, ValueError, RecursionError) as error:
-        if isinstance(error, ExportError):
-            raise
         raise ExportError("weights", path, f"is damaged ({error})", "export the network again") from None
     return network, state

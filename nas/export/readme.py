@@ -1,4 +1,4 @@
-"""The README of an exported folder: what lies there and how each file is loaded."""
+"""The README of an exported folder: its files, and how to load each of them."""
 
 from __future__ import annotations
 
@@ -29,16 +29,15 @@ x = (images / 255 - mean) / std
 ```python
 from nas.export import load  # gated-nas
 
-network = load("path/to/this/folder"{named})  # an nn.Module in eval mode, with no gate in it
+network = load("path/to/this/folder"{named})  # an nn.Module in eval mode, without gates
 logits = network(x)
 ```
 
 It builds the network from the settings in `{card}` and runs no code from these files.{custom} The bare tensors, by the
 names they have in the supernet: `safetensors.torch.load_file("{weights}")`.
 """
-_CUSTOM = """ The module is made by
-`{factory}`, which has to be importable, and which is called because you name it: a card that names another
-is refused."""
+_CUSTOM = """ `{factory}` builds the
+module; it must be importable, and it is called because you name it: a card that names another is refused."""
 _PROGRAM = """
 ## {program}
 
@@ -64,7 +63,7 @@ session = onnxruntime.InferenceSession("{onnx}")
 
 
 def readme(card: dict[str, Any], files: Collection[str]) -> str:
-    """The text for ``files``, those that lie in the folder."""
+    """Write the README for a folder with these ``files``."""
     network, data = card["network"], card["data"]
     factory = network["space"].get("factory")
     text = _TOP.format(

@@ -1,4 +1,4 @@
-"""Which checkpoint and which architecture a user means: given, the best of a search, or the best of a run."""
+"""Which checkpoint and architecture a user means: named ones, the best of a search, or the best of a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nas.train import best_of_run
 
 @dataclass(frozen=True)
 class Source:
-    """What to take out of what.
+    """A checkpoint, and an architecture in it.
 
     Attributes:
         checkpoint: a checkpoint or the folder of a run.
@@ -26,18 +26,18 @@ class Source:
 
 
 def find_source(checkpoint: str, search: str, architecture: str, weights: bool = True) -> Source:
-    """Settle ``architecture=best`` and ``search=``.
+    """Resolve ``architecture=best`` and ``search=``.
 
     Args:
         checkpoint: a checkpoint or the folder of a run; empty with ``search``.
         search: the folder of a search; empty with ``checkpoint``.
-        architecture: as text, or ``best``: of the search, or of the report of the run.
-        weights: refuse a search that had none; otherwise its ``checkpoint`` is empty.
+        architecture: as text, or ``best``, the best of the search or in the report of the run.
+        weights: refuse a search of untrained networks; otherwise its ``checkpoint`` is empty.
 
     Raises:
-        SettingError: neither is given.
-        CheckpointError: the search has looked at untrained networks, its checkpoint is another one now, or the run has
-            no report.
+        SettingError: neither ``checkpoint`` nor ``search`` is given.
+        CheckpointError: the search was of untrained networks, its checkpoint has changed since, or the run has no
+            report.
     """
     if search:
         from nas.search import read_result  # here, so that loading a network does not import Optuna
@@ -45,22 +45,21 @@ def find_source(checkpoint: str, search: str, architecture: str, weights: bool =
         if saved(Path(search)):
             raise CheckpointError("search", search, "is a run of nas-train", f"write checkpoint={search}")
         result = read_result(Path(search))
+        chosen = result.best if architecture == "best" else architecture
         if result.checkpoint is None and not weights:
-            return Source("", result.best if architecture == "best" else architecture)
+            return Source("", chosen)
         if not result.checkpoint:
-            rule = "has looked at untrained networks, there are no weights to take"
-            plain = shlex.quote(result.best) == result.best  # otherwise Hydra wants quotes inside those of the shell
+            rule = "has looked at untrained networks, so it has no weights"
+            plain = shlex.quote(result.best) == result.best  # otherwise Hydra needs quotes inside the shell's
             word = f"architecture={result.best}" if plain else f"\"architecture='{result.best}'\""
             remedy = f"train the best one: nas-train {word}, with the search's space and data"
             raise CheckpointError("search", search, rule, remedy)
-        path = Path(result.checkpoint)
+        path, remedy = Path(result.checkpoint), "search again, or name checkpoint= and architecture="
         if not path.is_file():
-            rule = f"its checkpoint {path} is no longer there"
-            raise CheckpointError("search", search, rule, "search again, or name checkpoint= and architecture=")
+            raise CheckpointError("search", search, f"its checkpoint {path} no longer exists", remedy)
         if sha256_of(path) != result.checkpoint_digest:
-            rule = f"its checkpoint {path} is not the file that was searched"
-            raise CheckpointError("search", search, rule, "search again, or name checkpoint= and architecture=")
-        return Source(result.checkpoint, result.best if architecture == "best" else architecture)
+            raise CheckpointError("search", search, f"its checkpoint {path} is not the file that was searched", remedy)
+        return Source(result.checkpoint, chosen)
     if not checkpoint:
         rule = "one of checkpoint and search must be given"
         raise SettingError("checkpoint", "''", rule, "write for example checkpoint=outputs/train/first")

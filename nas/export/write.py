@@ -1,4 +1,4 @@
-"""Write a subnetwork of a trained supernet as files, each of which has been loaded again and compared."""
+"""Write a subnetwork of a trained supernet as files; each file is loaded again and compared."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ class Exported:
     folder: Path
     card: dict[str, Any]
     comparisons: list[Comparison]
-    """One for each file with weights in it."""
+    """One for each file that contains weights."""
 
 
 def ready(folder: Path, onnx: bool) -> None:
-    """Refuse what can be refused before anything is loaded.
+    """Check what can be checked before anything is loaded.
 
     Raises:
-        ExportError: something lies in ``folder``, or ``onnx`` lacks its packages.
+        ExportError: ``folder`` is not empty, or packages for ``onnx`` are missing.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        rule = "is there already, and not empty"
+        rule = "exists already and is not empty"
         raise ExportError("run", folder, rule, "take another run=NAME, or delete the folder")
     if onnx:
         need_onnx()
@@ -61,24 +61,23 @@ def export(
     folder: Path,
     program: bool = True,
     onnx: bool = False,
-    pictures: int = 256,
+    images: int = 256,
 ) -> Exported:
     """Write the subnetwork ``architecture`` of ``trained`` into ``folder``, which appears whole or not at all.
 
-    The network is float32, contiguous, in eval mode, with the BatchNorm statistics that the run judges it with. Every
-    file is loaded again and compared with the supernet's subnetwork; the accuracies are those of the network that
-    was loaded again.
+    The network is float32, contiguous, in eval mode, with the BatchNorm statistics that the run evaluates it with.
+    Every file is loaded again and compared with the supernet's subnetwork.
 
     Args:
         trained: the supernet and its images.
         architecture: which subnetwork.
-        folder: absent or empty.
+        folder: an absent or empty folder.
         program: write a ``torch.export`` program.
         onnx: write ONNX; needs ``program`` and the packages of the ``[onnx]`` extra.
-        pictures: images of the test split to compare on.
+        images: number of test images to compare on.
 
     Raises:
-        ExportError: the folder is taken, the network does not fit a format, or a file computes something else.
+        ExportError: the folder is not empty, a format cannot express the network, or a file computes something else.
         ArchitectureError: ``architecture`` does not fit the space.
         OSError: the folder cannot be written.
     """
@@ -86,10 +85,10 @@ def export(
     trained.space.validate(architecture)
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     if unfinished.exists():
-        shutil.rmtree(unfinished)  # of an export that was killed
+        shutil.rmtree(unfinished)  # left by a killed export
     try:
         unfinished.mkdir(parents=True)
-        exported = _write(trained, architecture, unfinished, program, onnx, pictures)
+        exported = _write(trained, architecture, unfinished, program, onnx, images)
         put(unfinished, folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -97,14 +96,13 @@ def export(
 
 
 def _write(
-    trained: Trained, architecture: Architecture, folder: Path, program: bool, onnx: bool, pictures: int
+    trained: Trained, architecture: Architecture, folder: Path, program: bool, onnx: bool, images: int
 ) -> tuple[dict[str, Any], list[Comparison]]:
     splits = trained.splits
-    picture = splits.input_shape
-    # The files know no memory formats, so that the supernet is asked in the common one too.
+    # The files have no memory formats, so the supernet is compared in the contiguous one too.
     supernet = calibrated(trained, architecture).to(memory_format=torch.contiguous_format)
-    plain = plain_network(supernet, architecture, picture)
-    number = min(pictures, len(splits.test))
+    plain = plain_network(supernet, architecture, splits.input_shape)
+    number = min(images, len(splits.test))
     ((x, _),) = trained.batches(splits.test.subset(torch.arange(number)), number)
     reference = Reference.of(supernet, architecture, x.contiguous())
 
@@ -113,7 +111,7 @@ def _write(
     write_weights(folder / WEIGHTS, plain, card["network"])
     comparisons = []
     if program:
-        recorded = make_program(plain, picture)
+        recorded = make_program(plain, splits.input_shape)
         write_program(folder / PROGRAM, recorded)
         comparisons.append(reference.compare(folder / PROGRAM, run_program(folder / PROGRAM)))
         if onnx:
@@ -122,7 +120,7 @@ def _write(
     (folder / README).write_text(readme(card, {path.name for path in folder.iterdir()}))
     card["files"] = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
     (folder / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n")
-    # Last, since it is what users do: with the card, the digests and the README in place.
+    # Last, as users do it: with the card, the digests and the README in place.
     space = trained.settings.space
     network = load(folder, space.factory if isinstance(space, CustomSettings) else None)
     return card, [reference.compare(folder / WEIGHTS, network, exact=True), *comparisons]
@@ -130,6 +128,6 @@ def _write(
 
 @torch.no_grad()
 def accuracy(network: nn.Module, batches: list[Batch]) -> float:
-    """Share of images that ``network`` classifies rightly, 0 to 1."""
+    """Share of images that ``network`` classifies correctly, 0 to 1."""
     correct = sum(int((network(x).argmax(1) == y).sum()) for x, y in batches)
     return correct / sum(len(y) for _, y in batches)

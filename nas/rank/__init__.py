@@ -1,4 +1,4 @@
-"""Whether a supernet's ranking of its subnetworks can be trusted: predictions against a table of truth."""
+"""Whether a supernet's ranking of its subnetworks can be trusted: predictions against a benchmark table."""
 
 from nas.rank.predictions import KnownValues, Prediction, add_ranks, predict
 from nas.rank.ranking import Ranking, Row, rank, tables

@@ -1,4 +1,4 @@
-"""Predictions of how good architectures are: by a supernet, by training-free proxies, by their mere size."""
+"""Predictions of how good architectures are: by a supernet, by training-free proxies, by size alone."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from nas.space import extract, infer_widths
 
 KINDS = ("supernet", "sum", "proxy", "trivial")
 _SAME = {"versions": versions()}
-"""What every value depends on."""
+"""A part of every key: every value depends on it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What one predictor says of each architecture."""
+    """The values that one predictor gives to the architectures."""
 
     name: str
     kind: str
@@ -42,18 +42,18 @@ class Prediction:
 
     @property
     def goodness(self) -> Tensor:
-        """The values, turned so that larger means better."""
+        """The values with the sign for which larger means better."""
         return -self.values if self.lower_is_better else self.values
 
 
 class KnownValues:
-    """The values that earlier runs in the same folder have computed, in memory and in a journal.
+    """The values that earlier runs in the same folder computed, in memory and in a journal.
 
-    A value's key names everything that it depends on (checkpoint, split, seed, ...). So nothing stale is ever found,
-    and predictors can be added to a run.
+    A value's key names everything that it depends on (checkpoint, split, seed, ...), so that stale values are never
+    found and a run can be repeated with more predictors.
 
     Args:
-        folder: of the run; its journal is made with the first value.
+        folder: folder of the run; the first value creates its journal.
 
     Raises:
         CheckpointError: its journal is damaged, was emptied, or belongs to another command.
@@ -64,11 +64,11 @@ class KnownValues:
         self._journal = Journal(folder / "journal.jsonl", "nas-rank", {}, self._replay, result=folder / "rank.csv")
 
     def find(self, key: str, architecture: str) -> dict[str, float]:
-        """The known values of an architecture by name; an empty dict where there are none."""
+        """The known values of an architecture by name; empty if there are none."""
         return self._values.get((key, architecture), {})
 
     def add(self, key: str, architecture: str, values: Mapping[str, float]) -> None:
-        """Keep values, on the disk at once."""
+        """Add values and write them to the journal."""
         self._journal.append({"key": key, "architecture": architecture, "values": dict(values)})
 
     def _replay(self, entry: dict[str, Any]) -> None:
@@ -76,15 +76,15 @@ class KnownValues:
 
 
 def key_of(kind: str, **depends_on: Any) -> str:
-    """A short key: a name for people, and a digest of everything that values depend on, as plain data."""
+    """A short key: a readable name, and a digest of the plain data that the values depend on."""
     text = json.dumps(depends_on, sort_keys=True)
     return f"{kind}-{blake2b(text.encode(), digest_size=6).hexdigest()}"
 
 
 def predict(target: RankTarget, settings: RankRunSettings, known: KnownValues) -> list[Prediction]:
-    """All predictions that ``settings`` ask for, those of the supernet first, the trivial ones last.
+    """All predictions that ``settings`` ask for, in the order of ``KINDS``.
 
-    Values that ``known`` has are taken from there; all others are computed and added to it.
+    Values in ``known`` are used again; all others are computed and added to it.
     """
     found = _of_supernets(target, settings, known) if target.trained else []
     found += _of_proxies(target, settings, known)
@@ -99,7 +99,7 @@ def predict(target: RankTarget, settings: RankRunSettings, known: KnownValues) -
 
 
 def _of_supernets(target: RankTarget, settings: RankRunSettings, known: KnownValues) -> list[Prediction]:
-    """Of each asked predictor its values in each checkpoint; loss and accuracy come out of one evaluation."""
+    """The requested predictors' values in each checkpoint; one evaluation gives both loss and accuracy."""
     values: dict[str, list[list[float]]] = {name: [] for name in settings.predictors}
     for number, trained in enumerate(target.trained, 1):
         for how in dict.fromkeys(name.partition("_")[2] for name in settings.predictors):
@@ -112,23 +112,17 @@ def _of_supernets(target: RankTarget, settings: RankRunSettings, known: KnownVal
                 if its_how == how:
                     values[name].append([entry[metric] for entry in found])
     return [
-        Prediction(name, "supernet", torch.tensor(of_draws, dtype=torch.float64), name.startswith("loss"))
-        for name, of_draws in values.items()
+        Prediction(name, "supernet", _float64(of_draws), name.startswith("loss")) for name, of_draws in values.items()
     ]
 
 
 def _evaluated(
     target: RankTarget, trained: Trained, how: str, settings: RankRunSettings, known: KnownValues, label: str
 ) -> list[dict[str, float]]:
-    """Accuracy and loss of each architecture in one supernet, in the order of the table."""
+    """Accuracy and loss of each architecture in one supernet, in the table's order."""
     tuned = (settings.rank.finetune_steps, settings.rank.finetune_lr) if how == "tuned" else None
-    key = key_of(
-        f"supernet_{how or 'recalibrated'}",
-        checkpoint=trained.digest,
-        split=settings.split,
-        finetune=tuned,
-        **_SAME,
-    )
+    kind = f"supernet_{how or 'recalibrated'}"
+    key = key_of(kind, checkpoint=trained.digest, split=settings.split, finetune=tuned, **_SAME)
     encode, architectures = target.space.encode, target.truth.architectures
     todo = [a for a in architectures if not known.find(key, encode(a))]
     if todo:
@@ -139,9 +133,8 @@ def _evaluated(
             recalibrate=how != "running",
             finetune=Finetune.of(trained, *tuned) if tuned else None,
         )
-        for judgement in track(evaluator(todo), label, len(todo), settings.rank.progress):
-            values = {"accuracy": judgement.accuracy, "loss": judgement.loss}
-            known.add(key, encode(judgement.architecture), values)
+        for result in track(evaluator(todo), label, len(todo), settings.rank.progress):
+            known.add(key, encode(result.architecture), {"accuracy": result.accuracy, "loss": result.loss})
     return [known.find(key, encode(a)) for a in architectures]
 
 
@@ -149,7 +142,7 @@ def _evaluated(
 
 
 def _of_proxies(target: RankTarget, settings: RankRunSettings, known: KnownValues) -> list[Prediction]:
-    """Each proxy on the initial weights of each draw; what one pass can serve is computed once."""
+    """Each proxy on each draw of initial weights; proxies share passes."""
     names = [name for name in settings.proxies if name not in TRIVIAL]
     if not names:
         return []
@@ -170,10 +163,8 @@ def _of_proxies(target: RankTarget, settings: RankRunSettings, known: KnownValue
                 known.add(key, encode(a), score(extract(supernet, a), missing, batches, seed).values)
         for name in names:
             values[name].append([known.find(key, encode(a))[name] for a in architectures])
-    return [
-        Prediction(name, "proxy", torch.tensor(of_draws, dtype=torch.float64), not PROXIES[name].higher_is_better)
-        for name, of_draws in values.items()
-    ]
+    worse_upwards = {name: not PROXIES[name].higher_is_better for name in names}
+    return [Prediction(name, "proxy", _float64(values[name]), worse_upwards[name]) for name in names]
 
 
 def _digest(batches: Sequence[Batch]) -> str:
@@ -187,22 +178,25 @@ def _trivial(target: RankTarget) -> list[Prediction]:
     parameters = PathParameters(target.space, supernet)
     flops = PathFlops(target.space, supernet, target.input_shape)
     return [
-        Prediction(name, "trivial", torch.tensor([[cost(a) for a in target.truth.architectures]], dtype=torch.float64))
+        Prediction(name, "trivial", _float64([[cost(a) for a in target.truth.architectures]]))
         for name, cost in (("parameters", parameters), ("flops", flops))
     ]
+
+
+def _float64(of_draws: Sequence[Sequence[float]]) -> Tensor:
+    return torch.tensor(of_draws, dtype=torch.float64)
 
 
 # ---------------------------------------------------------------------------------------------------- put together
 
 
 def add_ranks(members: Sequence[Prediction]) -> Prediction:
-    """The sum of the members' ranks, larger better; equal values share their mean rank.
+    """Sum the members' ranks, larger is better; equal values share their mean rank.
 
-    A member with fewer draws than another takes its draws in turn.
+    A member with fewer draws than another repeats its draws.
     """
-    names = [member.name for member in members]
-    sums = []
+    sums, higher = [], {member.name: not member.lower_is_better for member in members}
     for draw in range(max(len(member.values) for member in members)):
         columns = {member.name: member.values[draw % len(member.values)].tolist() for member in members}
-        sums.append(rank_sum(columns, {member.name: not member.lower_is_better for member in members}))
-    return Prediction(" + ".join(names), "sum", torch.tensor(sums, dtype=torch.float64))
+        sums.append(rank_sum(columns, higher))
+    return Prediction(" + ".join(higher), "sum", _float64(sums))

@@ -1,4 +1,4 @@
-"""Predictions held against the truth: figures, a table of them, and what they say in plain words."""
+"""Compare predictions with the truth: correlations, a table of them, and conclusions in plain words."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nas.score.noise import Ceiling, ceiling
 
 @dataclass(frozen=True)
 class Row:
-    """One predictor and how well it orders."""
+    """One predictor and its rank correlation with the truth."""
 
     name: str
     kind: str
@@ -26,20 +26,22 @@ class Row:
 
 @dataclass(frozen=True)
 class Ranking:
-    """What was found."""
+    """The result of comparing predictions with the truth."""
 
     rows: list[Row]
-    """Supernet, rank-sum, proxies, trivial ones; the best of each kind first."""
+    """In the order of ``KINDS``; within a kind the best first."""
     ceiling: Ceiling | None
-    """None where the table has one training an architecture."""
+    """None where the table has one training of each architecture."""
     conclusions: list[str]
 
 
 def rank(predictions: Sequence[Prediction], truth: BenchmarkTable, seed: int = 0) -> Ranking:
-    """Hold predictions against a table.
+    """Compare predictions with a benchmark table.
 
     Args:
-        seed: of the bootstrap resamples, which are the same for all predictors.
+        predictions: one for each predictor, among them a trivial one.
+        truth: the table.
+        seed: seed of the bootstrap resamples, which are the same for all predictors.
     """
     counts, mean = resamples(len(truth.architectures), seed=seed), truth.mean
     rows = [Row(p.name, p.kind, correlate(p.goodness, mean, counts)) for p in predictions]
@@ -55,7 +57,7 @@ def rank(predictions: Sequence[Prediction], truth: BenchmarkTable, seed: int = 0
 def _conclude(
     rows: Sequence[Row], by_name: dict[str, Prediction], truth: Tensor, counts: Tensor, limit: Ceiling | None
 ) -> list[str]:
-    """One sentence for each kind, on its best, against the best trivial predictor; one on the pick; the ceiling."""
+    """A sentence for each kind, comparing its best with the best trivial predictor; one on the pick; the ceiling."""
     best = {kind: next((row for row in rows if row.kind == kind), None) for kind in KINDS}
     trivial, said = best["trivial"], []
     assert trivial is not None, "parameters and FLOPs are always there"
@@ -71,7 +73,9 @@ def _conclude(
         f"choice is number {first.pick_rank:.3g}{' on average' if first.draws > 1 else ''} of {first.n:,}."
     )
     if limit is None:
-        said.append("The table has one training an architecture, so it does not say how much of this is its noise.")
+        said.append(
+            "The table has one training of each architecture, so it does not say how much of this is its noise."
+        )
     else:
         said.append(
             f"Against this table even a perfect predictor would reach only about tau {limit.tau:.2f} "
@@ -100,7 +104,7 @@ def _shown(difference: Difference) -> str:
 
 
 def _called(row: Row) -> str:
-    """How a predictor is called in a sentence."""
+    """The name of a predictor in a sentence."""
     if row.kind == "trivial":
         return {"parameters": "the parameter count", "flops": "the number of FLOPs"}[row.name]
     if row.kind == "sum":
@@ -116,7 +120,7 @@ def _called(row: Row) -> str:
 
 
 def tables(ranking: Ranking, truth: BenchmarkTable) -> list[ResultTable]:
-    """The figures for a terminal."""
+    """The correlations as a table for a terminal."""
     first = ranking.rows[0].correlation
     several = any(row.correlation.draws > 1 for row in ranking.rows)
     seeds = truth.accuracies.shape[1]

@@ -1,4 +1,4 @@
-"""What a ranking leaves behind: tables, predictions, a report and an image, each written whole or not at all."""
+"""The files of a ranking: tables, predictions, a report and an image, each written whole or not at all."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def write_report(
     predictions: Sequence[Prediction],
     ranking: Ranking,
 ) -> None:
-    """Write ``rank.csv``, ``predictions.csv``, ``report.json``, ``scatter.png``, and all of it for TensorBoard."""
+    """Write ``rank.csv``, ``predictions.csv``, ``report.json`` and ``scatter.png``, and log them to TensorBoard."""
     rows = [{"predictor": row.name, "kind": row.kind, **asdict(row.correlation)} for row in ranking.rows]
     write_csv(folder / "rank.csv", list(rows[0]), [list(row.values()) for row in rows])
     _write_predictions(folder / "predictions.csv", predictions, target.truth, target.space)
@@ -58,7 +58,7 @@ def write_report(
 
 
 def scatter(predictions: Sequence[Prediction], ranking: Ranking, truth: BenchmarkTable) -> bytes:
-    """Predictions against the truth as a PNG, a panel a predictor in the order of the ranking's rows."""
+    """Predictions against the truth as a PNG, one panel for each predictor, in the order of the ranking's rows."""
     by_name = {prediction.name: prediction for prediction in predictions}
     panels = []
     for row in ranking.rows:
@@ -67,7 +67,7 @@ def scatter(predictions: Sequence[Prediction], ranking: Ranking, truth: Benchmar
         pick = int(one.goodness.mean(dim=0).argmax())
         panels.append(Panel(title, one.values, pick, one.lower_is_better, one.kind == "trivial"))
     architectures, seeds = truth.accuracies.shape
-    has_bars = seeds > 1 and architectures <= 1000  # of more they would hide the points
+    has_bars = seeds > 1 and architectures <= 1000  # more bars would hide the points
     error = 100 * truth.accuracies.std(dim=1) / math.sqrt(seeds) if has_bars else None
     top = torch.zeros(architectures, dtype=torch.bool)
     top[best(truth.mean)] = True
@@ -77,7 +77,7 @@ def scatter(predictions: Sequence[Prediction], ranking: Ranking, truth: Benchmar
 def _write_predictions(
     path: Path, predictions: Sequence[Prediction], truth: BenchmarkTable, space: SearchSpace
 ) -> None:
-    """A row an architecture: its trainings, then each predictor's draws, as they are (a loss is a loss)."""
+    """One row for each architecture: its trainings, then each predictor's draws with their own sign."""
     names = [f"accuracy_{seed}" for seed in range(truth.accuracies.shape[1])]
     columns = list(truth.accuracies.T)
     for prediction in predictions:
@@ -90,7 +90,7 @@ def _write_predictions(
 
 
 def _markdown(ranking: Ranking, truth: BenchmarkTable) -> str:
-    """The terminal's tables as a block of code, and the sentences below them."""
+    """The terminal's table as a code block, followed by the conclusions."""
     text = io.StringIO()
     new_console(text).print(*tables(ranking, truth), sep="\n")
     block = indent(text.getvalue().rstrip(), "    ")

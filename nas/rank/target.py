@@ -1,4 +1,4 @@
-"""What is ranked: a table of truth, its space, and the supernets and images that predictions are made with."""
+"""What is ranked: a benchmark table and its space, and the supernets and images that predictions need."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from nas.space import SearchSpace, build_space
 
 @dataclass(frozen=True, eq=False)
 class RankTarget:
-    """All that predictions need."""
+    """Everything that predictions need."""
 
     space: SearchSpace
     space_settings: SpaceSettings
     truth: BenchmarkTable
-    """The architectures that are ranked."""
+    """The architectures to rank, with their accuracies."""
     trained: list[Trained]
-    """One a checkpoint; without any, nothing is asked of a supernet."""
+    """One for each checkpoint; if empty, no supernet predicts."""
     input_shape: tuple[int, int, int]
-    """``(C, H, W)`` of one image; where there are none, costs are those for ``(3, 32, 32)``."""
+    """``(C, H, W)`` of one image; without images, costs are those for ``(3, 32, 32)``."""
     batches: list[Batch]
-    """Two batches of training images for the proxies, of the first checkpoint or as ``data`` says; else none."""
+    """Two batches of training images for the proxies, from the first checkpoint's data or from ``data``; else none."""
 
 
 def load_target(settings: RankRunSettings) -> RankTarget:
-    """Load what ``settings`` name.
+    """Load the table, checkpoints and images that ``settings`` name.
 
     Raises:
-        NasError: a checkpoint, the images or the table cannot be had, they do not belong together, or only the table
-            names the factory of a ``custom`` space.
+        NasError: a checkpoint, the images or the table cannot be loaded, they do not belong together, or only the
+            table names the factory of a ``custom`` space.
     """
     if settings.proxies:
         check_names(settings.proxies)
@@ -52,11 +52,15 @@ def load_target(settings: RankRunSettings) -> RankTarget:
                 raise CheckpointError("checkpoint", other.path, rule, "rank checkpoints of different spaces one by one")
         space, space_settings = first.space, first.settings.space
     else:
-        space_settings = settings.space or _space_of_table(settings.truth)
-        if settings.data is None:
-            ok = not settings.proxies
-            remedy = "write for example data=cifar10"
-            require(ok, "data", "null", "must be given: proxies look at images", remedy)
+        found = settings.space or table_space(settings.truth)
+        if found is None:
+            rule = f"must be given: the table {settings.truth} does not say it"
+            raise SettingError(
+                "space", "null", rule, "write for example space=chain, or checkpoint=outputs/train/first"
+            )
+        space_settings = found
+        ok, rule = bool(settings.data) or not settings.proxies, "must be given: proxies look at images"
+        require(ok, "data", "null", rule, "write for example data=cifar10")
         splits = load_splits(settings.data, settings.seed, settings.rank.progress) if settings.data else None
         shape = (splits.channels, splits.image_size, len(splits.classes)) if splits else ()
         space = build_space(space_settings, *shape)
@@ -67,16 +71,8 @@ def load_target(settings: RankRunSettings) -> RankTarget:
     return RankTarget(space, space_settings, _sampled(truth, settings), trained, input_shape, batches)
 
 
-def _space_of_table(source: str) -> SpaceSettings:
-    space = table_space(source)
-    if space is None:
-        remedy = "write for example space=chain, or checkpoint=outputs/train/first"
-        raise SettingError("space", "null", f"must be given: the table {source} does not say it", remedy)
-    return space
-
-
 def _sampled(truth: BenchmarkTable, settings: RankRunSettings) -> BenchmarkTable:
-    """As many architectures of the table as are asked for, in the table's order."""
+    """The requested number of architectures of the table, in the table's order."""
     total, number = len(truth.architectures), settings.architectures or len(truth.architectures)
     rule = f"the table has only {total}"
     require(number <= total, "architectures", number, rule, "write architectures=0 for all of them")

@@ -1,11 +1,10 @@
-"""What tells good subnetworks from bad ones: training-free proxies, and how far any ranking can be trusted."""
+"""Training-free proxies, benchmark tables, and rank correlations with their uncertainty."""
 
 from nas.errors import ScoreError
 from nas.score.benchmark import BenchmarkTable, load_table
 from nas.score.correlation import Correlation, Difference, compare, correlate, kendall_tau, spearman_rho
 from nas.score.noise import Ceiling, ceiling
-from nas.score.proxies import PROXIES, Proxy
-from nas.score.rank_sum import rank_sum
+from nas.score.proxies import PROXIES, Proxy, rank_sum
 from nas.score.scoring import Scores, score
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""What a person sees of a run of proxies: a bar while it goes on, and a table at its end."""
+"""What a run of proxies shows in a terminal: a progress bar, and a table of the best."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from nas.score.run import Row, ScoreRun
 from nas.signals import Interrupted, stop_signals
 
 SHOWN = 20
-"""Rows that the table has at most; the file has all."""
+"""Maximal number of rows in the table; the file has all."""
 
 
 def carry_out(run: ScoreRun, out: Console) -> None:
-    """Score what is left, with a bar.
+    """Score the remaining architectures, with a progress bar.
 
     Raises:
-        Interrupted: SIGINT or SIGTERM came; what was found is in the journal.
-        ScoreError: a proxy cannot be had of a subnetwork.
+        Interrupted: SIGINT or SIGTERM arrived; the journal has the results so far.
+        ScoreError: a proxy does not apply to a subnetwork.
     """
     bar = ProgressBar("scoring", len(run.wanted), len(run.rows), run.settings.progress, out)
     with stop_signals() as received, bar:
@@ -30,7 +30,7 @@ def carry_out(run: ScoreRun, out: Console) -> None:
 
 
 def table(run: ScoreRun) -> ResultTable:
-    """The best, by the sum of their ranks, or by the one proxy there is."""
+    """The best architectures by the sum of their ranks, or by the only proxy."""
     ranked, names = run.ranked(), run.settings.proxies
     summed = run.settings.rank_sum or names
     by = f"the rank sum of {', '.join(summed)}" if len(summed) > 1 else summed[0]
@@ -45,6 +45,6 @@ def table(run: ScoreRun) -> ResultTable:
 
 
 def number(row: Row, name: str) -> str:
-    """A value for people: whole numbers whole, others to five digits."""
+    """Format a value: whole numbers without decimals, others with five digits."""
     value = row.values[name]
     return f"{value:,.0f}" if value.is_integer() else f"{value:.5g}"

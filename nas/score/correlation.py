@@ -1,9 +1,9 @@
-"""How well one ordering agrees with another: rank correlations with their uncertainty, and what the pick costs.
+"""Rank correlations with their uncertainty, and what it costs to trust a predictor's first choice.
 
 Kendall's tau-b (Kendall, "The treatment of ties in ranking problems", Biometrika 1945) and Spearman's rho, with
-percentile bootstrap intervals (Efron and Tibshirani, 1993) over architectures: the architectures are drawn anew with
-replacement, and the correlation is computed again. A constant predictor orders nothing: its correlation is 0 here,
-where the formula would divide by 0.
+percentile bootstrap intervals (Efron and Tibshirani, 1993): architectures are drawn with replacement, and the
+correlation is computed on each resample. The correlation of a constant predictor is 0 here, where the formula would
+divide by 0.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,23 +21,23 @@ from nas.seeds import generator
 CONFIDENCE = 0.95
 RESAMPLES = 1000
 SMALLEST_TOP = 10
-"""The best tenth has at least so many architectures, where there are so many."""
+"""The best tenth has at least this many architectures, or all of them."""
 _BLOCK = 512
 
 
 @dataclass(frozen=True)
 class Correlation:
-    """A predictor against the truth. With several draws of the predictor, each figure is the mean over them."""
+    """How well a predictor agrees with the truth. With several draws of the predictor, figures are means over them."""
 
     n: int
-    """Architectures."""
+    """Number of architectures."""
     draws: int
     tau: float
     tau_low: float
-    """Of the 95 % interval over architectures."""
+    """Lower end of the 95 % interval over architectures."""
     tau_high: float
     tau_spread: float | None
-    """Standard deviation of tau over the draws; None of a single draw."""
+    """Standard deviation of tau over the draws; None for a single draw."""
     rho: float
     rho_low: float
     rho_high: float
@@ -46,9 +45,9 @@ class Correlation:
     top_tau: float
     """Tau among the ``top_n`` architectures that are truly best: a tenth of all."""
     regret: float
-    """Best true accuracy minus that of the predicted best, 0 to 1; the mean over predictions that tie for it."""
+    """Best true accuracy minus that of the predicted best, 0 to 1; the mean over ties for the predicted best."""
     pick_rank: float
-    """The predicted best's place in the true order, 1 the best."""
+    """True rank of the predicted best, from 1."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +56,12 @@ class Difference:
 
     difference: float
     low: float
-    """Of the 95 % interval, both predictors on the same resamples."""
+    """Lower end of the 95 % interval, with both predictors on the same resamples."""
     high: float
 
     @property
     def certain(self) -> bool:
-        """Whether the interval leaves 0 out."""
+        """Whether the interval excludes 0."""
         return self.low > 0 or self.high < 0
 
 
@@ -70,36 +69,34 @@ def kendall_tau(a: Tensor, b: Tensor) -> float:
     """Kendall's tau-b of two ``(n,)`` lists; 0 if either is constant.
 
     Raises:
-        NasError: fewer than 2 numbers, or one that is not a number. Infinities have their place in the order.
+        NasError: there are fewer than 2 numbers, or NaN among them. Infinities are ordered like other numbers.
     """
     from scipy import stats  # takes a second to import
 
-    return _of_scipy(stats.kendalltau, a, b)
+    a, b = _comparable(a, b)
+    if not (a.any() and b.any()):  # all in place 0
+        return 0.0
+    return float(stats.kendalltau(a.numpy(), b.numpy()).statistic)
 
 
 def spearman_rho(a: Tensor, b: Tensor) -> float:
     """Spearman's rho of two ``(n,)`` lists; 0 if either is constant.
 
     Raises:
-        NasError: fewer than 2 numbers, or one that is not a number.
+        NasError: there are fewer than 2 numbers, or NaN among them.
     """
-    from scipy import stats  # takes a second to import
-
-    return _of_scipy(stats.spearmanr, a, b)
+    return float(spearman_rhos(*_comparable(a, b), torch.ones(1, len(a))))
 
 
-def _of_scipy(function: Callable[..., Any], a: Tensor, b: Tensor) -> float:
+def _comparable(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     assert a.shape == b.shape == a.shape[:1], f"{tuple(a.shape)} and {tuple(b.shape)} are not two lists of a length"
     _check(a)
     _check(b)
-    a, b = _places(a), _places(b)
-    if not (a.any() and b.any()):  # all in place 0
-        return 0.0
-    return float(function(a.numpy(), b.numpy()).statistic)
+    return _places(a), _places(b)
 
 
 def _places(values: Tensor) -> Tensor:
-    """Each value's place among the distinct ones, from 0: the same order, and infinities can be subtracted."""
+    """Each value's place among the distinct values, from 0: the same order, without infinities."""
     return values.unique(return_inverse=True)[1]
 
 
@@ -126,8 +123,8 @@ def kendall_taus(a: Tensor, b: Tensor, counts: Tensor) -> Tensor:
     """Kendall's tau-b on each resample, ``(number,)``, all at once.
 
     With ``w`` the counts of a resample and ``s_ij = sign(a_i - a_j) sign(b_i - b_j)``, concordant minus discordant
-    pairs are ``sum_{i<j} w_i w_j s_ij``: one matrix product serves all resamples. Sums of whole numbers this small
-    are exact in float32, so the result is SciPy's on the drawn-out resample, to rounding.
+    pairs are ``sum_{i<j} w_i w_j s_ij``: one matrix product serves all resamples. Float32 sums of whole numbers this
+    small are exact, so the result is what SciPy computes on the resample, to rounding.
 
     Args:
         a, b: ``(n,)``.
@@ -151,7 +148,7 @@ def _tied_pairs(values: Tensor, counts: Tensor) -> Tensor:
 
 
 def _group_counts(values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """How often each distinct value occurs in each resample, ascending, and which one each architecture has."""
+    """How often each distinct value occurs in each resample, ascending, and which value each architecture has."""
     distinct, group = values.unique(return_inverse=True)
     number = torch.zeros(len(counts), len(distinct), dtype=torch.float64)
     return number.index_add_(1, group, counts.double()), group
@@ -168,7 +165,7 @@ def spearman_rhos(a: Tensor, b: Tensor, counts: Tensor) -> Tensor:
 def _centred_ranks(values: Tensor, counts: Tensor) -> Tensor:
     """Each architecture's rank in each resample, ties sharing their mean, minus the mean rank: ``(number, n)``."""
     number, group = _group_counts(values, counts)
-    mean_rank = number.cumsum(dim=1) - number / 2  # up to a constant, which the next line takes away
+    mean_rank = number.cumsum(dim=1) - number / 2  # up to a constant, which the next line removes
     return (mean_rank - values.numel() / 2)[:, group]
 
 
@@ -183,15 +180,15 @@ def interval(values: Tensor) -> tuple[float, float]:
 
 
 def correlate(prediction: Tensor, truth: Tensor, counts: Tensor | None = None) -> Correlation:
-    """All figures of a predictor.
+    """Compare a predictor with the truth.
 
     Args:
-        prediction: ``(n,)``, or ``(draws, n)`` of several draws of one predictor; larger means better.
+        prediction: ``(n,)``, or ``(draws, n)`` for several draws of one predictor; larger means better.
         truth: ``(n,)`` true accuracies.
-        counts: of :func:`resamples`; the same for predictors that are compared.
+        counts: from :func:`resamples`; use the same for all predictors.
 
     Raises:
-        NasError: fewer than 2 architectures, or a prediction that is not a number.
+        NasError: there are fewer than 2 architectures, or a prediction is NaN.
     """
     draws, truth = torch.atleast_2d(prediction).double(), truth.double()
     _check(draws)
@@ -225,7 +222,7 @@ def compare(prediction: Tensor, other: Tensor, truth: Tensor, counts: Tensor | N
     Args:
         prediction, other: ``(n,)`` or ``(draws, n)`` each; larger means better.
         truth: ``(n,)``.
-        counts: of :func:`resamples`.
+        counts: from :func:`resamples`.
     """
     counts = resamples(len(truth)) if counts is None else counts
     found, truth = [], truth.double()
@@ -243,13 +240,13 @@ def _mean(function: Callable[..., Tensor], draws: Tensor, truth: Tensor, counts:
 
 
 def best(truth: Tensor) -> Tensor:
-    """Indices of the truly best tenth; at least ``SMALLEST_TOP``, and all that tie with the last of them."""
+    """Indices of the truly best tenth: at least ``SMALLEST_TOP``, and all that tie with the last of them."""
     number = min(max(math.ceil(len(truth) / 10), SMALLEST_TOP), len(truth))
     return (truth >= truth.sort(descending=True).values[number - 1]).nonzero().flatten()
 
 
 def pick(prediction: Tensor, truth: Tensor) -> tuple[float, float]:
-    """What choosing the predicted best costs: its regret and its true rank, each the mean over those that tie."""
+    """Regret and true rank of the predicted best; means over ties for it."""
     picked = truth[prediction == prediction.max()]
     ranks = 1 + (truth[None, :] > picked[:, None]).sum(dim=1)
     return float(truth.max() - picked.mean()), float(ranks.double().mean())

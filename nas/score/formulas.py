@@ -1,4 +1,4 @@
-"""The published formulas, of tensors that a pass over a network has found."""
+"""The published formulas, applied to tensors that a pass over a network has produced."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 from nas.score.watch import Call
 
 Gradients = Sequence[Tensor | None]
-"""One a layer's weight; None where the loss does not depend on it, which counts as zero."""
+"""One for each layer's weight; None where the loss does not depend on it, which counts as zero."""
 
 
 def eigenvalues(matrix: Tensor) -> Tensor:
-    """Of a symmetric matrix, ascending; not numbers where the matrix is not finite, instead of an error of LAPACK."""
+    """Eigenvalues of a symmetric matrix, ascending; NaN where the matrix is not finite (LAPACK raises an error)."""
     return torch.linalg.eigvalsh(matrix) if bool(matrix.isfinite().all()) else matrix.new_full((len(matrix),), math.nan)
 
 
@@ -25,14 +25,14 @@ def jacob_cov(jacobian: Tensor) -> float:
     Source: Mellor et al., *Neural Architecture Search without Training*, first version, arXiv:2006.04647v1; the
     implementation of Abdelfattah et al., arXiv:2101.08134.
 
-    It means nothing, here as published, where the summed outputs do not depend on the images: so it is with a
-    network whose last BatchNorm is followed by means and Linears alone. What is correlated then is rounding.
+    The published score is meaningless where the summed outputs do not depend on the images, as in a network that has
+    only means and Linears after its last BatchNorm: it then correlates rounding errors.
 
     Args:
         jacobian: ``(B, N)``, each image's gradient of the batch's summed outputs.
 
     Returns:
-        The score; ``-inf`` where an image's gradient is constant, so that it has no correlation.
+        The score; ``-inf`` where an image's gradient is constant and has no correlation.
     """
     rows = jacobian.double()
     if bool((rows == rows[:, :1]).all(1).any()):
@@ -47,7 +47,7 @@ def naswot(agreements: Tensor) -> float:
     Source: Mellor et al., *Neural Architecture Search without Training*, ICML 2021, arXiv:2006.04647.
 
     Returns:
-        The score; ``-inf`` where the matrix is singular to rounding: two images that no ReLU tells apart.
+        The score; ``-inf`` where the matrix is singular to rounding: no ReLU tells two images apart.
     """
     values = eigenvalues(agreements)
     if float(values[0]) <= float(values[-1]) * len(values) * torch.finfo(values.dtype).eps:
@@ -82,37 +82,32 @@ def snip(weights: Sequence[Tensor], gradients: Gradients) -> float:
     return sum(_total((w * g).abs()) for w, g in zip(weights, gradients, strict=True) if g is not None)
 
 
-def grad_norm(gradients: Gradients) -> float:
-    """The sum of the layers' gradient norms, not the norm of all."""
-    return sum(float(torch.linalg.vector_norm(g.double())) for g in gradients if g is not None)
-
-
-def l2_norm(weights: Sequence[Tensor]) -> float:
-    """The sum of the layers' weight norms."""
-    return sum(float(torch.linalg.vector_norm(w.double())) for w in weights)
+def norms(tensors: Gradients) -> float:
+    """The sum of the layers' norms, not the norm of all: ``l2_norm`` of weights, ``grad_norm`` of gradients."""
+    return sum(float(torch.linalg.vector_norm(t.double())) for t in tensors if t is not None)
 
 
 def grasp(weights: Sequence[Tensor], products: Gradients) -> float:
-    """``-sum w (H g)``, with the sign that Abdelfattah et al. gave it.
+    """``-sum w (H g)``, with the sign of Abdelfattah et al.
 
     Source: Wang, Zhang, Grosse, ICLR 2020, arXiv:2002.07376.
 
     Args:
-        weights: of the layers.
-        products: the loss's Hessian times its gradient, over these weights.
+        weights: the layers' weights.
+        products: the loss's Hessian times its gradient, one for each weight.
     """
     return -sum(_total(w * h) for w, h in zip(weights, products, strict=True) if h is not None)
 
 
 def fisher(calls: Sequence[Call], gradients: Gradients) -> float:
-    """``sum 1/2 mean_n (sum_s a g)^2`` over channels, each as often as its channel has weights.
+    """``sum 1/2 mean_n (sum_s a g)^2`` over channels, each multiplied by the channel's number of weights.
 
-    Source: Turner et al., *BlockSwap*, ICLR 2020, arXiv:1906.04113 (a value a channel, ``s`` its pixels);
-    Abdelfattah et al. give it to each weight of the channel.
+    Source: Turner et al., *BlockSwap*, ICLR 2020, arXiv:1906.04113 (one value for each channel, ``s`` its
+    pixels); Abdelfattah et al. give it to each weight of the channel.
 
     Args:
-        calls: of the layers.
-        gradients: of the loss with respect to what each call gave.
+        calls: uses of layers.
+        gradients: of the loss with respect to the output of each call.
     """
     total = 0.0
     for call, g in zip(calls, gradients, strict=True):
@@ -128,11 +123,11 @@ def zico(gradients: Sequence[Gradients]) -> float:
     """The sum over layers of ``log sum_w mean |g| / std g``, over batches.
 
     Source: Li et al., *ZiCo*, ICLR 2023, arXiv:2301.11300. As in the published code, the deviation is that of the
-    signed gradients, of the batches at hand (ddof 0), and weights and layers in which nothing deviates are left out.
-    Each batch's gradient is its own; it does not hold those before it.
+    signed gradients over the given batches (ddof 0), and weights and layers without deviation are left out. Unlike
+    there, gradients do not accumulate over batches.
 
     Args:
-        gradients: one for each batch, each one for each layer.
+        gradients: for each batch, the gradients of the layers.
 
     Returns:
         The score; ``-inf`` where no gradient deviates at all.

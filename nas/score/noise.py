@@ -1,13 +1,13 @@
-"""How well even a perfect predictor can agree with a table of truth: the trainings in it are noisy themselves.
+"""How well even a perfect predictor can agree with a benchmark table, whose trainings are noisy.
 
 The model: training ``j`` of architecture ``i`` ends at ``m_i + b_j + e_ij``, with a noise ``e`` of the same variance
-``v`` for all. ``b_j`` is what a seed does to all architectures alike; it moves no rank. From the two-way table,
+``v`` for all. ``b_j`` is the effect of a seed on all architectures; it changes no rank. From the two-way table,
 
     v = sum_ij (x_ij - x_i. - x_.j + x_..)^2 / ((n - 1) (s - 1)),      reliability r = 1 - (v / s) / var_i(x_i.)
 
-``r`` is the share of the variance of the means that belongs to the architectures. The means scatter more than the
-``m_i`` do, so they are shrunk to the right variance, ``x_.. + sqrt(r) (x_i. - x_..)``. With these as the truth, new
-tables are drawn; the mean tau between them and the truth is the ceiling. Were the ``m_i`` normal, it would be
+``r`` is the share of the variance of the means that is due to the architectures. The means scatter more than the
+``m_i``, so they are shrunk to the right variance, ``x_.. + sqrt(r) (x_i. - x_..)``. With these as the truth, new
+tables are drawn; the mean tau between them and the truth is the ceiling. For normal ``m_i`` it is
 ``2/pi asin(sqrt(r))`` (Kendall and Gibbons, Rank Correlation Methods, 1990).
 """
 
@@ -22,35 +22,35 @@ from nas.score.correlation import interval, kendall_tau
 from nas.seeds import generator
 
 TABLES = 200
-"""Drawn under the model."""
+"""Number of tables drawn under the model."""
 
 
 @dataclass(frozen=True)
 class Ceiling:
-    """What the noise of a table's trainings leaves to be reached."""
+    """The agreement that the noise of a table's trainings leaves possible."""
 
     seeds: int
     noise: float
     """Standard deviation of one training's accuracy, 0 to 1."""
     reliability: float
-    """Share of the variance of the means over seeds that belongs to the architectures, 0 to 1."""
+    """Share of the variance of the means over seeds that is due to the architectures, 0 to 1."""
     tau: float
-    """To be expected of a perfect predictor against the mean of all seeds."""
+    """Expected tau of a perfect predictor against the mean of all seeds."""
     tau_low: float
-    """Of the 95 % of tables drawn under the model."""
+    """Lower end of the 95 % interval over tables drawn under the model."""
     tau_high: float
     one_seed_tau: float
-    """Measured: one seed against the mean of the others, averaged over the seeds."""
+    """Measured tau of one seed against the mean of the others, averaged over the seeds."""
     one_seed_modelled: float
-    """The same in tables drawn under the model: near the measured one where the model holds."""
+    """The same in tables drawn under the model; close to the measured one where the model holds."""
 
 
 def ceiling(accuracies: Tensor, seed: int = 0) -> Ceiling | None:
-    """The ceiling of a table; None for one training an architecture, which says nothing about the noise.
+    """The ceiling of a table; None if it has one training of each architecture, which says nothing about the noise.
 
     Args:
         accuracies: ``(n, seeds)``.
-        seed: of the tables that are drawn.
+        seed: seed of the drawn tables.
     """
     x = accuracies.double()
     n, seeds = x.shape
@@ -85,12 +85,10 @@ def one_against_others(accuracies: Tensor, seeds: int | None = None) -> float:
     """Tau of one seed against the mean of the others, averaged over the seeds, or over the first few.
 
     Args:
-        accuracies: ``(n, seeds)``, two seeds at least.
-        seeds: how many of them take their turn; all when left out.
+        accuracies: ``(n, seeds)``, at least two seeds.
+        seeds: how many seeds to compare; all if left out.
     """
     total = accuracies.shape[1]
     turns = range(seeds or total)
-    others = [[k for k in range(total) if k != j] for j in turns]
-    pairs = zip(turns, others, strict=True)
-    found = [kendall_tau(accuracies[:, j], accuracies[:, rest].mean(dim=1)) for j, rest in pairs]
-    return sum(found) / len(found)
+    others = [accuracies[:, [k for k in range(total) if k != j]].mean(dim=1) for j in turns]
+    return sum(kendall_tau(accuracies[:, j], others[j]) for j in turns) / len(turns)

@@ -1,4 +1,4 @@
-"""Proxies that carry inputs of their own through the network, with weights of their own: no image is looked at."""
+"""Proxies that make their own inputs, and some their own weights: they look at no image."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _NormBase
 
 from nas.cost import FlopCounter
-from nas.errors import ScoreError
 from nas.score.formulas import eigenvalues
-from nas.score.watch import Layers, Watch
+from nas.score.proxies import missing
+from nas.score.watch import Watch
 from nas.seeds import generator
 
 MIXUP = 1e-2
 """Size of the change of zen's input, as published."""
 
 
-class _Linearised(Layers):
+class _Linearised(Watch):
     """BatchNorm as identity."""
 
     def normalise(self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
@@ -31,16 +31,16 @@ class _Linearised(Layers):
 def synflow(net: nn.Module, like: Tensor, seed: int) -> float:
     """``log sum |w dR/dw|`` over the layers' weights, ``R`` the summed outputs.
 
-    All parameters and buffers are made absolute, BatchNorm is the identity, the input is one image of ones, and
-    all of it is float64. The sum of a deep network spans hundreds of orders of magnitude: its logarithm is given.
+    All parameters and buffers are replaced by their absolute values, BatchNorm by the identity, the input is one
+    image of ones, and everything is float64. The sum spans hundreds of orders of magnitude, hence the logarithm.
 
     Source: Tanaka et al., *Pruning neural networks without any data by iteratively conserving synaptic flow*, NeurIPS
     2020, arXiv:2006.05467; the implementation of Abdelfattah et al., arXiv:2101.08134.
 
     Args:
         net: in eval mode.
-        like: images ``(B, C, H, W)``, of which the shape counts.
-        seed: not used: nothing is random.
+        like: images ``(B, C, H, W)``; only their shape matters.
+        seed: unused, since nothing is random.
 
     Returns:
         The logarithm; ``-inf`` where nothing flows.
@@ -54,9 +54,7 @@ def synflow(net: nn.Module, like: Tensor, seed: int) -> float:
     with layers:
         y = functional_call(net, absolute | weights, (like.new_ones(1, *like.shape[1:], dtype=torch.float64),))
     if not layers.calls:
-        raise ScoreError(
-            "proxies", "synflow", "needs a 2-D convolution or a Linear, and the network has none", "leave it out"
-        )
+        raise missing("synflow", "a 2-D convolution or a Linear")
     used = list({id(call.weight): call.weight for call in layers.calls}.values())
     gradients = torch.autograd.grad(y.sum(), used, allow_unused=True)
     flow = sum(float((w * g).detach().abs().sum()) for w, g in zip(used, gradients, strict=True) if g is not None)
@@ -68,14 +66,14 @@ def _absolute(value: Tensor) -> Tensor:
     return value.double().abs() if value.is_floating_point() else value.clone()
 
 
-class _Features(Layers):
-    """Notes the last feature maps before a network pools them, and what the BatchNorms up to there divide by."""
+class _Features(Watch):
+    """Notes the last feature maps before the global pooling, and the scale that the BatchNorms up to there remove."""
 
     maps: Tensor | None = None
 
     def __init__(self, images: int) -> None:
-        super().__init__("zen", ())
-        self.log_scale, self._behind, self._pictures = 0.0, 0.0, images
+        super().__init__("zen")
+        self.log_scale, self._behind, self._images = 0.0, 0.0, images
 
     def normalise(self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
         variance = x.double().var([i for i in range(x.dim()) if i != 1]).mean()
@@ -83,7 +81,7 @@ class _Features(Layers):
         return super().normalise(x, weight, bias, eps)
 
     def saw(self, result: Any) -> None:
-        maps = isinstance(result, Tensor) and result.dim() == 4 and len(result) == self._pictures
+        maps = isinstance(result, Tensor) and result.dim() == 4 and len(result) == self._images
         if maps and result.shape[2:].numel() > 1:
             self.maps = result
             self.log_scale, self._behind = self.log_scale + self._behind, 0.0
@@ -95,16 +93,16 @@ def zen(net: nn.Module, like: Tensor, seed: int) -> float:
     ``f`` are the feature maps before the global pooling: the last tensor ``(B, C, H, W)`` of more than one pixel.
     Weights, ``x`` and ``e`` are standard normal, of the images' shape, from ``generator(seed, "zen")``: first the
     weights in the order of the modules, then ``x``, then ``e``. Biases are 0, the affine weights of normalisations 1.
-    BatchNorm takes the batch's statistics, and ``var`` is that batch's variance of a channel of its input for ``x``,
-    as in the paper's algorithm. (The published code reads running variances, in which the 1 they start from lingers.)
-    One draw a call: ask with several seeds for a mean.
+    BatchNorm uses the batch's statistics, and ``var`` is the variance of a channel of its input for ``x``, as in the
+    paper's algorithm. (The published code reads running variances, which still hold some of their initial 1.) Each
+    call makes one draw; for a mean, call it with several seeds.
 
     Source: Lin et al., *Zen-NAS*, ICCV 2021, arXiv:2102.01063.
 
     Args:
         net: in eval mode.
-        like: images ``(B, C, H, W)``, of which the shape counts.
-        seed: of the draws.
+        like: images ``(B, C, H, W)``; only their shape matters.
+        seed: of the random draws.
 
     Returns:
         The score; ``-inf`` where the features do not change, or a BatchNorm's input does not vary.
@@ -115,14 +113,14 @@ def zen(net: nn.Module, like: Tensor, seed: int) -> float:
     draws = generator(seed, "zen")
     weights = _gaussian(net, draws)
     x, e = (torch.randn(like.shape, generator=draws).to(like) for _ in range(2))
+    changed = x + MIXUP * e  # before the modes, for which an input is no feature map
     with torch.no_grad():
-        with _Features(len(like)) as clean:
-            functional_call(net, weights, (x.clone(),))  # a network may work in place on its input
         with _Features(len(like)) as mixed:
-            functional_call(net, weights, (x + MIXUP * e,))
+            functional_call(net, weights, (changed,))
+        with _Features(len(like)) as clean:
+            functional_call(net, weights, (x,))
     if clean.maps is None or mixed.maps is None:
-        rule = "is about the feature maps of a convolutional network, and this one has none"
-        raise ScoreError("proxies", "zen", rule, "leave it out")
+        raise missing("zen", "the feature maps of a convolutional network")
     change = float((clean.maps - mixed.maps).double().abs().flatten(1).sum(1).mean())
     if change == 0 or clean.log_scale == -math.inf:
         return -math.inf
@@ -130,7 +128,7 @@ def zen(net: nn.Module, like: Tensor, seed: int) -> float:
 
 
 def _gaussian(net: nn.Module, draws: torch.Generator) -> dict[str, Tensor]:
-    """Zen's initial weights, by name. A weight outside the usual modules is one if it is a matrix or more."""
+    """Zen's initial weights, by name. A parameter of two or more dimensions is a weight, whatever module it is in."""
     names: dict[str, Tensor] = {}
     values: dict[Tensor, Tensor] = {}  # a shared weight has several names, and is drawn for each
     for prefix, module in net.named_modules():
@@ -146,20 +144,20 @@ def _gaussian(net: nn.Module, draws: torch.Generator) -> dict[str, Tensor]:
 
 
 def meco(net: nn.Module, like: Tensor, seed: int) -> float:
-    """The sum, over modules, of the smallest eigenvalue of the correlations between the channels of what they give.
+    """The sum over modules of the smallest eigenvalue of the correlations between their output channels.
 
-    One standard normal image from ``generator(seed, "meco")`` is carried through, of the shape of the images
-    (where the published code takes 64x64 for all data). As in that code each module counts, containers too, and
-    correlations of a constant channel are 0. A matrix of channels with as many of them as pixels, or with a constant
-    one, is singular and counts as exactly 0.
+    The input is one standard normal image from ``generator(seed, "meco")`` in the shape of the images (the published
+    code always takes 64x64). As in that code every module counts, containers too, and correlations of a constant
+    channel are 0. With a constant channel, or with at least as many channels as pixels, the matrix is singular and
+    counts as exactly 0.
 
     Source: Jiang, Wang, Bie, *MeCo: Zero-Shot NAS with One Data and Single Forward Pass via Minimum Eigenvalue of
     Correlation*, NeurIPS 2023.
 
     Args:
-        net: private, in eval mode.
-        like: images ``(B, C, H, W)``, of which the shape counts.
-        seed: of the draw.
+        net: a private network in eval mode.
+        like: images ``(B, C, H, W)``; only their shape matters.
+        seed: of the random draw.
 
     Returns:
         The sum, at least 0.
@@ -180,9 +178,7 @@ def meco(net: nn.Module, like: Tensor, seed: int) -> float:
     for hook in hooks:
         hook.remove()
     if not found:
-        raise ScoreError(
-            "proxies", "meco", "is about the feature maps of modules, and this network has none", "leave it out"
-        )
+        raise missing("meco", "the feature maps of modules")
     return sum(found)
 
 
@@ -212,4 +208,4 @@ PROBES: dict[str, Callable[[nn.Module, Tensor, int], float]] = {
     "parameters": parameters,
     "flops": flops,
 }
-"""Proxies that share nothing with others: ``(network, images, seed)`` to a value."""
+"""Proxies that share no pass with others: functions of ``(network, images, seed)``."""

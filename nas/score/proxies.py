@@ -1,9 +1,10 @@
-"""Which proxies there are, what they say, and what they say at worst."""
+"""Which proxies there are, which values they may have, and several of them in one number."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from nas.errors import ScoreError
@@ -14,11 +15,11 @@ class Proxy:
     """A number that is computed from a network without training it.
 
     Attributes:
-        name: as it is asked for.
+        name: how settings name it.
         higher_is_better: whether a larger value speaks for the network.
         says: what it is, and where it comes from, in one line.
-        worst: the infinity it gives to a network about which its formula says nothing (a singular matrix, no flow
-            at all); None where every value is finite, and anything else an error.
+        worst: the infinity that it gives a network to which its formula does not apply (a singular matrix, no flow);
+            None where only finite values are valid.
     """
 
     name: str
@@ -48,7 +49,7 @@ PROXIES: dict[str, Proxy] = {proxy.name: proxy for proxy in _ALL}
 
 
 def check_names(proxies: Sequence[str], key: str = "proxies") -> None:
-    """Refuse what is no list of different proxies.
+    """Check that ``proxies`` names at least one proxy, and each once.
 
     Raises:
         ScoreError: a name is unknown or comes twice, or there is none.
@@ -63,7 +64,7 @@ def check_names(proxies: Sequence[str], key: str = "proxies") -> None:
 
 
 def checked(proxy: str, value: float) -> float:
-    """``value``, if ``proxy`` may have it.
+    """Return ``value`` if it is valid for ``proxy``.
 
     Raises:
         ScoreError: it is not a number, or an infinity other than the proxy's stated worst.
@@ -72,3 +73,37 @@ def checked(proxy: str, value: float) -> float:
         return value
     rule = f"is {value} for this network: its numbers overflow, or its weights or the images are not finite"
     raise ScoreError("proxies", proxy, rule, "leave this proxy out, or mend the network's initial weights")
+
+
+def missing(proxy: str, what: str) -> ScoreError:
+    """The error of a proxy that needs something that the network lacks."""
+    return ScoreError("proxies", proxy, f"needs {what}, and the network has none", "leave it out")
+
+
+def rank_sum(columns: Mapping[str, Sequence[float]], higher_is_better: Mapping[str, bool]) -> list[float]:
+    """The sum of each row's ranks in all columns; a larger one is better.
+
+    In each column the worst value has rank 1 and the best has rank ``rows``; equal values share the mean of their
+    ranks. An infinite value of either sign is worse than every finite one.
+
+    Args:
+        columns: values by name, one a row; at least one column.
+        higher_is_better: by the same names.
+
+    Raises:
+        ScoreError: a value is not a number, or the columns differ in length.
+    """
+    lengths = {len(values) for values in columns.values()}
+    if len(lengths) != 1:
+        rule = f"must have a value a row each; they have {sorted(lengths)}"
+        raise ScoreError("columns", ", ".join(columns), rule, "give at least one column, and all of one length")
+    total = [0.0] * lengths.pop()
+    for name, values in columns.items():
+        if any(math.isnan(value) for value in values):
+            raise ScoreError(name, math.nan, "has no rank", "leave out what could not be scored")
+        sign = 1 if higher_is_better[name] else -1
+        keys = [sign * value if math.isfinite(value) else -math.inf for value in values]
+        order = sorted(keys)
+        ranks = [(bisect_left(order, key) + bisect_right(order, key) + 1) / 2 for key in keys]
+        total = [a + b for a, b in zip(total, ranks, strict=True)]
+    return total

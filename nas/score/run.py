@@ -1,4 +1,4 @@
-"""A run of proxies over a space: which architectures, on which images, and where the results are kept."""
+"""A run of proxies over a space: the architectures, the images, and the files with the results."""
 
 from __future__ import annotations
 
@@ -14,16 +14,12 @@ from nas.data import Splits, load_splits, ordered
 from nas.errors import ScoreError, SettingError
 from nas.files import write_csv
 from nas.journal import Journal
-from nas.score.proxies import PROXIES, check_names
-from nas.score.rank_sum import rank_sum
+from nas.score.proxies import PROXIES, check_names, rank_sum
 from nas.score.scoring import score
 from nas.seeds import generator
 from nas.settings import ScoreSettings
 from nas.settings.plain import filled
 from nas.space import Architecture, SearchSpace, build_space, check_supernet, extract, infer_widths
-
-RANK_SUM = "rank_sum"
-"""Name of the column."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +27,9 @@ class Row:
     """One scored architecture.
 
     Attributes:
-        architecture: as the space writes it.
-        values: by proxy, the mean over draws of initial weights.
-        seconds: for all draws together.
+        architecture: as text.
+        values: scores by proxy, means over draws of initial weights.
+        seconds: time for all draws together.
     """
 
     architecture: str
@@ -42,22 +38,22 @@ class Row:
 
 
 class ScoreRun:
-    """Everything that a run of ``nas-score`` consists of.
+    """A run of ``nas-score``; iterate over it to score.
 
-    Subnetworks are cut out of the supernets of ``seed``, ``seed + 1``, ... as they are initialised, so that each has
-    the weights that it would have alone.
+    Subnetworks are extracted from freshly initialised supernets with the seeds ``seed``, ``seed + 1``, ..., so each
+    subnetwork has the same weights as if it were built alone.
 
     Args:
-        settings: of the run.
-        folder: where it writes; if it holds a journal of a run with the same settings, that run goes on.
+        settings: settings of the run.
+        folder: output folder; a journal in it is continued if its settings are the same.
 
     Attributes:
         space: the search space.
-        wanted: the architectures to score, as the space writes them, in order.
+        wanted: the architectures to score, as text, in order.
         journal: the file that keeps the rows.
 
     Raises:
-        NasError: settings, data, network or journal are not usable; ``folder`` is as it was.
+        NasError: settings, data, network or journal are invalid; ``folder`` is left unchanged.
     """
 
     def __init__(self, settings: ScoreSettings, folder: Path) -> None:
@@ -85,17 +81,17 @@ class ScoreRun:
 
     @property
     def rows(self) -> list[Row]:
-        """Everything that is scored, in the order in which it was."""
+        """The scored architectures, in the order of scoring."""
         return list(self._rows.values())
 
     def _replay(self, entry: dict[str, Any]) -> None:
         self._rows[entry["architecture"]] = filled(Row, entry)
 
     def __iter__(self) -> Iterator[Row]:
-        """Score what is not in the journal yet, a row at a time; each is kept before it is handed out.
+        """Score what the journal lacks, one row at a time; each row is in the journal before it is yielded.
 
         Raises:
-            ScoreError: a proxy cannot be had of a subnetwork; it names the architecture.
+            ScoreError: a proxy does not apply to a subnetwork; the message names the architecture.
         """
         for text in [text for text in self.wanted if text not in self._rows]:
             row = self._score(text)
@@ -115,7 +111,7 @@ class ScoreRun:
         return Row(text, values, sum(one.seconds for one in draws))
 
     def ranked(self) -> list[tuple[Row, float]]:
-        """All rows and their rank sums, the best first; equal ones in the order in which they were scored."""
+        """All rows with their rank sums, the best first; ties in the order of scoring."""
         rows = self.rows
         names = self.settings.rank_sum or self.settings.proxies
         better = {name: PROXIES[name].higher_is_better for name in names}
@@ -123,18 +119,18 @@ class ScoreRun:
         return sorted(zip(rows, sums, strict=True), key=lambda pair: -pair[1])
 
     def write(self) -> Path:
-        """Write ``scores.csv``, the best first: whole, or not at all."""
+        """Write ``scores.csv``, the best first, and return its path."""
         path, names = self.folder / "scores.csv", self.settings.proxies
         rows = (
             [row.architecture, *(row.values[name] for name in names), f"{total:g}", f"{row.seconds:.4f}"]
             for row, total in self.ranked()
         )
-        write_csv(path, ["architecture", *names, RANK_SUM, "seconds"], rows)
+        write_csv(path, ["architecture", *names, "rank_sum", "seconds"], rows)
         return path
 
 
 def choose(space: SearchSpace, settings: ScoreSettings) -> list[Architecture]:
-    """The architectures that ``settings`` ask for, none twice.
+    """The architectures that ``settings`` ask for, each once.
 
     Raises:
         ArchitectureError: one of ``only`` does not fit the space.
@@ -144,7 +140,7 @@ def choose(space: SearchSpace, settings: ScoreSettings) -> list[Architecture]:
     if settings.architectures >= space.size:
         return list(space.enumerate())
     draws = generator(settings.seed, "architectures")
-    if 2 * settings.architectures > space.size:  # most draws would be known
+    if 2 * settings.architectures > space.size:  # most draws would repeat earlier ones
         everything = list(space.enumerate())
         return [everything[i] for i in torch.randperm(len(everything), generator=draws)[: settings.architectures]]
     found: dict[Architecture, None] = {}
@@ -156,11 +152,11 @@ def choose(space: SearchSpace, settings: ScoreSettings) -> list[Architecture]:
 def training_batches(
     splits: Splits, number: int, images: int, seed: int, stream: str, key: str
 ) -> list[tuple[Tensor, Tensor]]:
-    """``number`` batches of ``images`` training images each, normalised but not augmented, drawn by a seed.
+    """Draw ``number`` batches of ``images`` training images each, normalised but not augmented.
 
     Args:
-        stream: what the draw is for; other streams draw other images.
-        key: the setting that ``images`` comes from, for the error.
+        stream: purpose of the draw; other streams draw other images.
+        key: the setting behind ``images``, for the error.
 
     Raises:
         SettingError: there are too few training images.

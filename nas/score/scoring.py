@@ -1,4 +1,4 @@
-"""``score``: what training-free proxies say about a network."""
+"""``score``: compute training-free proxies of a network."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from nas.seeds import derive
 
 @dataclass(frozen=True)
 class Scores:
-    """What proxies say about one network.
+    """The proxies of one network.
 
     Attributes:
-        values: by name, in the order asked; finite, or the infinity that the proxy states as its worst.
-        seconds: how long it took.
+        values: by name, in the requested order; finite, or the infinity that the proxy states as its worst.
+        seconds: time for all of them together.
     """
 
     values: dict[str, float]
@@ -36,24 +36,23 @@ def score(
 ) -> Scores:
     """Score a network without training it.
 
-    It is scored as it is, with its present weights, but for ``zen`` and ``synflow``, which bring their own. Every
-    BatchNorm takes the batch's own statistics (``synflow``: is the identity; ``flops``: does not matter), and dropout
-    and whatever else differs between the modes is as in eval mode. All parameters count, also those that do not
-    require grad.
+    Proxies use the network's present weights, except ``zen`` and ``synflow``, which set their own. Every BatchNorm
+    uses the batch's statistics (``synflow`` replaces it by the identity; ``flops`` ignores it); dropout and everything
+    else that depends on the mode is as in eval mode. All parameters count, including those that do not require grad.
 
-    The module comes back bit for bit as it was, with its gradients, buffers, modes and hooks, and so does torch's
-    global generator: everything happens on a private copy. What one pass can serve is computed once, so that asking
-    for several proxies in one call is cheaper than in several. The gradients of ``ntk_condition`` take the most time
-    (a backward pass for each image) and memory (the weights, times the images, at most 512 MiB).
+    The work happens on a private copy: the network, with its gradients, buffers, modes and hooks, and torch's global
+    generator stay unchanged. Proxies share passes, so one call for several proxies is cheaper than several calls.
+    ``ntk_condition`` takes the most time (a backward pass for each image) and memory (the weights times the images,
+    at most 512 MiB).
 
     Args:
         network: ``(B, C, H, W)`` to logits ``(B, classes)``.
         proxies: names in :data:`PROXIES`.
-        batches: ``(x, labels)``, on the network's device. All but ``zico`` see the first alone; ``zico`` sees all.
-        seed: of what ``zen`` and ``meco`` draw.
+        batches: ``(x, labels)``, on the network's device. Only ``zico`` sees more than the first.
+        seed: seed of the draws of ``zen`` and ``meco``.
 
     Raises:
-        ScoreError: a proxy is unknown, or cannot be had of this network or these batches, or is not finite.
+        ScoreError: a proxy is unknown, does not apply to this network or these batches, or is not finite.
     """
     check_names(proxies)
     _check_batches(batches)
@@ -73,7 +72,7 @@ def score(
 
 
 def _reseed(seed: int) -> None:
-    """What a network draws by itself does not depend on which proxies are asked for."""
+    """Seed the network's own draws, so that they do not depend on which proxies are computed."""
     torch.default_generator.manual_seed(derive(seed, "score"))  # torch.manual_seed would reseed CUDA too
 
 
@@ -83,7 +82,7 @@ def _private(network: nn.Module, x: Tensor) -> Iterator[nn.Module]:
     devices = [x.device] if x.is_cuda else []
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices):
         net = copy.deepcopy(network).eval()
-        for module in net.modules():  # they look at gradients, and wrap what a module gives; forward hooks may compute
+        for module in net.modules():  # they change what a module returns; forward hooks may be part of the network
             module._backward_hooks.clear()
             module._backward_pre_hooks.clear()
         for parameter in net.parameters():

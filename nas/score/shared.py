@@ -1,10 +1,9 @@
-"""What is read off the first batch: one forward and one backward pass serve every proxy that can share them."""
+"""The proxies that share passes: one forward and one backward pass over the first batch serve all of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -12,33 +11,34 @@ from torch import Tensor, nn
 
 from nas.errors import ScoreError
 from nas.score import formulas
-from nas.score.watch import Layers, Rectifiers
+from nas.score.proxies import missing
+from nas.score.watch import Rectifiers, Watch
 
 OF_LAYERS = ("snip", "grasp", "grad_norm", "fisher", "zico", "l2_norm")
 OF_LOSS = ("snip", "grasp", "grad_norm", "fisher", "zico")
 SHARED = ("jacob_cov", "naswot", "ntk_condition", *OF_LAYERS)
-"""Proxies that the first batch of images is carried through the network for."""
+"""Proxies that need the first batch to pass through the network."""
 KERNEL_BYTES = 2**29
-"""For the gradients of all images; what does not fit is taken in parts, each for another round of passes."""
+"""Memory for the gradients of all images; what does not fit is computed in parts, each in its own round of passes."""
 
 Batch = tuple[Tensor, Tensor]
 
 
 def of_batches(net: nn.Module, wanted: Sequence[str], batches: Sequence[Batch]) -> dict[str, float]:
-    """Those of the ``SHARED`` proxies that are wanted.
+    """Compute those of the ``SHARED`` proxies that are wanted.
 
     The forward pass of the first batch serves all of them; the backward pass of the loss serves ``snip``,
-    ``grad_norm``, ``fisher``, ``zico`` and, kept differentiable, ``grasp``. On top come a backward pass of the summed
-    outputs to the images for ``jacob_cov``, one for each image for ``ntk_condition``, a second derivative for
-    ``grasp``, and another forward and backward pass for each further batch of ``zico``.
+    ``grad_norm``, ``fisher``, ``zico`` and, kept differentiable, ``grasp``. Further passes: a backward pass of the
+    summed outputs to the images for ``jacob_cov``, one for each image for ``ntk_condition``, a second derivative for
+    ``grasp``, and a forward and backward pass for each further batch of ``zico``.
 
-    BatchNorm takes the batch's statistics everywhere; a 2-D convolution or Linear counts as a layer whether a module
+    BatchNorm uses the batch's statistics everywhere; a 2-D convolution or Linear counts as a layer whether a module
     or a function computes it.
 
     Args:
-        net: private, in eval mode, all of whose parameters require grad.
-        wanted: at least one.
-        batches: ``(x, labels)``; all but ``zico`` see the first alone.
+        net: a private network in eval mode; all its parameters require grad.
+        wanted: names, at least one.
+        batches: ``(x, labels)``; only ``zico`` sees more than the first.
 
     Raises:
         ScoreError: the network has no ReLU or no layer, or does not give logits; ``zico`` has one batch.
@@ -46,7 +46,7 @@ def of_batches(net: nn.Module, wanted: Sequence[str], batches: Sequence[Batch]) 
     asked, values = set(wanted), {}
     x, labels = (tensor.detach().clone() for tensor in batches[0])
     x.requires_grad_("jacob_cov" in asked)
-    layers = Layers(wanted[0], net.parameters(), apart="fisher" in asked)
+    layers = Watch(wanted[0], net.parameters(), apart="fisher" in asked)
     rectifiers = Rectifiers(len(x))
     with ExitStack() as watching:
         watching.enter_context(torch.set_grad_enabled(bool(asked - {"naswot", "l2_norm"})))
@@ -57,17 +57,15 @@ def of_batches(net: nn.Module, wanted: Sequence[str], batches: Sequence[Batch]) 
     weights = _weights(net, layers)
     for name in OF_LAYERS:
         if name in asked and not weights:
-            raise ScoreError(
-                "proxies", name, "needs a 2-D convolution or a Linear, and the network has none", "leave it out"
-            )
+            raise missing(name, "a 2-D convolution or a Linear")
     if "naswot" in asked:
         if not rectifiers.seen:
-            raise ScoreError("proxies", "naswot", "needs a ReLU, and the network has none", "leave it out")
+            raise missing("naswot", "a ReLU")
         values["naswot"] = formulas.naswot(rectifiers.agreements)
     if "l2_norm" in asked:
-        values["l2_norm"] = formulas.l2_norm([weight.detach() for weight in weights])
+        values["l2_norm"] = formulas.norms([weight.detach() for weight in weights])
     if "jacob_cov" in asked:
-        values["jacob_cov"] = formulas.jacob_cov(_to_pictures(y, x).flatten(1))
+        values["jacob_cov"] = formulas.jacob_cov(_gradients_of(y.sum(), [x])[0].flatten(1))
     if "ntk_condition" in asked:
         values["ntk_condition"] = formulas.condition(_kernel(net, y), torch.finfo(y.dtype).eps)
     if asked & set(OF_LOSS):
@@ -76,7 +74,7 @@ def of_batches(net: nn.Module, wanted: Sequence[str], batches: Sequence[Batch]) 
 
 
 def _of_loss(
-    net: nn.Module, asked: set[str], loss: Tensor, layers: Layers, weights: list[Tensor], others: Sequence[Batch]
+    net: nn.Module, asked: set[str], loss: Tensor, layers: Watch, weights: list[Tensor], others: Sequence[Batch]
 ) -> dict[str, float]:
     values, twice = {}, "grasp" in asked
     outs = [call.out for call in layers.calls] if "fisher" in asked else []
@@ -89,7 +87,7 @@ def _of_loss(
     if "snip" in asked:
         values["snip"] = formulas.snip(plain, gradients)
     if "grad_norm" in asked:
-        values["grad_norm"] = formulas.grad_norm(gradients)
+        values["grad_norm"] = formulas.norms(gradients)
     if twice:
         pairs = zip(first, gradients, strict=True)
         square = torch.stack([(g * fixed).sum() for g, fixed in pairs if g is not None and fixed is not None]).sum()
@@ -99,16 +97,15 @@ def _of_loss(
         del found, first, loss  # and with them the graph
         all_batches = [gradients, *(_gradients(net, batch, weights) for batch in others)]
         if len(all_batches) < 2:
-            raise ScoreError(
-                "proxies", "zico", "needs at least 2 batches: it is about how gradients deviate", "give batches=2"
-            )
+            rule = "needs at least 2 batches: it is about how gradients deviate"
+            raise ScoreError("proxies", "zico", rule, "give batches=2")
         values["zico"] = formulas.zico(all_batches)
     return values
 
 
 def _gradients(net: nn.Module, batch: Batch, weights: list[Tensor]) -> tuple[Tensor | None, ...]:
     x, labels = batch
-    with Layers("zico", ()):
+    with Watch("zico"):
         loss = F.cross_entropy(_logits(net, x, "zico"), labels.clone())
     return torch.autograd.grad(loss, weights, allow_unused=True)
 
@@ -121,42 +118,38 @@ def _logits(net: nn.Module, x: Tensor, proxy: str) -> Tensor:
         raise ScoreError("proxies", proxy, rule, "score a module that gives logits alone")
     if torch.is_grad_enabled() and not y.requires_grad:
         rule = "needs logits that can be differentiated, and the network's cannot"
-        raise ScoreError(
-            "proxies", proxy, rule, "take detach() and no_grad() out of its forward, or leave the proxy out"
-        )
+        remedy = "take detach() and no_grad() out of its forward, or leave the proxy out"
+        raise ScoreError("proxies", proxy, rule, remedy)
     return y
 
 
-def _weights(net: nn.Module, layers: Layers) -> list[Tensor]:
-    """The layers' weights, each once: those of modules, used or not, and those that functions used."""
+def _weights(net: nn.Module, layers: Watch) -> list[Tensor]:
+    """Each layer's weight once: those of modules, used or not, and those that functions used."""
     of_modules = [module.weight for module in net.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
     known = {id(parameter) for parameter in net.parameters()}
     unique = {id(w): w for w in [*of_modules, *(call.weight for call in layers.calls)] if id(w) in known}
     return list(unique.values())
 
 
-def _to_pictures(y: Tensor, x: Tensor) -> Tensor:
-    return torch.autograd.grad(y.sum(), x, retain_graph=True, materialize_grads=True, allow_unused=True)[0]
+def _gradients_of(output: Tensor, tensors: list[Tensor]) -> tuple[Tensor, ...]:
+    """Gradients of a number, zeros where it does not depend on a tensor; the graph stays."""
+    return torch.autograd.grad(output, tensors, retain_graph=True, materialize_grads=True, allow_unused=True)
 
 
 def _kernel(net: nn.Module, y: Tensor) -> Tensor:
-    """``(B, B)``: inner products of the gradients of each image's summed outputs over parameters named weight."""
+    """``(B, B)``: inner products of the gradients of each image's summed outputs, over parameters named "weight"."""
     weights = [parameter for name, parameter in net.named_parameters() if "weight" in name]
     kernel = torch.zeros(len(y), len(y), dtype=torch.float64, device=y.device)
     for part in _parts(weights, KERNEL_BYTES // (len(y) * y.element_size())):
-        rows = torch.zeros(len(y), sum(weight.numel() for weight in part), dtype=y.dtype, device=y.device)
+        rows = torch.empty(len(y), sum(weight.numel() for weight in part), dtype=y.dtype, device=y.device)
         for row, output in zip(rows, y.sum(1), strict=True):
-            found = torch.autograd.grad(output, part, retain_graph=True, allow_unused=True)
-            ends = torch.tensor([0, *(weight.numel() for weight in part)]).cumsum(0).tolist()
-            for (begin, end), g in zip(pairwise(ends), found, strict=True):
-                if g is not None:
-                    row[begin:end] = g.flatten()
+            torch.cat([g.flatten() for g in _gradients_of(output, part)], out=row)
         kernel += rows @ rows.T
     return kernel
 
 
 def _parts(weights: Sequence[Tensor], numbers: int) -> Iterator[list[Tensor]]:
-    """``weights`` in order, in parts of at most ``numbers`` numbers, or one weight."""
+    """Split ``weights`` into parts of at most ``numbers`` numbers, or of one larger weight."""
     part: list[Tensor] = []
     for weight in weights:
         if part and sum(one.numel() for one in part) + weight.numel() > numbers:

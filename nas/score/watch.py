@@ -1,4 +1,4 @@
-"""What is seen, and what is changed, while a network runs: nothing on the network itself."""
+"""Modes that observe a network while it runs, and change BatchNorm and dropout, without touching its modules."""
 
 from __future__ import annotations
 
@@ -19,19 +19,34 @@ _DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, 
 _LAYERS = {torch.conv2d, F.linear}
 
 
-class Watch(TorchFunctionMode):
-    """Every BatchNorm takes the batch's statistics and remembers nothing of them; no dropout drops anything.
+class Call(NamedTuple):
+    """One use of a layer."""
 
-    That holds wherever a function of this kind is called, by a module or without one, and whatever mode the module is
-    in. A network that is to be seen so is left in eval mode: what else depends on the mode is then without noise.
+    weight: Tensor
+    out: Tensor
+
+
+class Watch(TorchFunctionMode):
+    """Makes every BatchNorm use the batch's statistics and every dropout pass its input on; notes each use of a layer.
+
+    This holds for functions that modules call and for functions that the network calls itself, in either mode. A layer
+    is a 2-D convolution or a Linear. BatchNorm's running statistics stay as they are. The network should be in eval
+    mode, so that whatever else depends on the mode is free of noise.
 
     Args:
-        proxy: that is asked for, for messages.
+        proxy: the proxy that is computed, for messages.
+        parameters: the parameters that count as weights of layers.
+        apart: hand on a copy of each layer's output, so that ``Call.out`` keeps its values if the next function works
+            in place.
+
+    Attributes:
+        calls: the uses of layers, in order.
     """
 
-    def __init__(self, proxy: str) -> None:
+    def __init__(self, proxy: str, parameters: Iterable[Tensor] = (), apart: bool = False) -> None:
         super().__init__()
-        self._proxy = proxy
+        self.calls: list[Call] = []
+        self._proxy, self._known, self._apart = proxy, {id(parameter) for parameter in parameters}, apart
 
     def __torch_function__(
         self, func: Callable, types: Iterable[type], args: tuple = (), kwargs: dict[str, Any] | None = None
@@ -43,58 +58,24 @@ class Watch(TorchFunctionMode):
         elif func in _DROPOUTS:
             result = args[0] if args else kwargs["input"]
         else:
-            result = self.carry_out(func, args, kwargs)
-        self.saw(result)
-        return result
-
-    def normalise(self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-        """What a BatchNorm gives."""
-        if x.numel() == x.shape[1]:
-            rule = f"needs a BatchNorm's variance, and one gets {tuple(x.shape)}: a single number for each channel"
-            raise ScoreError("proxies", self._proxy, rule, "leave it out, or give larger images")
-        return F.batch_norm(x, None, None, weight, bias, training=True, eps=eps)
-
-    def carry_out(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
-        """What any other function gives."""
-        return func(*args, **kwargs)
-
-    def saw(self, result: Any) -> None:
-        """Look at what a function gave."""
-
-
-class Call(NamedTuple):
-    """One use of a layer."""
-
-    weight: Tensor
-    out: Tensor
-
-
-class Layers(Watch):
-    """Notes each use of a parameter as the weight of a 2-D convolution or a Linear, by a module or without one.
-
-    Args:
-        proxy: that is asked for, for messages.
-        parameters: that may be weights.
-        apart: hand on a copy of what a layer gives, so that ``Call.out`` stays what it was where the next function
-            works in place.
-
-    Attributes:
-        calls: the uses, in order.
-    """
-
-    def __init__(self, proxy: str, parameters: Iterable[Tensor], apart: bool = False) -> None:
-        super().__init__(proxy)
-        self.calls: list[Call] = []
-        self._known, self._apart = {id(parameter) for parameter in parameters}, apart
-
-    def carry_out(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
-        result = func(*args, **kwargs)
+            result = func(*args, **kwargs)
         if func in _LAYERS:
             weight = args[1] if len(args) > 1 else kwargs["weight"]
             if id(weight) in self._known:
                 self.calls.append(Call(weight, result))
                 return result.clone() if self._apart else result
+        self.saw(result)
         return result
+
+    def normalise(self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+        """Compute a BatchNorm."""
+        if x.numel() == x.shape[1]:
+            rule = f"needs a BatchNorm's variance, and one gets {tuple(x.shape)}: a single number for each channel"
+            raise ScoreError("proxies", self._proxy, rule, "leave it out, or give larger images")
+        return F.batch_norm(x, None, None, weight, bias, training=True, eps=eps)
+
+    def saw(self, result: Any) -> None:
+        """Look at the result of a function."""
 
 
 _aten = torch.ops.aten
@@ -102,19 +83,20 @@ _ALWAYS = {_aten.relu, _aten.relu_, _aten.leaky_relu, _aten.leaky_relu_, _aten._
 _ALWAYS |= {_aten.rrelu_with_noise, _aten.rrelu_with_noise_, _aten.rrelu_with_noise_functional}
 _FROM = {_aten.hardtanh, _aten.hardtanh_, _aten.threshold, _aten.threshold_}
 _FROM |= {_aten.clamp, _aten.clamp_, _aten.clamp_min, _aten.clamp_min_}
-"""Rectifiers if they begin at 0, as ReLU6 does."""
+"""Rectifiers where their lower bound is 0, as ReLU6's is."""
 
 
 class Rectifiers(EagerDispatchMode):
-    """Counts on how many of its inputs to ReLUs each pair of images agrees in sign.
+    """Counts, for each pair of images, the inputs of ReLUs that have the same sign.
 
-    That is ReLU and its like (ReLU6, LeakyReLU, PReLU, ``clamp(min=0)``), of a module or a function, in place or not.
+    Rectifiers are ReLU, ReLU6, LeakyReLU, PReLU, ``clamp(min=0)`` and their like, as modules or functions, in place or
+    not.
 
     Args:
-        images: in the batch; what is rectified but is no batch, such as a weight, does not count.
+        images: number in the batch; rectified tensors of another length, such as weights, do not count.
 
     Attributes:
-        agreements: float64 ``(B, B)``.
+        agreements: the counts, float64 ``(B, B)``.
         seen: the number of rectifiers.
     """
 

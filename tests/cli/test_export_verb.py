@@ -32,7 +32,7 @@ def test_a_run_becomes_files_that_can_be_loaded(nas_export, first, tmp_path):
     assert sorted(path.name for path in folder.parent.iterdir()) == ["a"]
 
     status, out, err = nas_export(first, "run=a")
-    rule = r"is there already, and not empty; take another run=NAME, or delete the folder"
+    rule = r"exists already and is not empty; take another run=NAME, or delete the folder"
     assert status == 1
     assert re.fullmatch(rf"nas-export: run={folder}: {rule}\n", err)
     status, out, err = nas_export("-m", first, "architecture=0,1", "run=both", "program=false")

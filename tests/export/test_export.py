@@ -27,7 +27,7 @@ SLOW = ("macro", "two_branch", "chain", "cell, no input", "chain, bf16, EMA")
 """Kinds whose program is not written here: another kind is like them in that."""
 
 
-def pictures(trained, number=40):
+def images(trained, number=40):
     return trained.batches(trained.splits.test.subset(torch.arange(number) % len(trained.splits.test)), number)[0][0]
 
 
@@ -48,7 +48,7 @@ def test_each_file_computes_what_the_subnetwork_does(make_trained, tmp_path, kin
     program = network if kind in SLOW else torch.export.load(tmp_path / "out" / "network.pt2").module()
     assert not network.training
     assert not any(isinstance(module, GatedBlock) for module in network.modules())
-    x = pictures(trained).contiguous()
+    x = images(trained).contiguous()
     for size in (1, 5, 40):
         with torch.no_grad():
             expected = subnetwork(x[:size], architecture)
@@ -170,7 +170,7 @@ def test_an_existing_folder_is_refused_and_kept(trained, tmp_path):
     (tmp_path / "out" / "mine").touch()
     (tmp_path / "file").touch()
     for name in ("out", "file"):
-        with pytest.raises(ExportError, match=r"is there already, and not empty; take another run=NAME"):
+        with pytest.raises(ExportError, match=r"exists already and is not empty; take another run=NAME"):
             export(trained, (1, 2), tmp_path / name)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "mine", "out"]
 
@@ -212,5 +212,5 @@ def test_a_network_that_cannot_be_followed_is_exported_without_a_program(make_tr
         export(trained, (1,), tmp_path / "out")
     assert nothing_in(tmp_path)
     export(trained, (1,), tmp_path / "out", program=False)
-    x = pictures(trained)
+    x = images(trained)
     assert torch.equal(load(tmp_path / "out", factory="support.exports:Stubborn")(x), trained.supernet(x, (1,)))

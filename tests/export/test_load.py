@@ -40,10 +40,10 @@ def test_a_flipped_bit_in_the_weights_is_noticed_wherever_it_is(folder):
     data = path.read_bytes()
     for place in range(0, len(data), len(data) // 30):
         path.write_bytes(data[:place] + bytes([data[place] ^ 16]) + data[place + 1 :])
-        with pytest.raises(ExportError, match="is not the file that the card is of"):
+        with pytest.raises(ExportError, match="is not the file that the card describes"):
             load(folder)
     path.write_bytes(data[:-1])
-    with pytest.raises(ExportError, match="is not the file that the card is of"):
+    with pytest.raises(ExportError, match="is not the file that the card describes"):
         load(folder)
 
 
@@ -97,7 +97,7 @@ def test_what_is_missing_is_named(folder, tmp_path):
 def test_the_weights_of_another_network_are_refused(trained, folder, tmp_path):
     export(trained, (1, 0), tmp_path / "other", program=False)
     shutil.copy(tmp_path / "other" / "weights.safetensors", folder)
-    with pytest.raises(ExportError, match="is not the file that the card is of"):
+    with pytest.raises(ExportError, match="is not the file that the card describes"):
         load(folder)
 
 

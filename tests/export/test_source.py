@@ -49,7 +49,7 @@ def test_a_search_whose_checkpoint_is_gone_or_another_one_is_refused(search):
     with pytest.raises(CheckpointError, match="is not the file that was searched"):
         find_source("", "first", "best")
     search.checkpoint = "nowhere/step_1.safetensors"
-    with pytest.raises(CheckpointError, match=r"its checkpoint nowhere/step_1\.safetensors is no longer there"):
+    with pytest.raises(CheckpointError, match=r"its checkpoint nowhere/step_1\.safetensors no longer exists"):
         find_source("", "first", "best")
 
 

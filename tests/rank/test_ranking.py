@@ -84,7 +84,7 @@ def test_the_ceiling_is_said_or_that_it_is_not_known(truth):
     single = truth_of(1)
     found = rank(predictions_for(single), single)
     assert found.ceiling is None
-    assert found.conclusions[-1].startswith("The table has one training an architecture")
+    assert found.conclusions[-1].startswith("The table has one training of each architecture")
 
 
 def text_of(found, truth, width=115):

@@ -1,4 +1,4 @@
-"""What each proxy has to do when weights, images or batches change in a known way."""
+"""How each proxy changes when weights, images or batches change in a known way."""
 
 import copy
 import math
@@ -11,7 +11,7 @@ from support.proxy_state import NAMES, values_of
 from torch import nn
 
 
-def test_synflow_of_a_bias_free_chain_is_the_log_of_layers_times_flow():
+def test_synflow_is_the_log_of_layers_times_flow():
     """Each layer's sum of w dR/dw is R itself: R is homogeneous of degree one in each layer."""
     network = nn.Sequential(
         nn.Conv2d(3, 4, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(144, CLASSES, bias=False)
@@ -23,7 +23,7 @@ def test_synflow_of_a_bias_free_chain_is_the_log_of_layers_times_flow():
     assert values_of(network, ["synflow"], make_batches(1, 2))["synflow"] == pytest.approx(expected, rel=1e-12)
 
 
-def test_synflow_sees_neither_signs_nor_data_nor_batchnorm_nor_overflow():
+def test_synflow_ignores_signs_data_batchnorm_and_overflow():
     network, changed = build("residual"), build("residual")
     expected = values_of(network, ["synflow"], make_batches(1, 2))["synflow"]
     for parameter in changed.parameters():
@@ -56,7 +56,7 @@ def test_weights_before_a_batchnorm_may_be_scaled():
     assert after["synflow"] > before["synflow"]
 
 
-def test_no_gradient_proxy_depends_on_the_order_of_the_pictures():
+def test_the_order_of_the_images_does_not_matter():
     network, batches = build("chain-mixed").double(), doubled(make_batches(2, 6))
     shuffled = [(x.flip(0), y.flip(0)) for x, y in batches]
     names = [name for name in NAMES if name != "meco"]  # which looks at the first image alone
@@ -64,7 +64,7 @@ def test_no_gradient_proxy_depends_on_the_order_of_the_pictures():
     assert after == pytest.approx(before, rel=1e-7)
 
 
-def test_pictures_twice_over_are_the_same_batch():
+def test_repeated_images_are_the_same_batch():
     """The loss is a mean: each image's share halves, and fisher's square quarters."""
     network, batches = build("plain").double(), doubled(make_batches(2, 4))
     twice = [(torch.cat([x, x]), torch.cat([y, y])) for x, y in batches]
@@ -73,7 +73,7 @@ def test_pictures_twice_over_are_the_same_batch():
     assert after == pytest.approx({**before, "fisher": before["fisher"] / 4}, rel=1e-9)
 
 
-def test_batches_twice_over_are_the_same_to_zico():
+def test_repeated_batches_are_the_same_to_zico():
     """So it is with a standard deviation of ddof 0, and with no other; nor if gradients added up over batches."""
     network, batches = build("residual").double(), doubled(make_batches(3, 4))
     expected = values_of(network, ["zico"], batches)["zico"]
@@ -87,7 +87,7 @@ def test_only_zico_sees_more_than_the_first_batch():
     assert values_of(network, names, batches) == values_of(network, names, batches[:1])
 
 
-def test_grasp_is_minus_the_slope_of_the_gradient_along_itself():
+def test_grasp_is_minus_the_gradients_slope_along_itself():
     """``-w . (grad(w + e g) - grad(w)) / e`` on a smooth network."""
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(144, CLASSES)).double()
     x, y = doubled(make_batches(1, 4))[0]
@@ -105,7 +105,7 @@ def test_grasp_is_minus_the_slope_of_the_gradient_along_itself():
     assert values_of(network, ["grasp"], [(x, y)])["grasp"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_naswot_counts_the_units_on_which_two_pictures_agree():
+def test_naswot_counts_the_units_where_images_agree():
     """Three units: an image agrees with itself on 3, with the other on 2, and the determinant is 3 * 3 - 2 * 2."""
     network = nn.Sequential(nn.Flatten(), nn.Linear(2, 3, bias=False), nn.ReLU())
     network[1].weight.data.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]))
@@ -114,7 +114,7 @@ def test_naswot_counts_the_units_on_which_two_pictures_agree():
     assert found == pytest.approx(math.log(3 * 3 - 2 * 2))
 
 
-def test_zen_does_not_depend_on_the_weights_it_is_given():
+def test_zen_ignores_the_networks_weights():
     batches = make_batches(1, 4)
     first, second = (values_of(build("plain", seed), ["zen"], batches)["zen"] for seed in (0, 1))
     assert first == second
