@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import json
 import platform
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -73,6 +72,8 @@ def _reset_peak() -> None:
 def _peak_mb() -> float:
     if platform.system() == "Linux":
         return _status_mb("VmHWM")
+    import resource  # Windows has none
+
     unit = 1 if platform.system() == "Darwin" else 1024  # macOS counts bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MB
 
