@@ -42,9 +42,10 @@ def write_whole(path: Path, content: bytes | memoryview | str) -> None:
         write_all(file, content)
 
 
-def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a table as CSV, whole or not at all."""
+def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]], comments: str = "") -> None:
+    """Write a table as CSV, below lines of comment, whole or not at all."""
     text = io.StringIO()
+    text.write(comments)
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(head)
     writer.writerows(rows)

@@ -1,21 +1,19 @@
-"""Train every architecture of a small space from scratch: a table of truth that supernets can be ranked against.
+"""Train every architecture of a small space from scratch: a benchmark table that supernets are ranked against.
 
-    python scripts/make_table.py data.root=path/to/cifar10.zip            the table of this project, hours on 2 cores
+    python scripts/make_table.py data.root=path/to/cifar10.zip            the table of this project: hours on 2 cores
     python scripts/make_table.py data=digits data.train_images=0 train.epochs=2 space.depths=[1,1] --out digits.csv
 
-Overrides are those of nas-train; what stands in DEFAULTS comes first. A row of the table is what
+Overrides are those of nas-train; the script's own DEFAULTS come before them. A row of the table is what
 
     nas-train gate=fixed gate.architecture=A seed=S evaluate.recalibrate=false ...
 
-reports as test accuracy with the settings in the table's head. Every finished training is kept beside the table at
-once, so the same command goes on after a stop.
+reports as test accuracy with the settings in the table's head. A journal beside the table keeps every finished
+training, so the same command continues after a stop.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import multiprocessing
 import os
@@ -42,21 +40,21 @@ DEFAULTS = [
     "train.channels_last=true",
     "train.threads=1",
 ]
-"""The settings of the table that comes with the package: images that are not moved, since 8 epochs are few."""
+"""The settings of the table in the package. Images are not cropped at random, because 8 epochs are few."""
 MOST = 4096
-"""Architectures that a table may have: each is a training, and each seed one more."""
+"""Maximal number of architectures in a table: each of them is trained once for each seed."""
 
 
 def main() -> None:
-    """Entry point; what a user can mend ends with status 1 and one line on standard error."""
+    """Entry point; a user's mistake ends with status 1 and one line on standard error."""
     parser = argparse.ArgumentParser(
         prog="make_table", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("overrides", nargs="*", help="of nas-train, such as data.root=cifar10.zip")
+    parser.add_argument("overrides", nargs="*", help="settings of nas-train, such as data.root=cifar10.zip")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each architecture (default 3)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes, one thread each")
     parser.add_argument("--out", type=Path, default=Path("outputs/table/chain.csv"), help="the table to write")
-    asked = parser.parse_intermixed_args()  # overrides may stand on both sides of an option
+    asked = parser.parse_intermixed_args()  # overrides may come before and after options
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -76,7 +74,7 @@ def main() -> None:
 
 
 def make(asked: argparse.Namespace) -> None:
-    """Do what is not done yet, then write the table."""
+    """Run the missing trainings, then write the table."""
     from nas.errors import require
 
     require(asked.seeds >= 1, "--seeds", asked.seeds, "must be at least 1", "write --seeds 3")
@@ -101,12 +99,11 @@ def make(asked: argparse.Namespace) -> None:
 
 
 def train_all(todo: list[tuple[TrainRunSettings, str, int]], journal: Journal, workers: int) -> None:
-    """Note the accuracy of each training in the journal as soon as it has ended."""
+    """Train in worker processes; each accuracy goes to the journal as soon as it is known."""
     from concurrent.futures import ProcessPoolExecutor, as_completed
     from concurrent.futures.process import BrokenProcessPool
 
-    from rich.progress import track
-
+    from nas.console import track
     from nas.errors import DataError
 
     begun = (begin, (todo[0][0].train.threads, os.getpid()))
@@ -125,7 +122,7 @@ def train_all(todo: list[tuple[TrainRunSettings, str, int]], journal: Journal, w
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         for process in multiprocessing.active_children():
-            process.terminate()  # a training that nobody waits for any more
+            process.terminate()  # its result is no longer needed
 
 
 def compose(overrides: list[str]) -> TrainRunSettings:
@@ -150,7 +147,7 @@ def parts(settings: TrainRunSettings, seed: int) -> tuple[SearchSpace, Splits]:
 
 @lru_cache(maxsize=1)
 def _splits(data: str, seed: int) -> Splits:
-    """The images that ``data`` describes: settings as JSON, since a cache needs a key that can be hashed."""
+    """The images that ``data`` describes: settings as JSON, because the cache needs a hashable key."""
     from nas.data import load_splits
     from nas.settings import train_settings
 
@@ -158,7 +155,7 @@ def _splits(data: str, seed: int) -> Splits:
 
 
 def begin(threads: int, parent: int) -> None:
-    """What a worker does first. Ctrl-C is for the process that hands out the work; without that one it ends."""
+    """Set a worker up: it ignores Ctrl-C, which is for the parent process, and ends when the parent does."""
     import signal
     import threading
     import time
@@ -174,13 +171,13 @@ def begin(threads: int, parent: int) -> None:
     def end_with_parent() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
-        os._exit(1)  # it was killed: nobody reads what this one would find, or how it fails
+        os._exit(1)  # the parent was killed, so nobody reads this worker's results or errors
 
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def train_one(task: tuple[TrainRunSettings, str, int]) -> tuple[str, int, float | str]:
-    """One training; the test accuracy, 0 to 1, or why there is none."""
+    """Train one architecture; returns its test accuracy, 0 to 1, or the error message."""
     from nas.errors import NasError
     from nas.train.scratch import train_from_scratch
 
@@ -188,22 +185,22 @@ def train_one(task: tuple[TrainRunSettings, str, int]) -> tuple[str, int, float 
     try:
         space, splits = parts(settings, seed)
         return text, seed, train_from_scratch(replace(settings, seed=seed), space, splits, space.decode(text)).accuracy
-    except NasError as error:  # as text: it would not survive the way to the other process
+    except NasError as error:  # as text, which the parent can unpickle
         return text, seed, str(error)
 
 
 def head_of(settings: TrainRunSettings) -> dict[str, Any]:
-    """What the accuracies depend on."""
+    """The settings and versions that the accuracies depend on."""
     from nas.checkpoint import versions
 
     plain = {name: asdict(getattr(settings, name)) for name in ("space", "data", "optimizer", "train")}
-    for name in ("root", "cache", "download"):  # where the images lie does not matter
+    for name in ("root", "cache", "download"):  # the place of the images does not matter
         plain["data"].pop(name, None)
     return {"settings": plain, "versions": versions()}
 
 
 def resume(out: Path, head: dict[str, Any]) -> tuple[Journal, dict[tuple[str, int], float]]:
-    """The journal beside the table, and the trainings that it has: accuracies by architecture and seed."""
+    """The journal beside the table, and its accuracies by architecture and seed."""
     from nas.journal import Journal
 
     found: dict[tuple[str, int], float] = {}
@@ -216,15 +213,13 @@ def resume(out: Path, head: dict[str, Any]) -> tuple[Journal, dict[tuple[str, in
 
 
 def write(out: Path, head: dict[str, Any], order: list[str], found: dict[tuple[str, int], float], seeds: int) -> None:
-    """The table: the settings as comments, then a row an architecture; whole or not at all."""
-    from nas.files import write_whole
+    """Write the table: the settings as comments, then a row for each architecture."""
+    from nas.files import write_csv
 
-    text = io.StringIO()
-    text.write(f"# settings: {json.dumps(head['settings'])}\n# versions: {json.dumps(head['versions'])}\n")
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["architecture", *(f"accuracy_{seed}" for seed in range(seeds))])
-    rows.writerows([name, *(f"{found[name, seed]:.4f}" for seed in range(seeds))] for name in order)
-    write_whole(out, text.getvalue())
+    columns = ["architecture", *(f"accuracy_{seed}" for seed in range(seeds))]
+    rows = ([name, *(f"{found[name, seed]:.4f}" for seed in range(seeds))] for name in order)
+    comments = "".join(f"# {name}: {json.dumps(value)}\n" for name, value in head.items())
+    write_csv(out, columns, rows, comments)
 
 
 if __name__ == "__main__":

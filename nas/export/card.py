@@ -96,7 +96,7 @@ def read_card(folder: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # of JSON, or of the encoding
         raise damaged(path, str(error)) from None
     if not isinstance(card, dict):
-        raise damaged(path, "it is no JSON object")
+        raise damaged(path, "it is not a JSON object")
     if card.get("format") != FORMAT:
         rule = f"has format {card.get('format')}, this version reads {FORMAT}"
         raise ExportError("card", path, rule, "use the version of gated-nas that wrote it")

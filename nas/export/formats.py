@@ -40,12 +40,12 @@ def write_weights(path: Path, plain: nn.Module, network: dict[str, Any]) -> None
     """Write the state dict as safetensors, with the description ``network`` in its header.
 
     Raises:
-        ExportError: the state dict contains something that is no tensor.
+        ExportError: the state dict contains something other than tensors.
     """
     state = plain.state_dict()
     for name, value in state.items():
         if not isinstance(value, Tensor):
-            rule = f"{name} of its state is a {type(value).__name__}, no tensor"
+            rule = f"{name} of its state is a {type(value).__name__} and not a tensor"
             raise ExportError("space", network["space"]["name"], rule, "keep it in a buffer")
     # Copies, because safetensors stores neither shared tensors nor memory formats.
     tensors = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in state.items()}

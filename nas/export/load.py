@@ -48,9 +48,9 @@ def load(folder: Path | str, factory: str | None = None) -> nn.Module:
         raise ExportError("card", folder, rule, "export the network again")
     for key, largest in (("channels", 1 << 14), ("image_size", 1 << 14), ("classes", 1 << 24)):
         if type(network.get(key)) is not int or not 1 <= network[key] <= largest:
-            raise damaged(folder / CARD, f"its {key} is no number above 0, or larger than any")
+            raise damaged(folder / CARD, f"its {key} is not a number above 0, or is too large")
     if not isinstance(network.get("architecture"), str):
-        raise damaged(folder / CARD, "its architecture is no text")
+        raise damaged(folder / CARD, "its architecture is not text")
     size = (network["channels"], network["image_size"])
     settings = train_settings({"space": network.get("space")}).space
     _must_be_named(folder, settings, factory)

@@ -59,30 +59,30 @@ def _conclude(
 ) -> list[str]:
     """A sentence for each kind, comparing its best with the best trivial predictor; one on the pick; the ceiling."""
     best = {kind: next((row for row in rows if row.kind == kind), None) for kind in KINDS}
-    trivial, said = best["trivial"], []
+    trivial, sentences = best["trivial"], []
     assert trivial is not None, "parameters and FLOPs are always there"
     for kind in KINDS[:-1]:
         row = best[kind]
         if row is None:
             continue
         difference = compare(by_name[row.name].goodness, by_name[trivial.name].goodness, truth, counts)
-        said.append(f"{_subject(row, rows)} ranks {_verdict(difference)} {_called(trivial)} {_shown(difference)}.")
+        sentences.append(f"{_subject(row, rows)} ranks {_verdict(difference)} {_called(trivial)} {_shown(difference)}.")
     first = rows[0].correlation
-    said.append(
+    sentences.append(
         f"Taking {_called(rows[0])} at its word costs {100 * first.regret:.2f} points of accuracy: its first "
         f"choice is number {first.pick_rank:.3g}{' on average' if first.draws > 1 else ''} of {first.n:,}."
     )
     if limit is None:
-        said.append(
+        sentences.append(
             "The table has one training of each architecture, so it does not say how much of this is its noise."
         )
     else:
-        said.append(
+        sentences.append(
             f"Against this table even a perfect predictor would reach only about tau {limit.tau:.2f} "
             f"[{limit.tau_low:.2f}, {limit.tau_high:.2f}]: one training of an architecture scatters by "
             f"{100 * limit.noise:.2f} points, and there are {limit.seeds}."
         )
-    return said
+    return sentences
 
 
 def _subject(row: Row, rows: Sequence[Row]) -> str:

@@ -39,8 +39,6 @@ class BenchmarkTable:
     """``(n, seeds)``, float64, 0 to 1: one column for each training."""
     settings: Head
     """The settings of nas-train that the table was made with; None where it does not state them."""
-    percent: bool
-    """Whether the source states percent."""
 
     @property
     def mean(self) -> Tensor:
@@ -74,8 +72,8 @@ def load_table(source: str, space: SearchSpace, settings: SpaceSettings | None =
     made_with = _space(source, head)
     if made_with is not None and settings is not None:
         _compare(source, asdict(made_with), asdict(settings))
-    accuracies, percent = _accuracies(source, rows)
-    return BenchmarkTable(source, _architectures(source, rows, space), accuracies, head, percent)
+    accuracies = _accuracies(source, rows)
+    return BenchmarkTable(source, _architectures(source, rows, space), accuracies, head)
 
 
 def table_path(source: str) -> Path:
@@ -154,7 +152,7 @@ def _settings(where: str, text: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         settings = None
     ok = isinstance(settings, dict) and isinstance(settings.get("space", {}), dict)
-    _require(ok, where, "its settings are no JSON object", "correct the line")
+    _require(ok, where, "its settings are not a JSON object", "correct the line")
     return dict(settings)
 
 
@@ -186,7 +184,7 @@ def _number(where: str, value: Any) -> float:
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
-    rule = f"{reprlib.repr(value)} is no accuracy: a number from 0 to 1, or to 100 in percent"
+    rule = f"{reprlib.repr(value)} is not an accuracy: a number from 0 to 1, or to 100 in percent"
     _require(0 <= number <= 100, where, rule, "correct it, or leave the row out")
     return number
 
@@ -194,15 +192,14 @@ def _number(where: str, value: Any) -> float:
 # ------------------------------------------------------------------------------------------------- common to both
 
 
-def _accuracies(source: str, rows: list[Row]) -> tuple[Tensor, bool]:
+def _accuracies(source: str, rows: list[Row]) -> Tensor:
     values = torch.tensor([row[2] for row in rows], dtype=torch.float64)
     above, below = (values > 1).any(dim=1), (values <= 1).any(dim=1)
     if bool(above.any() and below.any()):
         first = [rows[int(kind.nonzero()[0])][0].rpartition(":")[2] for kind in (above, below)]
         rule = f"has accuracies above 1 (first at {first[0]}) and others not above 1 (first at {first[1]})"
         raise DataError("truth", source, rule, "write all of them from 0 to 1, or all in percent")
-    percent = bool(above.any())
-    return values / 100 if percent else values, percent
+    return values / 100 if above.any() else values
 
 
 def _architectures(source: str, rows: list[Row], space: SearchSpace) -> list[Architecture]:

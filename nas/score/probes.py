@@ -113,7 +113,7 @@ def zen(net: nn.Module, like: Tensor, seed: int) -> float:
     draws = generator(seed, "zen")
     weights = _gaussian(net, draws)
     x, e = (torch.randn(like.shape, generator=draws).to(like) for _ in range(2))
-    changed = x + MIXUP * e  # before the modes, for which an input is no feature map
+    changed = x + MIXUP * e  # before the modes, for which an input is not a feature map
     with torch.no_grad():
         with _Features(len(like)) as mixed:
             functional_call(net, weights, (changed,))

@@ -72,7 +72,7 @@ def checked(proxy: str, value: float) -> float:
     if math.isfinite(value) or value == PROXIES[proxy].worst:
         return value
     rule = f"is {value} for this network: its numbers overflow, or its weights or the images are not finite"
-    raise ScoreError("proxies", proxy, rule, "leave this proxy out, or mend the network's initial weights")
+    raise ScoreError("proxies", proxy, rule, "leave this proxy out, or correct the network's initial weights")
 
 
 def missing(proxy: str, what: str) -> ScoreError:

@@ -49,13 +49,9 @@ WRONG = {
     "checkpoint=a search=b": r"checkpoint, search=a, b: a search has its own checkpoint; leave one of them out",
     "search=nowhere": r"search=nowhere: .*",
     "FIRST architecture=5": r"architecture=\(5,\): entry 5 must name .*slot mix has 0 to 1: branch0, branch1",
-    "FIRST architecture=0-1": r"architecture=\(0, 1\): must have one entry for each of the 1 slots .*",
-    "FIRST architecture=x": r"architecture=x: must be one number a slot.*",
-    "FIRST architecture=''": r"architecture='': must not be empty; write best, or for example 1-0-2",
     "FIRST onnx=true program=false": r"onnx=true: is translated from the program; leave program=false out, .*",
     "FIRST onnx=true": r"onnx=true: needs onnxscript, which cannot be found; pip install onnx onnxscript onnxruntime",
     "FIRST pictures=0": r"pictures=0: must be at least 1; write pictures=256",
-    "FIRST run=a/b": r"run=a/b: must be a plain name .*",
     "FIRST hydra.run.dir=file/a": r"file/a: Not a directory; make room or take another folder, .*",
     "checkpoint=old.pt architecture=0": r"checkpoint=old\.pt: is of an older version of gated-nas; train again .*",
     "checkpoint=cut architecture=0": r"checkpoint=cut: is damaged .*; use another one, or delete it",
@@ -78,12 +74,12 @@ def test_bad_input_is_one_line_and_leaves_nothing(nas_export, first, tmp_path, m
         assert sorted(tmp_path.rglob("*")) == before, words
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_is_silent_and_leaves_nothing(nas_export, first, tmp_path, monkeypatch, number):
-    monkeypatch.setattr(nas.export.write, "make_program", lambda *_: os.kill(os.getpid(), number))
+def test_a_stop_is_silent_and_leaves_nothing(nas_export, first, tmp_path, monkeypatch):
     before = sorted(tmp_path.rglob("*"))
-    assert nas_export(first, "architecture=1") == (128 + number, "", "")
-    assert sorted(tmp_path.rglob("*")) == before
+    for number in (signal.SIGINT, signal.SIGTERM):
+        monkeypatch.setattr(nas.export.write, "make_program", lambda *_, number=number: os.kill(os.getpid(), number))
+        assert nas_export(first, "architecture=1") == (128 + number, "", "")
+        assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_cells_notation_is_taken_as_published(nas_train, nas_export, tiny, tmp_path):

@@ -2,12 +2,14 @@
 
 import json
 import logging
+import math
 import os
 import sys
 from dataclasses import replace
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -17,14 +19,15 @@ import nas
 from nas.cost import count_flops
 from nas.errors import ArchitectureError
 from nas.export import ExportError, export, load, tables, write
+from nas.export.compare import Reference
 from nas.export.formats import PACKAGES
 from nas.nn import GatedBlock
 from nas.settings import CustomSettings
 from nas.train import calibrated, evaluate
 
 HAS_ONNX = all(find_spec(name) for name in PACKAGES)
-SLOW = ("macro", "two_branch", "chain", "cell, no input", "chain, bf16, EMA")
-"""Kinds whose program is not written here: another kind is like them in that."""
+PROGRAMS = ("chain, several open", "chain, concat", "cell", "custom")
+"""Kinds whose program is traced here too; the others' programs are like one of these."""
 
 
 def images(trained, number=40):
@@ -40,12 +43,12 @@ def test_each_file_computes_what_the_subnetwork_does(make_trained, tmp_path, kin
     settings, text = KINDS[kind]
     trained = make_trained(settings)
     architecture = trained.space.decode(text)
-    exported = export(
-        trained, architecture, tmp_path / "out", kind not in SLOW, kind == "two_branch, both open" and HAS_ONNX
-    )
+    has_onnx = kind == "two_branch, both open" and HAS_ONNX
+    exported = export(trained, architecture, tmp_path / "out", has_onnx or kind in PROGRAMS, has_onnx)
     subnetwork = calibrated(trained, architecture).to(memory_format=torch.contiguous_format)
     network = load(tmp_path / "out", getattr(settings.space, "factory", None))
-    program = network if kind in SLOW else torch.export.load(tmp_path / "out" / "network.pt2").module()
+    path = tmp_path / "out" / "network.pt2"
+    program = torch.export.load(path).module() if path.exists() else network
     assert not network.training
     assert not any(isinstance(module, GatedBlock) for module in network.modules())
     x = images(trained).contiguous()
@@ -82,24 +85,20 @@ def test_the_card_says_what_was_measured(trained, tmp_path):
     assert {*card["files"], "card.json"} == {path.name for path in (tmp_path / "out").iterdir()}
 
 
-@pytest.mark.parametrize("recalibrate", [True, False])
-def test_batchnorm_statistics_are_those_that_the_run_judges_with(trained, tmp_path, recalibrate):
-    settings = trained.settings
-    trained = replace(trained, settings=replace(settings, evaluate=replace(settings.evaluate, recalibrate=recalibrate)))
-    export(trained, (2, 2), tmp_path / "out", program=False)
-    running, state = trained.supernet.state_dict(), load(tmp_path / "out").state_dict()
-    names = [name for name in state if name.endswith("running_mean")]
-    assert names
-    assert all(torch.equal(state[name], running[name]) is not recalibrate for name in names)
+def test_batchnorm_statistics_are_those_of_the_evaluation(trained, tmp_path):
+    settings, running = trained.settings, {k: v.clone() for k, v in trained.supernet.state_dict().items()}
+    for recalibrate in (True, False):
+        evaluate, folder = replace(settings.evaluate, recalibrate=recalibrate), tmp_path / str(recalibrate)
+        export(replace(trained, settings=replace(settings, evaluate=evaluate)), (2, 2), folder, program=False)
+        state = load(folder).state_dict()
+        names = [name for name in state if name.endswith("running_mean")]
+        assert names
+        assert all(torch.equal(state[name], running[name]) is not recalibrate for name in names)
+    after = trained.supernet.state_dict()
+    assert all(torch.equal(value, running[name]) for name, value in after.items()), "the supernet changed"
 
 
-def test_the_checkpoints_supernet_is_left_as_it_was(trained, tmp_path):
-    before = {name: value.clone() for name, value in trained.supernet.state_dict().items()}
-    export(trained, (2, 1), tmp_path / "out", program=False)
-    assert all(torch.equal(value, before[name]) for name, value in trained.supernet.state_dict().items())
-
-
-def test_the_readme_and_the_tables_have_the_files_that_are_there(trained, tmp_path):
+def test_readme_and_tables_name_the_files_written(trained, tmp_path):
     exported = export(trained, (1, 2), tmp_path / "out")
     text = (tmp_path / "out" / "README.md").read_text()
     assert "chain: 1-2" in text
@@ -113,7 +112,7 @@ def test_the_readme_and_the_tables_have_the_files_that_are_there(trained, tmp_pa
 
 
 @pytest.mark.skipif(not HAS_ONNX, reason="needs the packages of the onnx extra")
-def test_exporters_are_silent_and_write_nothing_of_this_machine(trained, tmp_path, capfd, recwarn, caplog):
+def test_exports_are_silent_and_name_no_local_paths(trained, tmp_path, capfd, recwarn, caplog):
     export(trained, (2, 2), tmp_path / "out", onnx=True)
     assert capfd.readouterr() == ("", "")
     assert not recwarn.list
@@ -131,13 +130,18 @@ def test_exporters_are_silent_and_write_nothing_of_this_machine(trained, tmp_pat
     assert [value.type.tensor_type.shape.dim[0].dim_param for value in (*graph.input, *graph.output)] == ["batch"] * 2
 
 
-@pytest.mark.parametrize("off", [1e-2, float("nan")])
-def test_a_file_that_computes_something_else_is_refused_and_nothing_is_left(trained, tmp_path, monkeypatch, off):
-    run_program = write.run_program
-    monkeypatch.setattr(write, "run_program", lambda path: lambda x: run_program(path)(x) + off)
-    with pytest.raises(ExportError, match=r"file=network\.pt2: differs from the supernet's subnetwork by .*at most"):
+def test_a_file_that_computes_something_else_is_refused(trained, tmp_path, monkeypatch):
+    run_program, rule = write.run_program, r"file=\S+: differs from the supernet's subnetwork by .*at most"
+    monkeypatch.setattr(write, "run_program", lambda path: lambda x: run_program(path)(x) + 1e-2)
+    with pytest.raises(ExportError, match=rule):
         export(trained, (1, 2), tmp_path / "out")
     assert nothing_in(tmp_path)
+    reference = Reference.of(trained.supernet, (1, 2), images(trained))
+    for off in (1e-2, -1e-2, math.nan, math.inf):
+        with pytest.raises(ExportError, match=rule):
+            reference.compare(tmp_path, lambda x, off=off: trained.supernet(x, (1, 2)) + off)
+    with pytest.raises(ExportError, match=r"gives \(40, 2\), the supernet's subnetwork \(40, 3\)"):
+        reference.compare(tmp_path, lambda x: trained.supernet(x, (1, 2))[:, :2])
 
 
 def test_weights_that_differ_in_one_bit_are_refused(trained, tmp_path, monkeypatch):
@@ -153,16 +157,15 @@ def test_weights_that_differ_in_one_bit_are_refused(trained, tmp_path, monkeypat
     assert nothing_in(tmp_path)
 
 
-@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, OSError(28, "No space left on device")])
-@pytest.mark.parametrize("moment", ["write_weights", "write_program", "readme", "load"])
-def test_whatever_stops_it_nothing_is_left(trained, tmp_path, monkeypatch, stop, moment):
-    def stopped(*_):
-        raise stop
-
-    monkeypatch.setattr(write, moment, stopped)
-    with pytest.raises(stop if isinstance(stop, type) else OSError):
-        export(trained, (1, 2), tmp_path / "out", program=moment == "write_program")
-    assert nothing_in(tmp_path)
+def test_whatever_stops_it_nothing_is_left(trained, tmp_path):
+    full = OSError(28, "No space left on device")
+    stops = {"write_weights": full, "write_program": KeyboardInterrupt(), "readme": full, "load": SystemExit()}
+    for moment, stop in stops.items():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(write, moment, Mock(side_effect=stop))
+            with pytest.raises(type(stop)):
+                export(trained, (1, 2), tmp_path / "out", program=moment == "write_program")
+        assert nothing_in(tmp_path), moment
 
 
 def test_an_existing_folder_is_refused_and_kept(trained, tmp_path):
@@ -175,7 +178,7 @@ def test_an_existing_folder_is_refused_and_kept(trained, tmp_path):
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "mine", "out"]
 
 
-def test_an_empty_folder_and_the_rest_of_a_killed_export_are_in_nobodys_way(trained, tmp_path):
+def test_empty_and_unfinished_folders_are_replaced(trained, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out.unfinished").mkdir()
     (tmp_path / "out.unfinished" / "weights.safetensors").write_bytes(b"half")
@@ -184,7 +187,7 @@ def test_an_empty_folder_and_the_rest_of_a_killed_export_are_in_nobodys_way(trai
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_cannot_be_written_is_told_of(trained, tmp_path):
+def test_an_unwritable_folder_is_an_os_error(trained, tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(PermissionError):
         export(trained, (1, 2), tmp_path / "out")
@@ -197,7 +200,7 @@ def test_an_architecture_that_does_not_fit_is_refused(trained, tmp_path):
     assert nothing_in(tmp_path)
 
 
-def test_absent_packages_are_named_with_the_command_to_get_them(trained, tmp_path, monkeypatch):
+def test_missing_packages_are_named_with_their_command(trained, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     rule = r"onnx=true: needs .*onnxruntime, which cannot be found; pip install onnx onnxscript onnxruntime"
     with pytest.raises(ExportError, match=rule):
@@ -206,7 +209,7 @@ def test_absent_packages_are_named_with_the_command_to_get_them(trained, tmp_pat
     export(trained, (1, 2), tmp_path / "out", program=False)
 
 
-def test_a_network_that_cannot_be_followed_is_exported_without_a_program(make_trained, tmp_path):
+def test_an_untraceable_network_is_exported_without_program(make_trained, tmp_path):
     trained = make_trained(of(CustomSettings(factory="support.exports:Stubborn")))
     with pytest.raises(ExportError, match=r"program=true: torch\.export cannot follow .*; program=false leaves it out"):
         export(trained, (1,), tmp_path / "out")

@@ -27,7 +27,7 @@ def change(folder, edit):
     (folder / "card.json").write_text(json.dumps(card))
 
 
-def test_loading_needs_card_and_weights_alone_and_leaves_the_random_numbers(folder):
+def test_loading_needs_card_and_weights_alone(folder):
     (folder / "README.md").unlink()
     before = torch.get_rng_state()
     load(folder)
@@ -35,7 +35,7 @@ def test_loading_needs_card_and_weights_alone_and_leaves_the_random_numbers(fold
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_flipped_bit_in_the_weights_is_noticed_wherever_it_is(folder):
+def test_every_flipped_bit_of_the_weights_is_noticed(folder):
     path = folder / "weights.safetensors"
     data = path.read_bytes()
     for place in range(0, len(data), len(data) // 30):
@@ -47,7 +47,7 @@ def test_a_flipped_bit_in_the_weights_is_noticed_wherever_it_is(folder):
         load(folder)
 
 
-def test_damaged_weights_are_refused_even_where_the_card_was_made_to_fit(folder):
+def test_damaged_weights_with_a_fitting_card_are_refused(folder):
     path = folder / "weights.safetensors"
     for data in (b"", b"no tensors", path.read_bytes()[:-8], path.read_bytes()[:50]):
         path.write_bytes(data)
@@ -56,9 +56,9 @@ def test_damaged_weights_are_refused_even_where_the_card_was_made_to_fit(folder)
             load(folder)
 
 
-@pytest.mark.parametrize(
-    ("edit", "rule"),
-    [
+def test_a_card_that_does_not_fit_is_one_line(folder):
+    whole = (folder / "card.json").read_text()
+    for edit, rule in (
         (lambda card: card["network"].update(architecture="1-0"), "describes another network"),
         (lambda card: card["network"].update(architecture=3), "describes another network"),
         (lambda card: card["network"].update(classes=4), "describes another network"),
@@ -69,20 +69,16 @@ def test_damaged_weights_are_refused_even_where_the_card_was_made_to_fit(folder)
         (lambda card: card["files"].clear(), "is not the file"),
         (lambda card: card.update(format=2), "has format 2, this version reads 1; use the version"),
         (lambda card: card.pop("format"), "has format None"),
-    ],
-)
-def test_a_card_that_does_not_fit_is_one_line(folder, edit, rule):
-    change(folder, edit)
-    with pytest.raises(ExportError, match=rule) as caught:
-        load(folder)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("text", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100_000])
-def test_a_damaged_card_is_one_line(folder, text):
-    (folder / "card.json").write_bytes(text)
-    with pytest.raises(ExportError, match=r"card\.json: is damaged .*; export the network again"):
-        load(folder)
+    ):
+        (folder / "card.json").write_text(whole)
+        change(folder, edit)
+        with pytest.raises(ExportError, match=rule) as caught:
+            load(folder)
+        assert "\n" not in str(caught.value), rule
+    for text in (b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100_000):
+        (folder / "card.json").write_bytes(text)
+        with pytest.raises(ExportError, match=r"card\.json: is damaged .*; export the network again"):
+            load(folder)
 
 
 def test_what_is_missing_is_named(folder, tmp_path):
@@ -113,40 +109,34 @@ def forge(folder, edit):
     change(folder, lambda card: card.update(network=network, files={path.name: digest}))
 
 
-def test_a_space_of_a_later_version_is_one_line(folder):
-    forge(folder, lambda network: network["space"].update(groups=4))
-    with pytest.raises(NasError, match=r"space\.groups=4: is unknown to this version; use the version"):
-        load(folder)
-
-
-@pytest.mark.parametrize(
-    ("wrong", "rule"),
-    [
+def test_a_description_that_builds_nothing_is_one_line(folder):
+    with safe_open(folder / "weights.safetensors", "pt") as file:
+        network = json.loads(file.metadata()["network"])
+    for wrong, rule in (
+        ({"space": {**network["space"], "groups": 4}}, r"space\.groups=4: is unknown to this version; use the version"),
         ({"space": {"name": ["x"]}}, r"space=\['x'\]: is unknown to this version"),
         ({"space": {"name": "chain", "widths": 5}}, r"space\.widths=5: must be list\[int\]"),
         ({"space": 3}, "space=3: must be dict"),
-        ({"channels": None}, r"card\.json: is damaged \(its channels is no number above 0.*\)"),
-        ({"classes": "3"}, r"card\.json: is damaged \(its classes is no number above 0.*\)"),
-        ({"architecture": [2, 0]}, r"card\.json: is damaged \(its architecture is no text\)"),
-    ],
-)
-def test_a_network_of_wrong_types_is_one_line(folder, wrong, rule):
-    forge(folder, lambda network: network.update(wrong))
-    with pytest.raises(NasError, match=rule):
-        load(folder)
+        ({"channels": None}, r"card\.json: is damaged \(its channels is not a number above 0.*\)"),
+        ({"classes": "3"}, r"card\.json: is damaged \(its classes is not a number above 0.*\)"),
+        ({"architecture": [2, 0]}, r"card\.json: is damaged \(its architecture is not text\)"),
+    ):
+        forge(folder, lambda found, wrong=wrong: found.update({**network, **wrong}))
+        with pytest.raises(NasError, match=rule):
+            load(folder)
 
 
-@pytest.mark.parametrize("factory", [None, "support.exports:Net", "OS:system"])
-def test_what_a_card_names_is_not_called_unless_the_caller_names_it(folder, tmp_path, factory):
+def test_a_cards_factory_alone_is_not_called(folder, tmp_path):
     space = {"name": "custom", "factory": "os:system", "kwargs": {"command": f"touch {tmp_path / 'called'}"}}
     forge(folder, lambda network: network.update(space=space))
-    words = rf"factory={factory}: its network is built by os:system, .* \(.*card\.json\); .*factory='os:system'\)$"
-    with pytest.raises(ExportError, match=words):
-        load(folder, factory)
+    for factory in (None, "support.exports:Net", "OS:system"):
+        words = rf"factory={factory}: its network is built by os:system, .* \(.*card\.json\); .*factory='os:system'\)$"
+        with pytest.raises(ExportError, match=words):
+            load(folder, factory)
     assert not (tmp_path / "called").exists()
 
 
-def test_the_readme_of_a_custom_network_shows_the_call_that_loads_it(make_trained, tmp_path):
+def test_the_readmes_call_loads_a_custom_network(make_trained, tmp_path):
     trained = make_trained(of(CustomSettings(factory="support.exports:Stubborn")))
     export(trained, (1,), tmp_path / "out", program=False)
     text = (tmp_path / "out" / "README.md").read_text()

@@ -21,7 +21,7 @@ def search(trained, monkeypatch):
     return found
 
 
-def test_best_of_a_checkpoint_is_the_first_of_its_runs_report(tmp_path):
+def test_best_is_the_first_of_the_report(tmp_path):
     run = finish(tiny(), tmp_path)
     best = make_report(run).subnetworks[0].architecture
     assert find_source(str(tmp_path), "", "best") == Source(str(tmp_path), best)
@@ -44,7 +44,7 @@ def test_a_search_has_its_own_checkpoint_and_best(trained, search):
     assert find_source("", "outputs/search/first", "0-2") == Source(str(trained.path), "0-2")
 
 
-def test_a_search_whose_checkpoint_is_gone_or_another_one_is_refused(search):
+def test_a_searchs_lost_or_changed_checkpoint_is_refused(search):
     search.checkpoint_digest = "0" * 64
     with pytest.raises(CheckpointError, match="is not the file that was searched"):
         find_source("", "first", "best")
@@ -60,14 +60,14 @@ def test_a_search_of_untrained_networks_has_an_architecture_alone(search):
     assert find_source("", "first", "best", weights=False) == Source("", "1-0")
 
 
-def test_something_has_to_be_named_and_be_there(tmp_path):
+def test_a_source_must_be_named_and_exist(tmp_path):
     with pytest.raises(SettingError, match="one of checkpoint and search must be given"):
         find_source("", "", "best")
     with pytest.raises(CheckpointError, match="does not exist"):
         find_source(str(tmp_path / "nowhere"), "", "1-0")
 
 
-def test_a_run_in_the_place_of_a_search_is_told_and_the_reverse(trained, tmp_path):
+def test_runs_and_searches_are_not_mixed_up(trained, tmp_path):
     run = str(trained.path.parent)
     with pytest.raises(CheckpointError, match="is a run of nas-train; write checkpoint="):
         find_source("", run, "best")
@@ -76,7 +76,7 @@ def test_a_run_in_the_place_of_a_search_is_told_and_the_reverse(trained, tmp_pat
         find_source(str(tmp_path), "", "best")
 
 
-def test_the_advice_for_an_untrained_cell_can_be_pasted_into_a_shell(search):
+def test_the_advised_command_survives_a_shell(search):
     search.checkpoint, search.best = None, "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"
     with pytest.raises(CheckpointError) as caught:
         find_source("", "outputs/search/first", "best")

@@ -2,11 +2,12 @@
 
 import csv
 import json
+import multiprocessing
 import os
 import re
+import runpy
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from functools import partial
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.injection import full_disk, killed, operations, stages
-from support.processes import verb
+from support.processes import FORK, Started, verb
 from support.runs import CHAIN, assert_same, finish, tiny
 
 import nas.export.write as export_module
@@ -43,7 +44,7 @@ SPACE = build_space(CHAIN, 3, 16, 3)
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A trained supernet, and a table of truth for its space."""
+    """A trained supernet, and a benchmark table for its space."""
     torch.set_num_threads(1)
     place = tmp_path_factory.mktemp("made")
     finish(tiny(epochs=1), place / "trained")
@@ -64,6 +65,13 @@ def scored(folder):
     assert len(lines) == 1 + SCORES.architectures
     with (folder / "scores.csv").open() as file:
         return sorted(path.name for path in folder.iterdir()), [row[:-1] for row in csv.reader(file)]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    """The image and the noise model of a ranking take the most time, and write nothing."""
+    monkeypatch.setattr("nas.rank.report.scatter", lambda *_: bytes(24))  # the size is read from the last of them
+    monkeypatch.setattr("nas.score.noise.TABLES", 2)
 
 
 def ranker(made):
@@ -93,7 +101,7 @@ def test_faults_at_any_write_change_no_result(tmp_path, made, sample, verb):
     whole = tmp_path / "whole"
     done = operations(lambda: work(whole))
     assert sum("jsonl" in name for name in done) > 3
-    for at, half in sample(stages(done), 8):
+    for at, half in sample(stages(done), 6):
         folder, where = tmp_path / "faulty", f"{done[at]}, {(at, half)}"
         if half:  # killed in the middle of each write, and before each other operation
             assert killed(partial(work, folder), at, half), where
@@ -161,36 +169,31 @@ TABLE = ("space.widths=[4]", "space.depths=[3]", "space.strides=[1]", "space.can
 TABLE = (*TABLE, "data.size=600", "data.image_size=16", "data.classes=3", "data.train_images=0", "train.epochs=20")
 
 
-def children(pid):
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+def make_table(*words):
+    """The script with these words; its workers are forked, so that they need not import torch."""
+    sys.argv, multiprocessing.get_context = ["make_table", *words], lambda _: FORK
+    runpy.run_path(str(SCRIPT), run_name="__main__")
 
 
-def workers(process, number):
-    """The ids of the processes that train: they have another name than the one that counts their semaphores."""
-    while True:
-        assert process.poll() is None, process.communicate()
-        found = [c for c in children(process.pid) if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
-        if len(found) == number:
-            return found
+def wait_until(true, process):
+    while not true():
+        assert process.poll() is None, process.end()
         time.sleep(0.02)
 
 
 @pytest.mark.parametrize("victim", ["worker", "parent"])
 def test_a_table_with_killed_processes_says_so(tmp_path, victim):
-    command = [sys.executable, SCRIPT, *TABLE, "--workers", "1", "--out", str(tmp_path / "t.csv")]
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    (worker,) = workers(process, 1)
-    while not any(path.read_text().count("\n") > 1 for path in tmp_path.iterdir()):  # the first training is noted
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
+    process = Started(make_table, *TABLE, "--workers", "1", "--out", str(tmp_path / "t.csv"), folder=tmp_path)
+    journal, children = tmp_path / "t.jsonl", Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    wait_until(lambda: journal.is_file() and journal.read_text().count("\n") > 1, process)  # one training is noted
+    (worker,) = map(int, children.read_text().split())
     os.kill(worker if victim == "worker" else process.pid, signal.SIGKILL)
-    _, err = process.communicate()  # both ends of it: the worker has its standard error too
+    status, _, err = process.end()
     if victim == "worker":
-        assert process.returncode == 1
+        assert status == 1
         words = "make_table: --workers=1: a training process was killed, as a rule for want of memory; what is done"
         assert err.splitlines()[-1].startswith(words), err
     else:
-        assert "Traceback" not in err
         while Path(f"/proc/{worker}").exists():
             time.sleep(0.05)
+        assert "Traceback" not in process.err()

@@ -1,5 +1,6 @@
 """What predictors say, and that nothing is computed twice."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -22,7 +23,7 @@ QUIET = RankSettings(progress=False, tensorboard=False, proxy_images=8, finetune
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Two trained supernets of one space, and a table of truth for it."""
+    """Two trained supernets of one space, and a benchmark table for it."""
     torch.set_num_threads(1)
     place = tmp_path_factory.mktemp("rank")
     for seed in (0, 1):
@@ -42,7 +43,7 @@ def predicted(wanted, folder):
     return target, {prediction.name: prediction for prediction in predict(target, wanted, KnownValues(folder))}
 
 
-def test_a_supernets_predictions_are_what_judging_each_alone_finds(made, tmp_path):
+def test_a_supernets_predictions_are_its_evaluations(made, tmp_path):
     target, found = predicted(settings(made, "run0", "run1"), tmp_path)
     assert list(found) == [
         "loss", "accuracy", "loss_running", "accuracy_running", "loss + parameters", "parameters", "flops",
@@ -50,15 +51,15 @@ def test_a_supernets_predictions_are_what_judging_each_alone_finds(made, tmp_pat
     for draw, trained in enumerate(target.trained):
         for how, calibration in (("", trained.calibration()), ("_running", None)):
             val = trained.batches(trained.splits.val)
-            judged = evaluate(trained.supernet, target.truth.architectures, val, calibration)
-            assert found["accuracy" + how].values[draw].tolist() == [one.accuracy for one in judged]
-            assert found["loss" + how].values[draw].tolist() == pytest.approx([one.loss for one in judged], rel=1e-6)
+            results = evaluate(trained.supernet, target.truth.architectures, val, calibration)
+            assert found["accuracy" + how].values[draw].tolist() == [one.accuracy for one in results]
+            assert found["loss" + how].values[draw].tolist() == pytest.approx([one.loss for one in results], rel=1e-6)
     assert found["loss"].lower_is_better
     assert not found["accuracy"].lower_is_better
     assert torch.equal(found["loss"].goodness, -found["loss"].values)
 
 
-def test_fine_tuned_and_test_split_are_predictions_of_their_own(made, tmp_path):
+def test_fine_tuning_and_splits_are_separate_predictions(made, tmp_path):
     plain = predicted(settings(made, "run0", architectures=4), tmp_path)[1]
     names = ["loss", "loss_tuned"]
     other = predicted(settings(made, "run0", architectures=4, predictors=names, split="test"), tmp_path)[1]
@@ -86,7 +87,7 @@ def test_proxies_are_scored_on_each_draw_of_initial_weights(made, tmp_path):
     assert not torch.equal(*found["naswot"].values)
 
 
-def test_a_network_with_untold_widths_can_be_ranked_with_and_without_a_checkpoint(tmp_path):
+def test_a_network_with_lazy_widths_can_be_ranked(tmp_path):
     net = CustomSettings(factory="support.exports:Net")
     finish(tiny(replace(tiny(), space=net)), tmp_path / "run")
     (tmp_path / "table.csv").write_text("architecture,a\n0-0,0.5\n0-1,0.6\n1-0,0.7\n")
@@ -157,7 +158,7 @@ def test_ranks_are_added_in_the_right_direction_draw_by_draw():
     assert (total.name, total.kind, total.lower_is_better) == ("loss + size", "sum", False)
 
 
-def test_some_architectures_are_drawn_by_the_seed_in_the_order_of_the_table(made):
+def test_architectures_are_drawn_in_the_tables_order(made):
     drawn = [load_target(settings(made, "run0", architectures=5, seed=seed)).truth for seed in (0, 0, 1)]
     assert drawn[0].architectures == drawn[1].architectures != drawn[2].architectures
     assert drawn[0].architectures == sorted(drawn[0].architectures)
@@ -166,7 +167,7 @@ def test_some_architectures_are_drawn_by_the_seed_in_the_order_of_the_table(made
     assert drawn[0].accuracies.tolist() == [worth[a] for a in drawn[0].architectures]
 
 
-def test_the_space_comes_from_the_table_where_there_is_no_checkpoint(made, tmp_path):
+def test_without_checkpoint_the_table_names_the_space(made, tmp_path):
     text = (made / "table.csv").read_text()
     head = (
         '# settings: {"space": {"name": "chain", "widths": [4], "depths": [2], "strides": [1], '
@@ -181,10 +182,24 @@ def test_the_space_comes_from_the_table_where_there_is_no_checkpoint(made, tmp_p
     assert target.input_shape == (3, 16, 16)
 
 
+def test_a_tables_factory_must_be_named_too(tmp_path):
+    called, table = tmp_path / "called", tmp_path / "table.csv"
+
+    def asked(space, ours=None):
+        table.write_text(f"# settings: {json.dumps({'space': space})}\narchitecture,a\n0,0.5\n1,0.6\n")
+        return load_target(RankRunSettings(truth=str(table), space=ours))
+
+    with pytest.raises(DataError, match=r"names the factory os:system in its head, .* if you trust it"):
+        asked({"name": "custom", "factory": "os:system", "kwargs": {"command": f"touch {called}"}})
+    assert not called.exists()
+    ours = CustomSettings(factory="support.exports:Stubborn")
+    assert asked({"name": "custom", "factory": ours.factory}, ours).truth.architectures == [(0,), (1,)]
+
+
 def test_what_does_not_belong_together_is_one_line(made, tmp_path):
-    def refused(error, words, **more):
+    def refused(error, words, *runs, **more):
         with pytest.raises(error, match=words):
-            load_target(settings(made, **more))
+            load_target(settings(made, *runs, **more))
 
     refused(SettingError, r"space=null: must be given: the table .* does not say it; write for example space=chain")
     refused(SettingError, "data=null: must be given: proxies look at images", space=CHAIN, proxies=["naswot"])
@@ -196,13 +211,8 @@ def test_what_does_not_belong_together_is_one_line(made, tmp_path):
     refused(CheckpointError, r"checkpoint=.*other.*: is of another space than .*run0", **other)
     (tmp_path / "one.csv").write_text("architecture,a\n0-0,0.5\n")
     refused(SettingError, "has 1 architecture: one alone", truth=str(tmp_path / "one.csv"), space=CHAIN)
-    more = replace(QUIET, proxy_images=1000)
-    wanted = settings(made, "run0", proxies=["naswot"], rank=more)
-    with pytest.raises(
-        SettingError,
-        match=r"rank.proxy_images=1000: 2 such batches need 2000 training images; there are .*; write .*=4\d or less",
-    ):
-        load_target(wanted)
+    words = r"rank.proxy_images=1000: 2 such batches need 2000 training images; there are .*; write .*=4\d or less"
+    refused(SettingError, words, "run0", proxies=["naswot"], rank=replace(QUIET, proxy_images=1000))
 
 
 WRONG = [
@@ -219,13 +229,13 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("words", "expected"), WRONG)
-def test_a_wrong_setting_is_one_line(words, expected):
-    with pytest.raises(SettingError, match=expected):
-        RankRunSettings(**words)
+def test_a_wrong_setting_is_one_line():
+    for words, expected in WRONG:
+        with pytest.raises(SettingError, match=expected):
+            RankRunSettings(**words)
 
 
-def test_the_rank_sum_is_of_loss_and_parameters_where_there_is_a_loss():
+def test_the_rank_sum_is_of_loss_and_parameters():
     assert RankRunSettings(checkpoint="a").summed == ["loss", "parameters"]
     assert RankRunSettings(checkpoint="a", predictors=["accuracy"]).summed == []
     assert RankRunSettings().summed == []

@@ -1,4 +1,4 @@
-"""What is not finite is an error or the worst rank, never NaN; what a network cannot have is said."""
+"""What is not finite is an error or the worst rank, never NaN; missing layers are named."""
 
 import math
 

@@ -19,7 +19,7 @@ from support.runs import CHAIN
 
 
 class Net(nn.Module):
-    """A user's own: widths that nobody has said, a dense concatenation, dropout, a buffer."""
+    """A user's own network: lazy widths, a dense concatenation, dropout, a buffer."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Small networks of every kind that a proxy meets, for pictures ``(3, 8, 8)`` and five classes."""
+"""Small networks of every kind that a proxy meets, for images ``(3, 8, 8)`` and five classes."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ CLASSES = 5
 
 
 class Spellings(nn.Module):
-    """Every way to write a ReLU, none of which is a module of its own for each place; biases, no BatchNorm."""
+    """Every way to write a ReLU, with modules that are used in several places; biases, no BatchNorm."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class Recurrent(nn.Module):
 
 
 class Centred(nn.Module):
-    """Moves its pictures first, in place or not."""
+    """Shifts its images first, in place or not."""
 
     def __init__(self, in_place: bool) -> None:
         super().__init__()
@@ -198,7 +198,7 @@ def build(name: str, seed: int = 0) -> nn.Module:
 
 
 def make_batches(number: int = 3, size: int = 5, image_size: int = 8, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
-    draw = generator(seed, "pictures")
+    draw = generator(seed, "images")
     return [
         (
             torch.randn(size, 3, image_size, image_size, generator=draw),

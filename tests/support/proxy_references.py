@@ -218,7 +218,7 @@ def ntk_condition(network: nn.Module, batches: Batches) -> float:
 def zico(network: nn.Module, batches: Batches) -> float:
     """``sum over layers of log sum(mean|g| / std g)`` over batches, where the std is not 0 (Li et al., ICLR 2023).
 
-    The authors' code never clears the gradients between batches, so that batch k adds to those before it; here, as
+    The authors' code never clears the gradients between batches, so batch k adds to those before it; here, as
     in the paper and in others' copies, each batch has its own. The std has ddof 0, as numpy's.
     """
     net = in_train_mode(network)
@@ -239,7 +239,7 @@ def zico(network: nn.Module, batches: Batches) -> float:
 def meco(network: nn.Module, batches: Batches, seed: int = 0) -> float:
     """Sum over module calls of the smallest eigenvalue of the channels' correlations (Jiang et al., NeurIPS 2023).
 
-    As in the authors' code: every module, containers and the whole network too, for one Gaussian picture (there always
+    As in the authors' code: every module, containers and the whole network too, for one Gaussian image (there always
     64x64, here of the batch's shape). What has no correlation (a channel that does not vary, a map of one pixel, the
     outputs of a Linear) counts as zero.
     """
@@ -300,7 +300,7 @@ def parameters(network: nn.Module, batches: Batches) -> float:
 
 
 def flops(network: nn.Module, batches: Batches) -> float:
-    """Twice the multiply-accumulates of convolutions and Linears for one picture."""
+    """Twice the multiply-accumulates of convolutions and Linears for one image."""
     net = copy.deepcopy(network).double().eval()
     counts: list[int] = []
 
@@ -332,4 +332,4 @@ REFERENCES: dict[str, Callable[[nn.Module, Batches], float]] = {
         flops,
     )
 }
-"""All but ``zen``, which draws its own weights and pictures."""
+"""All but ``zen``, which draws its own weights and images."""

@@ -14,7 +14,7 @@ EVERY = [*NETWORKS, *CORNERS]
 
 
 def had_of(name: str) -> list[str]:
-    """A single picture has no statistics in a BatchNorm1d."""
+    """A single image has no statistics in a BatchNorm1d."""
     return [proxy for proxy in NAMES if (name, proxy) != ("linear", "meco")]
 
 
