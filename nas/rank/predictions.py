@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nas.checkpoint import Trained, versions
+from nas.checkpoint import versions
 from nas.console import track
 from nas.cost import PathFlops, PathParameters
 from nas.data import Batch
@@ -100,26 +100,21 @@ def predict(target: RankTarget, settings: RankRunSettings, known: KnownValues) -
 
 def _of_supernets(target: RankTarget, settings: RankRunSettings, known: KnownValues) -> list[Prediction]:
     """The requested predictors' values in each checkpoint; one evaluation gives both loss and accuracy."""
-    values: dict[str, list[list[float]]] = {name: [] for name in settings.predictors}
-    for number, trained in enumerate(target.trained, 1):
-        for how in dict.fromkeys(name.partition("_")[2] for name in settings.predictors):
-            label = f"supernet {how or 'recalibrated'}"
-            if len(target.trained) > 1:
-                label += f" {number}/{len(target.trained)}"
-            found = _evaluated(target, trained, how, settings, known, label)
-            for name in settings.predictors:
-                metric, _, its_how = name.partition("_")
-                if its_how == how:
-                    values[name].append([entry[metric] for entry in found])
-    return [
-        Prediction(name, "supernet", _float64(of_draws), name.startswith("loss")) for name, of_draws in values.items()
-    ]
+    found = []
+    for name in settings.predictors:
+        metric, _, how = name.partition("_")
+        draws = [_evaluated(target, number, how, settings, known) for number in range(len(target.trained))]
+        values = _float64([[result[metric] for result in draw] for draw in draws])
+        found.append(Prediction(name, "supernet", values, metric == "loss"))
+    return found
 
 
 def _evaluated(
-    target: RankTarget, trained: Trained, how: str, settings: RankRunSettings, known: KnownValues, label: str
+    target: RankTarget, number: int, how: str, settings: RankRunSettings, known: KnownValues
 ) -> list[dict[str, float]]:
-    """Accuracy and loss of each architecture in one supernet, in the table's order."""
+    """Accuracy and loss of each architecture in one of the supernets, in the table's order."""
+    trained, total = target.trained[number], len(target.trained)
+    label = f"supernet {how or 'recalibrated'}" + (f" {number + 1}/{total}" if total > 1 else "")
     tuned = (settings.rank.finetune_steps, settings.rank.finetune_lr) if how == "tuned" else None
     kind = f"supernet_{how or 'recalibrated'}"
     key = key_of(kind, checkpoint=trained.digest, split=settings.split, finetune=tuned, **_SAME)
@@ -152,15 +147,14 @@ def _of_proxies(target: RankTarget, settings: RankRunSettings, known: KnownValue
     for draw in range(settings.weights):
         seed = settings.seed + draw
         key = key_of("proxies", seed=seed, batches=_digest(batches), space=asdict(target.space_settings), **_SAME)
-        before = {a: known.find(key, encode(a)) for a in architectures}
-        todo = [a for a in architectures if not before[a].keys() >= set(names)]
+        missing = {a: [name for name in names if name not in known.find(key, encode(a))] for a in architectures}
+        todo = [a for a in architectures if missing[a]]
         if todo:
             supernet = target.space.supernet(seed)
             infer_widths(supernet, target.input_shape)
             label = "proxies" if settings.weights == 1 else f"proxies, weights {draw + 1}/{settings.weights}"
             for a in track(todo, label, len(todo), settings.rank.progress):
-                missing = [name for name in names if name not in before[a]]
-                known.add(key, encode(a), score(extract(supernet, a), missing, batches, seed).values)
+                known.add(key, encode(a), score(extract(supernet, a), missing[a], batches, seed).values)
         for name in names:
             values[name].append([known.find(key, encode(a))[name] for a in architectures])
     worse_upwards = {name: not PROXIES[name].higher_is_better for name in names}

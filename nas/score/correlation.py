@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import fmean, stdev
 
 import torch
 from torch import Tensor
@@ -194,25 +195,25 @@ def correlate(prediction: Tensor, truth: Tensor, counts: Tensor | None = None) -
     _check(draws)
     _check(truth)
     counts = resamples(len(truth)) if counts is None else counts
-    taus = torch.tensor([kendall_tau(draw, truth) for draw in draws], dtype=torch.float64)
+    taus = [kendall_tau(draw, truth) for draw in draws]
     tau_low, tau_high = interval(_mean(kendall_taus, draws, truth, counts))
     rho_low, rho_high = interval(_mean(spearman_rhos, draws, truth, counts))
     top = best(truth)
-    costs = [pick(draw, truth) for draw in draws]
+    regrets, ranks = zip(*(pick(draw, truth) for draw in draws), strict=True)
     return Correlation(
         n=len(truth),
         draws=len(draws),
-        tau=float(taus.mean()),
+        tau=fmean(taus),
         tau_low=tau_low,
         tau_high=tau_high,
-        tau_spread=float(taus.std()) if len(taus) > 1 else None,
-        rho=sum(spearman_rho(draw, truth) for draw in draws) / len(draws),
+        tau_spread=stdev(taus) if len(taus) > 1 else None,
+        rho=fmean(spearman_rho(draw, truth) for draw in draws),
         rho_low=rho_low,
         rho_high=rho_high,
         top_n=len(top),
-        top_tau=sum(kendall_tau(draw[top], truth[top]) for draw in draws) / len(draws),
-        regret=sum(regret for regret, _ in costs) / len(costs),
-        pick_rank=sum(rank for _, rank in costs) / len(costs),
+        top_tau=fmean(kendall_tau(draw[top], truth[top]) for draw in draws),
+        regret=fmean(regrets),
+        pick_rank=fmean(ranks),
     )
 
 
@@ -228,7 +229,7 @@ def compare(prediction: Tensor, other: Tensor, truth: Tensor, counts: Tensor | N
     found, truth = [], truth.double()
     for values in (prediction, other):
         draws = torch.atleast_2d(values).double()
-        mean = sum(kendall_tau(draw, truth) for draw in draws) / len(draws)
+        mean = fmean(kendall_tau(draw, truth) for draw in draws)
         found.append((mean, _mean(kendall_taus, draws, truth, counts)))
     (tau, resampled), (other_tau, other_resampled) = found
     return Difference(tau - other_tau, *interval(resampled - other_resampled))

@@ -14,6 +14,7 @@ tables are drawn; the mean tau between them and the truth is the ceiling. For no
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -73,11 +74,11 @@ def ceiling(accuracies: Tensor, seed: int = 0) -> Ceiling | None:
         seeds=seeds,
         noise=noise,
         reliability=reliability,
-        tau=sum(taus) / TABLES,
+        tau=fmean(taus),
         tau_low=low,
         tau_high=high,
         one_seed_tau=one_against_others(x),
-        one_seed_modelled=sum(one_seed) / TABLES,
+        one_seed_modelled=fmean(one_seed),
     )
 
 
@@ -91,4 +92,4 @@ def one_against_others(accuracies: Tensor, seeds: int | None = None) -> float:
     total = accuracies.shape[1]
     turns = range(seeds or total)
     others = [accuracies[:, [k for k in range(total) if k != j]].mean(dim=1) for j in turns]
-    return sum(kendall_tau(accuracies[:, j], others[j]) for j in turns) / len(turns)
+    return fmean(kendall_tau(accuracies[:, j], others[j]) for j in turns)

@@ -87,15 +87,15 @@ def rank_sum(columns: Mapping[str, Sequence[float]], higher_is_better: Mapping[s
     ranks. An infinite value of either sign is worse than every finite one.
 
     Args:
-        columns: values by name, one a row; at least one column.
-        higher_is_better: by the same names.
+        columns: values by name, one for each row; at least one column.
+        higher_is_better: whether larger is better, by the same names.
 
     Raises:
         ScoreError: a value is not a number, or the columns differ in length.
     """
     lengths = {len(values) for values in columns.values()}
     if len(lengths) != 1:
-        rule = f"must have a value a row each; they have {sorted(lengths)}"
+        rule = f"must have one value for each row; they have {sorted(lengths)}"
         raise ScoreError("columns", ", ".join(columns), rule, "give at least one column, and all of one length")
     total = [0.0] * lengths.pop()
     for name, values in columns.items():

@@ -61,5 +61,5 @@ def test_nan_and_unequal_columns_have_no_ranks():
         with pytest.raises(NasError, match="score"):
             rank_sum({"score": column}, {"score": True})
     for columns in ({}, {"a": [1.0], "b": [1.0, 2.0]}):
-        with pytest.raises(NasError, match="must have a value"):
+        with pytest.raises(NasError, match="must have one value"):
             rank_sum(columns, dict.fromkeys(columns, True))
