@@ -38,8 +38,13 @@ def write_whole(path: Path, content: bytes | memoryview | str) -> None:
     Raises:
         OSError: the disk is full or cannot be written; what was there before is intact, and nothing unfinished is left.
     """
-    with unfinished(path) as beside, open(beside, "wb", buffering=0) as file:
-        write_all(file, content)
+    beside = path.with_name(path.name + UNFINISHED)
+    try:
+        with open(beside, "wb", buffering=0) as file:
+            write_all(file, content)
+        put(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]], comments: str = "") -> None:
@@ -50,17 +55,6 @@ def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]],
     writer.writerow(head)
     writer.writerows(rows)
     write_whole(path, text.getvalue())
-
-
-@contextmanager
-def unfinished(path: Path) -> Iterator[Path]:
-    """The place beside ``path`` to write it to; it takes its own at the end, or after an error is gone."""
-    beside = path.with_name(path.name + UNFINISHED)
-    try:
-        yield beside
-        put(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def write_all(file: IO[bytes], content: bytes | memoryview | str) -> None:

@@ -18,7 +18,7 @@ ORDER = (
     ("settings",),
     ("journal",),
     ("seeds", "eager"),
-    ("state",),
+    ("state", "sealed"),
     ("jac",),
     ("nn",),
     ("space",),

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 import nas
-from nas.checkpoint.sealed import DTYPES, seal, unseal
 from nas.errors import CheckpointError, NasWarning
 from nas.files import UNFINISHED, write_whole
+from nas.sealed import DTYPES, seal, unseal
 from nas.settings.plain import fits
 
 FORMAT = 2

@@ -2,8 +2,7 @@
 
 from nas.data.batches import Batch, Batches, ordered, unnormalise
 from nas.data.images import ImageSet, Splits
-from nas.data.load import load_splits
-from nas.data.size import DataSize, expected_size
+from nas.data.load import DataSize, expected_size, load_splits
 
 __all__ = [
     "Batch",

@@ -1,14 +1,27 @@
-"""From settings to images: the one place that knows every source."""
+"""From settings to images, or to their size before they are loaded: the one place that knows every source."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from math import prod
+
 from nas.data.cifar import load_cifar
-from nas.data.folder import load_folder
+from nas.data.folder import list_images, load_folder
 from nas.data.images import ImageSet, Splits, statistics, stratified, thinned
-from nas.data.small import load_digits, make_synthetic
+from nas.data.small import DIGITS, DIGITS_SIZE, load_digits, make_synthetic
 from nas.errors import SettingError
 from nas.seeds import generator
-from nas.settings import CifarSettings, DataSettings, DigitsSettings, FolderSettings, SyntheticSettings
+from nas.settings import (
+    Cifar100Settings,
+    CifarSettings,
+    DataSettings,
+    DigitsSettings,
+    FolderSettings,
+    SyntheticSettings,
+)
+
+LABEL_BYTES = 8
+CIFAR = 60_000
 
 
 def load_splits(settings: DataSettings, seed: int, progress: bool = False) -> Splits:
@@ -44,3 +57,42 @@ def _pool_and_test(settings: DataSettings, seed: int, progress: bool) -> tuple[I
             return make_synthetic(settings, seed)
     rule = "is no data set; there are digits, cifar10, cifar100, folder and synthetic"
     raise SettingError("data", settings.name, rule, "choose one of them")
+
+
+@dataclass(frozen=True)
+class DataSize:
+    """What is known of a data set before it is loaded.
+
+    Attributes:
+        images: in all splits together.
+        input_shape: ``(C, H, W)`` of one image.
+        classes: their number.
+    """
+
+    images: int
+    input_shape: tuple[int, int, int]
+    classes: int
+
+    @property
+    def bytes(self) -> int:
+        """What all images and labels take, uint8 and int64."""
+        return self.images * (prod(self.input_shape) + LABEL_BYTES)
+
+
+def expected_size(settings: DataSettings) -> DataSize | None:
+    """The size of the data set that ``settings`` describe.
+
+    It is None where its folder or zip cannot be read, or where there is no such data set: loading explains that.
+    """
+    match settings:
+        case DigitsSettings():
+            return DataSize(DIGITS, (3, DIGITS_SIZE, DIGITS_SIZE), 10)
+        case CifarSettings():
+            return DataSize(CIFAR, (3, 32, 32), 100 if isinstance(settings, Cifar100Settings) else 10)
+        case SyntheticSettings(size=size, image_size=side):
+            return DataSize(size + max(1, size // 4), (settings.channels, side, side), settings.classes)
+        case FolderSettings(image_size=side):
+            images = [image for split in (list_images(settings) or {}).values() for image in split]
+            if images:
+                return DataSize(len(images), (3, side, side), len({label for label, _ in images}))
+    return None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from nas.space import Slot
+from nas.track.means import Branch
 
 MAX_CURVES = 16
 """A slot with more choices than this gets no curve a choice: nobody can tell 128 lines in one chart apart."""
@@ -44,6 +45,10 @@ class Tags:
     def choice(self, kind: str, slot: int, choice: int) -> str:
         """``<kind>_<slot>/<choice>``, where ``kind`` is one of this file's constants."""
         return f"{kind}_{self.slots[slot]}/{self.choices[slot][choice]}"
+
+    def curves(self, kind: str, values: Mapping[Branch, float]) -> dict[str, float]:
+        """The values by tag, of the slots that have curves."""
+        return {self.choice(kind, *b): value for b, value in values.items() if self.has_curves[b[0]]}
 
     def layout(self) -> dict[str, dict[str, str]]:
         """Custom scalars: a category a slot, with charts that show all its choices together.

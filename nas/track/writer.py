@@ -45,7 +45,6 @@ class Writer:
     def __init__(self, folder: Path, tensorboard: bool = True, step: int = 0, metrics_bytes: int = 0) -> None:
         assert step > 0 or metrics_bytes == 0, "a fresh start keeps nothing"
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
         self.step = step
         _cut(folder / "metrics.jsonl", metrics_bytes)
         # Unbuffered: each line is there for `tail -f` at once.
@@ -152,23 +151,13 @@ class Writer:
         write_all(self._events, record.getbuffer())
 
 
-class NullWriter:
-    """Takes what :class:`Writer` takes and writes nothing: for a process that leaves writing to another one."""
+class NullWriter(Writer):
+    """Writes nothing: for a process that leaves writing to another one."""
 
-    tensorboard = False
-    step = 0
+    def __init__(self) -> None:
+        self.step, self._events = 0, None
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None: ...
-
-    def text(self, tag: str, markdown: str, step: int = 0) -> None: ...
-
-    def image(self, tag: str, png: bytes, step: int = 0) -> None: ...
-
-    def histogram(self, tag: str, counts: Sequence[int], step: int) -> None: ...
-
-    def layout(self, charts: Mapping[str, Mapping[str, str]]) -> None: ...
-
-    def hparams(self, params: Mapping[str, Any], metrics: Sequence[str]) -> None: ...
 
     def flush(self) -> int:
         return 0

@@ -9,8 +9,8 @@ from support.runs import assert_same
 from torch import nn
 
 from nas.checkpoint import KEPT, check_storable, load, load_newest, save, saved
-from nas.checkpoint.sealed import DTYPES
 from nas.errors import CheckpointError
+from nas.sealed import DTYPES
 from nas.state import load_weights
 
 PLAIN = {"settings": {"a": [1, 2.5e-300, True, None, 'ä"\n', {}]}, "initial": "", "metrics_bytes": 1 << 60}
@@ -103,7 +103,7 @@ def test_what_cannot_be_held_is_refused_before_anything_is_written(tmp_path):
 
 
 def test_more_beside_the_tensors_than_safetensors_reads_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("nas.checkpoint.sealed.LONGEST_HEADER", 1000)
+    monkeypatch.setattr("nas.sealed.LONGEST_HEADER", 1000)
     with pytest.raises(CheckpointError, match=r"would have .* bytes beside the tensors.*; lower track\.log_every"):
         save(tmp_path, 1, {**PARTS, "model": {}, "extra": "x" * 1000})
 

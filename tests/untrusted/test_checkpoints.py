@@ -11,8 +11,8 @@ from support.runs import RUNS, finish, tiny
 
 from nas.checkpoint import load, load_trained, save, saved
 from nas.checkpoint.file import PARTS
-from nas.checkpoint.sealed import seal, unseal
 from nas.errors import CheckpointError, DataError, NasError
+from nas.sealed import seal, unseal
 from nas.settings import CifarSettings, CustomSettings, FolderSettings
 from nas.train import Run
 
@@ -199,7 +199,7 @@ MISFITS = [
     ("chain-learned", of("gate", "logits")(NARROW), r"logits is \(1, 1, 1\) and not"),
     ("chain-learned", of("gate", "step")(lambda value: -value), "step is negative"),
     ("chain-learned", lambda s: s["track"].update(counts=[[1]]), ""),
-    ("chain-learned", lambda s: s["track"].pop("paths"), ""),
+    ("chain-learned", lambda s: s["track"].pop("step_s"), ""),
 ]
 
 

@@ -27,13 +27,13 @@ from support.damage import TEXT, mutated, mutated_value
 from support.runs import RUNS, assert_same, finish, tiny
 
 from nas import checkpoint
-from nas.checkpoint.sealed import seal, unseal
 from nas.cli.entry import _HYDRAS
 from nas.config import conf_folder, explain, register, settings_from
 from nas.data.folder import load_folder
 from nas.errors import NasError
 from nas.export import export, load
 from nas.score.benchmark import load_table
+from nas.sealed import seal, unseal
 from nas.search.outcome import SearchResult, read_result
 from nas.settings import (
     CellSettings,

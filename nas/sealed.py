@@ -78,7 +78,7 @@ def unseal(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     with open(path, "rb") as file:
         beginning, digits = file.read(8 + len(_START)), file.read(len(_BLANK))
         if beginning[8:] != _START:
-            raise ValueError("it does not begin like a checkpoint")
+            raise ValueError("it does not begin like a file of gated-nas")
         found = sha256(beginning + _BLANK)
         while part := file.read(_PART):
             found.update(part)
