@@ -1,6 +1,5 @@
 """NAS-Bench-201 as published: its network, its parameters and multiply-accumulates, its strings."""
 
-import itertools
 import re
 
 import pytest
@@ -174,17 +173,15 @@ def test_a_path_equals_the_published_network(text):
     torch.testing.assert_close(supernet.eval()(x, architecture), reference.eval()(x), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize(("text", "classes", "side", "parameters", "flops"), PUBLISHED)
-def test_parameters_and_flops_are_the_published_ones(text, classes, side, parameters, flops):
-    space = build_space(CellSettings(), image_size=side, classes=classes)
-    architecture, supernet = space.decode(text), space.supernet()
-    network = extract(supernet, architecture)
-    counted = count_flops(supernet.eval(), architecture, (3, side, side)) // 2 + classes
-    if text == TOP:
-        assert round(count_parameters(network), -3) == parameters
-        assert round(counted, -4) == flops
-    else:
-        assert (count_parameters(network), counted) == (parameters, flops)
+def test_parameters_and_flops_are_the_published_ones():
+    for text, classes, side, parameters, flops in PUBLISHED:
+        space = build_space(CellSettings(), image_size=side, classes=classes)
+        architecture, supernet = space.decode(text), space.supernet()
+        found = count_parameters(extract(supernet, architecture))
+        counted = count_flops(supernet.eval(), architecture, (3, side, side)) // 2 + classes
+        if text == TOP:
+            found, counted = round(found, -3), round(counted, -4)
+        assert (found, counted) == (parameters, flops), (text, classes)
 
 
 def test_cells_stages_and_operations_are_as_published():
@@ -207,33 +204,6 @@ def test_cells_stages_and_operations_are_as_published():
 # ---------------------------------------------------------------------------------------------- what is computed
 
 
-SEVERAL_OPEN = "|nor_conv_3x3~0|skip_connect~0|+|none~0|nor_conv_1x1~0|none~1|+" + (
-    "|none~0|skip_connect~1|avg_pool_3x3~2|nor_conv_1x1~2|"
-)
-
-
-@pytest.mark.parametrize("text", [*CASES, SEVERAL_OPEN])
-def test_an_extracted_network_equals_the_supernet(text):
-    """Bit for bit, in training mode and in evaluation."""
-    space = small(cells=1)
-    for training in (True, False):
-        supernet, architecture = space.supernet(seed=1).train(training), space.decode(text)
-        network = extract(supernet, architecture)
-        x, y = batch()
-        ours, alone = supernet(x, architecture), network(x)
-        assert torch.equal(ours, alone)
-        for output in (ours, alone):
-            F.cross_entropy(output, y).backward()
-        own = dict(network.named_parameters())
-        for name, parameter in supernet.named_parameters():
-            if name not in own or own[name].grad is None:
-                assert parameter.grad is None
-            else:
-                assert torch.equal(parameter.grad, own[name].grad)
-        whole = supernet.state_dict()
-        assert all(torch.equal(tensor, whole[name]) for name, tensor in network.state_dict().items())
-
-
 def test_none_is_not_computed(monkeypatch):
     """Neither alone nor beside other open gates; a node without a value is zeros."""
     space = small(cells=1)
@@ -252,19 +222,13 @@ def test_none_is_not_computed(monkeypatch):
     assert torch.equal(both, alone)
 
 
-def test_edges_that_lead_nowhere_are_computed():
-    space = small(cells=1)
-    flops = PathFlops(space, space.supernet(), (3, 8, 8))
-    nowhere = space.decode("|nor_conv_3x3~0|+|none~0|none~1|+|none~0|none~1|none~2|")
-    assert flops(nowhere) == flops.count(nowhere) == flops((3, 0, 0, 1, 1, 1)) > flops((0,) * 6)
-
-
-def test_cost_is_additive_for_every_kind_of_path():
+def test_cost_is_additive_also_where_edges_lead_nowhere():
     space = small(cells=1)
     flops, random = PathFlops(space, space.supernet(), (3, 8, 8)), torch.Generator().manual_seed(0)
     for architecture in [space.decode(text) for text in CASES] + space.sample_many(20, random):
         assert flops(architecture) == flops.count(architecture)
     assert flops.smallest() == (space.decode(SMALLEST), flops((0,) * 6))
+    assert flops((3, 0, 0, 0, 0, 0)) == flops((3, 0, 0, 1, 1, 1)) > flops((0,) * 6)
 
 
 def test_closed_operations_stay_bit_unchanged():
@@ -275,8 +239,8 @@ def test_closed_operations_stay_bit_unchanged():
         TrainStep(supernet, optimizer)(batch(), [(2,) * 6, (3,) * 6], settings.lr, step)
     before = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
     others = [i for i in range(len(CANDIDATES)) if i != avoided]
-    paths = [(3, 3, 3, 3, 3, 3), *(tuple(others[(step + edge) % 4] for edge in range(6)) for step in range(12))]
-    for step, path in enumerate(paths):
+    for step in range(12):
+        path = tuple(others[(step + edge) % 4] for edge in range(6)) if step else (3,) * 6
         TrainStep(supernet, optimizer)(batch(step), [path], settings.lr, step)
     moved = {name for name, tensor in supernet.state_dict().items() if not torch.equal(tensor, before[name])}
     assert moved == {name for name in before if f".branches.{avoided}." not in name}
@@ -306,24 +270,13 @@ def test_the_check_sees_every_operation_and_edge():
 # ---------------------------------------------------------------------------------------------------- settings
 
 
-def test_images_that_cannot_be_halved_are_refused():
+def test_a_network_that_cannot_be_is_refused():
     with pytest.raises(SpaceError, match=r"data\.image_size=30: must be divisible by 4 for space cell; use 16 or 32"):
         build_space(CellSettings(), image_size=30)
 
-
-@pytest.mark.parametrize("name", ["cells", "width"])
-def test_a_network_without_cells_or_width_is_refused(name):
-    with pytest.raises(SettingError, match=rf"space\.{name}=0: must be above 0"):
-        CellSettings(**{name: 0})
-
-
-def test_the_initial_weights_are_torchs_own():
-    space = small(cells=1)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        stem = nn.Conv2d(3, 4, 3, bias=False).weight
-        torch.manual_seed(0)
-        assert torch.equal(space.build().stem[0].weight, stem)
+    for name in ("cells", "width"):
+        with pytest.raises(SettingError, match=rf"space\.{name}=0: must be above 0"):
+            CellSettings(**{name: 0})
 
 
 # ----------------------------------------------------------------------------------------------------- strings
@@ -339,21 +292,18 @@ def test_decode_undoes_encode_for_all_architectures():
 
 def test_strings_are_the_published_ones():
     space = small()
-    assert space.encode((3, 3, 3, 1, 3, 2)) == (
-        "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_1x1~2|"
-    )
-    assert space.encode((0, 1, 2, 3, 4, 0)) == (
-        "|none~0|+|skip_connect~0|nor_conv_1x1~1|+|nor_conv_3x3~0|avg_pool_3x3~1|none~2|"
-    )
-    assert all(space.encode(space.decode(text)) == text for text in CASES)
-
-
-def test_several_open_gates_have_an_entry_each():
-    space = small()
-    architecture = ((1, 3), 0, (4, 0), 2, 2, (0, 1, 2, 3, 4))
-    text = space.encode(architecture)
-    assert text.startswith("|skip_connect~0|nor_conv_3x3~0|+|none~0|avg_pool_3x3~1|none~1|+|nor_conv_1x1~0|")
-    assert space.decode(text) == architecture
+    texts = {
+        (3, 3, 3, 1, 3, 2): (
+            "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_1x1~2|"
+        ),
+        (0, 1, 2, 3, 4, 0): "|none~0|+|skip_connect~0|nor_conv_1x1~1|+|nor_conv_3x3~0|avg_pool_3x3~1|none~2|",
+        ((1, 3), 0, (4, 0), 2, 2, 0): (
+            "|skip_connect~0|nor_conv_3x3~0|+|none~0|avg_pool_3x3~1|none~1|+|nor_conv_1x1~0|nor_conv_1x1~1|none~2|"
+        ),
+    }
+    for architecture, text in texts.items():
+        assert space.encode(architecture) == text
+        assert space.decode(text) == architecture
 
 
 def variants():
@@ -389,6 +339,6 @@ def test_a_string_that_is_not_published_is_refused():
 
 def test_an_architecture_of_another_shape_is_refused():
     space = small()
-    for architecture in itertools.chain([(0,) * 5, (0,) * 7], [(5, 0, 0, 0, 0, 0), (0, 0, 0, 0, 0, ())]):
+    for architecture in [(0,) * 5, (0,) * 7, (5, 0, 0, 0, 0, 0), (0, 0, 0, 0, 0, ())]:
         with pytest.raises(ArchitectureError):
             space.encode(architecture)

@@ -48,45 +48,34 @@ def _warnings_are_errors():
         yield
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (
-            lambda: Net(GatedSum([conv(4), conv(6)]), head(4)),
-            r"branch0 gives \(2, 4, 6, 6\), branch1 gives \(2, 6, 6, 6\)",
-        ),
-        (
-            lambda: Net(GatedSum([conv(4), conv(4), conv(4, stride=2)], ["a", "b", "c"]), head(4)),
-            r"a gives \(2, 4, 6, 6\), c gives \(2, 4, 3, 3\)",
-        ),
-        (
-            lambda: Net(GatedSum([conv(4), conv(1)]), head(4)),  # would broadcast with two open
-            r"branch0 gives \(2, 4, 6, 6\), branch1 gives \(2, 1, 6, 6\)",
-        ),
-        (
-            lambda: Net(GatedConcat([conv(4), conv(2, kernel=5)]), head(6)),
-            r"branch0 gives \(2, 4, 6, 6\), branch1 gives \(2, 2, 4, 4\)",
-        ),
-    ],
-)
-def test_branches_that_disagree_in_shape_are_refused(make, message):
-    with pytest.raises(SpaceError, match=rf"slot=block: its branches disagree in shape: {message}; make them agree"):
-        check(make)
+REFUSED = {
+    r"slot=block: its branches disagree in shape: branch0 gives \(2, 4, 6, 6\), branch1 gives \(2, 6, 6, 6\); ": (
+        lambda: Net(GatedSum([conv(4), conv(6)]), head(4))
+    ),
+    r"a gives \(2, 4, 6, 6\), c gives \(2, 4, 3, 3\); make them agree": (
+        lambda: Net(GatedSum([conv(4), conv(4), conv(4, stride=2)], ["a", "b", "c"]), head(4))
+    ),
+    r"branch0 gives \(2, 4, 6, 6\), branch1 gives \(2, 1, 6, 6\)": (  # would broadcast with two open
+        lambda: Net(GatedSum([conv(4), conv(1)]), head(4))
+    ),
+    r"branch0 gives \(2, 4, 6, 6\), branch1 gives \(2, 2, 4, 4\)": (
+        lambda: Net(GatedConcat([conv(4), conv(2, kernel=5)]), head(6))
+    ),
+    r"slot=block: widths \(4, 3\) should be \(4, 2\)": (
+        lambda: Net(GatedConcat([conv(4), conv(2)], widths=[4, 3]), head(7))
+    ),
+    r"space=test: gives \(2, 7\) for 2 images; the data needs \(2, 10\)": (
+        lambda: Net(GatedSum([conv(4), conv(4)]), head(4, classes=7))
+    ),
+}
 
 
-def test_branches_of_different_widths_agree_in_a_concatenation():
+def test_a_network_that_is_no_supernet_is_refused():
+    for message, make in REFUSED.items():
+        with pytest.raises(SpaceError, match=message):
+            check(make)
     supernet = check(lambda: Net(GatedConcat([conv(4), conv(2)]), head(6)))
-    assert supernet.block.widths == (4, 2)
-
-
-def test_widths_that_are_not_the_branches_are_refused():
-    with pytest.raises(SpaceError, match=r"slot=block: widths \(4, 3\) should be \(4, 2\)"):
-        check(lambda: Net(GatedConcat([conv(4), conv(2)], widths=[4, 3]), head(7)))
-
-
-def test_a_wrong_number_of_classes_is_refused():
-    with pytest.raises(SpaceError, match=r"space=test: gives \(2, 7\) for 2 images; the data needs \(2, 10\)"):
-        check(lambda: Net(GatedSum([conv(4), conv(4)]), head(4, classes=7)))
+    assert supernet.block.widths == (4, 2), "branches of different widths agree in a concatenation"
 
 
 def fails(error):
@@ -97,32 +86,27 @@ def fails(error):
     return lambda: Net(GatedSum([conv(4), conv(4)]), Fails())
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
+def test_a_crashing_network_is_refused_in_one_line():
+    message = r"space=test: does not run on \(2, 3, 8, 8\) images: .+; mend its forward\(x, architecture\)"
+    for make in (
         lambda: Net(GatedSum([conv(4), conv(4)]), head(5)),
         fails(TypeError("first line\nsecond line")),
         fails(IndexError("no such entry")),
-    ],
-)
-def test_a_crashing_network_is_refused_in_one_line(make):
-    message = r"space=test: does not run on \(2, 3, 8, 8\) images: .+; mend its forward\(x, architecture\)"
-    with pytest.raises(SpaceError, match=message) as error:
-        check(make)
-    assert "\n" not in str(error.value)
-    assert error.value.__cause__ is not None
+    ):
+        with pytest.raises(SpaceError, match=message) as error:
+            check(make)
+        assert "\n" not in str(error.value)
+        assert error.value.__cause__ is not None
 
 
 def test_a_batchnorm_behind_a_concatenation_is_warned_of():
-    behind = nn.Sequential(nn.ReLU(), nn.BatchNorm2d(6), head(6))
-    with pytest.warns(NasWarning, match=r"behind\.1 is a BatchNorm behind a concatenation: its bias fills the zeros"):
-        check(lambda: Net(GatedConcat([conv(4), conv(2)]), behind))
-
-
-def test_a_batchnorm_behind_flatten_is_warned_of():
-    behind = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(6 * 36), nn.Linear(6 * 36, 10))
-    with pytest.warns(NasWarning, match=r"behind\.1 is a BatchNorm behind a concatenation"):
-        check(lambda: Net(GatedConcat([conv(4), conv(2)]), behind))
+    for behind in (
+        (nn.ReLU(), nn.BatchNorm2d(6), head(6)),
+        (nn.Flatten(), nn.BatchNorm1d(6 * 36), nn.Linear(6 * 36, 10)),
+    ):
+        told = r"behind\.1 is a BatchNorm behind a concatenation: its bias fills the zeros"
+        with pytest.warns(NasWarning, match=told):
+            check(lambda behind=behind: Net(GatedConcat([conv(4), conv(2)]), nn.Sequential(*behind)))
 
 
 class NormInside(nn.Module):
@@ -138,21 +122,12 @@ class NormInside(nn.Module):
         return self.head(self.norm(self.project(self.mix(x, architecture[0]))))
 
 
-def test_a_batchnorm_inside_branches_is_fine():
+def test_good_networks_pass_without_a_warning():
     check(NormInside)
-
-
-def test_a_batchnorm_behind_a_sum_is_fine():
     check(lambda: Net(GatedSum([conv(6), conv(6)]), nn.Sequential(nn.BatchNorm2d(6), head(6))))
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [TwoBranchSettings(branches=3), ChainSettings(), ChainSettings(merge="concat"), MacroSettings()],
-)
-def test_our_own_spaces_pass_without_a_warning(settings):
-    space = build_space(settings, image_size=16)
-    check_supernet(space, space.supernet(), 3, 16, 10)
+    for settings in (TwoBranchSettings(branches=3), ChainSettings(), ChainSettings(merge="concat"), MacroSettings()):
+        space = build_space(settings, image_size=16)
+        check_supernet(space, space.supernet(), 3, 16, 10)
 
 
 def test_the_check_leaves_everything_unchanged():

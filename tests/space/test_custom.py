@@ -80,44 +80,25 @@ def test_a_module_in_the_working_folder_is_found(tmp_path, monkeypatch):
     assert sys.modules.pop("net_lying_here").__file__ == str(tmp_path / "net_lying_here.py")
 
 
-def test_a_factory_without_gates_is_refused(module):
-    with pytest.raises(SpaceError, match=rf"space\.factory={module}:plain: has no gated block; put a nas\.nn\.Gated"):
-        custom(f"{module}:plain")
+REFUSED = {
+    ":plain": r"space\.factory={}:plain: has no gated block; put a nas\.nn\.Gated",
+    ":number": r"space\.factory=.*: gave a int, not a torch\.nn\.Module",
+    ":MyNot": r"space\.factory={0}:MyNot: {0} has no MyNot; name a class",
+    ":NOT_CALLABLE": r"space\.kwargs=.*: {}:NOT_CALLABLE cannot be called .* \(3 is not a callable object\); ",
+    "no_such_module:Net": r"space\.factory=no_such_module:Net: there is no module no_such_module; run",
+    "no_such_package.my_net:Net": r"factory=no_such_package\.my_net:Net: there is no module no_such_package; run",
+    "net_with_a_gap:Net": "there is no module surely_not_installed",
+}
 
 
-def test_a_factory_that_gives_no_module_is_refused(module):
-    with pytest.raises(SettingError, match=r"space\.factory=.*: gave a int, not a torch\.nn\.Module"):
-        custom(f"{module}:number")
-
-
-def test_a_factory_that_does_not_exist_is_refused(module):
-    with pytest.raises(SettingError, match=rf"space\.factory={module}:MyNot: {module} has no MyNot; name a class"):
-        custom(f"{module}:MyNot")
-
-
-@pytest.mark.parametrize("name", ["no_such_module_at_all", "no_such_package.my_net"])
-def test_a_module_that_does_not_exist_is_refused(name):
-    with pytest.raises(SettingError, match=rf"space\.factory={name}:Net: there is no module {name.split('.')[0]}; run"):
-        custom(f"{name}:Net")
-
-
-def test_a_users_missing_import_is_named(tmp_path, monkeypatch):
+def test_a_factory_that_gives_no_supernet_is_refused(module, tmp_path):
     (tmp_path / "net_with_a_gap.py").write_text("import surely_not_installed\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(SettingError, match="there is no module surely_not_installed"):
-        custom("net_with_a_gap:Net")
-
-
-@pytest.mark.parametrize(
-    ("attribute", "kwargs", "message"),
-    [
-        ("MyNet", {"wdith": 3}, r"cannot be called with these \(got an unexpected keyword argument 'wdith'\)"),
-        ("NOT_CALLABLE", {}, r"cannot be called with these \(3 is not a callable object\)"),
-    ],
-)
-def test_a_factory_that_cannot_be_called_is_refused(module, attribute, kwargs, message):
-    with pytest.raises(SettingError, match=rf"space\.kwargs=.*: {module}:{attribute} {message}; "):
-        custom(f"{module}:{attribute}", **kwargs)
+    for factory, message in REFUSED.items():
+        with pytest.raises((SettingError, SpaceError), match=message.format(module)):
+            custom(module + factory if factory.startswith(":") else factory)
+    rule = r"MyNet cannot be called with these \(got an unexpected keyword argument 'wdith'\); "
+    with pytest.raises(SettingError, match=rf"space\.kwargs=.*: {module}:{rule}"):
+        custom(f"{module}:MyNet", wdith=3)
 
 
 def test_a_users_own_error_is_not_hidden(module):
