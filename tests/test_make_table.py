@@ -90,7 +90,7 @@ def test_a_row_is_what_nas_train_reports(made, tmp_path):
         assert [row.test_accuracy for row in report.subnetworks] == [kept(made)[1][text, seed]]
 
 
-def test_a_stopped_table_goes_on_and_trains_nothing_twice(made):
+def test_a_stopped_table_trains_nothing_twice(made):
     head, found = kept(made)
     assert list(found) == [("0", 0), ("1", 0), ("0", 1), ("1", 1)]
     assert found["0", 1] == MARKED

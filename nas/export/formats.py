@@ -59,12 +59,8 @@ def make_program(plain: nn.Module, image: tuple[int, int, int]) -> ExportedProgr
         ExportError: torch.export cannot trace the network.
     """
     example = torch.zeros(2, *image)  # with a batch of 1, torch.export would fix the size
-    try:
-        with _quiet():
-            program = torch.export.export(plain, (example,), dynamic_shapes=({0: Dim("batch")},))
-    except (RuntimeError, TypeError, ValueError) as error:
-        rule = f"torch.export cannot follow the network ({' '.join(str(error).split()[:40])} ...)"
-        raise ExportError("program", "true", rule, "program=false leaves it out, and onnx=true with it") from error
+    with _exporter("program", "torch.export cannot follow", "program=false leaves it out, and onnx=true with it"):
+        program = torch.export.export(plain, (example,), dynamic_shapes=({0: Dim("batch")},))
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # it names folders of this machine
     return program
@@ -91,14 +87,9 @@ def write_onnx(path: Path, program: ExportedProgram) -> None:
     Raises:
         ExportError: an operation has no counterpart in ONNX.
     """
-    try:
-        with _quiet():
-            translated = torch.onnx.export(
-                program, input_names=["pictures"], output_names=["logits"], dynamo=True, verbose=False
-            )
-    except (RuntimeError, TypeError, ValueError) as error:
-        rule = f"torch.onnx cannot translate the network ({' '.join(str(error).split()[:40])} ...)"
-        raise ExportError("onnx", "true", rule, "onnx=false leaves it out") from error
+    names: dict[str, Any] = {"input_names": ["pictures"], "output_names": ["logits"]}
+    with _exporter("onnx", "torch.onnx cannot translate", "onnx=false leaves it out"):
+        translated = torch.onnx.export(program, **names, dynamo=True, verbose=False)
     assert translated is not None, "torch.onnx.export returns a program unless it writes a file"
     model = translated.model_proto
     for node in model.graph.node:
@@ -118,6 +109,17 @@ def run_onnx(path: Path) -> Network:
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return lambda x: torch.from_numpy(session.run(["logits"], {"pictures": x.contiguous().numpy()})[0])
+
+
+@contextmanager
+def _exporter(key: str, cannot: str, remedy: str) -> Iterator[None]:
+    """Run one of torch's exporters quietly; its errors become an :class:`ExportError`."""
+    try:
+        with _quiet():
+            yield
+    except (RuntimeError, TypeError, ValueError) as error:
+        rule = f"{cannot} the network ({' '.join(str(error).split()[:40])} ...)"
+        raise ExportError(key, "true", rule, remedy) from error
 
 
 @contextmanager

@@ -55,7 +55,12 @@ def score(
         ScoreError: a proxy is unknown, does not apply to this network or these batches, or is not finite.
     """
     check_names(proxies)
-    _check_batches(batches)
+    if not batches or not all(len(x) == len(labels) and len(x) >= 2 for x, labels in batches):
+        rule, sizes = (
+            "must be at least one batch, of at least two images, each with its label",
+            [len(x) for x, _ in batches],
+        )
+        raise ScoreError("batches", f"of {sizes} images", rule, "give images to be scored on, such as 32")
     began = perf_counter()
     found: dict[str, float] = {}
     shared = [name for name in proxies if name in SHARED]
@@ -88,11 +93,3 @@ def _private(network: nn.Module, x: Tensor) -> Iterator[nn.Module]:
         for parameter in net.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
         yield net
-
-
-def _check_batches(batches: Sequence[tuple[Tensor, Tensor]]) -> None:
-    ok = bool(batches) and all(len(x) == len(labels) and len(x) >= 2 for x, labels in batches)
-    sizes = [len(x) for x, _ in batches]
-    rule = "must be at least one batch, of at least two images, each with its label"
-    if not ok:
-        raise ScoreError("batches", f"of {sizes} images", rule, "give images to be scored on, such as 32")

@@ -130,7 +130,7 @@ def test_wrong_words_for_retraining_are_one_line(nas_train, tiny, tmp_path):
         assert not list(tmp_path.iterdir()), words
 
 
-def test_a_stopped_retraining_goes_on_with_the_same_command(nas_train, stopped_at, first, tiny, tmp_path, same_weights):
+def test_the_same_command_continues_a_stopped_retraining(nas_train, stopped_at, first, tiny, tmp_path, same_weights):
     words = (*tiny, "train.epochs=2", "architecture=1", first)
     folder = tmp_path / "outputs" / "train"
     with stopped_at("*/inherited/step_*", signal.SIGINT):

@@ -56,7 +56,7 @@ def test_damaged_weights_with_a_fitting_card_are_refused(folder):
             load(folder)
 
 
-def test_a_card_that_does_not_fit_is_one_line(folder):
+def test_a_wrong_card_is_one_line(folder):
     whole = (folder / "card.json").read_text()
     for edit, rule in (
         (lambda card: card["network"].update(architecture="1-0"), "describes another network"),

@@ -71,7 +71,7 @@ def test_fine_tuning_and_splits_are_separate_predictions(made, tmp_path):
     assert not torch.equal(other["loss_tuned"].values, longer["loss_tuned"].values)
 
 
-def test_proxies_are_scored_on_each_draw_of_initial_weights(made, tmp_path):
+def test_proxies_are_scored_on_each_weight_draw(made, tmp_path):
     wanted = settings(made, "run0", proxies=["naswot", "ntk_condition", "flops"], weights=2, architectures=3)
     target, found = predicted(wanted, tmp_path)
     assert found["naswot"].values.shape == (2, 3)
@@ -150,7 +150,7 @@ def prediction(name, *draws, lower=False):
     return Prediction(name, "proxy", torch.tensor(draws, dtype=torch.float64), lower)
 
 
-def test_ranks_are_added_in_the_right_direction_draw_by_draw():
+def test_ranks_are_added_draw_by_draw():
     loss = prediction("loss", [0.1, 0.3, 0.2], [0.3, 0.2, 0.1], lower=True)
     size = prediction("size", [10, 10, 30])
     total = add_ranks([loss, size])

@@ -93,7 +93,7 @@ def test_a_stopped_run_equals_an_undisturbed_one(tmp_path):
     assert finish(TINY, tmp_path / "stopped")[1] == []
 
 
-def test_a_run_goes_on_with_its_own_settings_alone(tmp_path):
+def test_a_run_continues_with_the_same_settings_alone(tmp_path):
     finish(TINY, tmp_path)
     before = (tmp_path / "scores.jsonl").read_bytes()
     with pytest.raises(CheckpointError, match=r"other settings \(batches: 2 -> 1; space.widths: \[4\] -> \[8\]\)"):
@@ -153,7 +153,7 @@ def test_bad_settings_are_refused_and_write_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_scores_do_not_depend_on_the_number_of_architectures(tmp_path):
+def test_scores_do_not_depend_on_other_architectures(tmp_path):
     _, few = finish(replace(TINY, architectures=2), tmp_path / "few")
     torch.manual_seed(5)
     _, many = finish(replace(TINY, architectures=4), tmp_path / "many")
