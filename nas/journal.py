@@ -17,7 +17,7 @@ from zlib import crc32
 
 from nas.errors import CheckpointError
 from nas.files import shared_lock, sync, write_all
-from nas.settings.compare import differences
+from nas.settings.plain import differences
 
 SUM = "crc32"
 """The key of a line's checksum."""

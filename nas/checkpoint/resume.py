@@ -8,7 +8,7 @@ from typing import Any
 
 from nas.errors import CheckpointError, SettingError
 from nas.settings import TrainRunSettings, train_settings
-from nas.settings.compare import differences
+from nas.settings.plain import differences
 
 
 def comparable(settings: TrainRunSettings) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from nas.search.outcome import FILE, RANK_SUM, SearchOutcome, SearchResult, hype
 from nas.search.proposers import Trial
 from nas.search.target import SearchTarget
 from nas.settings import SearchRunSettings
-from nas.settings.compare import flat
+from nas.settings.plain import flat
 from nas.space import SearchSpace
 from nas.track import Writer
 

@@ -13,7 +13,7 @@ from nas.checkpoint import Trained, load_trained
 from nas.data import Splits, load_splits
 from nas.errors import CheckpointError, require
 from nas.settings import DataSettings, DigitsSettings, SearchRunSettings, SpaceSettings
-from nas.settings.compare import differences
+from nas.settings.plain import differences
 from nas.space import SearchSpace, build_space, check_supernet, infer_widths
 
 

@@ -1,8 +1,9 @@
 """What can be set, with its type, its default and its rule: plain dataclasses, one or more for each room.
 
 They import neither torch nor Hydra, so that every room can be used as a library. Under the command line they are
-the schema that the files in ``conf/`` are checked against. A rule that a type cannot say stands in
-``__post_init__`` and holds for both.
+the schema that the files in ``conf/`` are checked against. A rule that a type cannot say stands beside the default
+(:mod:`nas.settings.rules`), one about several settings in ``__post_init__``, and both are checked as soon as settings
+are made.
 """
 
 from nas.settings.bench import BenchSettings

@@ -5,22 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nas.errors import require
-from nas.settings.rules import one_of
+from nas.settings import rules
+from nas.settings.rules import Settings
 
 
 @dataclass
-class BenchSettings:
+class BenchSettings(Settings):
     """All settings of ``nas-bench``."""
 
-    suite: str = "gating"
-    rounds: int = 100
+    suite: str = rules.choice("gating", "jac", "search", "dist")
+    rounds: int = rules.at_least(3, 100, ": it takes medians")
     """Timed rounds; in each, every variant of a row takes its turn."""
-    threads: int = 1
-    seed: int = 0
+    threads: int = rules.at_least(1, 1)
+    seed: int = rules.seed_number()
 
     def __post_init__(self) -> None:
-        one_of("suite", self.suite, "gating", "jac", "search", "dist")
-        require(self.rounds >= 3, "rounds", self.rounds, "must be at least 3: it takes medians", "use rounds=100")
+        super().__post_init__()
         one = self.suite != "dist" or self.threads == 1
         require(one, "threads", self.threads, "must be 1 for suite=dist, in each of its processes", "leave it out")
-        require(self.threads >= 1, "threads", self.threads, "must be at least 1", "use threads=1")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nas.errors import require
-from nas.settings.rules import check_run, check_threads
+from nas.settings import rules
+from nas.settings.rules import Settings
 
 
 @dataclass
-class ExportSettings:
+class ExportSettings(Settings):
     """All settings of ``nas-export``."""
 
     checkpoint: str = ""
@@ -24,20 +25,16 @@ class ExportSettings:
     """Write a torch.export program."""
     onnx: bool = False
     """Write ONNX, translated from the program."""
-    pictures: int = 256
+    pictures: int = rules.at_least(1, 256)
     """Test images on which every file is compared with the supernet."""
-    threads: int = 0
+    threads: int = rules.thread_count()
     """CPU threads; 0 leaves torch's own choice."""
-    run: str = "unnamed"
+    run: str = rules.run_name()
     """Names the folder ``outputs/export/<run>``, which must not be there yet."""
 
     def __post_init__(self) -> None:
-        both = f"{self.checkpoint}, {self.search}"
-        ok = not (self.checkpoint and self.search)
-        require(ok, "checkpoint, search", both, "a search has its own checkpoint", "leave one of them out")
+        super().__post_init__()
+        rules.one_source(self.checkpoint, self.search)
         require(bool(self.architecture), "architecture", "''", "must not be empty", "write best, or for example 1-0-2")
         ok = self.program or not self.onnx
         require(ok, "onnx", "true", "is translated from the program", "leave program=false out, or onnx=true")
-        require(self.pictures >= 1, "pictures", self.pictures, "must be at least 1", "write pictures=256")
-        check_threads("threads", self.threads)
-        check_run(self.run)

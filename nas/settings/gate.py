@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nas.settings.rules import MISSING, one_of, positive
+from nas.settings import rules
+from nas.settings.rules import MISSING, Settings
 
 
 @dataclass
-class GateSettings:
+class GateSettings(Settings, group="gate"):
     """What all gates have in common: a name."""
 
     name: str = MISSING
@@ -35,11 +36,8 @@ class FairGateSettings(GateSettings):
     """Strict fairness (FairNAS): in every round each choice of each slot runs exactly once."""
 
     name: str = "fair"
-    mode: str = "accumulate"
+    mode: str = rules.choice("accumulate", "step_each")
     """``accumulate``: one update from the sum of a round's gradients; ``step_each``: an update a path."""
-
-    def __post_init__(self) -> None:
-        one_of("gate.mode", self.mode, "accumulate", "step_each")
 
 
 @dataclass
@@ -47,11 +45,8 @@ class LearnedGateSettings(GateSettings):
     """One logit a choice, drawn hard with Gumbel noise, learned on the held-out split."""
 
     name: str = "learned"
-    lr: float = 0.05
-    temperature: float = 5.0
-    final_temperature: float = 0.5
-    every: int = 20
+    lr: float = rules.positive(0.05)
+    temperature: float = rules.positive(5.0)
+    final_temperature: float = rules.positive(0.5)
+    every: int = rules.positive(20)
     """Steps of the weights for each step of the logits; a step of the logits costs about one of the weights."""
-
-    def __post_init__(self) -> None:
-        positive("gate", self, "lr", "temperature", "final_temperature", "every")

@@ -38,21 +38,19 @@ def train_settings(data: dict[str, Any]) -> TrainRunSettings:
     values: dict[str, Any] = {}
     kinds = get_type_hints(TrainRunSettings)
     for key, value in data.items():
-        if is_dataclass(kinds.get(key)):
+        kind = kinds.get(key)
+        if is_dataclass(kind):
             _must_fit(key, value, dict)
         if key in GROUPS:
-            choice = value.get("name")
-            if not isinstance(choice, str) or choice not in GROUPS[key]:
-                raise _unknown(key, choice)
-            values[key] = _fill(key, GROUPS[key][choice], value)
-        elif is_dataclass(kinds.get(key)):
-            values[key] = _fill(key, kinds[key], value)
-        else:
-            values[key] = value
+            name = value.get("name")
+            if not isinstance(name, str) or name not in GROUPS[key]:
+                raise _unknown(key, name)
+            kind = GROUPS[key][name]
+        values[key] = _fill(key, kind, value) if is_dataclass(kind) else value
     return _fill("", TrainRunSettings, values)
 
 
-def _fill(prefix: str, schema: type, data: dict[str, Any]) -> Any:
+def _fill(prefix: str, schema: Any, data: dict[str, Any]) -> Any:
     kinds = get_type_hints(schema)
     for key, value in data.items():
         name = f"{prefix}.{key}".lstrip(".")

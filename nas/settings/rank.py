@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nas.errors import require
-from nas.settings.rules import check_run, check_threads, one_of, positive
+from nas.settings import rules
+from nas.settings.rules import Settings
 
 SUPERNET = ("loss", "accuracy", "loss_running", "accuracy_running", "loss_tuned", "accuracy_tuned")
 """Predictors that a trained supernet gives: with BatchNorm statistics estimated for each candidate; with the running
@@ -16,34 +17,31 @@ TRIVIAL = ("parameters", "flops")
 
 
 @dataclass
-class RankSettings:
+class RankSettings(Settings, group="rank"):
     """How predictions are made."""
 
     sum: Any = None
     """Predictors whose ranks are added up; None takes loss and parameters where there is a loss."""
-    proxy_images: int = 64
+    proxy_images: int = rules.at_least(2, 64, ": proxies compare images")
     """Training images in a batch for the proxies."""
-    finetune_steps: int = 40
+    finetune_steps: int = rules.positive(40)
     """Of each candidate, for ``loss_tuned`` and ``accuracy_tuned``."""
-    finetune_lr: float = 0.01
-    memory_mb: int = 1024
+    finetune_lr: float = rules.positive(0.01)
+    memory_mb: int = rules.positive(1024)
     """For the activations that candidates share."""
-    threads: int = 0
+    threads: int = rules.thread_count()
     """CPU threads; 0 leaves torch's own choice."""
     tensorboard: bool = True
     progress: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.sum is not None:
             self.sum = _names("rank.sum", self.sum, "rank.sum=[loss,parameters]")
-        positive("rank", self, "proxy_images", "finetune_steps", "finetune_lr", "memory_mb")
-        check_threads("rank.threads", self.threads)
-        ok = self.proxy_images >= 2
-        require(ok, "rank.proxy_images", self.proxy_images, "must be at least 2: proxies compare images", "write 64")
 
 
 @dataclass
-class RankRunSettings:
+class RankRunSettings(Settings):
     """All settings of ``nas-rank``."""
 
     space: Any = None  # typed as optional settings, OmegaConf would assert on space.widths=[8] without a space
@@ -61,35 +59,31 @@ class RankRunSettings:
     """What is asked of the supernet."""
     proxies: list[str] = field(default_factory=list)
     """Training-free proxies of nas-score, on initial weights."""
-    architectures: int = 0
+    architectures: int = rules.not_negative(0)
     """Of the table, drawn by ``seed``; 0 takes all."""
-    weights: int = 1
+    weights: int = rules.at_least(1, 1)
     """Draws of initial weights for the proxies."""
-    split: str = "val"
+    split: str = rules.choice("val", "test")
     """Held-out images that the supernet is evaluated on."""
-    seed: int = 0
-    run: str = "unnamed"
+    seed: int = rules.seed_number()
+    run: str = rules.run_name()
     """Names the folder ``outputs/rank/<run>``; the same name goes on with the same run."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.checkpoint = _names("checkpoint", self.checkpoint, "checkpoint=outputs/train/first")
-        ok = bool(self.checkpoint) or not self.factory
-        require(ok, "factory", self.factory, "is that of a checkpoint", "without one write space.factory=...")
+        rules.factory_of_checkpoint(self.factory, self.checkpoint)
         _names("proxies", self.proxies, "proxies=[naswot]")
         _names("predictors", self.predictors, "predictors=[loss,accuracy]")
         for name in self.predictors:
-            one_of("predictors", name, *SUPERNET)
-        one_of("split", self.split, "val", "test")
-        require(self.weights >= 1, "weights", self.weights, "must be at least 1", "write weights=3")
+            rules.one_of("predictors", name, *SUPERNET)
         rule = "must be 0 for all, or at least 2: one alone has no order"
-        ok = self.architectures == 0 or self.architectures >= 2
-        require(ok, "architectures", self.architectures, rule, "write architectures=200")
-        check_run(self.run, self.seed)
+        require(self.architectures != 1, "architectures", self.architectures, rule, "write architectures=200")
         for name in ("space", "data"):
             unused = not self.checkpoint or getattr(self, name) is None
             require(unused, name, "given", "a checkpoint has its own", f"leave {name} out, or the checkpoint")
         for name in self.rank.sum or ():
-            one_of("rank.sum", name, *self.known)
+            rules.one_of("rank.sum", name, *self.known)
 
     @property
     def known(self) -> tuple[str, ...]:

@@ -1,9 +1,11 @@
-"""Rules that several settings share."""
+"""Rules of settings: a field carries those of its own value, and settings check them as soon as they are made."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from nas.errors import require
@@ -13,43 +15,88 @@ LARGEST = 2**53
 """Of whole numbers: up to here a float has all of them, and there is no use for more."""
 
 
-def positive(prefix: str, settings: object, *names: str) -> None:
-    """Every named setting is above 0, and neither infinite nor not a number."""
-    for name in names:
-        value = getattr(settings, name)
-        ok = 0 < value < math.inf
-        require(ok, f"{prefix}.{name}", value, "must be above 0 and finite", _example(prefix, settings, name))
-        _not_absurd(prefix, settings, name)
+@dataclass
+class Settings:
+    """What all settings have in common: they refuse a value that breaks the rule of its field.
+
+    A rule about several settings stands in a ``__post_init__`` that calls this one.
+    """
+
+    _group = ""
+
+    def __init_subclass__(cls, group: str = "") -> None:
+        """``group`` is what a command line writes before each of the settings, as in ``train.epochs``."""
+        if group:
+            cls._group = f"{group}."
+
+    def __post_init__(self) -> None:
+        """Check each field.
+
+        Raises:
+            SettingError: a value breaks the rule of its field.
+        """
+        for one in fields(self):
+            key, value = f"{self._group}{one.name}", getattr(self, one.name)
+            for holds, rule, remedy in one.metadata.get("rules", ()):
+                require(holds(value), key, value, rule, remedy or f"write for example {key}={one.default}")
 
 
-def not_negative(prefix: str, settings: object, *names: str) -> None:
-    """No named setting is negative, infinite or not a number."""
-    for name in names:
-        value = getattr(settings, name)
-        ok = 0 <= value < math.inf
-        require(ok, f"{prefix}.{name}", value, "must not be negative, and finite", _example(prefix, settings, name))
-        _not_absurd(prefix, settings, name)
+Rule = tuple[Callable[[Any], bool], str, str]
+"""Whether a value is fine, what must hold, and the remedy; an empty one shows the default."""
 
 
-def fraction(prefix: str, settings: object, *names: str) -> None:
-    """Every named setting lies in [0, 1)."""
-    for name in names:
-        value = getattr(settings, name)
-        require(0 <= value < 1, f"{prefix}.{name}", value, "must lie in [0, 1)", _example(prefix, settings, name))
+def _ruled(default: Any, *rules: Rule) -> Any:
+    return field(default=default, metadata={"rules": rules})
 
 
-def at_most(prefix: str, settings: object, largest: int, *names: str) -> None:
-    """No named setting, nor an entry of one that is a list, is above ``largest``."""
-    for name in names:
-        value = getattr(settings, name)
-        ok = all(entry <= largest for entry in (value if isinstance(value, list | tuple) else [value]))
-        require(ok, f"{prefix}.{name}", value, f"must be at most {largest:,}", "write a smaller number")
+def _up_to(most: int) -> Rule:
+    return (lambda value: not isinstance(value, int) or value <= most), f"must be at most {most:,}", ""
 
 
-def _not_absurd(prefix: str, settings: object, name: str) -> None:
-    value = getattr(settings, name)
-    ok = not isinstance(value, int) or value <= LARGEST
-    require(ok, f"{prefix}.{name}", value, f"must be at most {LARGEST:,}", _example(prefix, settings, name))
+def positive(default: float, most: int = LARGEST) -> Any:
+    """A number above 0; a whole one is at most ``most``."""
+    return _ruled(default, (lambda value: 0 < value < math.inf, "must be above 0 and finite", ""), _up_to(most))
+
+
+def not_negative(default: float) -> Any:
+    """A number that is 0 or more."""
+    rule = "must not be negative, and finite"
+    return _ruled(default, (lambda value: 0 <= value < math.inf, rule, ""), _up_to(LARGEST))
+
+
+def fraction(default: float) -> Any:
+    """A number in [0, 1)."""
+    return _ruled(default, (lambda value: 0 <= value < 1, "must lie in [0, 1)", ""))
+
+
+def at_least(least: int, default: int, why: str = "") -> Any:
+    """A whole number of at least ``least``; ``why`` begins with a colon."""
+    return _ruled(default, (lambda value: value >= least, f"must be at least {least}{why}", ""), _up_to(LARGEST))
+
+
+def choice(*allowed: str) -> Any:
+    """One of these names; the first is the default."""
+    return _ruled(allowed[0], (allowed.__contains__, f"must be one of {', '.join(allowed)}", "choose one of them"))
+
+
+def thread_count() -> Any:
+    """A number of CPU threads, or 0 for torch's own choice, which is the default."""
+    rule = "must lie between 0 and 1024"
+    return _ruled(0, (lambda value: 0 <= value <= 1024, rule, "0 leaves torch's own choice"))
+
+
+def seed_number() -> Any:
+    """A seed, which is a whole number; 0 is the default."""
+    remedy = "write for example seed=1"
+    not_below: Rule = (lambda value: value >= 0), "must not be negative", remedy
+    return _ruled(0, not_below, ((lambda value: value <= LARGEST), f"must be at most {LARGEST:,}", remedy))
+
+
+def run_name() -> Any:
+    """What names the folder of a run."""
+    rule = "must be a plain name of letters, digits, '.', '_', '+' and '-'"
+    remedy = "write for example run=first; hydra.run.dir=PATH chooses any folder"
+    return _ruled("unnamed", (lambda run: re.fullmatch(r"(?!\.\.?$)[\w.+-]+", run) is not None, rule, remedy))
 
 
 def one_of(key: str, value: object, *allowed: str) -> None:
@@ -57,19 +104,13 @@ def one_of(key: str, value: object, *allowed: str) -> None:
     require(value in allowed, key, value, f"must be one of {', '.join(allowed)}", "choose one of them")
 
 
-def check_run(run: str, seed: int = 0) -> None:
-    """``run`` can name a folder, and ``seed`` is a seed."""
-    require(seed >= 0, "seed", seed, "must not be negative", "write for example seed=1")
-    require(seed <= LARGEST, "seed", seed, f"must be at most {LARGEST:,}", "write for example seed=1")
-    ok = re.fullmatch(r"[\w.+-]+", run) is not None and run not in (".", "..")
-    rule = "must be a plain name of letters, digits, '.', '_', '+' and '-'"
-    require(ok, "run", run, rule, "write for example run=first; hydra.run.dir=PATH chooses any folder")
+def one_source(checkpoint: str, search: str) -> None:
+    """A checkpoint or a search is given, not both."""
+    both, remedy = f"{checkpoint}, {search}", "leave one of them out"
+    require(not (checkpoint and search), "checkpoint, search", both, "a search has its own checkpoint", remedy)
 
 
-def check_threads(key: str, threads: int) -> None:
-    """``threads`` is a number of CPU threads, or 0 for torch's own choice."""
-    require(0 <= threads <= 1024, key, threads, "must lie between 0 and 1024", "0 leaves torch's own choice")
-
-
-def _example(prefix: str, settings: object, name: str) -> str:
-    return f"write for example {prefix}.{name}={getattr(type(settings), name)}"  # a dataclass keeps its defaults there
+def factory_of_checkpoint(factory: str, checkpoint: object) -> None:
+    """A factory is given only beside the checkpoint that it belongs to."""
+    ok = bool(checkpoint) or not factory
+    require(ok, "factory", factory, "is that of a checkpoint", "without one write space.factory=...")

@@ -7,15 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nas.errors import require
-from nas.settings.rules import check_run, check_threads, not_negative, one_of, positive
+from nas.settings import rules
+from nas.settings.rules import Settings
 
 
 @dataclass
-class SearchSettings:
+class SearchSettings(Settings, group="search"):
     """What a search looks for, how it proposes candidates, and how it evaluates them."""
 
-    sampler: str = "tpe"
-    trials: int = 0
+    sampler: str = rules.choice("tpe", "random", "nsga2", "exhaustive")
+    trials: int = rules.not_negative(0)
     """Architectures to evaluate; 0 takes 100, and all of the space with ``sampler=exhaustive``."""
     objectives: list[str] = field(default_factory=lambda: ["loss", "flops"])
     """accuracy, loss, flops, parameters, latency, or a proxy; each has its direction."""
@@ -23,46 +24,39 @@ class SearchSettings:
     """A bound an objective: the largest value where smaller is better, else the smallest."""
     rank_by: str = ""
     """What makes the best one: an objective, empty for the first, or ``rank_sum`` of those that are no cost."""
-    batch: int = 16
+    batch: int = rules.positive(16)
     """Architectures proposed at a time: more of them share more prefixes, and are chosen with less knowledge."""
-    split: str = "val"
+    split: str = rules.choice("val", "test")
     """Where accuracy and loss are measured: ``val``; on ``test`` nothing is left to tell how good the best one is."""
     recalibrate: bool | None = None
     """Estimate BatchNorm statistics for each subnetwork; None does what the checkpoint's run does."""
-    finetune_steps: int = 0
-    finetune_lr: float = 0.01
-    memory_mb: int = 1024
+    finetune_steps: int = rules.not_negative(0)
+    finetune_lr: float = rules.positive(0.01)
+    memory_mb: int = rules.positive(1024)
     """For the activations that candidates share."""
-    proxy_images: int = 64
+    proxy_images: int = rules.at_least(2, 64, ": proxies compare images")
     """Training images in a batch for the proxies."""
-    latency_batch: int = 1
-    latency_threads: int = 1
-    threads: int = 0
+    latency_batch: int = rules.positive(1)
+    latency_threads: int = rules.positive(1)
+    threads: int = rules.thread_count()
     """CPU threads for everything else; 0 leaves torch's own choice."""
     tensorboard: bool = True
     progress: bool = True
 
     def __post_init__(self) -> None:
-        one_of("search.sampler", self.sampler, "random", "tpe", "nsga2", "exhaustive")
-        one_of("search.split", self.split, "val", "test")
-        not_negative("search", self, "trials", "finetune_steps")
-        check_threads("search.threads", self.threads)
-        positive("search", self, "batch", "finetune_lr", "memory_mb", "proxy_images", "latency_batch")
-        positive("search", self, "latency_threads")
-        rule = "must be at least 2: proxies compare images"
-        require(self.proxy_images >= 2, "search.proxy_images", self.proxy_images, rule, "write 64")
+        super().__post_init__()
         remedy = "write for example search.objectives=[loss,flops]"
         names = self.objectives
         require(len(names) > 0, "search.objectives", names, "must name at least one", remedy)
         require(len({*names}) == len(names), "search.objectives", names, "must not name one twice", remedy)
-        one_of("search.rank_by", self.rank_by, "", "rank_sum", *names)
+        rules.one_of("search.rank_by", self.rank_by, "", "rank_sum", *names)
         for name, bound in self.limit.items():
             remedy = f"write for example search.limit.{name}=1e6"
             require(math.isfinite(bound), f"search.limit.{name}", bound, "must be a finite number", remedy)
 
 
 @dataclass
-class SearchRunSettings:
+class SearchRunSettings(Settings):
     """All settings of ``nas-search``."""
 
     checkpoint: str = ""
@@ -74,11 +68,10 @@ class SearchRunSettings:
     data: Any = None
     """The checkpoint's own where there is one, else the digits."""
     search: SearchSettings = field(default_factory=SearchSettings)
-    seed: int = 0
-    run: str = "unnamed"
+    seed: int = rules.seed_number()
+    run: str = rules.run_name()
     """Names the folder ``outputs/search/<run>``; the same name goes on with the same search, or joins it."""
 
     def __post_init__(self) -> None:
-        ok = bool(self.checkpoint) or not self.factory
-        require(ok, "factory", self.factory, "is that of a checkpoint", "without one write space.factory=...")
-        check_run(self.run, self.seed)
+        super().__post_init__()
+        rules.factory_of_checkpoint(self.factory, self.checkpoint)

@@ -6,14 +6,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nas.errors import require
-from nas.settings.rules import MISSING, at_most, one_of, positive
+from nas.settings import rules
+from nas.settings.rules import MISSING, Settings
 
 WIDEST, MOST_BRANCHES = 1 << 16, 100_000
 """Most channels of a layer; most branches of a supernet. Settings may come from a file of somebody else."""
 
 
 @dataclass
-class SpaceSettings:
+class SpaceSettings(Settings, group="space"):
     """What all spaces have in common: a name."""
 
     name: str = MISSING
@@ -24,14 +25,9 @@ class TwoBranchSettings(SpaceSettings):
     """One slot of ``branches`` small convolutional branches, then three dense layers."""
 
     name: str = "two_branch"
-    branches: int = 2
-    width: int = 1
+    branches: int = rules.positive(2, MOST_BRANCHES)
+    width: int = rules.positive(1, WIDEST)
     """Multiplies the channels of the branches (6 and 16)."""
-
-    def __post_init__(self) -> None:
-        positive("space", self, "branches", "width")
-        at_most("space", self, MOST_BRANCHES, "branches")
-        at_most("space", self, WIDEST, "width")
 
 
 @dataclass
@@ -43,12 +39,13 @@ class ChainSettings(SpaceSettings):
     depths: list[int] = field(default_factory=lambda: [2, 2])
     strides: list[int] = field(default_factory=lambda: [1, 2])
     """Stride of the first slot of each stage."""
-    stem_stride: int = 2
+    stem_stride: int = rules.positive(2, WIDEST)
     candidates: list[str] = field(default_factory=lambda: ["skip", "conv1", "conv3", "conv5"])
-    merge: str = "sum"
+    merge: str = rules.choice("sum", "concat")
     """How a slot's branches meet: ``sum`` or ``concat`` (followed by a 1x1 convolution, a weight a branch)."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         lengths = {len(self.widths), len(self.depths), len(self.strides)}
         value = f"{self.widths}, {self.depths}, {self.strides}"
         rule = "widths, depths and strides must have one entry a stage"
@@ -58,20 +55,15 @@ class ChainSettings(SpaceSettings):
             entries = getattr(self, name)
             remedy = f"write for example space.{name}=[1,2]"
             require(min(entries) > 0, f"space.{name}", entries, "every entry must be above 0", remedy)
-        positive("space", self, "stem_stride")
-        at_most("space", self, WIDEST, "widths", "strides", "stem_stride")
+            ok = name == "depths" or max(entries) <= WIDEST
+            require(ok, f"space.{name}", entries, f"must be at most {WIDEST:,}", "write smaller numbers")
         slots, branches = sum(self.depths), sum(self.depths) * len(self.candidates)
         rule = f"makes {branches:,} branches, and may make {MOST_BRANCHES:,} in 1,000 slots"
         ok = slots <= 1000 and branches <= MOST_BRANCHES
         require(ok, "space.depths", self.depths, rule, "write for example space.depths=[2,2]")
-        require(
-            len(self.candidates) > 0 and all(isinstance(name, str) for name in self.candidates),
-            "space.candidates",
-            self.candidates,
-            "must be names of operations, at least one",
-            "write for example space.candidates=[skip,conv3]",
-        )
-        one_of("space.merge", self.merge, "sum", "concat")
+        ok = len(self.candidates) > 0 and all(isinstance(name, str) for name in self.candidates)
+        rule, remedy = "must be names of operations, at least one", "write for example space.candidates=[skip,conv3]"
+        require(ok, "space.candidates", self.candidates, rule, remedy)
 
 
 @dataclass
@@ -86,15 +78,10 @@ class CellSettings(SpaceSettings):
     """NAS-Bench-201: one cell of 6 edges with 5 operations, repeated; 15,625 architectures."""
 
     name: str = "cell"
-    cells: int = 5
+    cells: int = rules.positive(5, 1000)
     """In each of the three stages; N in the publication."""
-    width: int = 16
+    width: int = rules.positive(16, WIDEST)
     """Channels of the first stage; the second and the third have twice and four times as many."""
-
-    def __post_init__(self) -> None:
-        positive("space", self, "cells", "width")
-        at_most("space", self, 1000, "cells")
-        at_most("space", self, WIDEST, "width")
 
 
 @dataclass
@@ -107,11 +94,8 @@ class CustomSettings(SpaceSettings):
     kwargs: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        module, colon, attribute = self.factory.partition(":")
-        require(
-            bool(colon) and attribute.isidentifier() and all(part.isidentifier() for part in module.split(".")),
-            "space.factory",
-            self.factory,
-            "must read package.module:callable",
-            "write for example space.factory=my_pkg.my_net:MyNet",
-        )
+        super().__post_init__()
+        module, _, attribute = self.factory.partition(":")  # without a colon the attribute is empty
+        ok = all(part.isidentifier() for part in (attribute, *module.split(".")))
+        remedy = "write for example space.factory=my_pkg.my_net:MyNet"
+        require(ok, "space.factory", self.factory, "must read package.module:callable", remedy)

@@ -18,7 +18,7 @@ from nas.data import load_splits
 from nas.errors import CheckpointError
 from nas.files import write_whole
 from nas.settings import FixedGateSettings, TrainRunSettings
-from nas.settings.compare import differences
+from nas.settings.plain import differences
 from nas.space import Architecture, SearchSpace, build_space, check_supernet
 from nas.track.tags import ACCURACY
 from nas.train.loop import fit

@@ -18,7 +18,7 @@ from nas.errors import CheckpointError, DivergedError, require
 from nas.gate import LearnedGate, build_gate
 from nas.nn import gated_blocks
 from nas.settings import TrainRunSettings
-from nas.settings.compare import flat
+from nas.settings.plain import flat
 from nas.space import Architecture, build_space, check_supernet
 from nas.state import load_weights, must_fit
 from nas.track import NullWriter, Progress, Tracker, Writer
