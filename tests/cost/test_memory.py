@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from support.archives import NAMES, as_folder, encoded, of
 from torch import nn
 
 from nas.cost import memory
@@ -98,16 +98,10 @@ def test_each_part_follows_its_settings():
 
 
 def test_a_data_set_is_sized_before_it_is_loaded(tmp_path):
-    for split, number in (("train", 6), ("test", 3)):
-        for label in "ab":
-            place = tmp_path / "images" / split / label
-            place.mkdir(parents=True)
-            for i in range(number):
-                Image.new("RGB", (5, 9)).save(place / f"{i}.png")
-            (place / "notes.txt").write_text("no image")
-    folder = FolderSettings(root=str(tmp_path / "images"), image_size=8, cache=str(tmp_path), val_fraction=0.3)
+    files = {name: encoded(seed, width=5, height=9) for seed, name in enumerate(NAMES)} | {"train/a/notes.txt": b"?"}
+    root = as_folder(tmp_path / "images", files)
     synthetic = SyntheticSettings(size=700, image_size=20, channels=1, classes=7)
-    for settings in (DigitsSettings(), synthetic, folder):
+    for settings in (DigitsSettings(), synthetic, of(root)):
         size, splits = expected_size(settings), load_splits(settings, 0)
         assert size.images == len(splits.train) + len(splits.val) + len(splits.test), settings.name
         assert (size.input_shape, size.classes) == (splits.input_shape, len(splits.classes)), settings.name
@@ -143,25 +137,18 @@ def test_what_cannot_fit_is_refused_with_a_remedy_that_fits(limited):
         limited(replace(large, train=TrainSettings(batch_size=2 * batch)), 3 * GIB)
     assert torch.equal(state, torch.get_rng_state())
 
+    many = replace(CHAIN, data=SyntheticSettings(size=2 * 10**6))
+    with pytest.raises(MemoryLimitError, match=r"^data\.size=2000000: .*; write a smaller data\.size$"):
+        limited(many, 3 * GIB)
     huge = replace(CHAIN, space=ChainSettings(widths=[60_000], depths=[10], strides=[1]))  # it is never built
-    for settings, said in (
-        (
-            replace(CHAIN, data=SyntheticSettings(size=2 * 10**6)),
-            r"^data\.size=2000000: .*; write a smaller data\.size$",
-        ),
-        (huge, r"^space=chain: .*weights \d{4,}\..*; take a smaller space, or more memory$"),
-    ):
-        with pytest.raises(MemoryLimitError, match=said):
-            limited(settings, 3 * GIB)
+    with pytest.raises(MemoryLimitError, match=r"^space=chain: .*weights \d{4,}\..*; take a smaller space, or more m"):
+        limited(huge, 3 * GIB)
 
 
-def test_processes_on_one_machine_share_its_memory(limited):
+def test_processes_share_a_machine_and_small_runs_say_nothing(limited):
     assert limited(CHAIN, 4 * GIB)
     with pytest.raises(MemoryLimitError, match=r"GiB in 8 processes \("):
         limited(CHAIN, 4 * GIB, processes=8)
-
-
-def test_an_ordinary_run_says_nothing(limited):
     assert limited(CHAIN, 10**15, chosen=False) == ""
     assert limited(CHAIN, 2 * GIB, chosen=False) == "" != limited(CHAIN, GIB, chosen=False), "more than half of it"
 
@@ -208,7 +195,6 @@ def test_memory_that_runs_out_is_one_line():
         torch.ones(2) + torch.ones(3)
 
 
-MEMORY, STATUS = "MemTotal:       16000 kB\nMemFree:  100 kB\n", "Name:\tx\nVmSize:\t    5000 kB\nVmRSS:\t    700 kB\n"
 VERSION_2 = {
     "proc/self/cgroup": "0::/user.slice/job.scope/task\n",
     "sys/fs/cgroup/user.slice/memory.max": "max\n",
@@ -225,26 +211,33 @@ CONTAINER = {"proc/self/cgroup": "4:memory:/docker/abc\n", "sys/fs/cgroup/memory
 NONE = {"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/memory.max": "max\n"}
 
 
+def machine(root, files):
+    """A folder like the root of a machine, with the files of ``proc`` and ``sys``."""
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
 def test_the_smallest_cgroup_limit_counts(tmp_path):
     cases = [(VERSION_2, [3000000]), (VERSION_1, [4000000]), (CONTAINER, [2000000]), (NONE, []), ({}, [])]
     for number, (files, expected) in enumerate(cases):
-        for name, text in files.items():
-            (tmp_path / f"{number}" / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / f"{number}" / name).write_text(text)
-        assert [limit.bytes for limit in memory_limits(CPU, 1, tmp_path / f"{number}")] == expected, files
+        assert [limit.bytes for limit in memory_limits(CPU, 1, machine(tmp_path / f"{number}", files))] == expected
 
 
 def test_a_limit_is_named_and_says_what_it_counts(tmp_path):
-    address = "Limit   Soft Limit  Hard Limit  Units\nMax address space         10000000   unlimited   bytes\n"
-    files = VERSION_2 | {"proc/meminfo": MEMORY, "proc/self/status": STATUS, "proc/self/limits": address}
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert memory_limits(CPU, 2, tmp_path) == [
+    files = VERSION_2 | {
+        "proc/meminfo": "MemTotal:       16000 kB\nMemFree:  100 kB\n",
+        "proc/self/status": "Name:\tx\nVmSize:\t    5000 kB\nVmRSS:\t    700 kB\n",
+        "proc/self/limits": "Limit      Soft Limit  Hard Limit  Units\nMax address space  10000000  unlimited  bytes\n",
+    }
+    assert memory_limits(CPU, 2, machine(tmp_path, files)) == [
         MemoryLimit("ulimit -v", 10_000_000, 5000 * 1024),
         MemoryLimit("the cgroup limit", 3_000_000, 700 * 1024, 2),
         MemoryLimit("this machine's memory", 16000 * 1024, 700 * 1024, 2, chosen=False),
     ]
-    (tmp_path / "proc/meminfo").write_text("MemTotal: 1000 kB\n")
-    (tmp_path / "proc/self/limits").write_text("Max address space  unlimited  unlimited bytes\n")
-    assert [limit.name for limit in memory_limits(CPU, 1, tmp_path)] == ["this machine's memory"]
+    files = {
+        "proc/meminfo": "MemTotal: 1000 kB\n",
+        "proc/self/limits": "Max address space  unlimited  unlimited bytes\n",
+    }
+    assert [limit.name for limit in memory_limits(CPU, 1, machine(tmp_path, files))] == ["this machine's memory"]

@@ -66,28 +66,19 @@ def test_augmented_batches_equal_the_slow_reference(images):
 
 def test_batch_is_a_function_of_the_step(images):
     forward, backward = (batches(images, crop=2, flip=True, cutout=3) for _ in range(2))
-    steps = range(3 * forward.steps_per_epoch)
+    steps, before = range(3 * forward.steps_per_epoch), torch.get_rng_state()
     first = [forward.batch(step) for step in steps]
     again = [backward.batch(step) for step in reversed(steps)][::-1]
     for (x, y), (x_again, y_again) in zip(first, again, strict=True):
         assert torch.equal(x, x_again)
         assert torch.equal(y, y_again)
-
-
-def test_batch_does_not_touch_the_global_generator(images):
-    before = torch.get_rng_state()
-    batches(images, crop=2, flip=True, cutout=3).batch(0)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_every_image_occurs_once_an_epoch(images):
-    whole = batches(images, batch_size=13)
+def test_an_epoch_has_every_image_once_but_a_partial_batch(images):
+    whole, plain = batches(images, batch_size=13), batches(images)
     shown = unnormalise_all(torch.cat([whole.batch(step)[0] for step in range(whole.steps_per_epoch)]))
     assert sorted(shown[:, 0, 0, 0].tolist()) == list(range(COUNT))
-
-
-def test_an_epoch_drops_its_partial_batch(images):
-    plain = batches(images)
     assert plain.steps_per_epoch == COUNT // BATCH
     epochs = torch.stack([plain.batch(step)[0] for step in range(2 * plain.steps_per_epoch)]).chunk(2)
     for epoch in epochs:
@@ -130,12 +121,9 @@ def test_channels_last_changes_the_layout_and_no_value(images):
     assert next(ordered(images, MEAN, STD, 8, channels_last=True))[0].is_contiguous(memory_format=torch.channels_last)
 
 
-def test_a_split_smaller_than_a_batch_names_the_batch_size(images):
+def test_what_does_not_fit_the_images_is_refused(images):
     with pytest.raises(DataError, match=r"train\.batch_size=27: the val split has only 26 images; .*batch_size=26"):
         batches(images, batch_size=27, stream="val")
-
-
-def test_an_augmentation_as_large_as_the_image_is_refused(images):
     for name in ("crop", "cutout"):
         rule = rf"data\.{name}=9: must be smaller than an image, 9x9; 0 switches it off"
         with pytest.raises(SettingError, match=rule):

@@ -1,9 +1,15 @@
+"""Sets of images: their statistics, and how they are split and thinned out."""
+
+from dataclasses import replace
+
 import pytest
 import torch
 
-from nas.data.images import CHUNK, ImageSet, statistics, stratified
+from nas.data import load_splits
+from nas.data.images import CHUNK, ImageSet, statistics, stratified, thinned
 from nas.errors import DataError
 from nas.seeds import generator
+from nas.settings import SyntheticSettings
 
 
 def test_statistics_equal_the_float64_reference():
@@ -14,27 +20,53 @@ def test_statistics_equal_the_float64_reference():
     torch.testing.assert_close(mean, reference.mean(1).float(), rtol=1e-7, atol=0)
     torch.testing.assert_close(std, reference.std(1, correction=0).float(), rtol=1e-7, atol=0)
 
-
-def test_a_constant_channel_has_deviation_one():
     images = torch.full((7, 2, 3, 3), 201, dtype=torch.uint8)
     images[0, 1, 0, 0] = 202
     _, std = statistics(images)
-    assert std[0] == 1
+    assert std[0] == 1, "of a constant channel"
     assert 0 < std[1] < 0.01
 
 
-def test_each_class_gives_its_share_and_at_least_one():
-    labels = torch.tensor([0] * 40 + [1] * 20 + [2] * 2)
-    pool = ImageSet(torch.arange(62, dtype=torch.uint8).view(62, 1, 1, 1), labels, ("a", "b", "c"))
-    rest, held_out = stratified(pool, 0.1, generator(0, "split"), "key")
+def pool(*counts):
+    """Images whose values are their numbers, with so many of each class, mixed."""
+    labels = torch.cat([torch.full((count,), label) for label, count in enumerate(counts)])
+    labels = labels[torch.randperm(len(labels), generator=generator(0, "labels"))]
+    images = torch.arange(len(labels), dtype=torch.uint8).view(-1, 1, 1, 1)
+    return ImageSet(images, labels, tuple("abc"[: len(counts)]))
+
+
+def places(part):
+    return part.images.flatten().long()
+
+
+def test_each_class_holds_out_its_share_and_at_least_one():
+    whole = pool(40, 20, 2)
+    rest, held_out = stratified(whole, 0.1, generator(0, "split"), "key")
     assert torch.bincount(held_out.labels).tolist() == [4, 2, 1]
-    assert torch.bincount(rest.labels).tolist() == [36, 18, 1]
-    both = torch.cat([rest.images, held_out.images]).flatten()
-    assert both.sort().values.tolist() == list(range(62))
-    assert torch.equal(labels[rest.images.flatten().long()], rest.labels)
+    assert torch.cat([places(rest), places(held_out)]).sort().values.tolist() == list(range(62))
+    for part in (rest, held_out):
+        assert torch.equal(whole.labels[places(part)], part.labels)
+    with pytest.raises(DataError, match=r"data\.val_fraction=0\.1: .*'b'.* 1 images .*at least 2 images a class"):
+        stratified(pool(2, 1), 0.1, generator(0, "split"), "data.val_fraction")
 
 
-def test_a_class_too_small_to_be_split_is_named():
-    pool = ImageSet(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 0, 1]), ("cat", "dog"))
-    with pytest.raises(DataError, match=r"data\.val_fraction=0\.1: .*'dog'.* 1 images .*at least 2 images a class"):
-        stratified(pool, 0.1, generator(0, "split"), "data.val_fraction")
+def test_every_class_keeps_the_same_share_of_fewer_images():
+    whole = pool(120, 60, 20)
+    kept, other = (thinned(whole, 50, generator(seed, "few"), "key") for seed in (0, 1))
+    assert torch.bincount(kept.labels).tolist() == [30, 15, 5]
+    assert bool((places(kept).diff() > 0).all()), "they keep their order"
+    assert torch.equal(whole.labels[places(kept)], kept.labels)
+    assert not torch.equal(kept.images, other.images)
+    for number in (1, 7, 49, 50):
+        assert len(thinned(pool(23, 17, 10), number, generator(0, "few"), "key")) == number
+
+
+def test_fewer_training_images_leave_the_other_splits():
+    settings = SyntheticSettings(size=300, image_size=8, classes=3)
+    whole, few = (load_splits(replace(settings, train_images=number), 0) for number in (0, 90))
+    assert len(few.train) == 90 < len(whole.train)
+    for split in ("val", "test"):
+        assert torch.equal(getattr(whole, split).images, getattr(few, split).images)
+    assert not torch.equal(whole.mean, few.mean)  # the statistics are those of the images that are trained on
+    with pytest.raises(DataError, match=r"data\.train_images=1000: there are 270 training images; write .*=0"):
+        load_splits(replace(settings, train_images=1000), 0)

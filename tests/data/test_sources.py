@@ -18,22 +18,15 @@ def bytes_of(splits: Splits) -> list[list[bytes]]:
     return [[image.numpy().tobytes() for image in part.images] for part in (splits.train, splits.val, splits.test)]
 
 
-@pytest.mark.parametrize("settings", [DigitsSettings(), SMALL], ids=lambda settings: settings.name)
-def test_splits_are_disjoint_and_fixed_by_seed(settings):
-    parts, again, other = (bytes_of(load_splits(settings, seed)) for seed in (0, 0, 1))
-    assert parts == again
-    assert all(part != changed for part, changed in zip(parts, other, strict=True))
-    assert sum(map(len, parts)) == len(set().union(*parts))
-
-
-@pytest.mark.parametrize("settings", [DigitsSettings(), SMALL], ids=lambda settings: settings.name)
-def test_normalisation_comes_from_the_training_split_alone(settings):
-    splits = load_splits(settings, 0)
-    mean, std = statistics(splits.train.images)
-    assert torch.equal(splits.mean, mean)
-    assert torch.equal(splits.std, std)
-    everything = torch.cat([splits.train.images, splits.val.images, splits.test.images])
-    assert not torch.equal(statistics(everything)[0], splits.mean)
+def test_splits_are_disjoint_fixed_by_seed_and_normalised_by_training():
+    for settings in (DigitsSettings(), SMALL):
+        splits = load_splits(settings, 0)
+        parts, again, other = bytes_of(splits), bytes_of(load_splits(settings, 0)), bytes_of(load_splits(settings, 1))
+        assert parts == again, settings.name
+        assert all(part != changed for part, changed in zip(parts, other, strict=True)), settings.name
+        assert sum(map(len, parts)) == len(set().union(*parts)), settings.name
+        for own, expected in zip((splits.mean, splits.std), statistics(splits.train.images), strict=True):
+            assert torch.equal(own, expected), settings.name
 
 
 def test_digits_have_their_documented_shape():
@@ -43,9 +36,6 @@ def test_digits_have_their_documented_shape():
     assert len(splits.test) == pytest.approx(0.2 * 1797, abs=5)
     assert splits.train.images.max() == 255
     assert torch.equal(splits.train.images[:, 0], splits.train.images[:, 2])
-
-
-def test_digits_without_a_test_split_are_refused():
     with pytest.raises(SettingError, match=r"data\.test_fraction=0.*must be above 0"):
         load_splits(DigitsSettings(test_fraction=0), 0)
 
@@ -84,17 +74,13 @@ def test_cifar_keeps_labels_turns_channels_first_and_is_silent(monkeypatch, caps
     assert splits.test.labels.tolist() == expected.targets
 
 
-def test_no_network_names_the_ways_out(monkeypatch, capsys, tmp_path):
+def test_absent_cifar_files_name_the_ways_out(monkeypatch, capsys, tmp_path):
+    def no_network(*_args, **_kwargs):
+        raise URLError("no route to host")
+
     monkeypatch.setattr("urllib.request.urlopen", no_network)
     with pytest.raises(DataError, match=r"data\.root=.*no route to host.*data=digits.*data=folder data\.root=PATH"):
         load_splits(CifarSettings(root=str(tmp_path)), 0)
     assert capsys.readouterr() == ("", "")
-
-
-def test_absent_cifar_files_without_download_say_how_to_get_them(tmp_path):
     with pytest.raises(DataError, match=r"cifar100 is not there.*data\.download=true.*data=digits"):
         load_splits(CifarSettings(name="cifar100", root=str(tmp_path), download=False), 0)
-
-
-def no_network(*_args, **_kwargs):
-    raise URLError("no route to host")

@@ -1,11 +1,9 @@
 """What a supernet must be like is checked on a copy, before it is trained."""
 
-import copy
 import warnings
 
 import pytest
-import torch
-from support.references import ModuleSpace
+from support.references import ModuleSpace, unchanged
 from torch import nn
 
 from nas.errors import NasWarning, SpaceError
@@ -133,14 +131,8 @@ def test_good_networks_pass_without_a_warning():
 def test_the_check_leaves_everything_unchanged():
     space = ModuleSpace(NormInside)
     supernet = space.supernet()
-    before, random = copy.deepcopy(supernet.state_dict()), torch.get_rng_state()
-    check_supernet(space, supernet, 3, 8, 10)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in supernet.state_dict().items())
-    assert supernet.training
-    assert all(module.training for module in supernet.modules())
-    assert all(p.grad is None for p in supernet.parameters())
-    assert not any(m._forward_pre_hooks or m._forward_hooks for m in supernet.modules())
-    assert torch.equal(random, torch.get_rng_state())
+    with unchanged(supernet):
+        check_supernet(space, supernet, 3, 8, 10)
 
 
 def test_what_follows_a_later_branch_is_tried():

@@ -1,7 +1,8 @@
 """Slow, obvious versions in float64 of what the package does fast, and the smallest space around a module."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -91,3 +92,16 @@ class Slots(SearchSpace):
 
     def build(self):
         raise NotImplementedError
+
+
+@contextmanager
+def unchanged(network: nn.Module) -> Iterator[None]:
+    """What happens inside leaves the network's tensors, its modes and torch's generator as they were, and no hook."""
+    modes, random = [module.training for module in network.modules()], torch.get_rng_state()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    yield
+    assert [module.training for module in network.modules()] == modes
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in network.modules())
+    assert torch.equal(random, torch.get_rng_state())

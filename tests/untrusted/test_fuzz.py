@@ -4,7 +4,6 @@ A tenth of the damage is drawn, other damage in each run; a failure tells the se
 again. ``-m thorough`` draws all of it, and ``NAS_FUZZ_ROUNDS`` so many times as much.
 """
 
-import io
 import json
 import os
 import random
@@ -14,15 +13,14 @@ import zipfile
 from dataclasses import asdict, replace
 from hashlib import sha256
 
-import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
-from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save
+from support.archives import as_zip, encoded, of
 from support.damage import TEXT, mutated, mutated_value
 from support.runs import RUNS, assert_same, finish, tiny
 
@@ -38,7 +36,6 @@ from nas.search.outcome import SearchResult, read_result
 from nas.settings import (
     CellSettings,
     ChainSettings,
-    FolderSettings,
     MacroSettings,
     TrainRunSettings,
     TwoBranchSettings,
@@ -95,25 +92,13 @@ def small_sizes(request):
 # ---------------------------------------------------------------------------------------------------------- images
 
 
-@pytest.fixture(scope="module")
-def packed():
-    """Zips of six small images of all formats, stored and deflated."""
-    zips = []
-    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w", method) as zipped:
-            for number, kind in enumerate(("PNG", "GIF", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "PNG")):
-                noise = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-                one = io.BytesIO()
-                Image.fromarray(noise).save(one, kind)
-                split, label = ("test", "a") if number > 5 else ("train", "ab"[number % 2])
-                zipped.writestr(f"{split}/{label}/{number}.png", one.getvalue())
-        zips.append(buffer.getvalue())
-    return zips
+FORMATS = ("PNG", "GIF", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "PNG")
+PLACES = ("train/a", "train/b", "train/a", "train/b", "train/a", "train/b", "test/a", "test/a")
+IMAGES = {f"{PLACES[i]}/{i}.png": encoded(i, kind) for i, kind in enumerate(FORMATS)}
 
 
-def read_images(path, cache):
-    pool, test = load_folder(FolderSettings(root=str(path), cache=str(cache), image_size=8))
+def read_images(path):
+    pool, test = load_folder(of(path))
     for part in (pool, test):
         assert part.images.dtype == torch.uint8
         assert part.images.shape == (len(part), 3, 8, 8)
@@ -121,41 +106,35 @@ def read_images(path, cache):
     return pool, test
 
 
-def test_any_zip_is_images_or_an_error_of_ours(packed, tmp_path):
-    path, cache = tmp_path / "a.zip", tmp_path / "cache"
+def test_any_zip_and_image_is_read_or_an_error_of_ours(tmp_path):
+    path = tmp_path / "a.zip"
 
     def once(draws):
-        path.write_bytes(mutated(draws.choice(packed), draws))
-        shutil.rmtree(cache, ignore_errors=True)
-        read_images(path, cache)
+        method = draws.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
+        if draws.random() < 0.5:
+            chosen = draws.choice(sorted(IMAGES))
+            as_zip(path, {**IMAGES, chosen: mutated(IMAGES[chosen], draws)}, method)
+        else:
+            path.write_bytes(mutated(as_zip(path, IMAGES, method).read_bytes(), draws))
+        shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+        read_images(path)
 
-    fuzz("zip", 600, once)
-
-
-def test_any_image_is_read_or_an_error_of_ours(packed, tmp_path):
-    path, cache = tmp_path / "a.zip", tmp_path / "cache"
-
-    def once(draws):
-        with zipfile.ZipFile(io.BytesIO(packed[0])) as old, zipfile.ZipFile(path, "w") as new:
-            chosen = draws.choice(old.namelist())
-            for name in old.namelist():
-                data = old.read(name)
-                new.writestr(name, mutated(data, draws) if name == chosen else data)
-        shutil.rmtree(cache, ignore_errors=True)
-        read_images(path, cache)
-
-    fuzz("image", 600, once)
+    fuzz("zip", 1200, once)
 
 
-def test_any_cache_gives_the_images_of_its_source(packed, tmp_path):
-    path, cache = tmp_path / "a.zip", tmp_path / "cache"
-    path.write_bytes(packed[0])
-    expected = read_images(path, cache)
-    (file,) = cache.glob("*.safetensors")
-    whole = file.read_bytes()
+def test_any_cache_gives_the_images_of_its_source(tmp_path):
+    path = as_zip(tmp_path / "a.zip", IMAGES)
+    expected = read_images(path)
+    (file,) = (tmp_path / "cache").glob("*.safetensors")
+    metadata, tensors = unseal(file)
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     for number in range(100 * TIMES // SHARE):
-        file.write_bytes(mutated(whole, random.Random(f"cache-{SEED}-{number}")))
-        assert_same([asdict(part) for part in read_images(path, cache)], [asdict(part) for part in expected])
+        draws = random.Random(f"cache-{SEED}-{number}")
+        classes = json.dumps(mutated_value(json.loads(metadata["classes"]), draws))
+        forged = bytes(seal({"classes": classes}, tensors))
+        file.write_bytes(forged if draws.random() < 0.3 else mutated(forged, draws))
+        for found, true in zip(read_images(path), expected, strict=True):
+            assert_same(asdict(replace(found, classes=true.classes)), asdict(true))
 
 
 # -------------------------------------------------------------------------------------------------------- checkpoints
@@ -225,99 +204,75 @@ def test_any_plain_data_are_settings_or_an_error_of_ours():
 # --------------------------------------------------------------------------------------- exports, reports and results
 
 
-def forge(folder, network, tensors):
-    (folder / "weights.safetensors").write_bytes(save(tensors, {"network": json.dumps(network)}))
-    digest = sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
-    card = json.loads((folder / "card.json").read_text())
-    (folder / "card.json").write_text(
-        json.dumps({**card, "network": network, "files": {"weights.safetensors": digest}})
-    )
-
-
-def test_any_export_is_the_same_network_or_an_error_of_ours(trained, tmp_path):
+def test_any_export_is_a_network_or_an_error_of_ours(trained, tmp_path):
     x, expected = torch.randn(2, 3, 16, 16), load(trained[2]).state_dict()
-
-    def once(draws):
-        folder = shutil.copytree(trained[2], tmp_path / "e", dirs_exist_ok=True)
-        file = folder / draws.choice(("card.json", "card.json", "weights.safetensors"))
-        data = mutated(file.read_bytes(), draws)
-        file.write_bytes(data)
-        if draws.random() < 0.5 and file.name == "weights.safetensors":  # as somebody would who means harm
-            card = json.loads((folder / "card.json").read_text())
-            card["files"]["weights.safetensors"] = sha256(data).hexdigest()
-            (folder / "card.json").write_text(json.dumps(card))
-            assert load(folder).state_dict().keys() == expected.keys()
-        else:
-            network = load(folder)
-            assert_same(network.state_dict(), expected)
-            assert network(x).shape == (2, 3)
-
-    fuzz("export", 400, once)
-
-
-def test_any_network_of_a_card_is_built_or_an_error_of_ours(trained, tmp_path):
     with safe_open(trained[2] / "weights.safetensors", "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         network = json.loads(file.metadata()["network"])
 
     def once(draws):
         folder = shutil.copytree(trained[2], tmp_path / "e", dirs_exist_ok=True)
-        forge(folder, mutated_value(network, draws), tensors)
+        card = json.loads((folder / "card.json").read_text())
+        file = folder / draws.choice(("card.json", "card.json", "weights.safetensors"))
+        match draws.randrange(3):
+            case 0:  # another file
+                file.write_bytes(mutated(file.read_bytes(), draws))
+                found = load(folder)
+                assert_same(found.state_dict(), expected)
+                assert found(x).shape == (2, 3)
+                return
+            case 1:  # as somebody would who means harm: other weights, another network
+                data = mutated((folder / "weights.safetensors").read_bytes(), draws)
+            case 2:
+                card["network"] = mutated_value(network, draws)
+                data = save(tensors, {"network": json.dumps(card["network"])})
+        (folder / "weights.safetensors").write_bytes(data)
+        card["files"] = {"weights.safetensors": sha256(data).hexdigest()}
+        (folder / "card.json").write_text(json.dumps(card))
         load(folder)
 
-    fuzz("card", 300, once)
-
-
-def test_any_report_is_read_or_an_error_of_ours(trained, tmp_path):
-    data = (trained[1] / "report.json").read_bytes()
-
-    def once(draws):
-        changed = mutated(data, draws) if draws.random() < 0.5 else json.dumps(mutated_value(json.loads(data), draws))
-        (tmp_path / "report.json").write_bytes(changed if isinstance(changed, bytes) else changed.encode())
-        assert isinstance(best_of_run(tmp_path), str)
-        assert read_report(tmp_path).subnetworks
-
-    fuzz("report", 600, once)
-
-
-def test_any_result_is_read_or_an_error_of_ours(tmp_path):
-    front = [{"architecture": "1-0", "choices": "a, b", "values": {"loss": 0.5}}]
-    result = SearchResult(
-        "a.pt", "0" * 64, {"name": "chain"}, {"name": "digits"}, ["loss"], "1-0", {"loss": 1}, front, 9
-    )
-    data = json.dumps(asdict(result))
-
-    def once(draws):
-        changed = mutated(data.encode(), draws)
-        if draws.random() < 0.5:
-            changed = json.dumps(mutated_value(json.loads(data), draws)).encode()
-        (tmp_path / "result.json").write_bytes(changed)
-        found = read_result(tmp_path)
-        assert isinstance(found.best, str)
-        assert found.checkpoint is None or isinstance(found.checkpoint, str)
-
-    fuzz("result", 600, once)
+    fuzz("export", 700, once)
 
 
 # ------------------------------------------------------------------------------------------ tables and architectures
 
 
-def test_any_table_is_read_or_an_error_of_ours(tmp_path):
+def test_any_report_result_and_table_is_read_or_an_error_of_ours(trained, tmp_path):
     head = '# settings: {"space": {"name": "chain", "widths": [4], "depths": [2], "strides": [1]}}\n'
     rows = "".join(f"{i}-{k},{0.1 * i + 0.05},0.{k}5\n" for i in range(4) for k in range(4))
-    text = head + "architecture,first,second\n" + rows
-    pairs = {f"{i}-{k}": {"test_acc": [80.5 + i, 81.0 + k]} for i in range(4) for k in range(4)}
-    given = {"csv": text.encode(), "json": json.dumps(pairs).encode()}
-    ours = ChainSettings(widths=[4], depths=[2], strides=[1])
+    front = [{"architecture": "1-0", "choices": "a, b", "values": {"loss": 0.5}}]
+    result = ("a.pt", "0" * 64, {"name": "chain"}, {"name": "digits"}, ["loss"], "1-0", {"loss": 1}, front, 9)
+    given = {
+        "report.json": (trained[1] / "report.json").read_text(),
+        "result.json": json.dumps(asdict(SearchResult(*result))),
+        "table.json": json.dumps({f"{i}-{k}": {"test_acc": [80.5 + i, 81.0 + k]} for i in range(4) for k in range(4)}),
+        "table.csv": head + "architecture,first,second\n" + rows,
+    }
 
-    def once(draws):
-        kind = draws.choice(("csv", "json"))
-        (tmp_path / f"t.{kind}").write_bytes(mutated(given[kind], draws))
-        truth = load_table(str(tmp_path / f"t.{kind}"), SPACES["chain"], ours)
-        assert truth.accuracies.shape[0] == len(truth.architectures) == len(set(truth.architectures)) > 0
-        assert bool(((truth.accuracies >= 0) & (truth.accuracies <= 1)).all())
+    def read(name):
+        if name == "report.json":
+            assert isinstance(best_of_run(tmp_path), str)
+            assert read_report(tmp_path).subnetworks
+        elif name == "result.json":
+            found = read_result(tmp_path)
+            assert isinstance(found.best, str)
+            assert found.checkpoint is None or isinstance(found.checkpoint, str)
+        else:
+            ours = ChainSettings(widths=[4], depths=[2], strides=[1])
+            truth = load_table(str(tmp_path / name), SPACES["chain"], ours)
+            assert truth.accuracies.shape[0] == len(truth.architectures) == len(set(truth.architectures)) > 0
+            assert bool(((truth.accuracies >= 0) & (truth.accuracies <= 1)).all())
 
-    fuzz("table", 1500, once)
+    for name, text in given.items():
+
+        def once(draws, name=name, text=text):
+            changed = mutated(text.encode(), draws)
+            if name.endswith("json") and draws.random() < 0.5:
+                changed = json.dumps(mutated_value(json.loads(text), draws)).encode()
+            (tmp_path / name).write_bytes(changed)
+            read(name)
+
+        fuzz(name, 700, once)
 
 
 CELLS = ["x" * 200_000, '"' + "x" * 200_000 + '"', "9" * 5000, "1e400", "\0", "0,5," * 100_000]
