@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +14,8 @@ from nas.score import formulas
 from nas.score.proxies import missing
 from nas.score.watch import Rectifiers, Watch
 
-OF_LAYERS = ("snip", "grasp", "grad_norm", "fisher", "zico", "l2_norm")
 OF_LOSS = ("snip", "grasp", "grad_norm", "fisher", "zico")
+OF_LAYERS = (*OF_LOSS, "l2_norm")
 SHARED = ("jacob_cov", "naswot", "ntk_condition", *OF_LAYERS)
 """Proxies that need the first batch to pass through the network."""
 KERNEL_BYTES = 2**29
@@ -48,11 +48,8 @@ def of_batches(net: nn.Module, wanted: Sequence[str], batches: Sequence[Batch]) 
     x.requires_grad_("jacob_cov" in asked)
     layers = Watch(wanted[0], net.parameters(), apart="fisher" in asked)
     rectifiers = Rectifiers(len(x))
-    with ExitStack() as watching:
-        watching.enter_context(torch.set_grad_enabled(bool(asked - {"naswot", "l2_norm"})))
-        if "naswot" in asked:
-            watching.enter_context(rectifiers)
-        watching.enter_context(layers)
+    graph = torch.set_grad_enabled(bool(asked - {"naswot", "l2_norm"}))
+    with graph, rectifiers if "naswot" in asked else nullcontext(), layers:
         y = _logits(net, x, wanted[0])
     weights = _weights(net, layers)
     for name in OF_LAYERS:
