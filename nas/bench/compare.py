@@ -6,7 +6,7 @@ import os
 import platform
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -53,6 +53,43 @@ def interleave(
                 call()
             times[name].append((perf_counter() - started) / calls)
     return {name: _ratio(times[name], times[baseline]) for name in names}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: a ratio for each number of branches, by that number as text.
+
+    Attributes:
+        network: what is measured; heads a section of the table.
+        bars: what the median may be, where there is such a bar.
+        bound: which side of the bars is the good one.
+    """
+
+    network: str
+    what: str
+    ratios: dict[str, Ratio]
+    bars: dict[str, float] = field(default_factory=dict)
+    bound: str = "at most"
+
+
+def measured(suite: str, rounds: int, rows: Sequence[object], **more: object) -> dict[str, Any]:
+    """The result of a suite as plain data; ``rows`` are instances of a dataclass."""
+    plain: list[Any] = [asdict(row) for row in rows]  # type: ignore[call-overload]
+    return {"suite": suite, "machine": machine(), "rounds": rounds, "rows": plain, **more}
+
+
+def ratio_table(title: str, result: Mapping[str, Any], branches: Sequence[int]) -> Table:
+    """The rows of a result: medians over the rounds with half of the distance between the quartiles, then the bars."""
+    shown, columns = frame(title, result), [str(k) for k in branches]
+    for k in columns:
+        shown.add_column(f"K = {k}", justify="right", no_wrap=True)
+    for row in in_sections(shown, result["rows"]):
+        ratios, bars = row["ratios"], row["bars"]
+        shown.add_row(f"  {row['what']}", *(spread(ratios[k]) if k in ratios else "" for k in columns))
+        if bars:
+            cells = (f"{bars[k]:.2f}      " if k in bars else "" for k in columns)
+            shown.add_row(f"    {row['bound']}", *cells, style="dim")
+    return shown
 
 
 def _ratio(times: list[float], baseline: list[float]) -> Ratio:

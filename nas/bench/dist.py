@@ -7,7 +7,6 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +17,7 @@ from rich.table import Table
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nas.bench.compare import Ratio, frame, in_sections, interleave, machine, spread
+from nas.bench.compare import Ratio, Row, interleave, measured, ratio_table
 from nas.bench.gating import SGD, Call, random_batch, slots_space, standalone_slots, stock_step, with_weights_of
 from nas.cost.allocator import keep_freed_memory
 from nas.dist import GradientExchange, World
@@ -120,30 +119,23 @@ def parameter_bytes(network: nn.Module) -> int:
 def dist_suite(rounds: int, threads: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Measure everything and return plain data; ``say`` is called with what comes next."""
     assert threads == 1, "each process has one thread"
-    found: dict[int, dict[str, Ratio]] = {}
-    for choices in CHOICES:
-        say(f"8 slots, K = {choices}, {RANKS} processes")
-        found[choices] = in_processes(RANKS, compare, choices, rounds)[0]
+    found: dict[str, dict[str, Ratio]] = {}
+    for k in CHOICES:
+        say(f"8 slots, K = {k}, {RANKS} processes")
+        found[str(k)] = in_processes(RANKS, compare, k, rounds)[0]
     network = f"8 slots, {RANKS} gloo processes, batch {BATCH} each"
-    rows = []
-    for what in (GATED, OWN, UNUSED, WITH_BUFFERS):
-        ratios = {str(k): asdict(ratios[what]) for k, ratios in found.items()}
-        rows.append({"network": network, "what": what, "ratios": ratios, "bar": BAR if what == GATED else None})
-    sent = {str(k): travelling(k) for k in CHOICES}
-    ms = {str(k): ratios[DDP].ms for k, ratios in found.items()}
-    return {"suite": "dist", "machine": machine(), "rounds": rounds, "rows": rows, "bytes": sent, "baseline_ms": ms}
+    rows = [
+        Row(network, what, {k: ratios[what] for k, ratios in found.items()}, bars)
+        for what, bars in ((GATED, dict.fromkeys(found, BAR)), (OWN, {}), (UNUSED, {}), (WITH_BUFFERS, {}))
+    ]
+    sent, ms = {str(k): travelling(k) for k in CHOICES}, {k: ratios[DDP].ms for k, ratios in found.items()}
+    return measured("dist", rounds, rows, bytes=sent, baseline_ms=ms)
 
 
 def dist_table(result: dict[str, Any]) -> Table:
-    """The result for a terminal: medians over the rounds, with half of the distance between the quartiles."""
-    shown = frame(f"Step time / that of the {DDP}", result)
-    for choices in CHOICES:
-        shown.add_column(f"K = {choices}", justify="right", no_wrap=True)
-    shown.add_column("at most", justify="right", no_wrap=True)
-    for row in in_sections(shown, result["rows"]):
-        ratios = [spread(row["ratios"][str(k)]) for k in CHOICES]
-        shown.add_row(f"  {row['what']}", *ratios, "" if row["bar"] is None else f"{row['bar']:g}")
+    """The result for a terminal, and what is sent."""
+    shown = ratio_table(f"Step time / that of the {DDP}", result, CHOICES)
     for what in (GATED, UNUSED):
         sent = [f"{result['bytes'][str(k)][what] / 1000:,.0f} kB" for k in CHOICES]
-        shown.add_row(f"  sent: {what}", *sent, "")
+        shown.add_row(f"  sent: {what}", *sent)
     return shown

@@ -67,16 +67,18 @@ def gated_step(space: SearchSpace, x: Tensor, y: Tensor, fixed: Architecture | N
     return lambda: train_step((x, y), (fixed,) if fixed else gate.paths(next(number)), SGD.lr)
 
 
-def learned_steps(space: SearchSpace, x: Tensor, y: Tensor) -> tuple[Call, Call]:
-    """A step of the weights on a learned gate's path, and a step of its logits."""
+def basic_steps(space: SearchSpace, standalone: nn.Module, x: Tensor, y: Tensor) -> dict[str, Call]:
+    """The step of the subnetwork of first choices, written by hand, our step, and both steps of a learned gate."""
     supernet, number = space.supernet(), iter(range(10**9))
     gate = LearnedGate(space, 0, LearnedGateSettings(), total_steps=1000)
     train_step = TrainStep(supernet, GatedOptimizer(supernet, SGD))
     gate_trainer = GateTrainer(gate, supernet, Loss(), lambda _: (x, y))
-    return (
-        lambda: train_step((x, y), gate.paths(next(number)), SGD.lr),
-        lambda: gate_trainer.learn(next(number)),
-    )
+    return {
+        STANDALONE: plain_step(with_weights_of(standalone, space.subnet((0,) * len(space.slots))), x, y),
+        "gated": gated_step(space, x, y),
+        "learned gate: weights alone": lambda: train_step((x, y), gate.paths(next(number)), SGD.lr),
+        "learned gate: logits alone": lambda: gate_trainer.learn(next(number)),
+    }
 
 
 class WithoutBlocks(nn.Module):
@@ -140,21 +142,15 @@ def two_branch(branches: int, rounds: int) -> dict[str, Ratio]:
     """All variants of the two-branch network's step at batch 64; slow variants get fewer rounds."""
     x, y = random_batch(64, 32)
     space = build_space(TwoBranchSettings(branches=branches))
-    weights, logits = learned_steps(space, x, y)
-    baseline = {STANDALONE: plain_step(with_weights_of(standalone_two_branch(), space.subnet((0,))), x, y)}
-    fast: dict[str, Call] = {
-        "gated": gated_step(space, x, y),
-        "learned gate: weights alone": weights,
-        "learned gate: logits alone": logits,
-    }
+    fast = basic_steps(space, standalone_two_branch(), x, y)
     slow: dict[str, Call] = {"zeros before a dense layer": without_blocks_step(branches, "zeros", x, y)}
     if branches == 2:
         slow["both gates open"] = gated_step(space, x, y, fixed=((0, 1),))
     if branches <= 32:
         slow["multiply by the gate"] = without_blocks_step(branches, "multiply", x, y)
         slow["closed under no_grad"] = without_blocks_step(branches, "no_grad", x, y)
-    found = interleave(STANDALONE, baseline | slow, max(3, rounds // 10))
-    return found | interleave(STANDALONE, baseline | fast, rounds)
+    found = interleave(STANDALONE, {STANDALONE: fast[STANDALONE]} | slow, max(3, rounds // 10))
+    return found | interleave(STANDALONE, fast, rounds)
 
 
 def standalone_slots() -> nn.Module:
@@ -171,16 +167,7 @@ def slots_space(choices: int) -> SearchSpace:
 
 def eight_slots(choices: int, rounds: int) -> dict[str, Ratio]:
     """The gated step of 8 slots, 16x16 images, batch 16, with a uniform and a learned gate."""
-    x, y = random_batch(16, 16)
-    space = slots_space(choices)
-    weights, logits = learned_steps(space, x, y)
-    variants = {
-        STANDALONE: plain_step(with_weights_of(standalone_slots(), space.subnet((0,) * 8)), x, y),
-        "gated": gated_step(space, x, y),
-        "learned gate: weights alone": weights,
-        "learned gate: logits alone": logits,
-    }
-    return interleave(STANDALONE, variants, rounds)
+    return interleave(STANDALONE, basic_steps(slots_space(choices), standalone_slots(), *random_batch(16, 16)), rounds)
 
 
 def data_path(rounds: int) -> Ratio:

@@ -3,61 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.table import Table
 
 from nas.bench import gating
-from nas.bench.compare import Ratio, frame, in_sections, machine, spread
+from nas.bench.compare import Ratio, Row, measured, ratio_table
 from nas.settings import LearnedGateSettings
 
 BRANCHES = (2, 8, 32, 128)
 EVERY = LearnedGateSettings().every
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line: a ratio for each number of branches, and the bar for each where there is one."""
-
-    network: str
-    what: str
-    ratios: dict[int, Ratio]
-    bars: dict[int, float]
-    bound: str = "at most"
+Found = dict[str, dict[str, Ratio]]
 
 
 def gating_suite(rounds: int, threads: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Measure everything and return plain data; ``say`` is called with what comes next."""
-    two, slots = {}, {}
-    for k in BRANCHES:
-        say(f"two_branch, K = {k}")
-        two[k] = gating.two_branch(k, rounds)
-    for k in BRANCHES[:3]:
-        say(f"8 slots, K = {k}")
-        slots[k] = gating.eight_slots(k, rounds)
+
+    def measure(network: str, cost: Callable[[int, int], dict[str, Ratio]], branches: tuple[int, ...]) -> Found:
+        found = {}
+        for k in branches:
+            say(f"{network}, K = {k}")
+            found[str(k)] = cost(k, rounds)
+        return found
+
+    two = measure("two_branch", gating.two_branch, BRANCHES)
+    slots = measure("8 slots", gating.eight_slots, BRANCHES[:3])
     say("data path")
-    data = gating.data_path(rounds)
+    data = {"2": gating.data_path(rounds)}
     say("whole loop")
-    loop = gating.whole_loop(rounds, threads)
-    two_bars, slot_bars = dict(zip(BRANCHES, (1.03, 1.05, 1.06, 1.10), strict=True)), {2: 1.05, 8: 1.07, 32: 1.10}
+    loop = {"2": gating.whole_loop(rounds, threads)}
     rows = [
-        *_rows("two_branch, batch 64", two, two_bars),
-        *_rows("8 slots of conv3x3-BN-ReLU, batch 16", slots, slot_bars),
-        Row("around the step, two_branch", "one batch of data / the step", {2: data}, {2: 0.08}),
-        Row("around the step, two_branch", "nas-train's images/s / the bare step's", {2: loop}, {2: 0.90}, "at least"),
+        *_rows("two_branch, batch 64", two, (1.03, 1.05, 1.06, 1.10)),
+        *_rows("8 slots of conv3x3-BN-ReLU, batch 16", slots, (1.05, 1.07, 1.10)),
+        Row("around the step, two_branch", "one batch of data / the step", data, {"2": 0.08}),
+        Row("around the step, two_branch", "nas-train's images/s / the bare step's", loop, {"2": 0.90}, "at least"),
     ]
-    return {"suite": "gating", "machine": machine(), "rounds": rounds, "rows": [asdict(row) for row in rows]}
+    return measured("gating", rounds, rows)
 
 
-def _rows(network: str, found: dict[int, dict[str, Ratio]], bars: dict[int, float]) -> list[Row]:
-    learned_bars = {k: bar + 0.05 for k, bar in bars.items()}
+def _rows(network: str, found: Found, bars: tuple[float, ...]) -> list[Row]:
+    gated = {k: ratios["gated"] for k, ratios in found.items()}
+    learned = {k: _amortised(ratios) for k, ratios in found.items()}
     rows = [
-        Row(network, "gated", {k: ratios["gated"] for k, ratios in found.items()}, bars),
-        Row(network, "gated, gate learned", {k: _amortised(ratios) for k, ratios in found.items()}, learned_bars),
+        Row(network, "gated", gated, dict(zip(found, bars, strict=True))),
+        Row(network, "gated, gate learned", learned, dict(zip(found, (bar + 0.05 for bar in bars), strict=True))),
     ]
-    names = [name for name in found[2] if name not in (gating.STANDALONE, "gated")]
-    return rows + [Row(network, name, {k: r[name] for k, r in found.items() if name in r}, {}) for name in names]
+    names = [name for name in found["2"] if name not in (gating.STANDALONE, "gated")]
+    return rows + [Row(network, name, {k: r[name] for k, r in found.items() if name in r}) for name in names]
 
 
 def _amortised(ratios: dict[str, Ratio]) -> Ratio:
@@ -68,17 +60,5 @@ def _amortised(ratios: dict[str, Ratio]) -> Ratio:
 
 
 def gating_table(result: dict[str, Any]) -> Table:
-    """The result for a terminal: medians over the rounds, with half of the distance between the quartiles."""
-    shown = frame("Cost as a multiple of the stand-alone step", result)
-    for k in BRANCHES:
-        shown.add_column(f"K = {k}", justify="right", no_wrap=True)
-    for row in in_sections(shown, result["rows"]):
-        shown.add_row(f"  {row['what']}", *(_cell(row["ratios"].get(k)) for k in BRANCHES))
-        if row["bars"]:
-            bars = (f"{row['bars'][k]:.2f}      " if k in row["bars"] else "" for k in BRANCHES)
-            shown.add_row(f"    {row['bound']}", *bars, style="dim")
-    return shown
-
-
-def _cell(ratio: dict[str, float] | None) -> str:
-    return "" if ratio is None else spread(ratio)
+    """The result for a terminal."""
+    return ratio_table("Cost as a multiple of the stand-alone step", result, BRANCHES)

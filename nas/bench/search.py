@@ -5,14 +5,14 @@ from __future__ import annotations
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from rich.table import Table
 
-from nas.bench.compare import frame, in_sections, interleave, machine, spread
+from nas.bench.compare import frame, in_sections, interleave, measured, spread
 from nas.bench.gating import random_batch
 from nas.score import score
 from nas.search import Evaluator, Search, search
@@ -33,28 +33,29 @@ Calls = dict[str, Callable[[], object]]
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: a ratio of two times, or a time."""
+    """One line of the table: the median and the quartiles of a ratio of two times, or of a time.
+
+    Attributes:
+        network: what is done; heads a section of the table.
+        bar: what the median may be at most.
+    """
 
     network: str
-    """What is done; heads a section of the table."""
     what: str
     median: float
     low: float
-    """First quartile over the rounds."""
     high: float
-    """Third quartile."""
     rounds: int
     bar: float | None
-    """What the median may be at most."""
 
 
 def search_suite(rounds: int, threads: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Measure everything and return plain data; ``say`` is called with what comes next."""
     say("all subnetworks of a chain")
     network = "all 256 subnetworks of chain, recalibrated / each alone"
-    rows = [_ratio(network, f"{IMAGES} + {IMAGES} pictures of 32x32", evaluation(IMAGES), 0.45, rounds // 20)]
+    rows = [_ratio(network, f"{IMAGES} + {IMAGES} images of 32x32", evaluation(IMAGES), 0.45, rounds // 20)]
     say("gradient proxies")
-    network, without = f"gradient proxies of a chain subnetwork, {SCORED} pictures / one by one", GRADIENT_PROXIES[1:]
+    network, without = f"gradient proxies of a chain subnetwork, {SCORED} images / one by one", GRADIENT_PROXIES[1:]
     rows.append(_ratio(network, "all eight", proxies(GRADIENT_PROXIES, SCORED), 0.4, rounds // 5))
     rows.append(_ratio(network, "all but ntk_condition", proxies(without, SCORED), None, rounds // 5))
     say("the search around evaluations")
@@ -62,7 +63,7 @@ def search_suite(rounds: int, threads: int, say: Callable[[str], None]) -> dict[
     for sampler, times in overheads(max(3, rounds // 20)).items():
         low, median, high = statistics.quantiles(times, n=4, method="inclusive")
         rows.append(Row(network, sampler, median, low, high, len(times), 20.0))
-    return {"suite": "search", "machine": machine(), "rounds": rounds, "rows": [asdict(row) for row in rows]}
+    return measured("search", rounds, rows)
 
 
 def _ratio(network: str, what: str, calls: Calls, bar: float | None, rounds: int) -> Row:
@@ -95,11 +96,8 @@ def proxies(names: Sequence[str], images: int) -> Calls:
 
 def overheads(rounds: int, trials: int = TRIALS) -> dict[str, list[float]]:
     """Milliseconds a trial of whole searches in which an evaluation costs nothing, by sampler and round."""
-    times: dict[str, list[float]] = {sampler: [] for sampler in SAMPLERS}
-    for _ in range(rounds):
-        for sampler in SAMPLERS:
-            times[sampler].append(1000 * empty_search(sampler, trials) / trials)
-    return times
+    each_round = [{s: 1000 * empty_search(s, trials) / trials for s in SAMPLERS} for _ in range(rounds)]
+    return {sampler: [times[sampler] for times in each_round] for sampler in SAMPLERS}
 
 
 def empty_search(sampler: str, trials: int) -> float:

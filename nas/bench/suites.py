@@ -13,25 +13,20 @@ from nas.bench.jac import jac_suite, jac_table
 from nas.bench.search import search_suite, search_table
 from nas.settings import BenchSettings
 
-SUITES: dict[str, Callable[[int, int, Callable[[str], None]], dict[str, Any]]] = {
-    "gating": gating_suite,
-    "jac": jac_suite,
-    "search": search_suite,
-    "dist": dist_suite,
-}
-TABLES: dict[str, Callable[[dict[str, Any]], Table]] = {
-    "gating": gating_table,
-    "jac": jac_table,
-    "search": search_table,
-    "dist": dist_table,
+Measure = Callable[[int, int, Callable[[str], None]], dict[str, Any]]
+SUITES: dict[str, tuple[Measure, Callable[[dict[str, Any]], Table]]] = {
+    "gating": (gating_suite, gating_table),
+    "jac": (jac_suite, jac_table),
+    "search": (search_suite, search_table),
+    "dist": (dist_suite, dist_table),
 }
 
 
 def measure(settings: BenchSettings, say: Callable[[str], None]) -> dict[str, Any]:
     """Measure everything of a suite and return plain data; ``say`` is called with what comes next."""
-    return SUITES[settings.suite](settings.rounds, settings.threads, say)
+    return SUITES[settings.suite][0](settings.rounds, settings.threads, say)
 
 
 def table(result: dict[str, Any]) -> Table:
     """The result of :func:`measure` as a table for a terminal."""
-    return TABLES[result["suite"]](result)
+    return SUITES[result["suite"]][1](result)

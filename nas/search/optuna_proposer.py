@@ -24,8 +24,8 @@ Distributions = dict[str, BaseDistribution]
 class OptunaProposer(Proposer):
     """Asks TPE or NSGA-II, with a sampler that is seeded afresh for each proposal.
 
-    It keeps a study in memory. A proposal that was there before or breaks a limit is taken back, and the nearest
-    allowed architecture takes its place.
+    It keeps a study of the finished trials in memory. Where the sampler proposes what was proposed before or breaks a
+    limit, the nearest allowed architecture takes its place: another question would cost more and mostly give the same.
 
     Args:
         name: ``tpe`` or ``nsga2``.
@@ -33,8 +33,8 @@ class OptunaProposer(Proposer):
         objectives: what the study optimises.
 
     Attributes:
-        study: all trials that it was told about, as Optuna's own tools take them. A slot's parameter is the index of
-            its choice.
+        study: the finished trials that it was told about, as Optuna's own tools take them, and a failed one for each
+            question. A slot's parameter is the index of its choice.
     """
 
     def __init__(
@@ -42,68 +42,44 @@ class OptunaProposer(Proposer):
     ) -> None:
         super().__init__(space, limits, seed)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._name, self._objectives = name, objectives
+        self._name, self._objectives, self._told = name, objectives, set[int]()
         self._distributions: Distributions = {
             slot.name: CategoricalDistribution(range(len(slot.choices))) for slot in space.slots
         }
         directions = [StudyDirection.MINIMIZE if o.smaller_is_better else StudyDirection.MAXIMIZE for o in objectives]
-        self._storage = optuna.storages.InMemoryStorage()
-        self.study = optuna.create_study(storage=self._storage, directions=directions)
-        self._study_id = self._storage.get_study_id_from_name(self.study.study_name)
-        self._ids: dict[int, int] = {}  # of a trial in this study, by its own number
-        self._open: set[int] = set()  # numbers of the trials that this study has not seen finished
+        self.study = optuna.create_study(directions=directions)
 
     def tell(self, trials: Sequence[Trial]) -> None:
         for trial in trials:
-            if trial.number not in self._ids:
-                self._add(trial)
-            if trial.finished and trial.number in self._open:
-                self._finish(trial)
+            if trial.finished and trial.number not in self._told:
+                self._told.add(trial.number)
+                self.study.add_trial(self._as_optunas(trial))
 
     def ask(self, number: int, taken: Set[Architecture]) -> Trial | None:
         self.study.sampler = self._sampler(derive(self.seed, "search", number) % 2**32)
-        asked = self.study.ask(self._distributions)
-        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, asked.number)
-        notes = dict(self._storage.get_trial(trial_id).system_attrs) if self._name == "nsga2" else {}  # its generation
-        wanted = tuple(asked.params[slot.name] for slot in self.space.slots)
-        if wanted not in taken and self.limits.within(wanted):
-            self._ids[number] = trial_id
-            self._open.add(number)
-            return Trial(number, wanted, notes=notes)
-        self.study.tell(asked.number, state=TrialState.FAIL)  # which no sampler looks at
-        found = self.nearest(number, wanted, taken)  # another ask would cost more and mostly give the same
-        if found is None:
-            return None
-        trial = Trial(number, found, notes=notes)
-        self._add(trial)
-        return trial
+        # A sampler looks at complete trials alone, so the question is a failed one: :meth:`tell` adds what came of it.
+        asked = self.study.tell(self.study.ask(self._distributions), state=TrialState.FAIL)
+        wanted: Architecture = tuple(asked.params[slot.name] for slot in self.space.slots)
+        free = wanted not in taken and self.limits.within(wanted)
+        found = wanted if free else self.nearest(number, wanted, taken)
+        notes = dict(asked.system_attrs) if self._name == "nsga2" else {}  # its generation
+        return None if found is None else Trial(number, found, notes=notes)
 
     def _sampler(self, seed: int) -> optuna.samplers.BaseSampler:
         if self._name == "nsga2":
             return _NSGAII(self._distributions, population_size=POPULATION, seed=seed)
         return _TPE(self._distributions, multivariate=True, seed=seed)
 
-    def _add(self, trial: Trial) -> None:
+    def _as_optunas(self, trial: Trial) -> FrozenTrial:
         params = {slot.name: choice for slot, choice in zip(self.space.slots, trial.architecture, strict=True)}
-        running = create_trial(
-            state=TrialState.RUNNING,
+        return create_trial(
+            state=TrialState.FAIL if trial.failed else TrialState.COMPLETE,
             params=params,
             distributions=self._distributions,
+            values=None if trial.failed else [trial.values[o.name] for o in self._objectives],
             system_attrs=trial.notes,
+            constraints={} if trial.failed else self.limits.violations(trial.values),
         )
-        self._ids[trial.number] = self._storage.create_new_trial(self._study_id, running)
-        self._open.add(trial.number)
-
-    def _finish(self, trial: Trial) -> None:
-        trial_id = self._ids[trial.number]
-        self._open.discard(trial.number)
-        if trial.failed:
-            self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
-            return
-        for name, violation in self.limits.violations(trial.values).items():
-            self._storage.set_trial_system_attr(trial_id, f"constraints:{name}", violation)
-        values = [trial.values[o.name] for o in self._objectives]
-        self._storage.set_trial_state_values(trial_id, TrialState.COMPLETE, values)
 
 
 class _KnownSpace:
