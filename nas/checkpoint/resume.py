@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from nas.errors import CheckpointError, SettingError
 from nas.settings import TrainRunSettings, train_settings
 from nas.settings.plain import differences
+
+
+@dataclass(frozen=True, eq=False)
+class Initial:
+    """Weights that a run begins with instead of those of its seed.
+
+    Attributes:
+        weights: tensors by name, for the whole supernet or a part of it.
+        origin: identifies where the weights come from; a run goes on only with weights of the same origin.
+    """
+
+    weights: dict[str, Tensor]
+    origin: str
 
 
 def comparable(settings: TrainRunSettings) -> dict[str, Any]:

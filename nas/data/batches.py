@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from nas.data.images import ImageSet
+from nas.data.images import ImageSet, Splits
 from nas.errors import DataError, require
 from nas.seeds import generator
-from nas.settings import DataSettings
+from nas.settings import DataSettings, TrainRunSettings
 
 Batch = tuple[Tensor, Tensor]
 """Normalised images ``(B, C, H, W)`` and their labels ``(B,)``."""
@@ -95,6 +95,20 @@ class Batches:
         # Entry i is the window whose upper left corner is byte i; the windows overlap and take no memory.
         last = padded.numel() - ((channels - 1) * plane + (height - 1) * self._row + width)
         self._windows = padded.as_strided((last + 1, channels, height, width), (1, plane, self._row, 1))
+
+    @classmethod
+    def of(
+        cls,
+        splits: Splits,
+        settings: TrainRunSettings,
+        stream: str = "train",
+        device: torch.device | str = "cpu",
+        part: tuple[int, int] = (0, 1),
+    ) -> Batches:
+        """The batches of a run: the held-out images for the stream ``val``, else the training images."""
+        images, train = splits.val if stream == "val" else splits.train, settings.train
+        how = (settings.data, train.batch_size, settings.seed, device, train.channels_last, stream, part)
+        return cls(images, splits.mean, splits.std, *how)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """The images ``(B, C, H, W)``, float32 and normalised, and the labels ``(B,)``, int64, of a step.

@@ -182,10 +182,8 @@ class Finetune:
         Raises:
             SettingError: the steps or the learning rate are out of range.
         """
-        settings, splits = trained.settings, trained.splits
-        train = settings.train
-        how = (settings.data, train.batch_size, settings.seed, "cpu", train.channels_last)
-        batches = Batches(splits.train, splits.mean, splits.std, *how, stream="finetune")
+        settings, train = trained.settings, trained.settings.train
+        batches = Batches.of(trained.splits, settings, "finetune")
         sgd = settings.optimizer if isinstance(settings.optimizer, SGDSettings) else SGDSettings()
         return cls(steps, lr, batches.batch, sgd, train.label_smoothing, train.clip_norm, settings.seed)
 

@@ -1,13 +1,14 @@
 """Training a supernet: the loop, its step, evaluation and checkpoints."""
 
-from nas.checkpoint import Trained, calibrated, load_trained, plain_network
+from nas.checkpoint import Initial, Trained, calibrated, load_trained, plain_network
 from nas.train.evaluation import EvalResult, architectures_to_evaluate, evaluate
 from nas.train.gate_trainer import GateTrainer
 from nas.train.loop import fit
-from nas.train.optimize import GatedOptimizer, learning_rate
+from nas.train.optimize import GatedOptimizer
 from nas.train.report import Report, best_of_run, make_report, tables
 from nas.train.retraining import Retraining, comparison, retrain
-from nas.train.run import Initial, Run
+from nas.train.run import Run
+from nas.train.schedule import learning_rate
 from nas.train.scratch import train_from_scratch
 from nas.train.step import BranchNorms, Loss, StepResult, TrainStep
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -10,29 +9,8 @@ from torch import Tensor, nn
 
 from nas.eager import eager_optimizer
 from nas.errors import SettingError
-from nas.settings import AdamWSettings, OptimizerSettings, SGDSettings, TrainSettings
+from nas.settings import AdamWSettings, OptimizerSettings, SGDSettings
 from nas.state import restore
-
-
-def learning_rate(settings: TrainSettings, peak: float, step: int, total_steps: int, steps_per_epoch: int) -> float:
-    """The learning rate of update ``step`` of ``total_steps``.
-
-    ``cosine``: a linear warm-up over ``warmup_epochs``, half of the run at most, then half a cosine down to 0
-    (Loshchilov and Hutter 2017).
-    ``onecycle``: up from peak / 25 over the first 30 % and down to 0, both by cosine (Smith and Topin 2018).
-    ``constant``: the warm-up, then the peak.
-    """
-    if settings.schedule == "onecycle":
-        top = 0.3 * total_steps
-        if step < top:
-            return peak / 25 + (peak - peak / 25) * (1 - math.cos(math.pi * step / top)) / 2
-        return peak * (1 + math.cos(math.pi * (step - top) / (total_steps - top))) / 2
-    warmup = min(settings.warmup_epochs * steps_per_epoch, total_steps / 2)
-    if step < warmup:
-        return peak * (step + 1) / (warmup + 1)
-    if settings.schedule == "constant":
-        return peak
-    return peak * (1 + math.cos(math.pi * (step - warmup) / (total_steps - warmup))) / 2
 
 
 def _build(settings: OptimizerSettings, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:

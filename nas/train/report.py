@@ -72,25 +72,23 @@ def make_report(run: Run) -> Report:
     space, branches = run.space, []
     for i, (slot, shares) in enumerate(zip(space.slots, run.tracker.shares(), strict=True)):
         for choice, (name, share) in enumerate(zip(slot.choices, shares, strict=True)):
-            entries = [(result.accuracy, result.architecture[i]) for result in on_test]
-            found = [a for a, entry in entries if choice in indices_of(entry)]
+            found = [result.accuracy for result in on_test if choice in indices_of(result.architecture[i])]
             accuracy = sum(found) / len(found) if found else None
             branches.append(BranchRow(slot.name, name, accuracy, len(found), share))
-    pairs = sorted(zip(on_val, on_test, strict=True), key=lambda pair: -pair[0].accuracy)
     subnets = [
         SubnetRow(space.encode(v.architecture), space.describe(v.architecture), v.accuracy, t.accuracy)
-        for v, t in pairs
+        for v, t in sorted(zip(on_val, on_test, strict=True), key=lambda pair: -pair[0].accuracy)
     ]
     report = Report(
         branches,
         subnets,
-        run.tracker.images_per_s(),
-        run.step,
-        len(run.splits.test),
-        str(run.device),
-        torch.get_num_threads(),
-        versions(),
-        run.world.size,
+        images_per_s=run.tracker.images_per_s(),
+        steps=run.step,
+        test_images=len(run.splits.test),
+        device=str(run.device),
+        threads=torch.get_num_threads(),
+        versions=versions(),
+        processes=run.world.size,
     )
     data = {"settings": comparable(run.settings), **asdict(report)}
     write_whole(run.folder / "report.json", json.dumps(data, indent=1) + "\n")
@@ -109,7 +107,10 @@ def read_report(folder: Path) -> Report:
         data: Any = json.loads(path.read_text())
         if isinstance(data, dict):
             data.pop("settings", None)
-        return filled(Report, data)
+        report = filled(Report, data)
+        if not report.subnetworks:
+            raise ValueError("it has no subnetworks")
+        return report
     except (ValueError, RecursionError) as error:
         remedy = "delete it and start the run's command again, which writes it again"
         raise CheckpointError("run", path, f"cannot be read ({str(error)[:200]})", remedy) from None
@@ -125,16 +126,13 @@ def best_of_run(path: Path | str) -> str:
         CheckpointError: the run has left no report, or one that cannot be read.
     """
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    remedy = "name the architecture, as in 1-0-2"
     try:
         return read_report(folder).subnetworks[0].architecture
     except FileNotFoundError:
         rule = f"there is no report.json in {folder} to say which subnetwork is best"
         remedy = "finish the run, or name one, as in 1-0-2"
-    except IndexError:
-        rule = f"{folder / 'report.json'} cannot be read (it has no subnetworks)"
     except CheckpointError as error:
-        rule = f"{error.value} {error.rule}"
+        rule, remedy = f"{error.value} {error.rule}", "name the architecture, as in 1-0-2"
     raise CheckpointError("architecture", "best", rule, remedy)
 
 

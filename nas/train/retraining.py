@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from nas.checkpoint import Trained, calibrated, comparable, load_trained, plain_network, saved
+from nas.checkpoint import Initial, Trained, calibrated, comparable, load_trained, plain_network, saved
 from nas.console import ResultTable
 from nas.cost import PathFlops, count_parameters
 from nas.cost.flops_match import TOLERANCE, flops_match
@@ -23,7 +23,7 @@ from nas.space import Architecture, SearchSpace, build_space, check_supernet
 from nas.track.tags import ACCURACY
 from nas.train.loop import fit
 from nas.train.report import make_report
-from nas.train.run import Initial, Run
+from nas.train.run import Run
 
 AUGMENTATION = ("crop", "flip", "cutout")
 PLACE = ("root", "cache", "download")
@@ -139,20 +139,19 @@ def retrain(
 def _plan(settings: TrainRunSettings, trained: Trained | None, digest: str) -> tuple[SearchSpace, list[Part]]:
     """The space, and the trainings to make in it."""
     splits = trained.splits if trained else load_splits(settings.data, settings.seed, settings.track.progress)
-    picture = splits.input_shape
     space = build_space(settings.space, splits.channels, splits.image_size, len(splits.classes))
     architecture = space.decode(settings.architecture)
     supernet = space.supernet(settings.seed)
     check_supernet(space, supernet, splits.channels, splits.image_size, len(splits.classes))
-    flops = PathFlops(space, supernet, picture)
+    flops = PathFlops(space, supernet, splits.input_shape)
 
     def part(name: str, architecture: Architecture, initial: Initial | None = None) -> Part:
-        parameters = count_parameters(plain_network(supernet, architecture, picture))
+        parameters = count_parameters(plain_network(supernet, architecture, splits.input_shape))
         return Part(name, architecture, flops.count(architecture), parameters, initial)
 
     parts = [part("scratch", architecture)]
     if trained is not None:
-        weights = plain_network(calibrated(trained, architecture), architecture, picture).state_dict()
+        weights = plain_network(calibrated(trained, architecture), architecture, splits.input_shape).state_dict()
         parts.append(part("inherited", architecture, Initial(weights, digest)))
     if (other := flops_match(space, flops, architecture, settings.seed)) is not None:
         parts.append(part("random", other))
@@ -168,7 +167,7 @@ def _check_compatible(settings: TrainRunSettings, trained: Trained) -> None:
     free = tuple(f"data.{name}:" for name in (*AUGMENTATION, *PLACE))
     changed = [line for line in changed if not line.startswith(free)]
     if changed:
-        rule = f"has another space, or its pictures were split otherwise ({'; '.join(changed)})"
+        rule = f"has another space, or its images were split otherwise ({'; '.join(changed)})"
         remedy = "give the space, data and seed that it was trained with, or leave it out to train from scratch"
         raise CheckpointError("checkpoint", settings.checkpoint, rule, remedy)
 

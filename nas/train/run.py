@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from nas import checkpoint
-from nas.checkpoint import check_same_run, comparable
+from nas.checkpoint import Initial, check_same_run, comparable
 from nas.cost import PathFlops
-from nas.data import Batches, Splits, load_splits, ordered, unnormalise
+from nas.data import Batch, Batches, ImageSet, load_splits, ordered, unnormalise
 from nas.dist import NO_EXCHANGE, SINGLE, GradientExchange, World, choose_device, synchronise
-from nas.errors import CheckpointError, DivergedError, require
+from nas.errors import CheckpointError, require
 from nas.gate import LearnedGate, build_gate
 from nas.nn import gated_blocks
 from nas.settings import TrainRunSettings
@@ -24,36 +23,12 @@ from nas.state import load_weights, must_fit
 from nas.track import NullWriter, Progress, Tracker, Writer
 from nas.train.evaluation import EvalResult, architectures_to_evaluate, evaluate
 from nas.train.gate_trainer import GateTrainer, NoGateTrainer
-from nas.train.optimize import GatedOptimizer, learning_rate
-from nas.train.step import BranchNorms, Loss, StepResult, TrainStep
+from nas.train.optimize import GatedOptimizer
+from nas.train.schedule import Every, learning_rate
+from nas.train.step import BranchNorms, Loss, StepResult, TrainStep, check_finite
 
 NORMS_EVERY = 10
 """Steps between two measurements of the branches' gradient norms."""
-
-
-@dataclass(frozen=True, eq=False)
-class Initial:
-    """Weights that a run begins with instead of those of its seed.
-
-    Attributes:
-        weights: tensors by name, for the whole supernet or a part of it.
-        origin: identifies where the weights come from; a run goes on only with weights of the same origin.
-    """
-
-    weights: dict[str, torch.Tensor]
-    origin: str
-
-
-@dataclass(frozen=True)
-class Every:
-    """When something is due: after every ``steps`` steps, and after step ``last``."""
-
-    steps: int
-    last: int
-
-    def __call__(self, step: int) -> bool:
-        """Whether it is due after ``step`` steps."""
-        return step % self.steps == 0 or step == self.last
 
 
 class Run:
@@ -125,12 +100,14 @@ class Run:
     def _build_steps(self) -> None:
         """What the loop calls in each step, and when the rest is due."""
         settings, train, world = self.settings, self.settings.train, self.world
-        self.batches = self._batches(self.splits, "train")
+        part = world.rank, world.size
+        self.batches = Batches.of(self.splits, settings, "train", self.device, part)
         self.steps_per_epoch = self.batches.steps_per_epoch
         self.total_steps = train.epochs * self.steps_per_epoch
-        self.log_due = Every(settings.track.log_every, self.total_steps)
-        self.validation_due = Every(settings.evaluate.every_epochs * self.steps_per_epoch, self.total_steps)
-        self.save_due = Every(train.save_every or self.steps_per_epoch, self.total_steps)
+        epoch, last = self.steps_per_epoch, self.total_steps
+        self.log_due = Every(settings.track.log_every, last)
+        self.validation_due = Every(settings.evaluate.every_epochs * epoch, last)
+        self.save_due = Every(train.save_every or epoch, last)
         self.optimizer = GatedOptimizer(self.supernet, settings.optimizer, train.clip_norm, train.ema_decay)
         loss_fn = Loss(train.label_smoothing, train.precision)
         exchange = GradientExchange(world, self.optimizer, settings.dist) if world.size > 1 else NO_EXCHANGE
@@ -139,23 +116,8 @@ class Run:
         self.gate = build_gate(settings.gate, self.space, settings.seed, self.total_steps)
         self.train_gate = NoGateTrainer()
         if isinstance(self.gate, LearnedGate):
-            held_out = self._batches(self.splits, "val").batch
+            held_out = Batches.of(self.splits, settings, "val", self.device, part).batch
             self.train_gate = GateTrainer(self.gate, self.supernet, loss_fn, held_out, world)
-
-    def _batches(self, splits: Splits, split: str) -> Batches:
-        images, train = (splits.train if split == "train" else splits.val), self.settings.train
-        return Batches(
-            images,
-            splits.mean,
-            splits.std,
-            self.settings.data,
-            train.batch_size,
-            self.settings.seed,
-            self.device,
-            train.channels_last,
-            stream=split,
-            part=(self.world.rank, self.world.size),
-        )
 
     def _begin(self, state: dict[str, Any] | None, config_text: str) -> None:
         board, is_main = self.settings.track.tensorboard, self.world.is_main
@@ -223,17 +185,20 @@ class Run:
 
     def evaluate(self, split: str, architectures: list[Architecture] | None = None) -> list[EvalResult]:
         """Evaluate subnetworks on ``val`` or ``test``, by default those that stand for the supernet; change nothing."""
-        settings, splits = self.settings.evaluate, self.splits
+        settings, splits = self.settings, self.splits
+
+        def batches(images: ImageSet) -> list[Batch]:
+            size, last = settings.evaluate.batch_size, settings.train.channels_last
+            return list(ordered(images, splits.mean, splits.std, size, self.device, last))
+
         if architectures is None:
-            architectures = architectures_to_evaluate(self.gate, settings.rounds)
-        how = (splits.mean, splits.std, settings.batch_size, self.device, self.settings.train.channels_last)
+            architectures = architectures_to_evaluate(self.gate, settings.evaluate.rounds)
         calibration = None
-        if settings.recalibrate:
-            images = splits.calibration(self.settings.seed, settings.recalibrate_images)
-            calibration = list(ordered(images, *how))
-        batches = list(ordered(splits.val if split == "val" else splits.test, *how))
-        weights, precision = self.optimizer.averages(), self.settings.train.precision
-        return evaluate(self.supernet, architectures, batches, calibration, weights, precision)
+        if settings.evaluate.recalibrate:
+            calibration = batches(splits.calibration(settings.seed, settings.evaluate.recalibrate_images))
+        images = batches(splits.val if split == "val" else splits.test)
+        weights, precision = self.optimizer.averages(), settings.train.precision
+        return evaluate(self.supernet, architectures, images, calibration, weights, precision)
 
     def validate(self) -> None:
         """Evaluate subnetworks on the validation split and write the results: rank 0 for all.
@@ -262,12 +227,7 @@ class Run:
         """
         if not self.world.is_main:
             return
-        for name, value in self.supernet.state_dict().items():  # a module's extra state may be no tensor
-            if isinstance(value, torch.Tensor) and not bool(torch.isfinite(value).all()):
-                rule = f"{name} is no longer finite at step {self.step}"
-                raise DivergedError(
-                    "optimizer.lr", self.settings.optimizer.lr, rule, "lower it, or set train.clip_norm=1"
-                )
+        check_finite(self.supernet, self.settings.optimizer.lr, self.step)
         state = {
             "settings": comparable(self.settings),
             "initial": self.origin,

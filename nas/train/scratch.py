@@ -9,7 +9,8 @@ from nas.seeds import seed_layers
 from nas.settings import TrainRunSettings
 from nas.space import Architecture, SearchSpace
 from nas.train.evaluation import EvalResult, evaluate
-from nas.train.optimize import GatedOptimizer, learning_rate
+from nas.train.optimize import GatedOptimizer
+from nas.train.schedule import learning_rate
 from nas.train.step import Loss, TrainStep
 
 
@@ -34,8 +35,7 @@ def train_from_scratch(
     supernet = space.supernet(seed).to(memory_format=memory_format)
     optimizer = GatedOptimizer(supernet, settings.optimizer, train.clip_norm, train.ema_decay)
     train_step = TrainStep(supernet, optimizer, Loss(train.label_smoothing, train.precision))
-    stream = (settings.data, train.batch_size, seed, "cpu", train.channels_last)
-    batches = Batches(splits.train, splits.mean, splits.std, *stream)
+    batches = Batches.of(splits, settings)
     total = train.epochs * batches.steps_per_epoch
     for step in range(total):
         lr = learning_rate(train, settings.optimizer.lr, step, total, batches.steps_per_epoch)

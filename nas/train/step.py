@@ -127,6 +127,14 @@ class TrainStep:
         return StepResult(mean, round(right), path_s, norms, stops > 0)
 
 
+def check_finite(supernet: nn.Module, lr: float, step: int) -> None:
+    """Raise a DivergedError if a weight or a statistic is not finite after ``step`` steps at peak rate ``lr``."""
+    for name, value in supernet.state_dict().items():  # a module's extra state may be no tensor
+        if isinstance(value, Tensor) and not bool(torch.isfinite(value).all()):
+            rule = f"{name} is no longer finite at step {step}"
+            raise DivergedError("optimizer.lr", lr, rule, "lower it, or set train.clip_norm=1")
+
+
 class BranchNorms:
     """Measures the gradient norm of each branch that ran, in every ``every``-th step.
 

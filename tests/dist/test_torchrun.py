@@ -4,6 +4,7 @@ Runs that do not depend on each other are started at once: most of their time is
 """
 
 import json
+import os
 import re
 import shlex
 import signal
@@ -11,10 +12,13 @@ import socket
 import time
 from contextlib import contextmanager
 
+from support.processes import Started
 from support.runs import assert_same
 
 import nas.dist.join
 from nas import checkpoint
+from nas.dist.join import joined
+from nas.errors import DataError
 
 TOTAL = 12
 
@@ -43,12 +47,14 @@ def curves(folder):
 
 @contextmanager
 def slow_to_speak():
-    """A process that fails takes a second to find out whether it is the first; torchrun's SIGTERM comes before."""
+    """A process that fails finds out whether it is the first, and gets torchrun's SIGTERM before it can say why."""
     first_to_fail = nas.dist.join._first_to_fail
 
     def slow(store):
-        time.sleep(1)
-        return first_to_fail(store)
+        first = first_to_fail(store)
+        time.sleep(first)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return first
 
     nas.dist.join._first_to_fail = slow
     yield
@@ -105,6 +111,38 @@ def test_an_error_on_any_rank_ends_all_with_its_message(torchrun, small, tmp_pat
             assert said(err) == []
             assert err.count("RuntimeError: a mistake in the network") == 1
         assert newest(tmp_path / "outputs" / "train" / f"{what}{rank}")["step"] == 2, (what, rank)
+
+
+def test_an_error_in_set_up_is_said_in_spite_of_torchrun(torchrun):
+    status, out, err = torchrun("space=chain", "data=folder", "data.root=gone", "run=x", injected=slow_to_speak).end()
+    (only,) = said(err)
+    assert re.fullmatch(r"nas-train: rank [01]: data\.root=\S*gone: .+; .+", only), only
+    assert (status, out) == (1, "")
+
+
+def in_set_up(error):
+    """One process that has joined, and fails before its training; the SIGTERM comes before it can say why."""
+    with slow_to_speak(), joined("cpu", 60):
+        raise error
+
+
+def test_a_rank_that_failed_in_set_up_says_why(tmp_path):
+    refused, full = DataError("data.root", "here", "is gone", "bring it back"), OSError(28, "No space left", "there")
+    for error, line in (
+        (refused, "rank 0: data.root=here: is gone; bring it back"),
+        (full, "rank 0=there: No space left; make room, and start the same command again"),
+    ):
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            alone = {
+                "RANK": "0",
+                "WORLD_SIZE": "1",
+                "MASTER_ADDR": "localhost",
+                "MASTER_PORT": str(free.getsockname()[1]),
+            }
+        status, _, err = Started(in_set_up, error, folder=tmp_path, environment=alone).end()
+        assert status == 1, err
+        assert line in err
 
 
 def test_a_rank_that_is_stopped_stops_all_and_the_printed_command_goes_on(torchrun, small, tmp_path, undisturbed):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.chains import custom, lively, pictures
+from support.chains import custom, images, lively
 from support.runs import assert_same, finish, tiny
 
 from nas.data import Batches
@@ -15,8 +15,8 @@ from nas.search import Evaluator, Finetune
 from nas.settings import AdamWSettings, SGDSettings
 from nas.train import evaluate, load_trained
 
-BATCHES, CALIBRATION = pictures(12, 8, seed=0), pictures(14, 7, seed=1)
-TRAINING = pictures(24, 6, seed=2)
+BATCHES, CALIBRATION = images(12, 8, seed=0), images(14, 7, seed=1)
+TRAINING = images(24, 6, seed=2)
 SPACE = custom("AwkwardNet")
 SOME = [(0, 0, 0), (1, 1, 2), (1, 0, 1), (0, 1, 1)]
 
@@ -73,17 +73,12 @@ def test_the_seed_is_that_of_dropout():
     assert not torch.equal(one["head.weight"], other["head.weight"])
 
 
-def test_every_candidate_sees_the_same_batches():
+def test_every_candidate_sees_the_same_batches_and_shares_nothing():
     asked = []
-    how = {"batch": lambda step: asked.append(step) or TRAINING[step]}
-    assert len(list(evaluator(lively(SPACE), **how)(SOME))) == 4
-    assert asked == [0, 1, 2, 3] * 4
-
-
-def test_fine_tuned_candidates_share_nothing():
-    tuning = evaluator(lively(SPACE))
+    tuning = evaluator(lively(SPACE), batch=lambda step: asked.append(step) or TRAINING[step])
     assert not tuning.shares_prefixes
     assert len(list(tuning(SOME))) == 4
+    assert asked == [0, 1, 2, 3] * 4
     assert tuning.block_evaluations == 4 * 3
 
 
@@ -97,11 +92,8 @@ def test_a_diverging_candidate_is_named_and_others_follow():
         next(found)
     with pytest.raises(DivergedError, match=r"on path \(1, 1, 0\)"):
         next(found)
-
-
-def test_divergence_in_the_last_step_is_found_out():
     with pytest.raises(DivergedError, match="architecture=0-0-0: its loss on the evaluated images is nan"):
-        next(evaluator(lively(SPACE), steps=1, lr=1e30)([(0, 0, 0)]))
+        next(evaluator(lively(SPACE), steps=1, lr=1e30)([(0, 0, 0)]))  # after its last step
 
 
 def test_what_is_out_of_range_is_refused():

@@ -84,9 +84,9 @@ def test_values_are_those_of_evaluator_and_costs(checkpoint, exhaustive):
     flops = PathFlops(trained.space, trained.supernet, trained.splits.input_shape)
     assert [t.architecture for t in found.trials] == list(trained.space.enumerate())
     for trial in found.trials:
-        judged = alone[trial.architecture]
-        assert trial.values["loss"] == pytest.approx(judged.loss, rel=1e-6)
-        assert trial.values["accuracy"] == judged.accuracy
+        by_itself = alone[trial.architecture]
+        assert trial.values["loss"] == pytest.approx(by_itself.loss, rel=1e-6)
+        assert trial.values["accuracy"] == by_itself.accuracy
         assert trial.values["flops"] == flops(trial.architecture)
 
 
@@ -109,8 +109,8 @@ def test_the_files_say_the_same(exhaustive):
     assert f"| `{result.best}` |" in page
     assert page.count("![") == 2
     for name in ("front", "hypervolume"):
-        with Image.open(folder / f"{name}.png") as picture:
-            assert min(picture.size) > 300
+        with Image.open(folder / f"{name}.png") as image:
+            assert min(image.size) > 300
     board = EventAccumulator(str(folder)).Reload()
     points = {point.step: point.value for point in board.Scalars("trial/loss")}
     assert points == {int(row["trial"]) + 1: pytest.approx(float(row["loss"])) for row in feasible}
@@ -118,17 +118,14 @@ def test_the_files_say_the_same(exhaustive):
     assert {"front", "hypervolume"} <= {*board.Tags()["images"]}
 
 
-def test_the_result_finds_the_checkpoint_from_any_folder(checkpoint, tmp_path, monkeypatch):
+def test_a_copy_of_the_checkpoint_is_the_same_search(checkpoint, tmp_path, monkeypatch):
+    """And the result finds the checkpoint, whichever folder it is read in."""
     monkeypatch.chdir(checkpoint.parent)
-    run(settings(checkpoint.name, trials=2), tmp_path)
+    run(settings(checkpoint.name, trials=4), tmp_path / "run")
     monkeypatch.chdir(tmp_path)
-    result = read_result(tmp_path)
+    result = read_result(tmp_path / "run")
     assert load_trained(result.checkpoint).path.samefile(load_trained(checkpoint).path)
     assert result.space["name"] == "chain"
-
-
-def test_a_copy_of_the_checkpoint_is_the_same_search(checkpoint, tmp_path):
-    run(settings(checkpoint, trials=4), tmp_path / "run")
     first = {name: (tmp_path / "run" / name).read_bytes() for name in ("trials.csv", "front.csv", "journal.log")}
     copied = tmp_path / "elsewhere.safetensors"
     copied.write_bytes(load_trained(checkpoint).path.read_bytes())
@@ -162,14 +159,26 @@ def test_proxies_and_latency_need_no_checkpoint(tmp_path):
     assert result.best == begun.target.space.encode(best.architecture)
 
 
-def test_accuracy_of_untrained_networks_is_refused(tmp_path):
+def test_what_cannot_be_measured_is_refused(tmp_path):
     space = ChainSettings(widths=[4], depths=[1], strides=[1])
-    with pytest.raises(SettingError, match=r"search\.objectives=.*: accuracy and loss need a trained supernet"):
-        Search(untrained(space), tmp_path / "run")
-    limited = untrained(space, objectives=["naswot"], limit={"flops": 1e9, "accuracy": 0.5})
-    with pytest.raises(SettingError, match=r"search\.limit\.accuracy=0\.5: .* need a trained supernet; .* leave this"):
-        Search(limited, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+    for how, rule in (
+        ({}, r"search\.objectives=.*: accuracy and loss need a trained supernet"),
+        (
+            {"objectives": ["naswot"], "limit": {"flops": 1e9, "accuracy": 0.5}},
+            r"search\.limit\.accuracy=0\.5: .* need a trained supernet; .* leave this",
+        ),
+        ({"objectives": ["naswot"], "proxy_images": 1}, r"search\.proxy_images=1: must be at least 2"),
+        (
+            {"objectives": ["naswot"], "proxy_images": 64},
+            r"search\.proxy_images=64: 2 such batches need 128 training images; there are \d+; write .*=(\d+) or less",
+        ),
+    ):
+        with pytest.raises(SettingError, match=rule) as refused:
+            Search(untrained(space, **how), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+    most = int(str(refused.value).split("proxy_images=")[2].split()[0])
+    batches = Search(untrained(space, objectives=["naswot"], proxy_images=most), tmp_path).measures._batches
+    assert [len(x) for x, _ in batches] == [most, most]
 
 
 def test_what_is_not_finite_fails_with_its_reason(checkpoint, tmp_path, monkeypatch):
@@ -242,18 +251,6 @@ def test_batchnorm_is_treated_as_in_the_run_or_as_told(checkpoint, exhaustive):
             (found,) = Measures(target, replace(wanted.search, finetune_steps=0), outcome.objectives)([(1, 2)])
             values[asked] = found.values
         assert values[None] == values[own] != values[not own], own
-
-
-def test_too_few_images_for_the_proxies_are_refused(tmp_path):
-    space = ChainSettings(widths=[4], depths=[1], strides=[1])
-    with pytest.raises(SettingError, match=r"search\.proxy_images=1: must be at least 2"):
-        untrained(space, objectives=["naswot"], proxy_images=1)
-    rule = r"search\.proxy_images=64: 2 such batches need 128 training images; there are \d+; write .*=(\d+) or less"
-    with pytest.raises(SettingError, match=rule) as refused:
-        Search(untrained(space, objectives=["naswot"], proxy_images=64), tmp_path)
-    most = int(str(refused.value).split("proxy_images=")[2].split()[0])
-    batches = Search(untrained(space, objectives=["naswot"], proxy_images=most), tmp_path).measures._batches
-    assert [len(x) for x, _ in batches] == [most, most]
 
 
 def test_widths_are_found_with_and_without_a_checkpoint(tmp_path):

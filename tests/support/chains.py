@@ -1,4 +1,4 @@
-"""Small chains to evaluate, with what makes sharing between subnetworks difficult, and pictures for them."""
+"""Small chains to evaluate, with what makes sharing between subnetworks difficult, and images for them."""
 
 import torch
 from torch import nn
@@ -8,7 +8,7 @@ from nas.settings import CustomSettings
 from nas.space import Chained, SearchSpace, Slot, build_space
 
 
-def pictures(count: int, batch_size: int, seed: int, side: int = 8, classes: int = 3) -> list:
+def images(count: int, batch_size: int, seed: int, side: int = 8, classes: int = 3) -> list:
     """Random batches ``(x, y)``; the last one may be smaller."""
     random = torch.Generator().manual_seed(seed)
     x = torch.randn(count, 3, side, side, generator=random)

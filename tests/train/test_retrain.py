@@ -164,28 +164,25 @@ def test_another_architecture_or_other_weights_are_refused(whole, settings, tmp_
         retrain(replace(settings, checkpoint=str(other.folder)), whole[0])
 
 
-@pytest.mark.parametrize(
-    ("change", "rule"),
-    [
-        ({"space": ChainSettings(widths=[4], depths=[2], strides=[1])}, r"space\.candidates: .*conv3'\] -> .*conv5"),
-        ({"space": ChainSettings(), "architecture": "0-0-0-0"}, r".*space\.depths: \[2\] -> \[2, 2\]"),
-        ({"seed": 1}, r"seed: 0 -> 1"),
-    ],
-)
-def test_a_checkpoint_of_another_space_is_refused(settings, tmp_path, change, rule):
-    with pytest.raises(CheckpointError, match=rf"another space, or its pictures were split otherwise \({rule}"):
-        retrain(replace(settings, **change), tmp_path / "run")
-    assert not list(tmp_path.iterdir())
+def test_what_does_not_fit_is_refused_and_leaves_nothing(settings, tmp_path):
+    other = r"another space, or its images were split otherwise \("
+    cases = [
+        (
+            {"space": ChainSettings(widths=[4], depths=[2], strides=[1])},
+            other + r"space\.candidates: .*conv3'\] -> .*5",
+        ),
+        ({"space": ChainSettings(), "architecture": "0-0-0-0"}, other + r".*space\.depths: \[2\] -> \[2, 2\]"),
+        ({"seed": 1}, other + r"seed: 0 -> 1"),
+        ({"data": replace(settings.data, val_fraction=0.2)}, other + r"data\.val_fraction: 0\.12 -> 0\.2"),
+        *(({"architecture": text}, "architecture=") for text in ("2", "7-0", "a", "best")),
+    ]
+    for change, rule in cases:
+        with pytest.raises((CheckpointError, ArchitectureError), match=rule):
+            retrain(replace(settings, **change), tmp_path / "run")
+        assert not list(tmp_path.iterdir()), change
 
 
-def test_other_images_are_refused_but_not_other_augmentation(settings, tmp_path):
-    with pytest.raises(CheckpointError, match=r"data\.val_fraction: 0\.12 -> 0\.2"):
-        retrain(replace(settings, data=replace(settings.data, val_fraction=0.2)), tmp_path / "run")
-    assert not list(tmp_path.iterdir())
-    retrain(replace(settings, data=replace(settings.data, crop=1, cutout=3, flip=False)), tmp_path / "run")
-
-
-def test_it_does_not_matter_where_the_images_are(tmp_path):
+def test_place_and_augmentation_of_the_images_may_differ(tmp_path):
     generator = torch.Generator().manual_seed(0)
     for split, number in (("train", 12), ("test", 4)):
         for name in ("cat", "dog", "emu"):
@@ -199,18 +196,11 @@ def test_it_does_not_matter_where_the_images_are(tmp_path):
     before = replace(quiet(tiny(batch_size=8)), data=data)
     finish(before, tmp_path / "supernet")
     after = replace(before, architecture="2-0", checkpoint=str(tmp_path / "supernet"))
-    after = replace(after, data=replace(data, root=place["here"], cache=place["other"]))
+    after = replace(after, data=replace(data, root=place["here"], cache=place["other"], crop=1, cutout=3, flip=False))
     result = retrain(after, tmp_path / "run")
     assert "inherited" in [row.name for row in result.rows]
     with pytest.raises(CheckpointError, match=r"data\.image_size: 16 -> 8\)"):
         retrain(replace(after, data=replace(after.data, image_size=8)), tmp_path / "smaller")
-
-
-def test_an_architecture_that_does_not_fit_leaves_nothing(settings, tmp_path):
-    for text in ("2", "7-0", "a", "best"):
-        with pytest.raises(ArchitectureError):
-            retrain(replace(settings, architecture=text), tmp_path / "run")
-        assert not list(tmp_path.iterdir()), text
 
 
 def test_the_folder_of_a_supernets_run_is_refused(settings, supernet):
@@ -220,92 +210,69 @@ def test_the_folder_of_a_supernets_run_is_refused(settings, supernet):
     assert sorted(supernet.rglob("*")) == before
 
 
-@pytest.mark.parametrize(
-    ("given", "rule"),
-    [
+def test_settings_that_contradict_each_other_are_refused(tmp_path):
+    gate = FixedGateSettings(architecture="0-0")
+    for given, rule in (
         ({"checkpoint": "a"}, "checkpoint=a: is for training a subnetwork of it alone; write architecture=best"),
         ({"search": "a"}, "search=a: is for training"),
         ({"architecture": "best"}, "architecture=best: of what, has to be said"),
         ({"architecture": "0-0", "checkpoint": "a", "search": "b"}, "a search has its own checkpoint"),
-        ({"architecture": "0-0", "gate": FixedGateSettings(architecture="0-0")}, "gate=fixed: must be left out where"),
-    ],
-)
-def test_settings_that_contradict_each_other_are_refused(given, rule):
-    with pytest.raises(SettingError, match=rule):
-        TrainRunSettings(**given)
-
-
-def test_one_run_does_not_take_the_settings_of_several(tmp_path):
+        ({"architecture": "0-0", "gate": gate}, "gate=fixed: must be left out where"),
+    ):
+        with pytest.raises(SettingError, match=rule):
+            TrainRunSettings(**given)
     with pytest.raises(SettingError, match=r"architecture=2-0: makes several runs.*nas\.train\.retrain"):
         Run(SETTINGS, tmp_path)
 
 
-def test_a_checkpoint_that_lacks_newer_settings_goes_on(tmp_path):
-    run = finish(quiet(tiny()), tmp_path)
-    path = checkpoint.saved(tmp_path)[0]
+def test_a_checkpoint_may_lack_newer_settings_but_not_have_later_ones(tmp_path):
+    run = finish(quiet(tiny(epochs=1)), tmp_path)
+    (path,) = checkpoint.saved(tmp_path)
     state = checkpoint.load(path)
     del state["settings"]["train"]["compile"], state["settings"]["evaluate"]["rounds"]
     checkpoint.save(tmp_path, state["step"], state)
-    again = quiet(replace(tiny(), evaluate=replace(tiny().evaluate, rounds=2)))  # the default
+    again = quiet(replace(tiny(epochs=1), evaluate=replace(tiny().evaluate, rounds=2)))  # the default
     assert Run(again, tmp_path).step == run.step
-
-
-def test_a_checkpoint_with_settings_of_a_later_version_is_one_line(tmp_path):
-    finish(quiet(tiny()), tmp_path)
-    for path in checkpoint.saved(tmp_path):
-        state = checkpoint.load(path)
-        state["settings"]["train"]["later"] = 1
-        checkpoint.save(tmp_path, state["step"], state)
+    state["settings"]["train"]["later"] = 1
+    checkpoint.save(tmp_path, state["step"], state)
     with pytest.raises(CheckpointError, match=r"was begun by gated-nas .*: train\.later=1 is unknown to this version"):
-        Run(quiet(tiny()), tmp_path)
+        Run(again, tmp_path)
 
 
 # ------------------------------------------------------------------------------------- the random one
 
 
-@pytest.fixture(scope="module")
-def space():
-    return build_space(ChainSettings(widths=[4, 8], depths=[2, 2], strides=[1, 2]), 3, 16, 3)
+def random_one(**changes):
+    space = build_space(ChainSettings(**{"widths": [4, 8], "depths": [2, 2], "strides": [1, 2], **changes}), 3, 16, 3)
+    flops = PathFlops(space, space.supernet(), (3, 16, 16))
+    return space, flops, lambda architecture, seed: flops_match(space, flops, architecture, seed)
 
 
-@pytest.fixture(scope="module")
-def flops(space):
-    return PathFlops(space, space.supernet(), (3, 16, 16))
-
-
-def test_the_random_one_has_the_same_flops(space, flops):
+def test_the_random_one_has_the_same_flops():
+    space, flops, match = random_one()
     farther = []
     for architecture in ((0, 1, 2, 3), (3, 3, 2, 1), (1, 1, 1, 1), (0, 2, 1, 2)):
-        equal = {
-            other
-            for other in space.enumerate()
-            if other != architecture and abs(flops(other) / flops(architecture) - 1) <= TOLERANCE
-        }
-        assert equal
-        found = {flops_match(space, flops, architecture, seed) for seed in range(30)}
+        others = [other for other in space.enumerate() if other != architecture]
+        equal = {other for other in others if abs(flops(other) / flops(architecture) - 1) <= TOLERANCE}
+        found = {match(architecture, seed) for seed in range(30)}
+        assert found
         assert found <= equal
         assert len(found) > 1 or len(equal) == 1
-        assert flops_match(space, flops, architecture, 5) == flops_match(space, flops, architecture, 5)
+        assert match(architecture, 5) == match(architecture, 5)
         distances = {other: abs(flops(other) - flops(architecture)) for other in equal}
         farther += [other for other in found if distances[other] > min(distances.values())]
     assert farther, "all within the tolerance are as good as the nearest"
 
 
-def test_where_none_has_the_same_flops_the_nearest_is_taken(space, flops):
+def test_where_none_has_the_same_flops_the_nearest_is_taken():
+    space, flops, match = random_one()
     most = max(space.enumerate(), key=flops)
     everything = ((0, 1, 2, 3),) * 4  # more FLOPs than any architecture with one open branch a slot
-    assert flops(flops_match(space, flops, everything, 0)) == flops(most)
-
-
-def test_an_architecture_written_otherwise_is_still_the_same():
-    space = build_space(replace(CHAIN, candidates=["conv1", "conv3"], depths=[1]), 3, 16, 3)
-    flops = PathFlops(space, space.supernet(), (3, 16, 16))
-    assert flops_match(space, flops, ((1,),), 0) == (0,)
-
-
-def test_a_space_of_one_has_no_other():
-    space = build_space(replace(CHAIN, candidates=["conv1"]), 3, 16, 3)
-    assert flops_match(space, PathFlops(space, space.supernet(), (3, 16, 16)), (0, 0), 0) is None
+    assert flops(match(everything, 0)) == flops(most)
+    *_, match = random_one(widths=[4], depths=[1], strides=[1], candidates=["conv1", "conv3"])
+    assert match(((1,),), 0) == (0,)  # an architecture written otherwise is still the same
+    *_, match = random_one(candidates=["conv1"])
+    assert match((0, 0, 0, 0), 0) is None
 
 
 def test_a_space_without_another_architecture_says_so(settings, tmp_path):
