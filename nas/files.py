@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import errno
 import io
+import json
 import os
 import time
 import warnings
@@ -45,6 +46,11 @@ def write_whole(path: Path, content: bytes | memoryview | str) -> None:
         put(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, data: object) -> None:
+    """Write plain data as JSON, whole or not at all; numbers have to be finite."""
+    write_whole(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
 
 
 def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]], comments: str = "") -> None:

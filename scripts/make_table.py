@@ -142,7 +142,7 @@ def parts(settings: TrainRunSettings, seed: int) -> tuple[SearchSpace, Splits]:
     from nas.space import build_space
 
     splits = _splits(json.dumps(asdict(settings.data)), seed)
-    return build_space(settings.space, splits.channels, splits.image_size, len(splits.classes)), splits
+    return build_space(settings.space, *splits.sizes), splits
 
 
 @lru_cache(maxsize=1)

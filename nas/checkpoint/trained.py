@@ -105,7 +105,7 @@ def load_trained(path: Path | str, progress: bool = False, factory: str = "") ->
         raise CheckpointError("checkpoint", path, rule, error.remedy) from None
     _must_be_named(path, settings.space, factory)
     splits = _load_images(settings, progress)
-    space = build_space(settings.space, splits.channels, splits.image_size, len(splits.classes))
+    space = build_space(settings.space, *splits.sizes)
     supernet = _supernet_of(path, state, settings, space)
     infer_widths(supernet, splits.input_shape)
     if settings.train.channels_last:

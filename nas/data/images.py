@@ -70,6 +70,11 @@ class Splits:
         return self.train.images.shape[-1]
 
     @property
+    def sizes(self) -> tuple[int, int, int]:
+        """What a space is built for: channels, side of an image in pixels, number of classes."""
+        return self.channels, self.image_size, len(self.classes)
+
+    @property
     def input_shape(self) -> tuple[int, int, int]:
         """``(C, H, W)`` of one image."""
         return self.channels, self.image_size, self.image_size

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections.abc import Sequence
 from contextlib import closing
@@ -16,7 +15,7 @@ import torch
 from nas.checkpoint import versions
 from nas.console import new_console
 from nas.draw import Panel, draw_scatter
-from nas.files import write_csv, write_whole
+from nas.files import write_csv, write_json, write_whole
 from nas.rank.predictions import Prediction
 from nas.rank.ranking import Ranking, tables
 from nas.rank.target import RankTarget
@@ -48,7 +47,7 @@ def write_report(
         "conclusions": ranking.conclusions,
         "versions": versions(),
     }
-    write_whole(folder / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
+    write_json(folder / "report.json", report)
     image = scatter(predictions, ranking, target.truth)
     write_whole(folder / "scatter.png", image)
     with closing(Writer(folder, settings.rank.tensorboard)) as writer:

@@ -62,7 +62,7 @@ def load_target(settings: RankRunSettings) -> RankTarget:
         ok, rule = bool(settings.data) or not settings.proxies, "must be given: proxies look at images"
         require(ok, "data", "null", rule, "write for example data=cifar10")
         splits = load_splits(settings.data, settings.seed, settings.rank.progress) if settings.data else None
-        shape = (splits.channels, splits.image_size, len(splits.classes)) if splits else ()
+        shape = splits.sizes if splits else ()
         space = build_space(space_settings, *shape)
     truth = load_table(settings.truth, space, space_settings)
     input_shape = splits.input_shape if splits else (3, 32, 32)

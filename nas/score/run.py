@@ -67,7 +67,7 @@ class ScoreRun:
         if settings.threads:
             torch.set_num_threads(settings.threads)
         splits = load_splits(settings.data, settings.seed, settings.progress)
-        shape = splits.channels, splits.image_size, len(splits.classes)
+        shape = splits.sizes
         self.space = build_space(settings.space, *shape)
         chosen = choose(self.space, settings)
         self.wanted = [self.space.encode(architecture) for architecture in chosen]

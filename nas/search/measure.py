@@ -19,7 +19,6 @@ from nas.search.target import SearchTarget
 from nas.seeds import generator
 from nas.settings import SearchSettings
 from nas.space import Architecture, extract
-from nas.train import EvalResult
 
 PROXY_BATCHES = 2
 """All proxies see the first one; ``zico`` needs the spread over several."""
@@ -96,26 +95,23 @@ class Measures:
     def __call__(self, architectures: Sequence[Architecture]) -> Iterator[Measurement]:
         """Measure one after the other in lexicographic order, in which subnetworks share most work."""
         order = sorted(architectures)  # one open branch a slot: all entries are numbers
-        results = None if self._evaluator is None else iter(self._evaluator(order))
+        results = self._evaluator(order) if self._evaluator else None
         for architecture in order:
             began = perf_counter()
             values = {name: float(cost(architecture)) for name, cost in self.costs.items()}
             failed, refused = "", False
             try:
-                values |= self._of_evaluator(results, architecture) | self._of_network(architecture)
+                if results is not None:
+                    found = next(results)
+                    assert found.architecture == architecture, "the evaluator has another order"
+                    values |= {"accuracy": found.accuracy, "loss": found.loss}
+                values |= self._of_network(architecture)
             except (DivergedError, ScoreError) as error:
                 failed, refused = f"{error.value}: {error.rule}", isinstance(error, ScoreError)
             infinite = [name for name, value in values.items() if not math.isfinite(value)]
             if infinite and not failed:
                 failed = f"{infinite[0]} is {values[infinite[0]]}"
             yield Measurement(architecture, {} if failed else values, perf_counter() - began, failed, refused)
-
-    def _of_evaluator(self, results: Iterator[EvalResult] | None, architecture: Architecture) -> dict[str, float]:
-        if results is None:
-            return {}
-        found = next(results)
-        assert found.architecture == architecture, "the evaluator has another order"
-        return {"accuracy": found.accuracy, "loss": found.loss}
 
     def _of_network(self, architecture: Architecture) -> dict[str, float]:
         values, how = {}, self._settings

@@ -96,15 +96,12 @@ class Limits:
         self.space = space
         self.bounds: dict[Objective, float] = {objective(n, b): b for n, b in bounds.items()}
         self._costs = [(costs[name], bound) for name, bound in bounds.items() if name in costs]
-        for name, bound in bounds.items():
-            if name in costs:
-                self._check(name, bound, costs[name])
-
-    def _check(self, name: str, bound: float, cost: Callable[[Architecture], float]) -> None:
-        smallest = cost(cheapest(self.space, cost))
-        if smallest > bound:
-            rule = f"no architecture of space {self.space.name} is that small; the smallest has {smallest:.10g}"
-            raise SettingError(f"search.limit.{name}", f"{bound:.10g}", rule, f"allow at least {smallest:.10g}")
+        for name in (name for name in bounds if name in costs):
+            smallest = costs[name](cheapest(space, costs[name]))
+            if smallest > bounds[name]:
+                rule = f"no architecture of space {space.name} is that small; the smallest has {smallest:.10g}"
+                remedy = f"allow at least {smallest:.10g}"
+                raise SettingError(f"search.limit.{name}", f"{bounds[name]:.10g}", rule, remedy)
 
     def within(self, architecture: Architecture) -> bool:
         """Whether an architecture keeps the limits on costs, which need no evaluation."""

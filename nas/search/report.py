@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict
@@ -13,7 +12,7 @@ from typing import Any
 from nas.checkpoint import versions
 from nas.console import ResultTable
 from nas.draw import Axis, Points, draw_curve, draw_front, draw_values
-from nas.files import write_csv, write_whole
+from nas.files import write_csv, write_json, write_whole
 from nas.search.objectives import COSTS, EVALUATED, LATENCY
 from nas.search.outcome import FILE, RANK_SUM, SearchOutcome, SearchResult, hypervolume_curve
 from nas.search.proposers import Trial
@@ -54,7 +53,7 @@ def write_report(folder: Path, settings: SearchRunSettings, target: SearchTarget
         front=[{**_named(outcome.space, trial), "values": trial.values} for trial in outcome.front],
         evaluated=len(outcome.trials),
     )
-    write_whole(folder / FILE, json.dumps(asdict(result), indent=1, allow_nan=False) + "\n")
+    write_json(folder / FILE, asdict(result))
 
 
 def files(folder: Path) -> list[str]:

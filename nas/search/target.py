@@ -50,8 +50,8 @@ class SearchTarget:
         require(settings.space is not None, "checkpoint", "''", "a checkpoint or a space must be given", remedy)
         data = settings.data or DigitsSettings()
         splits = load_splits(data, settings.seed, progress)
-        space = build_space(settings.space, splits.channels, splits.image_size, len(splits.classes))
-        check_supernet(space, space.supernet(settings.seed), splits.channels, splits.image_size, len(splits.classes))
+        space = build_space(settings.space, *splits.sizes)
+        check_supernet(space, space.supernet(settings.seed), *splits.sizes)
         return cls(space, settings.space, data, splits, settings.seed)
 
     @classmethod

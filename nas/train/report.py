@@ -12,7 +12,7 @@ import torch
 from nas.checkpoint import comparable, versions
 from nas.console import ResultTable
 from nas.errors import CheckpointError
-from nas.files import write_whole
+from nas.files import write_json
 from nas.nn import indices_of
 from nas.settings.plain import filled
 from nas.train.run import Run
@@ -90,8 +90,7 @@ def make_report(run: Run) -> Report:
         versions=versions(),
         processes=run.world.size,
     )
-    data = {"settings": comparable(run.settings), **asdict(report)}
-    write_whole(run.folder / "report.json", json.dumps(data, indent=1) + "\n")
+    write_json(run.folder / "report.json", {"settings": comparable(run.settings), **asdict(report)})
     return report
 
 

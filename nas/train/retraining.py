@@ -16,7 +16,7 @@ from nas.cost import PathFlops, count_parameters
 from nas.cost.flops_match import TOLERANCE, flops_match
 from nas.data import load_splits
 from nas.errors import CheckpointError
-from nas.files import write_whole
+from nas.files import write_json
 from nas.settings import FixedGateSettings, TrainRunSettings
 from nas.settings.plain import differences
 from nas.space import Architecture, SearchSpace, build_space, check_supernet
@@ -131,18 +131,17 @@ def retrain(
         numbers = (part.flops, part.parameters, first, found.val_accuracy, found.test_accuracy)
         rows.append(Row(part.name, found.architecture, found.choices, *numbers))
     result = Retraining(rows, str(trained.path) if trained else "", digest)
-    data = {"settings": comparable(settings), **asdict(result)}
-    write_whole(folder / "retrain.json", json.dumps(data, indent=1) + "\n")
+    write_json(folder / "retrain.json", {"settings": comparable(settings), **asdict(result)})
     return result
 
 
 def _plan(settings: TrainRunSettings, trained: Trained | None, digest: str) -> tuple[SearchSpace, list[Part]]:
     """The space, and the trainings to make in it."""
     splits = trained.splits if trained else load_splits(settings.data, settings.seed, settings.track.progress)
-    space = build_space(settings.space, splits.channels, splits.image_size, len(splits.classes))
+    space = build_space(settings.space, *splits.sizes)
     architecture = space.decode(settings.architecture)
     supernet = space.supernet(settings.seed)
-    check_supernet(space, supernet, splits.channels, splits.image_size, len(splits.classes))
+    check_supernet(space, supernet, *splits.sizes)
     flops = PathFlops(space, supernet, splits.input_shape)
 
     def part(name: str, architecture: Architecture, initial: Initial | None = None) -> Part:

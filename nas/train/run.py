@@ -70,7 +70,7 @@ class Run:
         with world.main_process_first():
             shown = settings.track.progress and world.is_main
             self.splits = splits = load_splits(settings.data, settings.seed, shown)
-        self.space = build_space(settings.space, splits.channels, splits.image_size, len(splits.classes))
+        self.space = build_space(settings.space, *splits.sizes)
         self._build_supernet(initial.weights if initial and state is None else {})
         self._build_steps()
         self.step, self.to_be_evaluated = 0, False
@@ -84,7 +84,7 @@ class Run:
         unknown = supernet.load_state_dict(initial, strict=False).unexpected_keys
         assert not unknown, f"initial weights of another network: {unknown}"
         checkpoint.check_storable("model", supernet.state_dict())
-        check_supernet(self.space, supernet, splits.channels, splits.image_size, len(splits.classes))
+        check_supernet(self.space, supernet, *splits.sizes)
         self.flops = PathFlops(self.space, supernet, splits.input_shape)
         self.supernet = supernet.to(self.device)
         if train.channels_last:

@@ -2,17 +2,12 @@
 
 import io
 import json
-import statistics
 
 import pytest
 from rich.console import Console
 
 from nas.bench import search, suites
-from nas.cost.allocator import keep_freed_memory
 from nas.settings import BenchSettings
-
-ROOM = 1.3
-"""For a noisy machine."""
 
 
 def test_together_and_apart_find_the_same():
@@ -49,23 +44,3 @@ def test_the_suite_measures_and_prints_every_row(monkeypatch):
         assert f"  {row['what']} " in page.getvalue()
         assert f"{row['median']:.2f} ±" in page.getvalue()
         assert row["network"] in page.getvalue()
-
-
-@pytest.mark.speed
-def test_shared_prefixes_save_half_of_the_time():
-    keep_freed_memory()
-    found = search.interleave(search.APART, search.evaluation(64), rounds=3, calls=1)
-    assert found[search.TOGETHER].median < 0.45 * ROOM
-
-
-@pytest.mark.speed
-def test_proxies_share_passes():
-    keep_freed_memory()
-    calls = search.proxies(search.GRADIENT_PROXIES[1:], search.SCORED)
-    assert search.interleave(search.APART, calls, rounds=10, calls=1)[search.TOGETHER].median < 0.4 * ROOM
-
-
-@pytest.mark.speed
-def test_a_search_takes_little_time_a_trial():
-    for sampler, times in search.overheads(rounds=3).items():
-        assert statistics.median(times) < 20 * ROOM, sampler

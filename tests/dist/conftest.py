@@ -1,3 +1,5 @@
+from contextlib import contextmanager
+
 import pytest
 from support import processes
 
@@ -51,42 +53,39 @@ SMALL = (
 """12 steps, a checkpoint every 2."""
 
 
-class Torchrun:
-    """Starts ``torchrun -m nas.cli.train`` in a folder, and ends what it has started."""
+@contextmanager
+def starting(folder):
+    """A function that starts ``torchrun -m nas.cli.train`` in ``folder``; ends what it has started."""
+    started = []
+    (folder / "net.py").write_text(NETWORK)
 
-    def __init__(self, folder):
-        self.folder, self.started = folder, []
-        (folder / "net.py").write_text(NETWORK)
-
-    def __call__(self, *words, fault="none:0:0", restarts=0, how=("--standalone", "--nproc-per-node=2"), **more):
+    def start(*words, fault="none:0:0", restarts=0, how=("--standalone", "--nproc-per-node=2"), **more):
         environment = {"OMP_NUM_THREADS": "1", "FAULT": fault, "COLUMNS": "80"}
         options = (*how, f"--max-restarts={restarts}")
-        self.started.append(
-            processes.torchrun(*words, options=options, folder=self.folder, environment=environment, **more)
-        )
-        return self.started[-1]
+        started.append(processes.torchrun(*words, options=options, folder=folder, environment=environment, **more))
+        return started[-1]
 
-    def close(self):
-        for process in self.started:
+    try:
+        yield start
+    finally:
+        for process in started:
             process.kill()
 
 
 @pytest.fixture
 def torchrun(tmp_path):
     """Start ``torchrun -m nas.cli.train`` with these words on two processes, in ``tmp_path``."""
-    start = Torchrun(tmp_path)
-    yield start
-    start.close()
+    with starting(tmp_path) as start:
+        yield start
 
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory):
     """The folder of the small run when nothing happens to it, and what it printed."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    start = Torchrun(folder)
-    process = start(*SMALL, "run=undisturbed")
-    out, err = process.communicate()
-    assert process.returncode == 0, err
+    with starting(folder) as start:
+        status, out, err = start(*SMALL, "run=undisturbed").end()
+    assert status == 0, err
     assert "nas-train" not in err
     return folder / "outputs" / "train" / "undisturbed", out
 

@@ -9,12 +9,10 @@ from support.processes import together
 from support.runs import CHAIN, assert_same, tiny
 from torch import nn
 
-from nas.dist import GradientExchange
-from nas.dist.gradients import pack, parts
-from nas.dist.world import by_dtype
+from nas.dist import NO_EXCHANGE, GradientExchange, World
 from nas.errors import DivergedError, RankError
 from nas.gate import UniformGate
-from nas.settings import ChainSettings, DistSettings, SGDSettings, TrainRunSettings, TwoBranchSettings
+from nas.settings import ChainSettings, DistSettings, SGDSettings, TrainRunSettings
 from nas.space import build_space
 from nas.train import GatedOptimizer, Run, TrainStep, fit
 
@@ -47,35 +45,30 @@ def note_messages(monkeypatch):
 # ------------------------------------------------------------------------------------------ what travels
 
 
-def steps_of(world, choices, check_every, paths="same", number=3):
+def steps_of(world, choices, paths):
+    """Three steps: what was summed, and how many numbers each step has updated."""
     space, supernet = chain(choices)
-    optimizer = GatedOptimizer(supernet, SGD)
-    exchange = GradientExchange(world, optimizer, DistSettings(paths=paths, check_every=check_every))
-    gate, patch = UniformGate(space, 0), pytest.MonkeyPatch()
-    seen, used = note_messages(patch), []
-    for step in range(number):
-        x, y = batch(world.rank)
-        path = gate.paths(step)
-        exchange.optimizer.step, update = lambda lr: used.append(optimizer.used), optimizer.step
-        TrainStep(supernet, optimizer, exchange=exchange)((x.float(), y), path, 0.1, step)
-        exchange.optimizer.step = update
-        optimizer.discard()
-    patch.undo()
-    return seen, [sum(p.numel() for p in step) for step in used]
+    optimizer, gate, used = GatedOptimizer(supernet, SGD), UniformGate(space, 0), []
+    exchange = GradientExchange(world, optimizer, DistSettings(paths=paths, check_every=1000))
+    update = optimizer.step
+    optimizer.step = lambda lr: used.append(sum(p.numel() for p in optimizer.used)) or update(lr)
+    with pytest.MonkeyPatch.context() as patch:
+        seen = note_messages(patch)
+        for step in range(3):
+            x, y = batch(world.rank)
+            TrainStep(supernet, optimizer, exchange=exchange)((x.float(), y), gate.paths(step), 0.1, step)
+    return seen, used
 
 
 def test_only_the_open_branches_gradients_travel(tmp_path):
     """In one message with the loss, the right predictions and the wish to stop, whatever the number of choices."""
     alone = sum(p.numel() for p in chain(2)[0].subnet((0, 0, 0)).parameters())
     for choices in (2, 8):
-        for seen, used in together(2, steps_of, tmp_path, choices, 1000):
+        for seen, used in together(2, steps_of, tmp_path, choices, "same"):
             assert used == [alone] * 3, choices
             assert seen == [("torch.float32", alone + 3)] * 3, choices
-
-
-def test_own_paths_add_four_bytes_per_parameter_tensor(tmp_path):
-    number = len(list(chain(8)[1].parameters()))
-    for seen, used in together(2, steps_of, tmp_path, 8, 1000, "own"):
+    number = len(list(chain(8)[1].parameters()))  # own paths add four bytes each
+    for seen, used in together(2, steps_of, tmp_path, 8, "own"):
         assert seen[0::2] == [("torch.int32", number)] * 3
         assert seen[1::2] == [("torch.float32", entries + 3) for entries in used]
 
@@ -92,44 +85,26 @@ class Mixed(nn.Module):
         return self.fc(self.conv(x).mean((2, 3)).double())
 
 
-def mixed(world):
+def mixed(world, x, y):
     torch.manual_seed(0)
     model = Mixed()
     optimizer = GatedOptimizer(model, SGD)
     optimizer.optimizer.param_groups[0]["fused"] = False  # takes one dtype alone
-    exchange, patch = GradientExchange(world, optimizer, DistSettings(check_every=100)), pytest.MonkeyPatch()
-    seen = note_messages(patch)
-    x, y = batch(world.rank)
-    TrainStep(model, optimizer, exchange=exchange)((x.float(), y), [()], 0.1)
-    patch.undo()
+    exchange = GradientExchange(world, optimizer, DistSettings(check_every=100)) if world.size > 1 else NO_EXCHANGE
+    with pytest.MonkeyPatch.context() as patch:
+        seen = note_messages(patch)
+        TrainStep(model, optimizer, exchange=exchange)((x.chunk(2)[world.rank], y.chunk(2)[world.rank]), [()], 0.1)
     assert model.conv.weight.is_contiguous(memory_format=torch.channels_last)
     return seen, model.state_dict()
 
 
 def test_each_dtype_travels_alone_and_layouts_are_kept(tmp_path):
-    (seen, first), (_, second) = together(2, mixed, tmp_path)
+    x, y = batch(0, 12)
+    (seen, first), (_, second) = together(2, mixed, tmp_path, x.float(), y)
     assert sorted(seen) == [("torch.float32", 4 * 27 + 4), ("torch.float64", 50 + 3)]
     assert_same(first, second)
-    torch.manual_seed(0)
-    model = Mixed()
-    optimizer = GatedOptimizer(model, SGD)
-    optimizer.optimizer.param_groups[0]["fused"] = False
-    (x, y), (x1, y1) = batch(0), batch(1)
-    TrainStep(model, optimizer)((torch.cat([x, x1]).float(), torch.cat([y, y1])), [()], 0.1)
-    for name, tensor in model.state_dict().items():
+    for name, tensor in mixed(World(), x.float().repeat(2, 1, 1, 1), y.repeat(2))[1].items():
         torch.testing.assert_close(first[name], tensor, rtol=1e-5, atol=1e-6)
-
-
-def test_packed_tensors_come_back_in_their_shapes_and_layouts():
-    tensors = [torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last), torch.randn(5), torch.tensor(2.0)]
-    flat, views = pack(tensors)
-    assert flat.shape == (2 * 3 * 16 + 5 + 1,)
-    for view, tensor in zip(views, tensors, strict=True):
-        assert torch.equal(view, tensor)
-        assert view.stride() == tensor.stride()
-    flat.zero_()
-    assert all(not view.any() for view in parts(flat, tensors))
-    assert [len(group) for group in by_dtype([*tensors, torch.ones(1).double()]).values()] == [3, 1]
 
 
 # -------------------------------------------------------------------------------------------- own paths
@@ -223,7 +198,7 @@ def closed(world, paths):
 
 
 @pytest.mark.parametrize("paths", ["same", "own"])
-def test_branches_that_no_rank_has_run_are_bit_unchanged(tmp_path, paths):
+def test_branches_that_no_rank_has_run_are_unchanged(tmp_path, paths):
     weights = []
     for changed, dropped in together(2, closed, tmp_path, paths):
         assert all(dropped)
@@ -238,30 +213,35 @@ def test_branches_that_no_rank_has_run_are_bit_unchanged(tmp_path, paths):
 # ---------------------------------------------------------------------------- disagreement and failure
 
 
-def disagreeing(world, what):
+def failing(world, what):
+    """Four steps, in the third of which a rank does something else: the step, the error, what has become of it."""
     _, supernet = chain()
     optimizer = GatedOptimizer(supernet, SGD)
     exchange = GradientExchange(world, optimizer, DistSettings(check_every=2))
     x, y = batch(world.rank)
-    before = {name: p.detach().clone() for name, p in supernet.named_parameters()}
     for step in range(4):
-        path = (0, 0, int(world.rank == 1)) if what == "path" and step == 2 else (0, 0, 0)
+        odd = step == 2 and world.rank == 1
+        path = (0, 0, int(odd and what == "path"))
         if what == "parameters":
-            supernet.stem[0].weight.requires_grad_(world.rank == 0 or step < 2)
+            supernet.stem[0].weight.requires_grad_(not odd)
+        before = {name: p.detach().clone() for name, p in supernet.named_parameters()}
+        images = x.float() * (float("nan") if odd and what == "loss" else 1)
         try:
-            TrainStep(supernet, optimizer, exchange=exchange)((x.float(), y), [path], 0.1, step)
-        except RankError as error:
-            weights = dict(supernet.named_parameters())
-            return step, type(error).__name__, str(error), any(not torch.equal(before[n], weights[n]) for n in weights)
+            TrainStep(supernet, optimizer, exchange=exchange)((images, y), [path], 0.1, step)
+        except (RankError, DivergedError) as error:
+            unchanged = all(torch.equal(before[name], p) for name, p in supernet.named_parameters())
+            return step, str(error), unchanged, all(p.grad is None for p in supernet.parameters())
     return None
 
 
-@pytest.mark.parametrize("what", ["path", "parameters"])
-def test_ranks_that_differ_are_stopped_at_the_next_comparison(tmp_path, what):
-    for step, kind, message, trained in together(2, disagreeing, tmp_path, what):
-        assert (step, kind, trained) == (2, "RankError", True)
-        assert message.startswith("architecture=((0, 0, ")
-        assert "rank 1 runs another architecture, or other parameters of it, than rank 0; " in message
+def test_ranks_that_differ_or_diverge_stop_all(tmp_path):
+    """What they do at the next comparison, a loss at once; no weight has moved."""
+    differs = "rank 1 runs another architecture, or other parameters of it, than rank 0; "
+    for what, words in (("path", differs), ("parameters", differs), ("loss", "the loss is nan at step 2 on path")):
+        for step, message, unchanged, dropped in together(2, failing, tmp_path, what):
+            assert (step, unchanged) == (2, True), what
+            assert words in message
+            assert dropped or what != "loss"
 
 
 def settings_differ(world, folder):
@@ -276,28 +256,3 @@ def test_ranks_with_other_settings_are_refused(tmp_path):
     for message in together(2, settings_differ, tmp_path, tmp_path / "run"):
         assert "rank 1 has other settings, versions or checkpoints than rank 0" in message
     assert not (tmp_path / "run").exists()
-
-
-def diverging(world, folder):
-    settings = replace(tiny(TrainRunSettings(space=TwoBranchSettings())), dist=DistSettings(check_every=100))
-    run = Run(settings, folder, world=world)
-    batches = run.batches.batch
-
-    def poisoned(step):
-        x, y = batches(step)
-        return (x * float("nan") if (step, world.rank) == (3, 1) else x), y
-
-    run.batches.batch = poisoned
-    try:
-        fit(run)
-    except DivergedError as error:
-        left = [p.grad is None for p in run.supernet.parameters()]
-        return run.step, str(error), all(left), [bool(p.isfinite().all()) for p in run.supernet.parameters()]
-
-
-def test_an_infinite_loss_on_one_rank_stops_all(tmp_path):
-    for step, message, dropped, finite in together(2, diverging, tmp_path, tmp_path / "run"):
-        assert step == 3
-        assert "the loss is nan at step 3 on path" in message
-        assert dropped
-        assert all(finite)

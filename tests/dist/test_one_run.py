@@ -1,6 +1,5 @@
 """What is one for all processes, and what each has for itself."""
 
-import json
 import os
 import signal
 import time
@@ -10,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from support.processes import together
-from support.runs import CHAIN, assert_same, state_of, tiny
+from support.runs import CHAIN, assert_same, curves, state_of, tiny
 from torch import nn
 
 from nas.dist import World, choose_device, synchronise
@@ -18,30 +17,13 @@ from nas.dist.join import meet
 from nas.errors import RankLost, SettingError
 from nas.settings import CustomSettings, DistSettings, TrainRunSettings
 from nas.signals import Abandoned
-from nas.train import Run, fit, loop, make_report
+from nas.train import Run, fit, loop
 
 RESTLESS = TrainRunSettings(space=CustomSettings(factory="support.restless:Restless"))
 
 
-def in_folders_of_their_own(world, settings, folder):
-    run = Run(settings, folder / str(world.rank), world=world)
-    fit(run)
-    if world.is_main:
-        make_report(run)
-    run.tracker.writer.close()
-
-
-def test_rank_0_alone_writes(tmp_path):
-    settings = tiny(TrainRunSettings(space=CHAIN))
-    together(2, in_folders_of_their_own, tmp_path, settings, tmp_path / "runs")
-    assert {"metrics.jsonl", "report.json", "step_000000022.safetensors"} <= {
-        p.name for p in (tmp_path / "runs/0").iterdir()
-    }
-    assert not (tmp_path / "runs/1").exists()
-
-
 def restless(world, settings, folder):
-    run = Run(settings, folder, world=world)
+    run = Run(settings, folder / str(world.rank), world=world)
     first = {name: tensor.clone() for name, tensor in run.supernet.state_dict().items()}
     run.supernet.drawn.clear()  # of the checks before the first step
     fit(run)
@@ -50,15 +32,18 @@ def restless(world, settings, folder):
 
 
 def test_weights_begin_alike_and_dropout_is_each_ranks_own(tmp_path):
-    """Dropout differs in each step, too, and is the same after a restart."""
-    settings = tiny(RESTLESS, save_every=11)
-    (first, *drawn), (second, *others) = together(2, restless, tmp_path, settings, tmp_path / "run")
+    """Dropout differs in each step, too, and is the same after a restart. Rank 0 alone writes."""
+    settings, folder = tiny(RESTLESS, save_every=11), tmp_path / "run"
+    (first, *drawn), (second, *others) = together(2, restless, tmp_path, settings, folder)
     assert_same(first, second)
     found = [*drawn, *others]
     every = [tuple(mask.tolist()) for drawn in found for mask in drawn]
     assert len(every) == len(set(every)) == 2 * 22
-    max((tmp_path / "run").glob("step_*.safetensors")).unlink()
-    again = [drawn for _, drawn in together(2, restless, tmp_path, settings, tmp_path / "run")]
+    assert {"metrics.jsonl", "step_000000022.safetensors"} <= {path.name for path in (folder / "0").iterdir()}
+    assert not (folder / "1").exists()
+    max((folder / "0").glob("step_*.safetensors")).unlink()
+    (folder / "1").symlink_to(folder / "0")
+    again = [drawn for _, drawn in together(2, restless, tmp_path, settings, folder)]
     for whole, rest in zip(found, again, strict=True):
         assert len(rest) == 11
         assert all(map(torch.equal, whole[11:], rest))
@@ -92,11 +77,6 @@ def evaluated(world, settings, folder, slow):
     return {key: state[key] for key in ("model", "optimizer", "counts")}, [found.accuracy for found in run.evaluated]
 
 
-def without_times(folder):
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [{k: v for k, v in line.items() if not k.startswith(("time/", "throughput/images"))} for line in lines]
-
-
 def test_an_evaluation_that_was_stopped_is_made_up_for(tmp_path):
     settings = tiny(TrainRunSettings(space=CHAIN))
     whole = together(2, evaluated, tmp_path, settings, tmp_path / "whole", None)
@@ -106,7 +86,7 @@ def test_an_evaluation_that_was_stopped_is_made_up_for(tmp_path):
         assert (folder / f"step_{step:09d}.safetensors").is_file()  # nothing that was trained is lost
         found = together(2, evaluated, tmp_path, settings, folder, None)
         assert_same(found[0], whole[0], f"stopped at {step}")
-        assert without_times(folder) == without_times(tmp_path / "whole"), step
+        assert curves(folder)[0] == curves(tmp_path / "whole")[0], step
 
 
 # ----------------------------------------------------------------------------------------- what is sent at the start
@@ -155,10 +135,9 @@ def test_synchronised_statistics_of_bf16_are_those_of_float32(tmp_path):
         torch.testing.assert_close(part[2], norm.running_var, rtol=1e-4, atol=1e-6)
 
 
-def test_synchronised_batchnorm_goes_without_a_bias(tmp_path):
-    norm = nn.BatchNorm1d(3)
+def test_synchronised_batchnorm_goes_without_a_bias():
+    norm, x = nn.BatchNorm1d(3), torch.randn(8, 3)
     norm.bias = None
-    x = torch.randn(8, 3)
     expected = norm(x)
     synchronise(norm, World())
     torch.testing.assert_close(norm(x), expected)
@@ -187,11 +166,8 @@ def test_a_process_without_others_does_not_wait_for_ever():
 # -------------------------------------------------------------------------------------------------- settings
 
 
-def test_own_paths_cannot_have_synchronised_batchnorm():
+def test_settings_that_several_processes_cannot_have_are_refused():
     with pytest.raises(SettingError, match=r"dist.batchnorm=sync: needs the same paths in all processes"):
         DistSettings(paths="own", batchnorm="sync")
-
-
-def test_one_gpu_cannot_be_chosen_for_all_processes():
     with pytest.raises(SettingError, match=r"train.device=cuda:0: is one GPU, but each process takes one of its own"):
         choose_device("cuda:0", local_rank=1)

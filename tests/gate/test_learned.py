@@ -244,8 +244,7 @@ class Toy(nn.Module):
         return self.head(self.mix(x, architecture[0]))
 
 
-@pytest.mark.parametrize("kind", ["concat", "sum"])
-@pytest.mark.parametrize("solver", [0, 2])
+@pytest.mark.parametrize(("kind", "solver"), [("concat", 0), ("sum", 2)])
 def test_a_learned_gate_finds_the_solving_branch(kind, solver):
     space = ModuleSpace(lambda: Toy(kind, solver))
     supernet = space.supernet()

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 from dataclasses import replace
-from itertools import islice
 from types import SimpleNamespace
 
 import pytest
@@ -18,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from nas.cost import PathFlops
 from nas.errors import CheckpointError, ScoreError, SettingError, SpaceError
-from nas.search import Evaluator, Search, SearchTarget, front_table, read_result, search, summarize, summary
+from nas.search import Evaluator, Search, SearchTarget, read_result, search, summarize, summary
 from nas.search.measure import Measures
 from nas.search.objectives import objective
 from nas.search.outcome import front
@@ -26,7 +25,6 @@ from nas.search.proposers import Trial
 from nas.search.report import how_measured
 from nas.search.run import LINES, SearchBar
 from nas.settings import (
-    CellSettings,
     ChainSettings,
     CustomSettings,
     SearchRunSettings,
@@ -34,7 +32,6 @@ from nas.settings import (
     SyntheticSettings,
 )
 from nas.signals import Interrupted
-from nas.space import build_space
 from nas.train import load_trained
 
 
@@ -182,31 +179,26 @@ def test_what_cannot_be_measured_is_refused(tmp_path):
 
 
 def test_what_is_not_finite_fails_with_its_reason(checkpoint, tmp_path, monkeypatch):
-    def of_network(self, architecture):  # what fails first does not stop the search
+    def measured_as(value, **how):
+        monkeypatch.setattr(Measures, "_of_network", value)
+        return run(settings(checkpoint, proxy_images=8, **how), tmp_path / how["objectives"][0] / str(len(how)))[1]
+
+    def half(self, architecture):  # what fails first does not stop the search
         return {"synflow": float("-inf") if architecture[0] < 2 else 1.0 + sum(architecture)}
-
-    monkeypatch.setattr(Measures, "_of_network", of_network)
-    how = {"sampler": "exhaustive", "objectives": ["synflow"], "proxy_images": 8}
-    _, found = run(settings(checkpoint, **how), tmp_path)
-    assert [(t.architecture[0], t.failed) for t in found.trials if t.failed] == [
-        (first, "synflow is -inf") for first in (0, 0, 0, 1, 1, 1)
-    ]
-    assert len(found.feasible) == 3
-    assert "inf" not in (tmp_path / "front.csv").read_text()
-    assert json.loads((tmp_path / "result.json").read_text())["evaluated"] == 9
-
-
-def test_a_search_in_which_everything_fails_stops(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(Measures, "_of_network", lambda *_: {"synflow": float("inf")})
-    with pytest.raises(SettingError, match="not one of 9 architectures could be evaluated; the last: synflow is inf"):
-        run(settings(checkpoint, objectives=["synflow"], proxy_images=8), tmp_path / "values")
 
     def refuse(*_):
         raise ScoreError("proxies", "naswot", "needs a ReLU, and the network has none", "leave it out")
 
-    monkeypatch.setattr(Measures, "_of_network", refuse)  # which no other architecture of its kind will change
+    found = measured_as(half, objectives=["synflow"], sampler="exhaustive")
+    failed = [(t.architecture[0], t.failed) for t in found.trials if t.failed]
+    assert failed == [(first, "synflow is -inf") for first in (0, 0, 0, 1, 1, 1)]
+    assert len(found.feasible) == 3
+    assert "inf" not in (tmp_path / "synflow" / "2" / "front.csv").read_text()
+    assert json.loads((tmp_path / "synflow" / "2" / "result.json").read_text())["evaluated"] == 9
+    with pytest.raises(SettingError, match="not one of 9 architectures could be evaluated; the last: synflow is inf"):
+        measured_as(lambda *_: {"synflow": float("inf")}, objectives=["synflow"])
     with pytest.raises(SettingError, match=r"not one of 4 architectures .*; the last: naswot: needs a ReLU"):
-        run(settings(checkpoint, objectives=["naswot"], proxy_images=8), tmp_path / "kind")
+        measured_as(refuse, objectives=["naswot"])  # which no other architecture of its kind will change
 
 
 def test_a_stopped_search_goes_on_when_asked_again(checkpoint, tmp_path, monkeypatch):
@@ -315,16 +307,3 @@ def test_without_a_terminal_there_are_ten_lines(checkpoint, tmp_path):
     lines = text.getvalue().splitlines()
     assert [line.split()[0] for line in lines] == [f"{9 * i}/90" for i in range(1, LINES + 1)]
     assert all("best none within the limits" in line for line in lines)
-
-
-def test_a_long_architecture_stays_on_one_line():
-    space, text = build_space(CellSettings()), io.StringIO()
-    objectives = [objective(name) for name in ("loss", "naswot", "flops", "parameters")]
-    architectures = list(islice(space.enumerate(), 0, 15625, 4000))
-    trials = [
-        Trial(i, a, {o.name: 1e6 * o.oriented(i) for o in objectives}, True, True) for i, a in enumerate(architectures)
-    ]
-    Console(file=text, width=100).print(front_table(summarize(space, objectives, trials)))
-    shown = text.getvalue()
-    assert all(space.encode(t.architecture) in shown for t in trials if t in summarize(space, objectives, trials).front)
-    assert max(map(len, shown.splitlines())) <= 100

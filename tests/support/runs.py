@@ -1,8 +1,12 @@
 """Small training runs, and what it means that two of them are the same."""
 
+import json
+import os
+import signal
 from dataclasses import replace
 
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nas.settings import (
     AdamWSettings,
@@ -55,6 +59,18 @@ def finish(settings: TrainRunSettings, folder) -> Run:
     return run
 
 
+def stop_after(run: Run, steps: int, number: int = signal.SIGTERM) -> None:
+    """Let this process get a signal when ``run`` has made ``steps`` steps."""
+    advance = run.progress.advance
+
+    def hit(step, *rest):
+        advance(step, *rest)
+        if step == steps:
+            os.kill(os.getpid(), number)
+
+    run.progress.advance = hit
+
+
 def state_of(run: Run) -> dict:
     """Everything of a run that must agree bit for bit, as plain data and tensors."""
     return {
@@ -64,6 +80,18 @@ def state_of(run: Run) -> dict:
         "counts": run.tracker.counts,
         "random": torch.get_rng_state(),
     }
+
+
+TIMED = ("time/", "throughput/images_per_s")
+
+
+def curves(folder) -> tuple[list[dict], dict]:
+    """(metrics.jsonl, TensorBoard's scalars) without what a clock has measured."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = [{k: v for k, v in line.items() if not k.startswith(TIMED)} for line in lines]
+    board = EventAccumulator(str(folder)).Reload()
+    tags = [tag for tag in board.Tags()["scalars"] if not tag.startswith(TIMED)]
+    return lines, {tag: [(event.step, event.value) for event in board.Scalars(tag)] for tag in tags}
 
 
 def assert_same(a: object, b: object, where: str = "") -> None:

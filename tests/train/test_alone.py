@@ -19,7 +19,7 @@ def test_it_equals_a_run_with_a_fixed_gate(more, tmp_path):
         evaluate=EvaluateSettings(recalibrate=False, batch_size=256),
     )
     splits = load_splits(settings.data, settings.seed)
-    space = build_space(settings.space, splits.channels, splits.image_size, len(splits.classes))
+    space = build_space(settings.space, *splits.sizes)
     alone = train_from_scratch(settings, space, splits, (2, 1))
     (of_run,) = finish(settings, tmp_path).evaluate("test", [(2, 1)])
     assert alone == of_run

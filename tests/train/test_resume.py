@@ -1,6 +1,5 @@
 """A run that is stopped, at any moment and in any way, ends where the undisturbed run ends."""
 
-import json
 import os
 import signal
 import time
@@ -10,38 +9,13 @@ import pytest
 import torch
 from support.processes import verb
 from support.restless import Restless
-from support.runs import RUNS, assert_same, finish, state_of, tiny
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from support.runs import RUNS, assert_same, curves, finish, state_of, stop_after, tiny
 
 from nas import checkpoint
 from nas.errors import CheckpointError
 from nas.settings import CustomSettings, TrainRunSettings
 from nas.signals import Interrupted
 from nas.train import Run, fit
-
-TIMED = ("time/", "throughput/images_per_s")
-
-
-def curves(folder):
-    """(metrics.jsonl, TensorBoard's scalars) without what a clock has measured."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    lines = [{k: v for k, v in line.items() if not k.startswith(TIMED)} for line in lines]
-    board = EventAccumulator(str(folder))
-    board.Reload()
-    tags = [tag for tag in board.Tags()["scalars"] if not tag.startswith(TIMED)]
-    return lines, {tag: [(event.step, event.value) for event in board.Scalars(tag)] for tag in tags}
-
-
-def stop_after(run, steps):
-    """Let the loop be interrupted when ``steps`` steps are made, as SIGTERM does."""
-    advance = run.progress.advance
-
-    def hit(step, *rest):
-        advance(step, *rest)
-        if step == steps:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    run.progress.advance = hit
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -1,15 +1,16 @@
 """A subnetwork that is trained alone, from scratch and from inherited weights, and what it is compared with."""
 
+import copy
 import json
-import os
 import shutil
 import signal
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
-from support.runs import CHAIN, assert_same, finish, tiny
+from support.runs import CHAIN, assert_same, finish, stop_after, tiny
 
 from nas import checkpoint
 from nas.cost import PathFlops
@@ -18,8 +19,7 @@ from nas.errors import ArchitectureError, CheckpointError, SettingError
 from nas.settings import ChainSettings, FixedGateSettings, FolderSettings, TrainRunSettings
 from nas.signals import Interrupted
 from nas.space import build_space
-from nas.train import Run, calibrated, comparison, evaluate, load_trained, retrain
-from nas.train import retraining as retraining_module
+from nas.train import Run, calibrated, comparison, evaluate, fit, load_trained, retrain, retraining
 
 SETTINGS = replace(tiny(), architecture="2-0")
 NAMES = ["scratch", "inherited", "random"]
@@ -46,10 +46,16 @@ def settings(supernet):
 
 @pytest.fixture(scope="module")
 def whole(settings, tmp_path_factory):
-    """The folder of an undisturbed retraining, and what it found."""
-    folder = tmp_path_factory.mktemp("retrained") / "run"
-    with torch.random.fork_rng():
-        return folder, retrain(settings, folder)
+    """An undisturbed retraining: its folder, what it found, and the weights that each training began with."""
+    folder, begun = tmp_path_factory.mktemp("retrained") / "run", {}
+
+    def noting(run):
+        begun[run.folder.name] = copy.deepcopy(run.supernet.state_dict())
+        fit(run)
+
+    with torch.random.fork_rng(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retraining, "fit", noting)
+        return SimpleNamespace(folder=folder, result=retrain(settings, folder), begun=begun)
 
 
 def newest(folder):
@@ -60,42 +66,25 @@ def newest(folder):
 def test_scratch_is_the_run_with_a_fixed_gate(whole, settings, tmp_path):
     alone = replace(settings, architecture="", checkpoint="", gate=FixedGateSettings(architecture="2-0"))
     run = finish(replace(alone, evaluate=replace(alone.evaluate, recalibrate=False)), tmp_path)
-    assert_same(newest(whole[0] / "scratch"), newest(tmp_path))
-    assert whole[1].rows[0].test_accuracy == run.evaluate("test")[0].accuracy
+    assert_same(newest(whole.folder / "scratch"), newest(tmp_path))
+    assert whole.result.rows[0].test_accuracy == run.evaluate("test")[0].accuracy
 
 
 def test_inherited_begins_where_the_supernets_subnetwork_is(whole, settings, supernet):
     trained = load_trained(supernet)
-    val = trained.batches(trained.splits.val)
-    expected = evaluate(calibrated(trained, (2, 0)), [(2, 0)], val)[0].accuracy
-    assert whole[1].rows[1].initial_val_accuracy == expected
-    scratch, inherited = (newest(whole[0] / name)["model"] for name in NAMES[:2])
-    assert not torch.equal(scratch["head.weight"], inherited["head.weight"])
-
-
-def test_inherited_weights_are_the_subnetworks(settings, supernet, tmp_path, monkeypatch):
-    begun = {}
-
-    def stop(run):
-        begun[run.folder.name] = {name: value.clone() for name, value in run.supernet.state_dict().items()}
-        monkeypatch.setattr(run, "total_steps", 1)
-        run.steps_per_epoch = 1
-        fit(run)
-
-    fit = retraining_module.fit
-    monkeypatch.setattr(retraining_module, "fit", stop)
-    retrain(settings, tmp_path / "run")
-    source = calibrated(load_trained(supernet), (2, 0)).state_dict()
-    on_path = [name for name in source if "branches" not in name or name.startswith(("blocks.0.branches.2",))]
+    network, val = calibrated(trained, (2, 0)), trained.batches(trained.splits.val)
+    assert whole.result.rows[1].initial_val_accuracy == evaluate(network, [(2, 0)], val)[0].accuracy
+    source = network.state_dict()
+    on_path = [name for name in source if "branches" not in name or name.startswith("blocks.0.branches.2")]
     assert any("running_mean" in name for name in on_path)
-    assert all(torch.equal(begun["inherited"][name], source[name]) for name in on_path)
+    assert all(torch.equal(whole.begun["inherited"][name], source[name]) for name in on_path)
     fresh = build_space(CHAIN, 3, 16, 3).supernet(settings.seed).state_dict()
-    assert_same(begun["scratch"], fresh)
-    assert_same(begun["random"], fresh)
+    assert_same(whole.begun["scratch"], fresh)
+    assert_same(whole.begun["random"], fresh)
 
 
 def test_the_file_and_the_table_have_all_three(whole, settings):
-    folder, result = whole
+    folder, result = whole.folder, whole.result
     data = json.loads((folder / "retrain.json").read_text())
     assert [row["name"] for row in data["rows"]] == [row.name for row in result.rows] == NAMES
     assert [row.architecture for row in result.rows][:2] == ["2-0", "2-0"]
@@ -110,32 +99,17 @@ def test_the_file_and_the_table_have_all_three(whole, settings):
         assert settings["gate"] == {"name": "fixed", "architecture": row.architecture}
 
 
-def test_without_a_checkpoint_nothing_is_inherited(settings, tmp_path):
-    result = retrain(replace(settings, checkpoint=""), tmp_path / "run")
-    assert [row.name for row in result.rows] == ["scratch", "random"]
-    assert result.checkpoint == result.checkpoint_sha256 == ""
-
-
 @pytest.mark.parametrize(
     ("name", "stop"),
     [("scratch", 3), ("inherited", 14), *(pytest.param(*p, marks=pytest.mark.thorough) for p in MORE_STOPS)],
 )
 def test_a_stopped_retraining_ends_as_if_undisturbed(whole, settings, tmp_path, monkeypatch, name, stop):
-    fit = retraining_module.fit
-
     def stopping(run):
-        advance = run.progress.advance
-
-        def hit(step, *rest):
-            advance(step, *rest)
-            if step == stop:
-                os.kill(os.getpid(), signal.SIGINT)
-
         if run.folder.name == name:
-            run.progress.advance = hit
+            stop_after(run, stop, signal.SIGINT)
         fit(run)
 
-    monkeypatch.setattr(retraining_module, "fit", stopping)
+    monkeypatch.setattr(retraining, "fit", stopping)
     with pytest.raises(Interrupted):
         retrain(settings, tmp_path / "run")
     monkeypatch.undo()
@@ -143,25 +117,25 @@ def test_a_stopped_retraining_ends_as_if_undisturbed(whole, settings, tmp_path, 
     said = []
     result = retrain(settings, tmp_path / "run", say=said.append)
     assert [f"going on at step {stop} of 22" in line for line in said].index(True) == NAMES.index(name)
-    assert result == whole[1]
+    assert result == whole.result
     for part in NAMES:
-        assert_same(newest(tmp_path / "run" / part), newest(whole[0] / part))
-        stopped, undisturbed = (place / part / "metrics.jsonl" for place in (tmp_path / "run", whole[0]))
+        assert_same(newest(tmp_path / "run" / part), newest(whole.folder / part))
+        stopped, undisturbed = (place / part / "metrics.jsonl" for place in (tmp_path / "run", whole.folder))
         assert stopped.read_text().count("\n") == undisturbed.read_text().count("\n")
 
 
 def test_a_finished_retraining_only_reports_again(whole, settings):
-    before = (whole[0] / "retrain.json").read_bytes()
-    assert retrain(settings, whole[0]) == whole[1]
-    assert (whole[0] / "retrain.json").read_bytes() == before
+    before = (whole.folder / "retrain.json").read_bytes()
+    assert retrain(settings, whole.folder) == whole.result
+    assert (whole.folder / "retrain.json").read_bytes() == before
 
 
 def test_another_architecture_or_other_weights_are_refused(whole, settings, tmp_path):
     with pytest.raises(CheckpointError, match=r"gate\.architecture: 2-0 -> 1-1.*another run=NAME"):
-        retrain(replace(settings, architecture="1-1"), whole[0])
+        retrain(replace(settings, architecture="1-1"), whole.folder)
     other = finish(quiet(tiny(epochs=1)), tmp_path)
     with pytest.raises(CheckpointError, match=r"initial weights: [0-9a-f]{64} -> [0-9a-f]{64}"):
-        retrain(replace(settings, checkpoint=str(other.folder)), whole[0])
+        retrain(replace(settings, checkpoint=str(other.folder)), whole.folder)
 
 
 def test_what_does_not_fit_is_refused_and_leaves_nothing(settings, tmp_path):
@@ -275,9 +249,11 @@ def test_where_none_has_the_same_flops_the_nearest_is_taken():
     assert match((0, 0, 0, 0), 0) is None
 
 
-def test_a_space_without_another_architecture_says_so(settings, tmp_path):
-    space = replace(CHAIN, candidates=["conv1"])
-    result = retrain(replace(settings, space=space, architecture="0-0", checkpoint=""), tmp_path / "run")
+def test_what_cannot_be_compared_is_left_out(settings, tmp_path):
+    """Nothing is inherited without a checkpoint; a space of one architecture has no other, and the table says so."""
+    alone = replace(settings, checkpoint="", architecture="0-0")
+    assert [row.name for row in retrain(alone, tmp_path / "alone").rows] == ["scratch", "random"]
+    result = retrain(replace(alone, space=replace(CHAIN, candidates=["conv1"])), tmp_path / "run")
     assert [row.name for row in result.rows] == ["scratch"]
-    assert result.flops_apart is None
+    assert (result.flops_apart, result.checkpoint, result.checkpoint_sha256) == (None, "", "")
     assert "no other architecture" in comparison(result).caption
