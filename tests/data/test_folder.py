@@ -2,7 +2,6 @@
 
 import io
 import os
-import re
 import zipfile
 from pathlib import Path
 
@@ -10,11 +9,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
-from support.archives import FILES, SIDE, as_folder, as_zip, assert_same_sets, encoded, of
+from support.archives import FILES, SIDE, as_folder, as_zip, assert_same_sets, encoded, of, refused
 
 from nas.data import load_splits
 from nas.data.folder import load_folder
-from nas.errors import DataError
 
 
 def pixels(image: Image.Image) -> torch.Tensor:
@@ -116,17 +114,12 @@ def test_a_bad_tree_is_one_line_with_the_remedy(tmp_path):
     for make in (as_folder, as_zip):
         for number, (files, message) in enumerate(WRONG):
             root = make(tmp_path / f"{make.__name__}{number}", files)
-            with pytest.raises(DataError, match=re.escape(f"data.root={root}") + ".*" + message) as caught:
-                load_folder(of(root))
-            assert "\n" not in str(caught.value)
-    assert not list(tmp_path.glob("cache/*"))
+            refused(root, message)
 
 
 def test_a_root_that_cannot_be_read_is_named(tmp_path):
     for root in (tmp_path / "gone", Path("a\0b")):
-        with pytest.raises(DataError, match=r"data\.root=.*: does not exist; name a folder or a zip"):
-            load_folder(of(root))
+        refused(root, "does not exist; name a folder or a zip")
     root = as_folder(tmp_path / "pets")
     (root / "train" / "a" / "9.png").symlink_to(tmp_path / "gone")
-    with pytest.raises(DataError, match=r"cannot be read .*9\.png"):
-        load_folder(of(root))
+    refused(root, r"cannot be read .*9\.png")

@@ -3,12 +3,12 @@
 import zipfile
 
 import pytest
-from support.archives import as_zip, assert_same_sets, of
+from support.archives import as_zip, assert_same_sets, of, refused
 from support.injection import full_disk, killed, operations, stages
 
 from nas.data import cache
 from nas.data.folder import load_folder
-from nas.errors import DataError, NasWarning
+from nas.errors import NasWarning
 
 
 @pytest.fixture
@@ -21,10 +21,8 @@ def test_an_archive_cut_short_is_one_line(source, tmp_path):
     data = (tmp_path / "set.zip").read_bytes()
     for content in [b"no zip", *(data[:size] for size in (*range(0, len(data), 61), len(data) - 1))]:
         (tmp_path / "set.zip").write_bytes(content)
-        rule = r"data\.root=.*set\.zip: is neither a folder nor a zip that can be read.*make the zip again"
-        with pytest.raises(DataError, match=rule):
-            load_folder(source)
-    assert not list((tmp_path / "cache").glob("*"))
+        rule = r"set\.zip: is neither a folder nor a zip that can be read.*make the zip again"
+        refused(tmp_path / "set.zip", rule)
 
 
 def test_a_flipped_bit_in_an_archive_is_one_line(source, tmp_path):
@@ -33,8 +31,7 @@ def test_a_flipped_bit_in_an_archive_is_one_line(source, tmp_path):
     data = bytearray((tmp_path / "set.zip").read_bytes())
     data[first.header_offset + 30 + len(first.filename) + first.compress_size // 2] ^= 4
     (tmp_path / "set.zip").write_bytes(data)
-    with pytest.raises(DataError, match=rf"{first.filename}: is no readable image \(Bad CRC-32"):
-        load_folder(source)
+    refused(tmp_path / "set.zip", rf"{first.filename}: is no readable image \(Bad CRC-32")
 
 
 def test_a_cache_of_an_older_format_is_not_found(source, tmp_path, monkeypatch):

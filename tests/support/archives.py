@@ -6,9 +6,12 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
+from nas.data.folder import load_folder
+from nas.errors import DataError
 from nas.settings import FolderSettings
 
 SIDE = 8
@@ -48,6 +51,15 @@ def as_zip(path: Path, files: dict[str, bytes] = FILES, compression: int = zipfi
 def of(root: Path, **more) -> FolderSettings:
     """The settings of such a data set, with a cache beside it."""
     return FolderSettings(**{"root": str(root), "cache": str(root.parent / "cache"), "image_size": SIDE, **more})
+
+
+def refused(root: Path, rule: str) -> None:
+    """Loading ``root`` is refused in one line that names it and matches ``rule``, and leaves no cache."""
+    with pytest.raises(DataError, match=rule) as caught:
+        load_folder(of(root))
+    assert str(caught.value).startswith(f"data.root={root}")
+    assert "\n" not in str(caught.value)
+    assert not (root.parent / "cache").exists()
 
 
 def assert_same_sets(found, expected, what: str = "") -> None:

@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.archives import SIDE, as_folder, as_zip, assert_same_sets, encoded, of
+from support.archives import SIDE, as_folder, as_zip, assert_same_sets, encoded, of, refused
 
 from nas.data import archive
 from nas.data.cache import TENSORS
 from nas.data.folder import load_folder
-from nas.errors import DataError
 from nas.sealed import seal, unseal
 
 
@@ -36,27 +35,20 @@ TWICE = ["train/a/0.png", "train/./a//0.png"]
 LINKS = [0o120777 << 16, 0o010644 << 16, 0o060644 << 16]  # a link, a pipe, a device
 
 
-def refused(path):
-    with pytest.raises(DataError) as caught:
-        load_folder(of(path))
-    assert not (path.parent / "cache").exists()
-    assert str(caught.value).startswith(f"data.root={path}"), "one line that names the file"
-    return str(caught.value)
-
-
 def test_an_entry_that_leads_elsewhere_is_refused_undecoded(tmp_path, monkeypatch):
     monkeypatch.setattr("nas.data.folder.decode_image", lambda *_: pytest.fail("decodes"))
     for names, rule in ((OUTSIDE, "leads out of the folder; paths of a zip"), (TWICE, "occurs twice, and nothing")):
         for name in names:
-            assert f": {name}: {rule}" in refused(packed(tmp_path / "a.zip", [(name, b"?")])), name
+            refused(packed(tmp_path / "a.zip", [(name, b"?")]), re.escape(f": {name}: {rule}"))
     for attributes in LINKS:
         path = packed(tmp_path / "a.zip", [(entry("train/a/9.png", attributes), "/etc/passwd")])
-        assert "train/a/9.png: is a link or a device, not a file; make" in refused(path), oct(attributes)
+        refused(path, r"train/a/9\.png: is a link or a device, not a file; make")
 
 
-def test_folders_and_plain_modes_in_a_zip_are_fine(tmp_path):
+def test_folders_plain_modes_and_large_texts_are_fine(tmp_path):
     extra = [(entry("train/a/", 0o040755 << 16), b""), (entry("train/a/9.png", 0o100644 << 16), encoded(9))]
-    assert len(load_folder(of(packed(tmp_path / "a.zip", extra)))[0]) == 9
+    extra.append(("notes.txt", bytes(4 << 20)))
+    assert len(load_folder(of(packed(tmp_path / "a.zip", extra, zipfile.ZIP_DEFLATED)))[0]) == 9
 
 
 def test_an_encrypted_entry_is_refused(tmp_path):
@@ -64,8 +56,7 @@ def test_an_encrypted_entry_is_refused(tmp_path):
     data = bytearray(path.read_bytes())
     data[data.index(b"PK\x01\x02") + 8] |= 1
     path.write_bytes(data)
-    assert "train/b/0.png: is no readable image" in (line := refused(path))
-    assert "encrypted" in line
+    refused(path, r"train/b/0\.png: is no readable image .*encrypted")
 
 
 def test_a_size_that_no_image_has_is_refused_unread(tmp_path, monkeypatch):
@@ -73,22 +64,13 @@ def test_a_size_that_no_image_has_is_refused_unread(tmp_path, monkeypatch):
     assert archive.RATIO * len(bomb) < (4 << 20)
     path = packed(tmp_path / "a.zip", [("train/a/9.png", bytes(4 << 20))], zipfile.ZIP_DEFLATED)
     monkeypatch.setattr(archive.Archive, "read", lambda *_: pytest.fail("reads"))
-    with pytest.raises(DataError, match=r"train/a/9\.png: claims that [\d,]+ bytes become 4,194,304, as those of no"):
-        load_folder(of(path))
+    refused(path, r"train/a/9\.png: claims that [\d,]+ bytes become 4,194,304, as those of no")
     monkeypatch.setattr(archive, "LARGEST", 1 << 20)
-    with pytest.raises(DataError, match=r"claims to have 4,194,304 bytes, and an image has at most 1,048,576"):
-        load_folder(of(path))
+    refused(path, r"claims to have 4,194,304 bytes, and an image has at most 1,048,576")
     path = packed(tmp_path / "b.zip", [("train/a/9.png", b"?")], zipfile.ZIP_BZIP2)
-    with pytest.raises(DataError, match="is compressed in another way than by deflate"):
-        load_folder(of(path))
+    refused(path, "is compressed in another way than by deflate")
     monkeypatch.setattr(archive, "MOST", 3)
-    with pytest.raises(DataError, match="there are more than 3"):
-        load_folder(of(packed(tmp_path / "c.zip")))
-
-
-def test_what_is_no_image_may_be_of_any_size(tmp_path):
-    path = packed(tmp_path / "a.zip", [("notes.txt", bytes(4 << 20))], zipfile.ZIP_DEFLATED)
-    assert len(load_folder(of(path))[0]) == 8
+    refused(packed(tmp_path / "c.zip"), "there are more than 3")
 
 
 def test_an_entry_gives_no_more_than_it_says(tmp_path):
@@ -103,8 +85,7 @@ def test_an_entry_gives_no_more_than_it_says(tmp_path):
         opened.read("train/a/9.png")
     assert tracemalloc.get_traced_memory()[1] < 1_000_000
     tracemalloc.stop()
-    with pytest.raises(DataError, match=r"train/a/9\.png: is no readable image"):
-        load_folder(of(path))
+    refused(path, r"train/a/9\.png: is no readable image")
 
 
 def test_entries_that_share_their_bytes_are_refused(tmp_path):
@@ -115,8 +96,7 @@ def test_entries_that_share_their_bytes_are_refused(tmp_path):
     at = data.rindex(b"PK\x01\x02", 0, data.rindex(second.filename.encode()))
     place = at + 42  # of the header's offset
     path.write_bytes(data[:place] + struct.pack("<L", first.header_offset + 5) + data[place + 4 :])
-    with pytest.raises(DataError, match=r"overlaps another entry|[Oo]verlap"):
-        load_folder(of(path))
+    refused(path, r"overlaps another entry|[Oo]verlap")
 
 
 # ---------------------------------------------------------------------------------------------------------- images
@@ -137,8 +117,8 @@ def png_header(width, height):
 def test_an_image_without_bound_is_refused_by_its_header(tmp_path, monkeypatch):
     monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("decodes"))
     for width, height in ((9000, 9000), (60_000, 60_000), (1, 1 << 30), (1 << 31, 1 << 31)):
-        line = refused(packed(tmp_path / "a.zip", [("train/0/9.png", png_header(width, height))]))
-        assert re.search(r"9\.png: is no readable image \(.*(pixels|bomb|identify|exceeds)", line), (width, height)
+        path = packed(tmp_path / "a.zip", [("train/0/9.png", png_header(width, height))])
+        refused(path, r"9\.png: is no readable image \(.*(pixels|bomb|identify|exceeds)")
 
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
@@ -148,8 +128,7 @@ def test_postscript_named_png_starts_no_program(tmp_path, monkeypatch):
     monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("starts a program"))
     monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("starts a program"))
     path = packed(tmp_path / "a.zip", [("train/a/9.png", POSTSCRIPT)])
-    with pytest.raises(DataError, match=r"train/a/9\.png: is no readable image"):
-        load_folder(of(path))
+    refused(path, r"train/a/9\.png: is no readable image")
 
 
 def test_each_format_is_read_and_of_many_frames_the_first(tmp_path):
@@ -177,14 +156,12 @@ def test_a_link_in_a_circle_is_refused_and_others_are_followed(folder):
     more = folder / "train" / "a" / "more"
     for target in (".", "..", "../.."):
         more.symlink_to(target, target_is_directory=True)
-        with pytest.raises(DataError, match=circle):
-            load_folder(of(folder))
+        refused(folder, circle)
         more.unlink()
     more.symlink_to("../b", target_is_directory=True)
     assert len(load_folder(of(folder))[0]) == 12
     (folder / "train" / "b" / "back").symlink_to("../a", target_is_directory=True)
-    with pytest.raises(DataError, match=circle):
-        load_folder(of(folder))
+    refused(folder, circle)
 
 
 def test_links_that_multiply_are_counted(folder, monkeypatch):
@@ -194,24 +171,20 @@ def test_links_that_multiply_are_counted(folder, monkeypatch):
             (folder / f"l{level}" / name).symlink_to(f"../l{level + 1}", target_is_directory=True)
         (folder / f"l{level}" / "f").touch()
     monkeypatch.setattr("nas.data.untrusted.MOST", 1000)
-    with pytest.raises(DataError, match="has more than 1,000 files"):
-        load_folder(of(folder))
+    refused(folder, "has more than 1,000 files")
 
 
 def test_a_pipe_is_not_waited_for(folder, tmp_path):
     os.mkfifo(folder / "train" / "a" / "9.png")
-    with pytest.raises(DataError, match=r"train/a/9\.png: is no file"):
-        load_folder(of(folder))
+    refused(folder, r"train/a/9\.png: is no file")
     os.mkfifo(tmp_path / "pipe.zip")
-    with pytest.raises(DataError, match="is neither a folder nor a file"):
-        load_folder(of(tmp_path / "pipe.zip"))
+    refused(tmp_path / "pipe.zip", "is neither a folder nor a file")
 
 
 def test_a_file_larger_than_images_is_not_read(folder):
     with (folder / "train" / "a" / "9.png").open("wb") as file:
         file.truncate(archive.LARGEST + 1)
-    with pytest.raises(DataError, match=r"9\.png: has 67,108,865 bytes, and an image has at most 67,108,864"):
-        load_folder(of(folder))
+    refused(folder, r"9\.png: has 67,108,865 bytes, and an image has at most 67,108,864")
 
 
 # -------------------------------------------------------------------------------------------------------------- cache
