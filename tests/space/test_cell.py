@@ -57,56 +57,46 @@ def batch(seed=0):
 # ------------------------------------------------------------------------------------------------- the network
 
 
+def relu_conv_bn(before, after, kernel, stride=1):
+    conv = nn.Conv2d(before, after, kernel, stride, {1: 0, 3: 1}[kernel], bias=False)
+    return nn.Sequential(nn.ReLU(), conv, nn.BatchNorm2d(after, affine=True, track_running_stats=True))
+
+
 class PublishedNet(nn.Module):
     """The benchmark's stand-alone network written out edge by edge, for one string."""
 
     def __init__(self, text, width, cells, classes):
         super().__init__()
-        self.text = text
+        self.nodes = [[part.split("~") for part in node.strip("|").split("|")] for node in text.split("+")]
         self.stem = nn.Sequential(nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width))
         self.cells = nn.ModuleList()
         for stage in (1, 2, 4):
             if stage > 1:
                 self.cells.append(self.residual(width * stage // 2, width * stage))
-            for _ in range(cells):
-                self.cells.append(self.cell(width * stage))
+            self.cells.extend(self.cell(width * stage) for _ in range(cells))
         self.last = nn.Sequential(nn.BatchNorm2d(width * 4), nn.ReLU())
         self.head = nn.Linear(width * 4, classes)
 
     def cell(self, width):
-        edges = nn.ModuleDict()
-        for number, (name, _) in enumerate(entry for node in self.nodes() for entry in node):
-            if name.startswith("nor_conv"):
-                edges[str(number)] = self.relu_conv_bn(width, width, int(name[-1]), 1)
-        return nn.ModuleDict({"edges": edges})
+        names = [name for node in self.nodes for name, _ in node]
+        convs = {
+            str(i): relu_conv_bn(width, width, int(n[-1])) for i, n in enumerate(names) if n.startswith("nor_conv")
+        }
+        return nn.ModuleDict({"edges": nn.ModuleDict(convs)})
 
     def residual(self, before, after):
         shortcut = nn.Sequential(nn.AvgPool2d(2, 2, 0), nn.Conv2d(before, after, 1, 1, 0, bias=False))
-        a, b = self.relu_conv_bn(before, after, 3, 2), self.relu_conv_bn(after, after, 3, 1)
+        a, b = relu_conv_bn(before, after, 3, stride=2), relu_conv_bn(after, after, 3)
         return nn.ModuleDict({"conv_a": a, "conv_b": b, "shortcut": shortcut})
 
-    @staticmethod
-    def relu_conv_bn(before, after, kernel, stride):
-        conv = nn.Conv2d(before, after, kernel, stride, {1: 0, 3: 1}[kernel], bias=False)
-        return nn.Sequential(nn.ReLU(), conv, nn.BatchNorm2d(after, affine=True, track_running_stats=True))
-
-    def nodes(self):
-        return [[part.split("~") for part in node.strip("|").split("|")] for node in self.text.split("+")]
-
     def run_cell(self, cell, x):
+        simple = {"none": lambda x: x * 0.0, "skip_connect": lambda x: x, "avg_pool_3x3": average_of_what_is_there}
         values, number = [x], 0
-        for node in self.nodes():
+        for node in self.nodes:
             arriving = []
             for name, source in node:
-                value = values[int(source)]
-                if name == "none":
-                    arriving.append(value * 0.0)
-                elif name == "skip_connect":
-                    arriving.append(value)
-                elif name == "avg_pool_3x3":
-                    arriving.append(average_of_what_is_there(value))
-                else:
-                    arriving.append(cell["edges"][str(number)](value))
+                operation = simple[name] if name in simple else cell["edges"][str(number)]
+                arriving.append(operation(values[int(source)]))
                 number += 1
             values.append(sum(arriving))
         return values[-1]

@@ -28,9 +28,16 @@ CASES = {
     "cell, edges that lead nowhere": (CellSettings(cells=1, width=4), (3, 2, 0, 1, 0, 0)),
 }
 OPTIMIZERS = {
-    "sgd": SGDSettings(lr=0.05, weight_decay=0.01),
-    "adamw": AdamWSettings(lr=0.01, weight_decay=0.1),
+    "sgd": (
+        SGDSettings(lr=0.05, momentum=0.9, weight_decay=0.01),
+        lambda parameters: torch.optim.SGD(parameters, 0.05, 0.9, weight_decay=0.01, fused=True),
+    ),
+    "adamw": (
+        AdamWSettings(lr=0.01, weight_decay=0.1),
+        lambda parameters: torch.optim.AdamW(parameters, 0.01, weight_decay=0.1, fused=True),
+    ),
 }
+"""Our settings, and torch's own optimizer with the same ones."""
 
 
 def case(name):
@@ -92,25 +99,16 @@ def moments(optimizer, module):
     return found
 
 
-def stock_optimizer(name, subnet):
-    """Torch's own, with the settings of that name."""
-    settings = OPTIMIZERS[name]
-    options = {"weight_decay": settings.weight_decay, "fused": True}
-    if name == "sgd":
-        return torch.optim.SGD(subnet.parameters(), settings.lr, settings.momentum, **options)
-    return torch.optim.AdamW(subnet.parameters(), settings.lr, **options)
-
-
 @pytest.mark.parametrize("optimizer_name", OPTIMIZERS)
 @pytest.mark.parametrize("name", CASES)
 def test_a_subnets_training_step_equals_the_supernets(name, optimizer_name):
     """Outputs, gradients, moments and BatchNorm statistics over several steps, all bits; torch's own optimizer, too."""
-    settings = OPTIMIZERS[optimizer_name]
+    settings, make_stock = OPTIMIZERS[optimizer_name]
     for clip_norm, stock in ((0.0, False), (0.05, False), (0.0, True)):
         supernet, architecture = case(name)
         subnet = extract(supernet, architecture)
         gated = GatedOptimizer(supernet, settings, clip_norm)
-        own = stock_optimizer(optimizer_name, subnet) if stock else GatedOptimizer(subnet, settings, clip_norm)
+        own = make_stock(subnet.parameters()) if stock else GatedOptimizer(subnet, settings, clip_norm)
         gradients = {}
         for key, parameter in supernet.named_parameters():
             parameter.register_post_accumulate_grad_hook(

@@ -31,11 +31,9 @@ def settings_of(name):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """The last checkpoint of each kind of run."""
-    folders = {name: tmp_path_factory.mktemp(name) for name in RUNS}
-    for name, folder in folders.items():
-        finish(settings_of(name), folder)
-    return {name: saved(folder)[0] for name, folder in folders.items()}
+    """The last checkpoint of runs of several kinds."""
+    names = ("two_branch-uniform-sgd", NAME, "chain-learned")
+    return {name: saved(finish(settings_of(name), tmp_path_factory.mktemp(name)).folder)[0] for name in names}
 
 
 @pytest.fixture
@@ -189,16 +187,6 @@ def test_a_run_does_not_go_on_from_parts_of_another(forged, tmp_path):
         with pytest.raises(CheckpointError, match=rf"run=.*: its checkpoint does not fit the network \(.*{words}"):
             Run(settings_of(name), tmp_path)
         assert not (tmp_path / "metrics.jsonl").exists(), words
-
-
-def test_a_run_goes_on_from_its_own(made, forged, tmp_path):
-    for name, path in made.items():
-        forged(lambda state: None, name)
-        with pytest.warns(match="curves will have a gap"):
-            run = Run(settings_of(name), tmp_path)
-        run.tracker.writer.close()
-        assert run.step == 11
-        assert all(torch.equal(value, load(path)["model"][key]) for key, value in run.supernet.state_dict().items())
 
 
 def test_a_network_that_the_file_does_not_bear_out_is_refused(forged):
