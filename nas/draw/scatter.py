@@ -67,7 +67,7 @@ def _draw_panel(axes: Axes, panel: Panel, y: Tensor, error: Tensor | None, top: 
     from matplotlib.ticker import EngFormatter, MaxNLocator
     from scipy import stats
 
-    x, crowded = finite_mean(panel.values), False
+    x = finite_mean(panel.values)
     if crowded := is_squashed(x):
         x = torch.from_numpy(stats.rankdata(x.numpy()))
     style(axes, "by rank, since the values crowd" if crowded else "predicted")

@@ -8,7 +8,7 @@ from nas.console import ProgressBar, new_console
 from nas.track.tracker import Tracker
 
 
-class Progress:
+class Progress(ProgressBar):
     """A bar with images/s and time left on a terminal, and a line an evaluation everywhere.
 
     Args:
@@ -22,23 +22,15 @@ class Progress:
     def __init__(
         self, total_steps: int, steps_per_epoch: int, step: int, shown: bool, console: Console | None = None
     ) -> None:
+        super().__init__("training", total_steps, step, shown, console or new_console(quiet=not shown))
         self.total_steps, self.steps_per_epoch = total_steps, steps_per_epoch
-        self.console = console or new_console(quiet=not shown)
-        self._bar = ProgressBar("training", total_steps, step, shown, self.console)
         self._loss: float | None = None  # of the last step of this process
-
-    def __enter__(self) -> Progress:
-        self._bar.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.__exit__(None, None, None)
 
     def advance(self, step: int, loss: float, tracker: Tracker) -> None:
         """Note that ``step`` steps have been made."""
         self._loss = loss
-        if self._bar.is_due(step):
-            self._bar.update(step, f"loss {loss:.3f}  {tracker.images_per_s():,.0f} images/s")
+        if self.is_due(step):
+            self.update(step, f"loss {loss:.3f}  {tracker.images_per_s():,.0f} images/s")
 
     def epoch(self, step: int, mean: float, best: float, tracker: Tracker) -> None:
         """Print a line for an evaluation: mean and best accuracy of the evaluated subnetworks, 0 to 1."""
