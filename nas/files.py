@@ -34,7 +34,7 @@ _PART = 1 << 20
 def write_whole(path: Path, content: bytes | memoryview | str) -> None:
     """Write a file that is there whole or not at all: beside its place, synced, renamed.
 
-    Whoever is killed in between leaves what was there before, and one unfinished file that the next one overwrites.
+    A kill meanwhile leaves what was there before, and an unfinished file that the next write replaces.
 
     Raises:
         OSError: the disk is full or cannot be written; what was there before is intact, and nothing unfinished is left.
@@ -64,7 +64,7 @@ def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]],
 
 
 def write_all(file: IO[bytes], content: bytes | memoryview | str) -> None:
-    """Write everything to an unbuffered file. What only almost fits on a disk would else be cut off without a word.
+    """Write everything to an unbuffered file; a plain ``file.write`` is cut off silently where the disk is full.
 
     Raises:
         OSError: it could not; it names the file.

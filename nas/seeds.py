@@ -33,7 +33,8 @@ def seed_layers(device: torch.device, seed: int, *place: str | int) -> None:
     derived = derive(seed, "global", *place)
     torch.default_generator.manual_seed(derived)  # torch.manual_seed takes thirty times as long
     if device.type == "cuda":
-        torch.cuda.manual_seed(derived)
+        with torch.cuda.device(device):  # manual_seed seeds the current device
+            torch.cuda.manual_seed(derived)
 
 
 @contextmanager

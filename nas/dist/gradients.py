@@ -79,7 +79,8 @@ class GradientExchange(NoExchange):
         same = self.settings.paths == "same"
         if step % self.settings.check_every == 0:
             work = (step, tuple(paths), places if same else None)
-            rule, remedy = "runs another architecture, or other parameters of it,", "see that all run the same code"
+            rule = "runs a different architecture, or uses different parameters,"
+            remedy = "see that all run the same code"
             self.world.assert_equal_across_ranks(work, "architecture", tuple(paths), rule, remedy)
         if same:
             used = [self.optimizer.parameters[place] for place in places]

@@ -236,7 +236,7 @@ def failing(world, what):
 
 def test_ranks_that_differ_or_diverge_stop_all(tmp_path):
     """What they do at the next comparison, a loss at once; no weight has moved."""
-    differs = "rank 1 runs another architecture, or other parameters of it, than rank 0; "
+    differs = "rank 1 runs a different architecture, or uses different parameters, than rank 0; "
     for what, words in (("path", differs), ("parameters", differs), ("loss", "the loss is nan at step 2 on path")):
         for step, message, unchanged, dropped in together(2, failing, tmp_path, what):
             assert (step, unchanged) == (2, True), what
