@@ -123,9 +123,9 @@ def load(folder: Path, text: str | None, image: int, factory: str = "") -> Subje
     """The subnetwork named ``text`` of the run in ``folder``, on an image of the test split."""
     from torch import nn
 
+    from nas.checkpoint import calibrated, load_trained, plain_network
     from nas.data import ordered
     from nas.errors import DataError
-    from nas.train import calibrated, load_trained, plain_network
 
     trained = load_trained(folder, factory=factory)
     splits, space = trained.splits, trained.space

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from nas.checkpoint import Trained
 from nas.data import Batch, Batches
 from nas.errors import DivergedError, SettingError, require
 from nas.nn import indices_of
@@ -18,7 +19,7 @@ from nas.search.prefix import PrefixWalk
 from nas.seeds import derive
 from nas.settings import SGDSettings, TrainSettings
 from nas.space import Architecture, Chained, SearchSpace
-from nas.train import EvalResult, GatedOptimizer, Loss, Trained, TrainStep, evaluate, learning_rate
+from nas.train import EvalResult, GatedOptimizer, Loss, TrainStep, evaluate, learning_rate
 from nas.train.evaluation import result_of
 
 

@@ -1,6 +1,5 @@
-"""Training a supernet: the loop, its step, evaluation and checkpoints."""
+"""Training a supernet: the loop, its step, evaluation and what comes of a run."""
 
-from nas.checkpoint import Initial, Trained, calibrated, load_trained, plain_network
 from nas.train.evaluation import EvalResult, architectures_to_evaluate, evaluate
 from nas.train.gate_trainer import GateTrainer
 from nas.train.loop import fit
@@ -17,24 +16,19 @@ __all__ = [
     "EvalResult",
     "GateTrainer",
     "GatedOptimizer",
-    "Initial",
     "Loss",
     "Report",
     "Retraining",
     "Run",
     "StepResult",
     "TrainStep",
-    "Trained",
     "architectures_to_evaluate",
     "best_of_run",
-    "calibrated",
     "comparison",
     "evaluate",
     "fit",
     "learning_rate",
-    "load_trained",
     "make_report",
-    "plain_network",
     "retrain",
     "tables",
     "train_from_scratch",

@@ -7,7 +7,7 @@ import torch
 from support.exports import KINDS
 from support.runs import finish, tiny
 
-from nas.train import Trained, load_trained
+from nas.checkpoint import Trained, load_trained
 
 
 @pytest.fixture(scope="session")

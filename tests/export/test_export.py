@@ -16,6 +16,7 @@ import torch
 from support.exports import KINDS, of
 
 import nas
+from nas.checkpoint import calibrated
 from nas.cost import count_flops
 from nas.errors import ArchitectureError
 from nas.export import ExportError, export, load, tables, write
@@ -23,7 +24,7 @@ from nas.export.compare import Reference
 from nas.export.formats import PACKAGES
 from nas.nn import GatedBlock
 from nas.settings import CustomSettings
-from nas.train import calibrated, evaluate
+from nas.train import evaluate
 
 HAS_ONNX = all(find_spec(name) for name in PACKAGES)
 PROGRAMS = ("chain, several open", "chain, concat", "cell", "custom")

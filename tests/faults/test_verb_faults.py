@@ -20,6 +20,7 @@ from support.processes import FORK, Started, verb
 from support.runs import CHAIN, assert_same, finish, tiny
 
 import nas.export.write as export_module
+from nas.checkpoint import load_trained
 from nas.errors import CheckpointError, NasError
 from nas.export import export
 from nas.export.load import load
@@ -29,7 +30,6 @@ from nas.rank.report import write_report
 from nas.score.run import ScoreRun
 from nas.settings import ChainSettings, RankRunSettings, RankSettings, ScoreSettings, SyntheticSettings
 from nas.space import build_space
-from nas.train import load_trained
 
 SCORES = ScoreSettings(
     space=ChainSettings(widths=[4], depths=[2], strides=[1], candidates=["skip", "conv1", "conv3"]),

@@ -9,11 +9,12 @@ import torch
 from support.chains import custom, images, lively
 from support.runs import assert_same, finish, tiny
 
+from nas.checkpoint import load_trained
 from nas.data import Batches
 from nas.errors import DivergedError, SettingError
 from nas.search import Evaluator, Finetune
 from nas.settings import AdamWSettings, SGDSettings
-from nas.train import evaluate, load_trained
+from nas.train import evaluate
 
 BATCHES, CALIBRATION = images(12, 8, seed=0), images(14, 7, seed=1)
 TRAINING = images(24, 6, seed=2)

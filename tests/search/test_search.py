@@ -15,6 +15,7 @@ from rich.console import Console
 from support.runs import finish, tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from nas.checkpoint import load_trained
 from nas.cost import PathFlops
 from nas.errors import CheckpointError, ScoreError, SettingError, SpaceError
 from nas.search import Evaluator, Search, SearchTarget, read_result, search, summarize, summary
@@ -32,7 +33,6 @@ from nas.settings import (
     SyntheticSettings,
 )
 from nas.signals import Interrupted
-from nas.train import load_trained
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,14 @@ from PIL import Image
 from support.runs import CHAIN, assert_same, finish, stop_after, tiny
 
 from nas import checkpoint
+from nas.checkpoint import calibrated, load_trained
 from nas.cost import PathFlops
 from nas.cost.flops_match import TOLERANCE, flops_match
 from nas.errors import ArchitectureError, CheckpointError, SettingError
 from nas.settings import ChainSettings, FixedGateSettings, FolderSettings, TrainRunSettings
 from nas.signals import Interrupted
 from nas.space import build_space
-from nas.train import Run, calibrated, comparison, evaluate, fit, load_trained, retrain, retraining
+from nas.train import Run, comparison, evaluate, fit, retrain, retraining
 
 SETTINGS = replace(tiny(), architecture="2-0")
 NAMES = ["scratch", "inherited", "random"]

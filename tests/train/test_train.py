@@ -12,6 +12,7 @@ from torch import nn
 
 import nas.train.evaluation
 from nas import checkpoint
+from nas.checkpoint import calibrated, load_trained
 from nas.dist import choose_device
 from nas.errors import DivergedError, SettingError
 from nas.gate import FixedGate, UniformGate
@@ -23,11 +24,9 @@ from nas.train import (
     Run,
     TrainStep,
     architectures_to_evaluate,
-    calibrated,
     evaluate,
     fit,
     learning_rate,
-    load_trained,
     make_report,
     tables,
 )

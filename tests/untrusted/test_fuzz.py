@@ -25,6 +25,7 @@ from support.damage import TEXT, mutated, mutated_value
 from support.runs import RUNS, assert_same, finish, tiny
 
 from nas import checkpoint
+from nas.checkpoint import load_trained
 from nas.cli.entry import _HYDRAS
 from nas.config import conf_folder, explain, register, settings_from
 from nas.data.folder import load_folder
@@ -42,7 +43,7 @@ from nas.settings import (
     train_settings,
 )
 from nas.space import build_space
-from nas.train import Run, best_of_run, load_trained, make_report
+from nas.train import Run, best_of_run, make_report
 from nas.train.report import read_report
 
 SEED = os.environ.get("NAS_FUZZ_SEED") or str(random.SystemRandom().randrange(1 << 32))
