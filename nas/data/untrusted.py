@@ -54,24 +54,16 @@ def list_files(shown: str, root: Path) -> list[str]:
         OSError: a folder cannot be read.
     """
     names: list[str] = []
-    above = {str(root): {_identity(root)}}  # the folders on the way to a folder, itself included
-    for folder, below, files in os.walk(root, followlinks=True):
-        way = above.pop(folder)
-        for name in below:
-            here = _identity(place := os.path.join(folder, name))
-            if here in way:
-                where = f"{shown}: {Path(place).relative_to(root)}"
+    for number, (folder, below, files) in enumerate(os.walk(root, followlinks=True)):
+        way = (Path(folder), *Path(folder).parents)
+        for link in (path for name in below if (path := Path(folder, name)).is_symlink()):
+            if any(link.samefile(above) for above in way):
+                where = f"{shown}: {link.relative_to(root)}"
                 raise DataError("data.root", where, "is a link to a folder that it lies in", "remove this link")
-            above[place] = way | {here}
         names += [Path(folder, file).relative_to(root).as_posix() for file in files]
-        if len(names) > MOST or len(above) > MOST:
+        if len(names) > MOST or number > MOST:
             raise DataError("data.root", shown, f"has more than {MOST:,} files", "name a folder of images")
     return sorted(names)
-
-
-def _identity(folder: Path | str) -> tuple[int, int]:
-    found = os.stat(folder)
-    return found.st_dev, found.st_ino
 
 
 def check_files(shown: str, stamps: Iterable[tuple[str, os.stat_result]]) -> None:

@@ -4,8 +4,10 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 
 from nas.errors import SettingError, SpaceError
+from nas.nn import GatedSum
 from nas.settings import CustomSettings
 from nas.space import build_space, check_supernet
 
@@ -106,31 +108,24 @@ def test_a_users_own_error_is_not_hidden(module):
         custom(f"{module}:broken")
 
 
-CELLS = """
-from torch import nn
-from nas.nn import GatedSum
-
 class Cells(nn.Module):
+    """Three cells of two edges, each with a choice of its own, which all cells share."""
+
     def __init__(self):
         super().__init__()
-        self.cells = nn.ModuleList()
-        for _ in range(3):
-            for edge in ("first", "second"):
-                branches = [nn.Identity(), nn.Conv2d(3, 3, 3, padding=1)]
-                self.cells.append(GatedSum(branches, ["skip", "conv3"], slot=edge))
+        branches = lambda: [nn.Identity(), nn.Conv2d(3, 3, 3, padding=1)]  # noqa: E731
+        edges = ("first", "second") * 3
+        self.cells = nn.ModuleList(GatedSum(branches(), ["skip", "conv3"], slot=edge) for edge in edges)
         self.head = nn.Linear(3, 5)
 
     def forward(self, x, architecture):
         for number, cell in enumerate(self.cells):
             x = cell(x, architecture[number % 2])
         return self.head(x.mean(dim=(2, 3)))
-"""
 
 
-def test_blocks_naming_one_slot_share_it(tmp_path, monkeypatch):
-    (tmp_path / "net_of_cells.py").write_text(CELLS)
-    monkeypatch.syspath_prepend(tmp_path)
-    space = custom("net_of_cells:Cells")
+def test_blocks_naming_one_slot_share_it():
+    space = custom(f"{__name__}:Cells")
     assert [(slot.name, slot.choices) for slot in space.slots] == [
         ("first", ("skip", "conv3")),
         ("second", ("skip", "conv3")),
@@ -140,4 +135,4 @@ def test_blocks_naming_one_slot_share_it(tmp_path, monkeypatch):
     for architecture in space.enumerate():
         network = space.subnet(architecture, seed=2)
         assert torch.equal(network(x), supernet(x, architecture))
-        assert sum(isinstance(module, torch.nn.Conv2d) for module in network.modules()) == 3 * sum(architecture)
+        assert sum(isinstance(module, nn.Conv2d) for module in network.modules()) == 3 * sum(architecture)
