@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
 ALARM = getattr(signal, "SIGALRM", None)  # Windows has none
+
+
+def on_stop(handler: Callable[[int, FrameType | None], None]) -> None:
+    """Have SIGINT and SIGTERM call ``handler(number, frame)``."""
+    for number in STOPS:
+        signal.signal(number, handler)
 
 
 class Interrupted(Exception):

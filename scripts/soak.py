@@ -94,16 +94,13 @@ def soak(out: Path, kills: int, what: str, commands: int, seed: int) -> list[Soa
 
 def report(soaks: list[Soak]) -> int:
     """Print what happened; the exit status."""
-    from rich.console import Console
-    from rich.table import Table
+    from nas.console import ResultTable, new_console
 
-    table = Table(title="Kills at random moments", title_justify="left")
-    for name in ("what", "kills", "runs finished", "differences", "killed in"):
-        table.add_column(name, overflow="fold", justify="left" if name in ("what", "killed in") else "right")
+    table = ResultTable("Kills at random moments", ["what", "killed in"], ["kills", "runs finished", "differences"])
     for one in soaks:
         where = ", ".join(f"{phase} {one.phases[phase]}" for phase in (*PHASES, "anywhere") if one.phases[phase])
-        table.add_row(one.name, f"{one.kills}", f"{one.finished}", f"{len(one.differences)}", where)
-    Console(width=120).print(table)
+        table.add_row(one.name, where, f"{one.kills}", f"{one.finished}", f"{len(one.differences)}")
+    new_console().print(table)
     for one in soaks:
         for folder in one.differences:
             print(f"soak: {folder} is not what the undisturbed one is", file=sys.stderr)

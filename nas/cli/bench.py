@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.cli.entry import run_verb
+from nas.settings import BenchSettings
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
+    from rich.console import Console
 
 
-def job(config: DictConfig, folder: Path) -> dict[str, Any]:
+def job(settings: BenchSettings, folder: Path, out: Console) -> dict[str, Any]:
     """Run the suite, print its table and write it as JSON into ``folder``."""
-    from nas.config import settings_from
-    from nas.settings import BenchSettings
-
-    settings = settings_from(config, BenchSettings)
-
-    import torch
-
     from nas.bench.suites import measure, table
-    from nas.console import new_console
-    from nas.cost.allocator import keep_freed_memory
 
-    keep_freed_memory()
-    torch.set_num_threads(settings.threads)
-    out = new_console()
     with out.status("measuring") as status:
         result = measure(settings, lambda what: status.update(f"measuring {what}"))
     path = folder / f"{settings.suite}.json"
@@ -37,10 +27,7 @@ def job(config: DictConfig, folder: Path) -> dict[str, Any]:
     return {}
 
 
-def main() -> None:
-    """Entry point of the console command."""
-    run_verb("bench", job)
-
+main = partial(run_verb, "bench", BenchSettings, job)
 
 if __name__ == "__main__":
     main()

@@ -6,27 +6,38 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import is_dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from nas.cli.stops import on_stop
 from nas.cli.task import Failed, Task, end, end_closed_pipe, explain_system
+from nas.cli.torchrun import is_main, torchrun_command, world_size
+from nas.signals import Interrupted, on_stop
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
     from rich.console import Console
 
-    from nas.cli.task import Job
+    Job = Callable[[Any, Path, Console], dict[str, Any]]
 
 _HYDRAS = (ValueError, TypeError, ArithmeticError, AttributeError, LookupError, AssertionError, RecursionError)
 """What Hydra raises, besides errors of its own, on words that it did not expect: gate=[1] for example."""
 
 
-def run_verb(verb: str, job: Job) -> None:
-    """Run ``job(config, folder)`` for each config that the command line composes with ``conf/<verb>.yaml``.
+def run_verb(verb: str, schema: type, job: Job) -> None:
+    """Run ``job(settings, folder, out)`` for each config that the command line composes with ``conf/<verb>.yaml``.
 
     A user's error ends the process with status 1 and one line on standard error; SIGINT and SIGTERM end it with
     status 130 and 143. Folders that are then empty, because no run began in them, are removed.
     :class:`nas.cli.task.Task` carries out one run, :mod:`nas.cli.sweep` looks after several.
+
+    Args:
+        verb: ``train`` of ``nas-train``.
+        schema: the dataclass of its settings.
+        job: does the work in its folder, prints to its console, and returns the figures that a sweep's table shows.
     """
     on_stop(lambda number, _: sys.exit(128 + number))
 
@@ -38,7 +49,7 @@ def run_verb(verb: str, job: Job) -> None:
     from nas.cli.sweep import stop_sweep, summed_up
     from nas.config import conf_folder, explain, explain_flags, register
 
-    task = Task(verb, job)
+    task = Task(verb, partial(_carry_out, schema, job))
     on_stop(lambda number, _: stop_sweep(task, number))
     # Hydra prints exceptions in its own way unless it is told to let them through.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -49,7 +60,7 @@ def run_verb(verb: str, job: Job) -> None:
     try:
         with summed_up(task):
             hydra.main(version_base="1.3", config_path=conf_folder(), config_name=verb)(task)()
-    except Failed as error:  # where somebody has switched the sweep's table off
+    except Failed as error:  # where somebody has switched off nas.cli.sweep
         end(verb, str(error))
     except (HydraException, OmegaConfBaseException) as error:
         end(verb, explain(error, words))
@@ -63,25 +74,55 @@ def run_verb(verb: str, job: Job) -> None:
         end(verb, explain(error, words))
 
 
-def result_console(progress: bool, is_main: bool = True) -> Console:
-    """Where a verb prints what it found.
-
-    Args:
-        progress: whether the run shows its progress. Without it a run of a sweep prints nothing at all, because its
-            result stands in the sweep's table.
-        is_main: False for a process that leaves printing to another one.
-    """
+def _carry_out(schema: type, job: Job, config: DictConfig, folder: Path) -> dict[str, Any]:
+    """What all jobs have in common before the work begins: settings, threads, memory, a console."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from nas.console import new_console
+    from nas.config import settings_from
 
+    settings: Any = settings_from(config, schema)
+    groups = [settings, *filter(is_dataclass, vars(settings).values())]
+    said = {name: value for group in groups for name, value in vars(group).items() if name in ("threads", "progress")}
+
+    import torch
+
+    from nas.console import new_console
+    from nas.cost.allocator import keep_freed_memory
+
+    keep_freed_memory()
+    if said["threads"]:
+        torch.set_num_threads(said["threads"])
+    # Without progress a run of a sweep prints nothing at all, because its result stands in the sweep's table.
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-    return new_console(quiet=not is_main or (in_sweep and not progress))
+    return job(settings, folder, new_console(quiet=not is_main() or (in_sweep and not said.get("progress", True))))
+
+
+@contextmanager
+def stoppable(out: Console, run: str, reached: Callable[[], str]) -> Iterator[None]:
+    """End the process with one line when work is stopped, which has saved: how far it got, and how to go on."""
+    try:
+        yield
+    except Interrupted as stop:
+        end_stopped(out, run, stop, reached())
+
+
+def end_stopped(out: Console, run: str, stop: Interrupted, reached: str, where: str = "") -> NoReturn:
+    """End the process with one line: which signal stopped it, how far it got, and how to go on (from ``where``)."""
+    several = ", the same command" if world_size() > 1 else ""
+    out.print(f"{stop}{reached}; to go on{where}{several}: {same_command(run)}")
+    sys.exit(128 + stop.signal_number)
 
 
 def same_command(run: str) -> str:
     """The command line that this process was started with, for the run of that name; as it was without a name."""
+    if world_size() > 1:
+        return torchrun_command("nas.cli.train", sys.argv[1:])
     name = Path(sys.argv[0]).name
     words = [word for word in sys.argv[1:] if not word.startswith("run=")]
     return shlex.join([name if shutil.which(name) else sys.argv[0], *words, *([f"run={run}"] if run else [])])
+
+
+def tensorboard(folder: Path) -> str:
+    """The line that says how to look at the curves in a folder."""
+    return f"TensorBoard: tensorboard --logdir {shlex.quote(str(folder))}"

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.cli.entry import run_verb
+from nas.settings import ExportSettings
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
+    from rich.console import Console
 
 
-def job(config: DictConfig, folder: Path) -> dict[str, Any]:
+def job(settings: ExportSettings, folder: Path, out: Console) -> dict[str, Any]:
     """Write one subnetwork of a checkpoint into ``folder``; print what it is and how its files compare."""
-    from nas.config import settings_from
-    from nas.settings import ExportSettings
-
-    settings = settings_from(config, ExportSettings)
-
-    import torch
-
     from nas.checkpoint import load_trained
-    from nas.console import new_console
     from nas.export import export, find_source, ready, tables
 
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
     ready(folder, settings.onnx)
     source = find_source(settings.checkpoint, settings.search, settings.architecture)
-    out = new_console()
     trained = load_trained(source.checkpoint, out.is_terminal, settings.factory)
     architecture = trained.space.decode(source.architecture)
     with out.status("exporting"):
@@ -38,10 +29,7 @@ def job(config: DictConfig, folder: Path) -> dict[str, Any]:
     return {"architecture": source.architecture}
 
 
-def main() -> None:
-    """Entry point of the console command."""
-    run_verb("export", job)
-
+main = partial(run_verb, "export", ExportSettings, job)
 
 if __name__ == "__main__":
     main()

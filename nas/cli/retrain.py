@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.cli.entry import same_command
+from nas.cli.entry import stoppable, tensorboard
+from nas.cli.torchrun import world_size
+from nas.config import yaml_of
+from nas.errors import require
 from nas.files import only_one
 
 if TYPE_CHECKING:
@@ -17,23 +18,24 @@ if TYPE_CHECKING:
     from nas.settings import TrainRunSettings
 
 
-def retrain_job(settings: TrainRunSettings, folder: Path, text: str, out: Console) -> dict[str, Any]:
+def retrain_job(settings: TrainRunSettings, folder: Path, out: Console) -> dict[str, Any]:
     """Train, or go on training, in folders inside ``folder``; print what came out side by side."""
     from nas.export import find_source
-    from nas.signals import Interrupted
     from nas.train import comparison, retrain
 
+    rule = "trains its networks in one process"
+    require(world_size() == 1, "architecture", settings.architecture, rule, "leave torchrun out")
+    text = yaml_of(settings)
     if settings.search or settings.architecture == "best":
         source = find_source(settings.checkpoint, settings.search, settings.architecture, weights=False)
         settings = replace(settings, checkpoint=source.checkpoint, architecture=source.architecture, search="")
-    try:
-        with only_one(folder):
-            result = retrain(settings, folder, text, out.print if settings.track.progress else lambda line: None)
-    except Interrupted as stop:
-        out.print(f"{stop}, saved; to go on: {same_command(settings.run)}")
-        sys.exit(128 + stop.signal_number)
+    with only_one(folder), stoppable(out, settings.run, lambda: ", saved"):
+        result = retrain(settings, folder, text, out.print if settings.track.progress else lambda line: None)
     out.print(comparison(result))
-    out.print(f"run:         {folder}\nTensorBoard: tensorboard --logdir {shlex.quote(str(folder))}")
-    scratch = result.rows[0]
-    accuracies = {"val_accuracy": scratch.val_accuracy, "test_accuracy": scratch.test_accuracy}
-    return {"architecture": scratch.architecture, **accuracies}
+    out.print(f"run:         {folder}\n{tensorboard(folder)}")
+    return figures(result.rows[0])
+
+
+def figures(row: Any) -> dict[str, Any]:
+    """What a sweep's table shows of a network: its architecture and accuracies."""
+    return {name: getattr(row, name) for name in ("architecture", "val_accuracy", "test_accuracy")}

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import multiprocessing
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -31,10 +33,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nas.cli.entry import same_command
 from nas.cli.rows import FAILED, ROW, Planned, summarize
-from nas.cli.stops import block_ctrl_c, children, on_stop, unblock_ctrl_c
 from nas.cli.task import Failed, Task, end
 from nas.config import explain
 from nas.files import write_whole
+from nas.signals import on_stop
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -68,7 +70,7 @@ class Sweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Find the folders of all runs; end the process if two would share one, or one cannot be composed."""
-        verb = config.hydra.job.name.removeprefix("nas-")
+        verb = _verb(config)
         try:
             runs = _planned(config)
         except (HydraException, OmegaConfBaseException) as error:  # Hydra would make a warning of it
@@ -83,7 +85,7 @@ class Sweep(Callback):
             with suppress(OSError):  # its run will say so
                 Path(folder, FAILED).unlink(missing_ok=True)
         if PLAN.launcher == "submitit_local":
-            block_ctrl_c()
+            _block_ctrl_c()
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """Forget what was said of a run that begins again."""
@@ -92,14 +94,20 @@ class Sweep(Callback):
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Note in a run's folder what came out, or why it failed, and let the others go on."""
-        if config.hydra.mode != RunMode.MULTIRUN:
-            return
         folder, result = Path(config.hydra.runtime.output_dir), job_return._return_value
+        if config.hydra.mode != RunMode.MULTIRUN:
+            if isinstance(result, Failed):
+                end(_verb(config), str(result))
+            return
         if job_return.status != JobStatus.COMPLETED:
             _note_failure(config.hydra.job.name, folder, result)
             job_return.status, job_return.return_value = JobStatus.COMPLETED, None
         elif result is not None:  # else it was stopped, and is unfinished
             write_whole(folder / ROW, json.dumps(result) + "\n")
+
+
+def _verb(config: DictConfig) -> str:
+    return str(config.hydra.job.name).removeprefix("nas-")
 
 
 def _note_failure(job: str, folder: Path, error: Exception) -> None:
@@ -157,7 +165,7 @@ def summed_up(task: Task) -> Iterator[None]:
             task.stop = stop.code - 128
         raise
     finally:
-        unblock_ctrl_c()
+        _unblock_ctrl_c()
         if PLAN.runs:
             successful = summarize(PLAN.runs, PLAN.folder)
             if task.stop:
@@ -184,6 +192,33 @@ def stop_sweep(task: Task, number: int) -> None:
     if not PLAN.runs or PLAN.launcher not in BESIDE:
         sys.exit(128 + number)
     task.stop = number  # the launcher comes back when all runs have, and begins no further one
-    for process in children():
+    for process in _children():
         with suppress(ProcessLookupError):
             os.kill(process, signal.SIGTERM)
+
+
+def _block_ctrl_c() -> None:
+    """Let a terminal's Ctrl-C, which goes to all processes there, reach this process alone.
+
+    submitit's own processes would die of it, and take runs along that are about to save. Processes begin with the
+    signals blocked that their parent's thread has blocked; here another thread takes it for this process.
+    """
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+
+
+def _unblock_ctrl_c() -> None:
+    """Undo :func:`_block_ctrl_c`."""
+    if hasattr(signal, "pthread_sigmask"):  # Windows has none
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+
+
+def _children() -> set[int]:
+    """Processes that this one has started; elsewhere than on Linux those of joblib alone."""
+    found = {child.pid for child in multiprocessing.active_children() if child.pid}
+    for place in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended
+            parent = place.read_text().rpartition(")")[2].split()[1]
+            if int(parent) == os.getpid():
+                found.add(int(place.parent.name))
+    return found

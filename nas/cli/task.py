@@ -14,8 +14,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from nas.cli.stops import STOPS, on_stop
 from nas.errors import NasError
+from nas.signals import STOPS, on_stop
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -32,7 +32,7 @@ _watched: list[int] = []
 
 
 class Failed(Exception):
-    """A run of a sweep that ended with an error that its user can mend; the text is one line."""
+    """A run ended with an error that its user can mend; the text is one line."""
 
 
 class Task:
@@ -62,7 +62,7 @@ class Task:
             What the job returns; None if it was stopped.
 
         Raises:
-            Failed: in a sweep, an error that the user can mend; outside of one it ends the process with status 1.
+            Failed: there was an error that the user can mend.
         """
         from hydra.core.hydra_config import HydraConfig
         from omegaconf.errors import OmegaConfBaseException
@@ -79,19 +79,23 @@ class Task:
         try:
             return self.job(config, folder)
         except NasError as error:
-            self._fail(str(error))
+            raise Failed(str(error)) from None
         except OmegaConfBaseException as error:
-            self._fail(explain(error, self.words[1:]))
+            raise Failed(explain(error, self.words[1:])) from None
         except BrokenPipeError:
             end_closed_pipe()
         except OSError as error:
-            self._fail(explain_system(error, folder))
+            raise Failed(explain_system(error, folder)) from None
         except MemoryError:
-            self._fail("memory: there is not enough; raise the limit (ulimit -v), or take a smaller data set or space")
+            raise Failed(
+                "memory: there is not enough; raise the limit (ulimit -v), or take a smaller data set or space"
+            ) from None
         except ImportError as error:
             if "failed to map" not in str(error):
                 raise
-            self._fail(f"memory: there is not enough to load the libraries ({error}); raise the limit (ulimit -v)")
+            raise Failed(
+                f"memory: there is not enough to load the libraries ({error}); raise the limit (ulimit -v)"
+            ) from None
         except SystemExit as stop:
             self._stopped(stop)
             return None
@@ -109,14 +113,6 @@ class Task:
         if not _watched and "SUBMITIT_EXECUTOR" not in os.environ:
             _watched.append(self.launched_by)
             threading.Thread(target=_stop_without_parent, daemon=True).start()
-
-    def _fail(self, message: str) -> NoReturn:
-        from hydra.core.hydra_config import HydraConfig
-        from hydra.types import RunMode
-
-        if self.in_worker or HydraConfig.get().mode == RunMode.MULTIRUN:
-            raise Failed(message) from None
-        end(self.verb, message)
 
     def _stopped(self, stop: SystemExit) -> None:
         """End a run that was stopped and has saved. A worker returns as after a run, so that the others can save."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from typing import TYPE_CHECKING
 
-from nas.errors import SettingError, require
+from nas.cli.task import end
 
 if TYPE_CHECKING:
     from nas.dist import World
@@ -29,7 +29,12 @@ def world_size() -> int:
 
 def local_world_size() -> int:
     """How many of the processes are on this machine, as far as this process knows."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
+    return int(os.environ.get("LOCAL_WORLD_SIZE", world_size())) if world_size() > 1 else 1
+
+
+def is_main() -> bool:
+    """Whether this process is the one that prints: alone, or rank 0."""
+    return world_size() == 1 or int(os.environ["RANK"]) == 0
 
 
 @contextmanager
@@ -44,7 +49,7 @@ def refused_once(words: Sequence[str]) -> Iterator[None]:
         yield
         return
     held_back = io.StringIO()
-    with redirect_stderr(held_back) if int(os.environ["RANK"]) > 0 else nullcontext():
+    with nullcontext() if is_main() else redirect_stderr(held_back):
         try:
             _check_command(words)
             yield
@@ -59,21 +64,12 @@ def _check_command(words: Sequence[str]) -> None:
     """Refuse a sweep, and a run whose folder would have another name in every process and after every restart."""
     from nas.config import is_sweep
 
-    try:
-        if is_sweep(words):
-            rule = "starts several runs, but under torchrun all processes train one"
-            raise SettingError("flag", "-m", rule, "write a loop around torchrun, or leave torchrun out")
-        if not any(word.startswith(("run=", "hydra.run.dir=")) for word in words):
-            rule = "must be given under torchrun: the default is the time, another one in every process"
-            raise SettingError("run", "(none)", rule, "write run=NAME")
-    except SettingError as error:
-        print(f"nas-train: {error}", file=sys.stderr)
-        sys.exit(1)
-
-
-def refuse_several(key: str, value: object) -> None:
-    """Raise a SettingError if there are several processes, for what is made for one."""
-    require(world_size() == 1, key, value, "trains its networks in one process", "leave torchrun out")
+    if is_sweep(words):
+        rule = "starts several runs, but under torchrun all processes train one"
+        end("train", f"flag=-m: {rule}; write a loop around torchrun, or leave torchrun out")
+    if not any(word.startswith(("run=", "hydra.run.dir=")) for word in words):
+        rule = "must be given under torchrun: the default is the time, another one in every process"
+        end("train", f"run=(none): {rule}; write run=NAME")
 
 
 @contextmanager
@@ -87,7 +83,7 @@ def joined_world(settings: TrainRunSettings) -> Iterator[World]:
     from nas.dist.join import joined
 
     sys.stderr = sys.__stderr__  # from now on the rank that fails first speaks, not rank 0: see refused_once
-    if int(os.environ["RANK"]) > 0:
+    if not is_main():
         warnings.showwarning = lambda *_: None  # rank 0 shows them
     with joined(settings.train.device, settings.dist.timeout_s) as world:
         yield world

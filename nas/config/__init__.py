@@ -1,6 +1,6 @@
 """From the files in ``conf/`` and a command line to settings."""
 
-from nas.config.compose import conf_folder, register, settings_from
+from nas.config.compose import conf_folder, register, settings_from, yaml_of
 from nas.config.explain import explain, explain_flags, is_sweep
 
-__all__ = ["conf_folder", "explain", "explain_flags", "is_sweep", "register", "settings_from"]
+__all__ = ["conf_folder", "explain", "explain_flags", "is_sweep", "register", "settings_from", "yaml_of"]

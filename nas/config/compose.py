@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -91,6 +91,11 @@ def settings_from(config: DictConfig, schema: type[T]) -> T:
     assert isinstance(result, schema), f"the primary config of {schema.__name__} does not name its schema"
     _refuse_unread(result)
     return result
+
+
+def yaml_of(settings: Any) -> str:
+    """Settings as YAML, for a reader."""
+    return OmegaConf.to_yaml(OmegaConf.create(asdict(settings)))
 
 
 def _refuse_unread(group: Any, prefix: str = "") -> None:

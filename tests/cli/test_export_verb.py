@@ -51,7 +51,7 @@ WRONG = {
     "FIRST architecture=5": r"architecture=\(5,\): entry 5 must name .*slot mix has 0 to 1: branch0, branch1",
     "FIRST onnx=true program=false": r"onnx=true: is translated from the program; leave program=false out, .*",
     "FIRST onnx=true": r"onnx=true: needs onnxscript, which cannot be found; pip install onnx onnxscript onnxruntime",
-    "FIRST pictures=0": r"pictures=0: must be at least 1; write pictures=256",
+    "FIRST pictures=0": r"pictures=0: must be at least 1; write for example pictures=256",
     "FIRST hydra.run.dir=file/a": r"file/a: Not a directory; make room or take another folder, .*",
     "checkpoint=old.pt architecture=0": r"checkpoint=old\.pt: is of an older version of gated-nas; train again .*",
     "checkpoint=cut architecture=0": r"checkpoint=cut: is damaged .*; use another one, or delete it",

@@ -9,8 +9,7 @@ import time
 
 import pytest
 
-from nas.cli.task import Failed, Task
-from nas.errors import SettingError
+from nas.cli.task import Task
 
 JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 LOCAL = ("hydra/launcher=submitit_local",)
@@ -97,5 +96,3 @@ def test_a_worker_begins_no_run_of_a_stopped_sweep():
     assert there.in_worker
     there(None)
     assert not there.began
-    with pytest.raises(Failed, match="seed=-1: must not be negative; write seed=1"):
-        there._fail(str(SettingError("seed", -1, "must not be negative", "write seed=1")))

@@ -106,7 +106,7 @@ def test_settings_out_of_range_are_refused():
         ("objectives", [], r"search\.objectives=\[\]: must name at least one"),
         ("objectives", ["loss", "loss"], r"search\.objectives=.*: must not name one twice"),
         ("limit", {"flops": math.nan}, r"search\.limit\.flops=nan: must be a finite number"),
-        ("sampler", "grid", r"search\.sampler=grid: must be one of random, tpe, nsga2, exhaustive"),
+        ("sampler", "grid", r"search\.sampler=grid: must be one of tpe, random, nsga2, exhaustive"),
         ("rank_by", "accuracy", r"search\.rank_by=accuracy: must be one of , rank_sum, loss, flops"),
         ("trials", -1, r"search\.trials=-1: must not be negative"),
         ("batch", 0, r"search\.batch=0: must be above 0"),

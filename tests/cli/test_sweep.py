@@ -35,6 +35,7 @@ def rows_of(folder):
 
 def test_a_sweep_goes_on_after_a_failed_run(nas_train, tiny, tmp_path):
     ended = nas_train("-m", *tiny, "run=mixed", "seed=1,-2,3")
+    assert ended.out.count("TensorBoard: tensorboard --logdir ") == 2
     sweep = tmp_path / "outputs" / "train" / "mixed"
     reason = "seed=-2: must not be negative; write for example seed=1"
     assert ended.status == 1
@@ -179,15 +180,15 @@ def test_sweeps_of_other_verbs_go_on_too(command, tmp_path):
     rows = rows_of(tmp_path / "outputs" / "score" / "both")
     assert [row["state"] for row in rows.values()] == ["failed", "finished"]
     assert rows["proxies=[nas_wot]"]["error"].startswith(reason)
-    assert (
-        (tmp_path / "outputs/score/both/proxies=[snip]/scores.csv")
-        .read_text()
-        .splitlines()[1]
-        .startswith(rows["proxies=[snip]"]["architecture"])
-    )
+    best = (tmp_path / "outputs/score/both/proxies=[snip]/scores.csv").read_text().splitlines()[1]
+    assert best.startswith(rows["proxies=[snip]"]["architecture"])
 
 
-def test_without_progress_a_sweep_prints_its_table_alone(nas_train, tiny):
-    ended = nas_train("-m", *tiny, "run=quiet", "seed=1,2", "track.progress=false")
+def test_a_quiet_sweep_prints_its_table_alone(nas_train, tiny, tmp_path):
+    ended = nas_train("-m", *tiny, "gate=uniform,fair", "seed=1,2", "run=quiet", "track.progress=false")
     assert (ended.status, ended.err) == (0, "")
     assert ended.out.startswith("Sweep\n"), ended.out
+    sweep = tmp_path / "outputs" / "train" / "quiet"
+    names = {f"gate={gate},seed={seed}" for gate in ("fair", "uniform") for seed in (1, 2)}
+    assert {path.parent.name for path in sweep.glob("*/step_*")} == names == set(rows_of(sweep))
+    assert {path.parent.name for path in sweep.glob("*/report.json")} == names

@@ -68,16 +68,3 @@ def test_shell_completion_is_without_torch(tmp_path):
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert ended.stderr == "HEAVY: []\n"
     assert "space=two_branch" in ended.stdout
-
-
-def test_a_sweep_makes_a_readable_folder_a_run(nas_train, tiny, tmp_path):
-    ended = nas_train("-m", *tiny, "gate=uniform,fair", "seed=1,2", "run=sweep")
-    assert (ended.status, ended.err) == (0, "")
-    folders = sorted(path for path in (tmp_path / "outputs" / "train" / "sweep").iterdir() if path.is_dir())
-    assert [folder.name for folder in folders] == [
-        f"gate={gate},seed={seed}" for gate in ("fair", "uniform") for seed in (1, 2)
-    ]
-    for folder in folders:
-        assert list(folder.glob("step_*.safetensors"))
-        assert (folder / "report.json").is_file()
-    assert ended.out.count("TensorBoard: tensorboard --logdir ") == 4
