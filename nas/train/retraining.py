@@ -182,7 +182,7 @@ def _initial_accuracy(folder: Path) -> float:
         values = json.loads(line)
         if values["step"] == 0 and ACCURACY in values:
             return float(values[ACCURACY])
-    raise CheckpointError("run", folder, "its metrics.jsonl has no step 0", "take another run=NAME to train it anew")
+    raise CheckpointError("run", folder, "its metrics.jsonl has no step 0", "take another run=NAME to start over")
 
 
 def comparison(result: Retraining) -> ResultTable:

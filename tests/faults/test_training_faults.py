@@ -40,7 +40,7 @@ def what_is_left(run):
     others = [path for path in run.folder.iterdir() if not path.name.startswith(("events", "step_"))]
     files = sorted(path.name for path in [*others, *checkpoint.saved(run.folder)[: checkpoint.KEPT]])
     state = state_of(run)
-    del state["random"]  # the global generator is set anew in each step, and a run that had ended already makes none
+    del state["random"]  # each step seeds the global generator, and a run that had ended already makes none
     return {"state": state, "curves": curves(run.folder), "report": vars(report), "files": files}
 
 
