@@ -104,9 +104,10 @@ def test_paths_of_one_step_share_the_time_that_is_nobodys(writer, lines):
 def test_validation_accuracy_is_a_mean_over_the_architectures_with_a_choice(writer, events, lines):
     tracker = Tracker(writer, SLOTS)
     tracker.step([((0, 2), 1)], **STEP)
+    tracker.evaluated(0, [((2, 1), 0.1)])  # which the next evaluation replaces
     tracker.evaluated(1, [((0, 0), 0.4), ((0, 1), 0.6), (((0, 1), 1), 0.8)])
     want = {"step": 1, "val/accuracy": 0.6, "val/accuracy_mix/conv1": 0.6, "val/accuracy_mix/conv11": 0.8}
-    assert lines()[0] == pytest.approx({**want, "val/accuracy_mix.1/a": 0.4, "val/accuracy_mix.1/b": 0.7})
+    assert lines()[1] == pytest.approx({**want, "val/accuracy_mix.1/a": 0.4, "val/accuracy_mix.1/b": 0.7})
     writer.flush()
     assert events().Histograms("gate/counts_mix")[0].histogram_value.bucket == [1, 0, 1]
 
