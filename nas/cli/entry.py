@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from nas.cli.task import Failed, Task, end, end_closed_pipe, explain_system
 from nas.cli.torchrun import is_main, torchrun_command, world_size
-from nas.signals import Interrupted, on_stop
+from nas.signals import Abandoned, Interrupted, on_stop
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -107,10 +107,11 @@ def stoppable(out: Console, run: str, reached: Callable[[], str]) -> Iterator[No
         end_stopped(out, run, stop, reached())
 
 
-def end_stopped(out: Console, run: str, stop: Interrupted, reached: str, where: str = "") -> NoReturn:
-    """End the process with one line: which signal stopped it, how far it got, and how to go on (from ``where``)."""
+def end_stopped(out: Console, run: str, stop: Interrupted, reached: str) -> NoReturn:
+    """End the process with one line: which signal stopped it, how far it got, and how to go on."""
+    saved_before = " from the last checkpoint" if isinstance(stop, Abandoned) else ""
     several = ", the same command" if world_size() > 1 else ""
-    out.print(f"{stop}{reached}; to go on{where}{several}: {same_command(run)}")
+    out.print(f"{stop}{reached}; to go on{saved_before}{several}: {same_command(run)}")
     sys.exit(128 + stop.signal_number)
 
 

@@ -53,7 +53,7 @@ def _train(settings: TrainRunSettings, folder: Path, world: World, out: Console)
         try:
             fit(run)
         except Abandoned as stop:
-            end_stopped(out, settings.run, stop, f" in step {run.step}", " from the last checkpoint")
+            end_stopped(out, settings.run, stop, f" in step {run.step}")
         except Interrupted as stop:
             world.barrier()  # while rank 0 saves: torchrun ends all processes as soon as one has ended
             end_stopped(out, settings.run, stop, f" at step {run.step}, saved")

@@ -9,6 +9,7 @@ import pytest
 
 from nas.config import conf_folder
 from nas.config.compose import SCHEMAS
+from nas.errors import SettingError
 
 IMPORTED = """
 import sys
@@ -68,3 +69,15 @@ def test_shell_completion_is_without_torch(tmp_path):
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert ended.stderr == "HEAVY: []\n"
     assert "space=two_branch" in ended.stdout
+
+
+def test_every_verb_computes_with_its_threads(command, monkeypatch, tmp_path):
+    def seen(number):
+        raise SettingError("threads", number, "seen", "")
+
+    monkeypatch.setattr("torch.set_num_threads", seen)
+    for verb in VERBS:
+        group = {"rank": "rank.", "search": "search.", "train": "train."}.get(verb, "")
+        ended = command(verb, f"{group}threads=3")
+        assert (ended.status, ended.err.strip()) == (1, f"nas-{verb}: threads=3: seen;"), verb
+    assert not list(tmp_path.iterdir())
