@@ -10,6 +10,9 @@ from contextlib import contextmanager
 import pytest
 
 import nas.train
+from nas.cli.entry import end_stopped
+from nas.console import new_console
+from nas.signals import Abandoned
 
 
 def test_output_is_plain_when_piped(nas_train, tiny, tmp_path):
@@ -135,3 +138,14 @@ def test_a_disk_full_of_curves_is_one_line(start, tiny, tmp_path):
     _, err = process.communicate()
     assert process.returncode == 1
     assert re.fullmatch(r"nas-train: .*/outputs/train/full/\S+: File too large; make room or .*\n", err), err
+
+
+def test_an_abandoned_step_goes_on_from_the_last_checkpoint(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["train.py", "run=one", "seed=1"])
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        end_stopped(new_console(), "one", Abandoned(signal.SIGTERM), " in step 3")
+    line = "stopped by SIGTERM in step 3; to go on from the last checkpoint, the same command: torchrun "
+    assert capsys.readouterr().out.startswith(line)
+    assert ended.value.code == 143

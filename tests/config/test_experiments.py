@@ -6,16 +6,9 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
-from nas import settings
 from nas.config import conf_folder, register, settings_from
+from nas.config.compose import VERBS
 
-SCHEMAS = {
-    "train": settings.TrainRunSettings,
-    "score": settings.ScoreSettings,
-    "search": settings.SearchRunSettings,
-    "rank": settings.RankRunSettings,
-    "export": settings.ExportSettings,
-}
 FILES = sorted((Path(conf_folder()) / "experiment").glob("*.yaml"))
 
 
@@ -26,7 +19,7 @@ def composed(command):
     words = [re.sub(r"=([^\[,]+),.*", r"=\1", word) for word in words if word != "-m"]
     register()
     with initialize_config_dir(conf_folder(), version_base="1.3"):
-        return settings_from(compose(verb, words), SCHEMAS[verb])
+        return settings_from(compose(verb, words), type(VERBS[verb]))
 
 
 def test_every_experiment_composes_with_its_own_command():
@@ -54,10 +47,8 @@ def test_words_beside_an_experiment_win():
 
 
 def test_an_experiment_reads_what_the_last_one_writes():
-    supernet, search = (
-        composed("nas-train +experiment=chain_uniform_96"),
-        composed("nas-search +experiment=chain_search"),
-    )
+    supernet = composed("nas-train +experiment=chain_uniform_96")
+    search = composed("nas-search +experiment=chain_search")
     assert search.checkpoint == f"outputs/train/{supernet.run}/seed=0"
     assert composed("nas-export +experiment=chain_export").search == f"outputs/search/{search.run}"
     alone = composed("nas-train +experiment=chain_alone")

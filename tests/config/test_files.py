@@ -16,18 +16,12 @@ import nas
 from nas import settings
 from nas.config import conf_folder, register, settings_from
 from nas.config.compose import SCHEMAS
+from nas.config.compose import VERBS as SCHEMAS_OF_VERBS
 from nas.errors import SettingError
 
 CONF = Path(conf_folder())
 CHOICES = [(group, path.stem) for group in SCHEMAS for path in sorted((CONF / group).glob("*.yaml"))]
-VERBS = {
-    "train": settings.TrainRunSettings,
-    "score": settings.ScoreSettings,
-    "search": settings.SearchRunSettings,
-    "rank": settings.RankRunSettings,
-    "export": settings.ExportSettings,
-    "bench": settings.BenchSettings,
-}
+VERBS = {verb: type(schema) for verb, schema in SCHEMAS_OF_VERBS.items()}
 NEEDED = {"fixed": {"architecture": "0"}, "folder": {"root": "here"}, "custom": {"factory": "pkg.net:Net"}}
 """What a choice cannot do without."""
 
