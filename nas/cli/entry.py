@@ -13,8 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from nas.cli.task import Failed, Task, end, end_closed_pipe, explain_system
+from nas.cli.task import Task, end, end_closed_pipe, line_for
 from nas.cli.torchrun import is_main, torchrun_command, world_size
+from nas.errors import NasError
 from nas.signals import Abandoned, Interrupted, on_stop
 
 if TYPE_CHECKING:
@@ -60,14 +61,11 @@ def run_verb(verb: str, schema: type, job: Job) -> None:
     try:
         with summed_up(task):
             hydra.main(version_base="1.3", config_path=conf_folder(), config_name=verb)(task)()
-    except Failed as error:  # where somebody has switched off nas.cli.sweep
-        end(verb, str(error))
-    except (HydraException, OmegaConfBaseException) as error:
-        end(verb, explain(error, words))
     except BrokenPipeError:
         end_closed_pipe()
-    except OSError as error:  # Hydra makes the folder
-        end(verb, explain_system(error, Path("outputs")))
+    # Errors of a run come here where somebody has switched off nas.cli.sweep.
+    except (HydraException, OmegaConfBaseException, OSError, NasError) as error:
+        end(verb, str(line_for(error, Path("outputs"), words)))
     except _HYDRAS as error:
         if task.began:
             raise  # a bug, ours or that of a user's own network: its traceback helps

@@ -33,7 +33,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nas.cli.entry import same_command
 from nas.cli.rows import FAILED, ROW, Planned, summarize
-from nas.cli.task import Failed, Task, end
+from nas.cli.task import Task, end, line_for
 from nas.config import explain
 from nas.files import write_whole
 from nas.signals import on_stop
@@ -95,12 +95,12 @@ class Sweep(Callback):
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Note in a run's folder what came out, or why it failed, and let the others go on."""
         folder, result = Path(config.hydra.runtime.output_dir), job_return._return_value
+        line = line_for(result, folder, sys.argv[1:]) if job_return.status != JobStatus.COMPLETED else None
         if config.hydra.mode != RunMode.MULTIRUN:
-            if isinstance(result, Failed):
-                end(_verb(config), str(result))
-            return
-        if job_return.status != JobStatus.COMPLETED:
-            _note_failure(config.hydra.job.name, folder, result)
+            if line:
+                end(_verb(config), line)
+        elif job_return.status != JobStatus.COMPLETED:
+            _note_failure(config.hydra.job.name, folder, result, line)
             job_return.status, job_return.return_value = JobStatus.COMPLETED, None
         elif result is not None:  # else it was stopped, and is unfinished
             write_whole(folder / ROW, json.dumps(result) + "\n")
@@ -110,9 +110,9 @@ def _verb(config: DictConfig) -> str:
     return str(config.hydra.job.name).removeprefix("nas-")
 
 
-def _note_failure(job: str, folder: Path, error: Exception) -> None:
-    reason, trace = str(error), ""
-    if not isinstance(error, Failed):  # a bug, ours or that of a user's own network
+def _note_failure(job: str, folder: Path, error: Exception, line: str | None) -> None:
+    reason, trace = line, ""
+    if reason is None:  # a bug, ours or that of a user's own network
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         trace = "\n" + "".join(traceback.format_exception(error))
     more = f" (in {folder / FAILED})" if trace else ""

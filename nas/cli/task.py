@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -29,10 +29,6 @@ _stopped: list[int] = []
 """Signals that have stopped this worker: it begins no further run."""
 _watched: list[int] = []
 """The process that has started this worker, once a thread watches whether it still runs."""
-
-
-class Failed(Exception):
-    """A run ended with an error that its user can mend; the text is one line."""
 
 
 class Task:
@@ -60,14 +56,8 @@ class Task:
 
         Returns:
             What the job returns; None if it was stopped.
-
-        Raises:
-            Failed: there was an error that the user can mend.
         """
         from hydra.core.hydra_config import HydraConfig
-        from omegaconf.errors import OmegaConfBaseException
-
-        from nas.config import explain
 
         if self.stop or _stopped:
             return None
@@ -78,24 +68,8 @@ class Task:
             self._settle()
         try:
             return self.job(config, folder)
-        except NasError as error:
-            raise Failed(str(error)) from None
-        except OmegaConfBaseException as error:
-            raise Failed(explain(error, self.words[1:])) from None
         except BrokenPipeError:
             end_closed_pipe()
-        except OSError as error:
-            raise Failed(explain_system(error, folder)) from None
-        except MemoryError:
-            raise Failed(
-                "memory: there is not enough; raise the limit (ulimit -v), or take a smaller data set or space"
-            ) from None
-        except ImportError as error:
-            if "failed to map" not in str(error):
-                raise
-            raise Failed(
-                f"memory: there is not enough to load the libraries ({error}); raise the limit (ulimit -v)"
-            ) from None
         except SystemExit as stop:
             self._stopped(stop)
             return None
@@ -135,10 +109,32 @@ def end(verb: str, message: str) -> NoReturn:
     sys.exit(1)
 
 
-def explain_system(error: OSError, folder: Path) -> str:
-    """One line for an error of the operating system, in a run that writes to ``folder``."""
-    rule = f"{error.filename or folder}: {error.strerror or error}"
-    return f"{rule}; make room or take another folder, and start the same command again"
+def line_for(error: BaseException | None, folder: Path, words: Sequence[str]) -> str | None:
+    """One line for an error that the user can mend; None for a bug, ours or that of a user's own network.
+
+    Args:
+        error: what was raised.
+        folder: where the run writes to.
+        words: of the command line.
+    """
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from nas.config import explain
+
+    match error:
+        case NasError():
+            return str(error)
+        case HydraException() | OmegaConfBaseException():
+            return explain(error, words)
+        case OSError():
+            rule = f"{error.filename or folder}: {error.strerror or error}"
+            return f"{rule}; make room or take another folder, and start the same command again"
+        case MemoryError():
+            return "memory: there is not enough; raise the limit (ulimit -v), or take a smaller data set or space"
+        case ImportError() if "failed to map" in str(error):
+            return f"memory: there is not enough to load the libraries ({error}); raise the limit (ulimit -v)"
+    return None
 
 
 def remove_empty(folder: Path) -> None:
