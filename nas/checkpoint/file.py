@@ -52,7 +52,7 @@ def saved(folder: Path) -> list[Path]:
     """The checkpoints in ``folder``, newest first.
 
     Raises:
-        CheckpointError: all that there are have the format of an older version.
+        CheckpointError: all checkpoints have the format of an older version.
     """
     found = sorted(folder.glob("step_*.safetensors"), reverse=True)
     if not found and (old := sorted(folder.glob("step_*.pt"))):

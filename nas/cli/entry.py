@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from nas.cli.task import Task, end, end_closed_pipe, line_for
-from nas.cli.torchrun import is_main, torchrun_command, world_size
+from nas.cli.torchrun import is_main, same_command, world_size
 from nas.errors import NasError
 from nas.signals import Abandoned, Interrupted, on_stop
 
@@ -111,15 +110,6 @@ def end_stopped(out: Console, run: str, stop: Interrupted, reached: str) -> NoRe
     several = ", the same command" if world_size() > 1 else ""
     out.print(f"{stop}{reached}; to go on{saved_before}{several}: {same_command(run)}")
     sys.exit(128 + stop.signal_number)
-
-
-def same_command(run: str) -> str:
-    """The command line that this process was started with, for the run of that name; as it was without a name."""
-    if world_size() > 1:
-        return torchrun_command("nas.cli.train", sys.argv[1:])
-    name = Path(sys.argv[0]).name
-    words = [word for word in sys.argv[1:] if not word.startswith("run=")]
-    return shlex.join([name if shutil.which(name) else sys.argv[0], *words, *([f"run={run}"] if run else [])])
 
 
 def tensorboard(folder: Path) -> str:

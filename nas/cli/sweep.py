@@ -31,9 +31,9 @@ from hydra.types import RunMode
 from omegaconf import open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from nas.cli.entry import same_command
 from nas.cli.rows import FAILED, ROW, Planned, summarize
 from nas.cli.task import Task, end, line_for
+from nas.cli.torchrun import same_command
 from nas.config import explain
 from nas.files import write_whole
 from nas.signals import on_stop

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import os
 import shlex
+import shutil
 import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.cli.task import end
@@ -95,3 +97,12 @@ def torchrun_command(module: str, words: Sequence[str]) -> str:
     nodes = [] if machines == "1" else [f"--nnodes={machines}"]
     options = shlex.join([*nodes, f"--nproc-per-node={local_world_size()}"])
     return f"torchrun {options} ... -m {module} {shlex.join(words)}"
+
+
+def same_command(run: str) -> str:
+    """The command line that this process was started with, for the run of that name; as it was without a name."""
+    if world_size() > 1:
+        return torchrun_command("nas.cli.train", sys.argv[1:])
+    name = Path(sys.argv[0]).name
+    words = [word for word in sys.argv[1:] if not word.startswith("run=")]
+    return shlex.join([name if shutil.which(name) else sys.argv[0], *words, *([f"run={run}"] if run else [])])

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
-from nas.search.objectives import Limits, Objective, cheapest
+from nas.search.objectives import Limits, cheapest
 from nas.seeds import derive, generator
 from nas.space import Architecture, SearchSpace
 
@@ -112,16 +112,3 @@ class ExhaustiveProposer(Proposer):
     def ask(self, number: int, taken: Set[Architecture]) -> Trial | None:
         found = next((a for a in self._rest if a not in taken and self.limits.within(a)), None)
         return None if found is None else Trial(number, found)
-
-
-def build_proposer(
-    name: str, space: SearchSpace, limits: Limits, seed: int, objectives: Sequence[Objective]
-) -> Proposer:
-    """The proposer of a ``search.sampler``: ``random``, ``exhaustive``, ``tpe`` or ``nsga2``."""
-    if name == "random":
-        return RandomProposer(space, limits, seed)
-    if name == "exhaustive":
-        return ExhaustiveProposer(space, limits, seed)
-    from nas.search.optuna_proposer import OptunaProposer  # importing Optuna takes a second
-
-    return OptunaProposer(name, space, limits, seed, objectives)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,14 +13,15 @@ from rich.console import Console
 from nas.console import ProgressBar, new_console
 from nas.errors import SettingError
 from nas.search.measure import Measures
-from nas.search.objectives import Limits, objective
+from nas.search.objectives import Limits, Objective, objective
 from nas.search.outcome import SearchOutcome, summarize
-from nas.search.proposers import build_proposer
+from nas.search.proposers import ExhaustiveProposer, Proposer, RandomProposer
 from nas.search.report import write_report
 from nas.search.study import Study
 from nas.search.target import SearchTarget
 from nas.settings import SearchRunSettings
 from nas.signals import Interrupted, stop_signals
+from nas.space import SearchSpace
 
 DEFAULT_TRIALS = 100
 WAIT_S = 0.1
@@ -146,3 +148,16 @@ class SearchBar(ProgressBar):
         first = self._study.objectives[0]
         values = [trial.values[first.name] for trial in self._study.trials() if trial.feasible]
         return f"{first.head} {first.text(min(values, key=first.oriented))}" if values else "none within the limits"
+
+
+def build_proposer(
+    name: str, space: SearchSpace, limits: Limits, seed: int, objectives: Sequence[Objective]
+) -> Proposer:
+    """The proposer of a ``search.sampler``: ``random``, ``exhaustive``, ``tpe`` or ``nsga2``."""
+    if name == "random":
+        return RandomProposer(space, limits, seed)
+    if name == "exhaustive":
+        return ExhaustiveProposer(space, limits, seed)
+    from nas.search.optuna_proposer import OptunaProposer  # importing Optuna takes a second
+
+    return OptunaProposer(name, space, limits, seed, objectives)

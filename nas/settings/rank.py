@@ -87,7 +87,7 @@ class RankRunSettings(Settings):
 
     @property
     def known(self) -> tuple[str, ...]:
-        """The predictors that there are, but for the rank-sum."""
+        """All predictors but the rank-sum."""
         asked = self.predictors if self.checkpoint else ()
         return (*asked, *(name for name in self.proxies if name not in TRIVIAL), *TRIVIAL)
 

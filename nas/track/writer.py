@@ -187,7 +187,7 @@ def _set_aside(folder: Path) -> None:
 
 
 def _next_events(folder: Path) -> Path:
-    """The name of a new event file, which sorts behind all that are there.
+    """The name of a new event file, which sorts behind all others in the folder.
 
     TensorBoard reads event files in the order of their names, which begin with the second they were opened in. A run
     resumed within that second, or after the clock was set back, could be read first, and its purge would hide nothing.

@@ -12,7 +12,7 @@ import nas.journal
 from nas.errors import CheckpointError, SettingError
 from nas.files import write_all
 from nas.search.objectives import Limits, objective
-from nas.search.proposers import build_proposer
+from nas.search.run import build_proposer
 from nas.search.study import Study
 from nas.settings import ChainSettings
 from nas.space import build_space
