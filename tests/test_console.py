@@ -17,7 +17,7 @@ def printed(table, width=None):
     return text.getvalue().splitlines()
 
 
-def test_architectures_of_every_space_are_whole_in_100_columns():
+def test_architectures_of_every_space_fit_in_100_columns():
     for settings in ChainSettings(), MacroSettings(), CellSettings():
         space = build_space(settings)
         sampled = space.sample_many(12, torch.Generator().manual_seed(0))
@@ -33,7 +33,7 @@ def test_architectures_of_every_space_are_whole_in_100_columns():
                 assert sum(text in line for line in lines) >= 1, text
 
 
-def test_long_names_stand_below_with_the_number_of_their_row():
+def test_long_names_stand_below_with_their_row_number():
     table = ResultTable("t", ["short", "long"], ["figure"])
     for k in range(3):
         table.add_row(f"s{k}", f"{k}" * 60, f"{k}.5", style="bold")
@@ -46,7 +46,7 @@ def test_long_names_stand_below_with_the_number_of_their_row():
     assert "2" * 60 not in "".join(line for line in narrow if "│" in line)
 
 
-def test_markup_and_long_lines_are_printed_as_they_are():
+def test_markup_and_long_lines_are_printed_unchanged():
     text = io.StringIO()
     new_console(text).print("[conv3,skip] " * 30)
     assert text.getvalue() == "[conv3,skip] " * 30 + "\n"
@@ -55,7 +55,7 @@ def test_markup_and_long_lines_are_printed_as_they_are():
     assert any("[red]a" in line for line in printed(table))
 
 
-def test_a_bar_is_drawn_on_a_terminal_and_nowhere_else(monkeypatch):
+def test_a_bar_is_drawn_only_on_a_terminal(monkeypatch):
     for terminal, shown in (True, True), (True, False), (False, True):
         text = io.StringIO()
         console = new_console(text)
@@ -64,7 +64,7 @@ def test_a_bar_is_drawn_on_a_terminal_and_nowhere_else(monkeypatch):
         assert ("3/3" in text.getvalue()) == (terminal and shown)
 
 
-def test_a_bar_is_redrawn_at_most_five_times_a_second(monkeypatch):
+def test_bars_redraw_at_most_five_times_a_second(monkeypatch):
     now = [0.0]
     monkeypatch.setattr("nas.console.perf_counter", lambda: now[0])
     console = new_console(io.StringIO())

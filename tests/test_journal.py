@@ -39,7 +39,7 @@ def test_entries_come_back_as_they_were_written(tmp_path, written):
     assert opened(tmp_path)[1] == ENTRIES
 
 
-def test_a_cut_at_any_byte_loses_one_line_at_most(tmp_path, written):
+def test_a_cut_anywhere_loses_at_most_one_line(tmp_path, written):
     ends = [i + 1 for i, byte in enumerate(written) if byte == ord("\n")]
     for size in range(len(written)):
         (tmp_path / "j.log").write_bytes(written[:size])
@@ -50,7 +50,7 @@ def test_a_cut_at_any_byte_loses_one_line_at_most(tmp_path, written):
         assert journal.path.read_bytes() == written, size
 
 
-def test_a_flipped_bit_is_an_error_that_names_its_line(tmp_path, written):
+def test_a_flipped_bits_error_names_its_line(tmp_path, written):
     for at in range(0, len(written), 3):
         if written[at : at + 1] == b"\n":
             continue

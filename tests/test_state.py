@@ -51,7 +51,7 @@ def test_weights_of_another_network_are_one_line():
     assert all(torch.equal(value, good[name]) for name, value in loaded.state_dict().items())
 
 
-def test_a_misfit_names_file_and_remedy_and_other_errors_pass():
+def test_misfits_name_their_remedy_and_other_errors_pass():
     rule = r"run=here: its checkpoint does not fit the network \(x\); go"
     with pytest.raises(CheckpointError, match=rule), must_fit(CheckpointError, "run", "here", "go", "its checkpoint "):
         raise ValueError("x")

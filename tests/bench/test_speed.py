@@ -40,7 +40,7 @@ def test_data_and_loop_cost_little_beside_a_step():
     assert gating.whole_loop(rounds=40, threads=1).median > 0.9 / ROOM
 
 
-def test_a_gated_step_on_two_processes_costs_what_ddp_costs():
+def test_a_two_process_gated_step_costs_like_ddp():
     for choices in (2, 8, 32):
         found = dist.in_processes(2, dist.compare, choices, 30)[0]
         assert found[dist.GATED].median < dist.BAR * ROOM, choices

@@ -53,7 +53,7 @@ class Versioned(nn.Linear):
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
 
 
-def test_every_kind_of_state_comes_back_bit_for_bit(tmp_path):
+def test_every_state_comes_back_bit_for_bit(tmp_path):
     network = Network()
     moments = {"exp_avg/first.weight": torch.randn(3, 3), "step/first.weight": torch.tensor(3.0)}
     gate = {"expanded": torch.randn(1).expand(5), "learned": True}
@@ -70,13 +70,13 @@ def test_every_kind_of_state_comes_back_bit_for_bit(tmp_path):
     assert other.conv.weight.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_a_module_learns_the_version_that_wrote_its_state(tmp_path):
+def test_a_module_learns_which_version_wrote_its_state(tmp_path):
     layer = Versioned(2, 2)
     load_weights(layer, load(save(tmp_path, 1, {**PARTS, "model": Versioned(2, 2).state_dict()}))["model"])
     assert layer.loaded == 7
 
 
-def test_others_read_it_and_the_same_state_is_the_same_file(tmp_path):
+def test_others_read_it_and_it_is_reproducible(tmp_path):
     state = {**PARTS, "model": {"w": torch.arange(6.0).view(2, 3), "b": torch.ones(3, dtype=torch.bool)}}
     path = save(tmp_path, 3, state)
     with safe_open(path, "pt") as file:
@@ -87,7 +87,7 @@ def test_others_read_it_and_the_same_state_is_the_same_file(tmp_path):
     assert save(tmp_path, 4, {**state, "step": 3}).read_bytes() == path.read_bytes()
 
 
-def test_what_cannot_be_held_is_refused_before_anything_is_written(tmp_path):
+def test_what_cannot_be_held_is_refused_before_writing(tmp_path):
     wrong = {"object": object(), "tuple": (1,), "numbers for names": {1: 2}, "nan": float("nan"), "deep": []}
     for _ in range(100_000):
         wrong["deep"] = [wrong["deep"]]
@@ -102,13 +102,13 @@ def test_what_cannot_be_held_is_refused_before_anything_is_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_more_beside_the_tensors_than_safetensors_reads_is_refused(tmp_path, monkeypatch):
+def test_a_header_too_long_for_safetensors_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("nas.sealed.LONGEST_HEADER", 1000)
     with pytest.raises(CheckpointError, match=r"would have .* bytes beside the tensors.*; lower track\.log_every"):
         save(tmp_path, 1, {**PARTS, "model": {}, "extra": "x" * 1000})
 
 
-def test_the_last_two_are_kept_and_unfinished_ones_go(tmp_path):
+def test_the_last_two_stay_and_unfinished_ones_go(tmp_path):
     (tmp_path / "step_000000001.safetensors.unfinished").touch()
     for step in (2, 10, 9):
         save(tmp_path, step, {**PARTS, "model": {}})
@@ -117,7 +117,7 @@ def test_the_last_two_are_kept_and_unfinished_ones_go(tmp_path):
     assert load_newest(tmp_path)["step"] == 10
 
 
-def test_an_older_format_is_refused_and_begins_no_new_run(tmp_path):
+def test_older_formats_are_refused_and_begin_no_run(tmp_path):
     old = tmp_path / "step_000000007.pt"
     torch.save({"format": 1}, old)
     for read in (saved, load_newest):

@@ -89,7 +89,7 @@ def test_a_job_that_slurm_stops_has_no_result(monkeypatch):
         assert stop.value.code == code
 
 
-def test_a_worker_begins_no_run_of_a_stopped_sweep():
+def test_workers_begin_no_run_of_a_stopped_sweep():
     task = Task("score", print)
     task.stop = signal.SIGTERM
     there = pickle.loads(pickle.dumps(task))

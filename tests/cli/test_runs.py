@@ -140,7 +140,7 @@ def test_a_disk_full_of_curves_is_one_line(start, tiny, tmp_path):
     assert re.fullmatch(r"nas-train: .*/outputs/train/full/\S+: File too large; make room or .*\n", err), err
 
 
-def test_an_abandoned_step_goes_on_from_the_last_checkpoint(monkeypatch, capsys):
+def test_an_abandoned_step_resumes_from_the_last_checkpoint(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["train.py", "run=one", "seed=1"])
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)

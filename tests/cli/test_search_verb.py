@@ -56,7 +56,7 @@ def test_a_search_prints_its_front_and_goes_on(nas_search, checkpoint, tmp_path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_says_how_to_go_on_and_loses_nothing(nas_search, checkpoint, tmp_path, monkeypatch, number):
+def test_a_stop_explains_resuming_and_loses_nothing(nas_search, checkpoint, tmp_path, monkeypatch, number):
     words = (f"checkpoint={checkpoint}", *QUICK, "search.sampler=exhaustive")
     told = []
 

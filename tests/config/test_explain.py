@@ -115,7 +115,7 @@ def test_right_flags_are_left_to_hydra():
         assert explain_flags(words.split()) is None, words
 
 
-def test_a_missing_launcher_is_one_line_with_its_extra():
+def test_a_missing_launchers_line_names_its_extra():
     for name in "joblib", "submitit_local", "submitit_slurm":
         error = MissingConfigException("", f"hydra/launcher/{name}", ["basic"])
         rule = "needs packages that are not installed; pip install 'gated-nas[sweep]'"

@@ -35,7 +35,7 @@ def test_a_latency_is_that_of_one_run():
         assert found.iqr_ms >= 0
 
 
-def test_it_runs_in_eval_mode_on_the_threads_told():
+def test_it_runs_in_eval_mode_on_given_threads():
     network, x, before = Sleeps(), torch.ones(2, 3), torch.get_num_threads()
     for threads in (1, 2):
         network.calls.clear()

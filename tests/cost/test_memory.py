@@ -64,7 +64,7 @@ def test_saved_bytes_equal_those_of_a_real_step():
     assert 0.4 < half.count(architecture) / saved.count(architecture) < 0.7
 
 
-def test_the_largest_path_is_that_of_an_exhaustive_search():
+def test_the_largest_path_is_what_exhaustive_search_finds():
     settings = ChainSettings(widths=[4, 6], depths=[1, 2], strides=[1, 2], candidates=["conv1", "skip", "mb2_k3"])
     space = build_space(settings, image_size=16)
     saved = SavedBytes(space, space.supernet(), (3, 16, 16))
@@ -97,7 +97,7 @@ def test_each_part_follows_its_settings():
     assert estimate(replace(CHAIN, data=replace(CHAIN.data, crop=16)))["data"] == 5 * 100 * held
 
 
-def test_a_data_set_is_sized_before_it_is_loaded(tmp_path):
+def test_a_data_set_is_sized_before_loading(tmp_path):
     files = {name: encoded(seed, width=5, height=9) for seed, name in enumerate(NAMES)} | {"train/a/notes.txt": b"?"}
     root = as_folder(tmp_path / "images", files)
     synthetic = SyntheticSettings(size=700, image_size=20, channels=1, classes=7)
@@ -124,7 +124,7 @@ def limited(monkeypatch):
     return check
 
 
-def test_what_cannot_fit_is_refused_with_a_remedy_that_fits(limited):
+def test_misfits_are_refused_with_a_remedy_that_fits(limited):
     large = replace(CHAIN, train=TrainSettings(batch_size=65536))
     state = torch.get_rng_state()
     with pytest.raises(MemoryLimitError) as refused:
@@ -145,7 +145,7 @@ def test_what_cannot_fit_is_refused_with_a_remedy_that_fits(limited):
         limited(huge, 3 * GIB)
 
 
-def test_processes_share_a_machine_and_small_runs_say_nothing(limited):
+def test_processes_share_memory_and_small_runs_say_nothing(limited):
     assert limited(CHAIN, 4 * GIB)
     with pytest.raises(MemoryLimitError, match=r"GiB in 8 processes \("):
         limited(CHAIN, 4 * GIB, processes=8)
@@ -153,7 +153,7 @@ def test_processes_share_a_machine_and_small_runs_say_nothing(limited):
     assert limited(CHAIN, 2 * GIB, chosen=False) == "" != limited(CHAIN, GIB, chosen=False), "more than half of it"
 
 
-def test_beside_a_gpu_the_machine_holds_weights_and_data(monkeypatch):
+def test_beside_gpus_the_machine_holds_weights_and_data(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2 * GIB, 3 * GIB))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: GIB // 2)
     gpu = torch.device("cuda:0")
@@ -177,7 +177,7 @@ class Odd(nn.Module):
         raise KeyError(x)
 
 
-def test_a_network_that_does_not_run_counts_by_its_weights(monkeypatch):
+def test_an_unrunnable_network_counts_by_its_weights(monkeypatch):
     monkeypatch.setattr("nas.space.custom._load", lambda _: Odd)
     parts = estimate(replace(CHAIN, space=CustomSettings(factory="nets:Odd")))
     assert (parts["weights"], parts["activations"]) == (2 * 4 * 2 * 30730, 0)
@@ -225,7 +225,7 @@ def test_the_smallest_cgroup_limit_counts(tmp_path):
         assert [limit.bytes for limit in memory_limits(CPU, 1, machine(tmp_path / f"{number}", files))] == expected
 
 
-def test_a_limit_is_named_and_says_what_it_counts(tmp_path):
+def test_limits_are_named_and_say_what_they_count(tmp_path):
     files = VERSION_2 | {
         "proc/meminfo": "MemTotal:       16000 kB\nMemFree:  100 kB\n",
         "proc/self/status": "Name:\tx\nVmSize:\t    5000 kB\nVmRSS:\t    700 kB\n",

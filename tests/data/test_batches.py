@@ -75,7 +75,7 @@ def test_batch_is_a_function_of_the_step(images):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_an_epoch_has_every_image_once_but_a_partial_batch(images):
+def test_epochs_show_every_image_once_except_partial_batches(images):
     whole, plain = batches(images, batch_size=13), batches(images)
     shown = unnormalise_all(torch.cat([whole.batch(step)[0] for step in range(whole.steps_per_epoch)]))
     assert sorted(shown[:, 0, 0, 0].tolist()) == list(range(COUNT))
@@ -91,7 +91,7 @@ def test_another_seed_or_stream_draws_other_numbers(images):
         assert not torch.equal(batches(images).batch(0)[0], batches(images, **other).batch(0)[0]), other
 
 
-def test_the_last_window_of_the_last_image_is_inside_the_memory(images):
+def test_the_last_images_last_window_stays_inside_memory(images):
     one = ImageSet(images.images[-2:], images.labels[-2:], images.classes)
     corners = batches(one, batch_size=2, crop=SIDE - 1)
     for step in range(400):  # with 17 places each way, both extremes are drawn

@@ -110,7 +110,7 @@ WRONG = [
 ]
 
 
-def test_a_bad_tree_is_one_line_with_the_remedy(tmp_path):
+def test_a_bad_trees_one_line_names_the_remedy(tmp_path):
     for make in (as_folder, as_zip):
         for number, (files, message) in enumerate(WRONG):
             root = make(tmp_path / f"{make.__name__}{number}", files)

@@ -39,7 +39,7 @@ def places(part):
     return part.images.flatten().long()
 
 
-def test_each_class_holds_out_its_share_and_at_least_one():
+def test_each_class_holds_out_its_share_or_one():
     whole = pool(40, 20, 2)
     rest, held_out = stratified(whole, 0.1, generator(0, "split"), "key")
     assert torch.bincount(held_out.labels).tolist() == [4, 2, 1]
@@ -50,7 +50,7 @@ def test_each_class_holds_out_its_share_and_at_least_one():
         stratified(pool(2, 1), 0.1, generator(0, "split"), "data.val_fraction")
 
 
-def test_every_class_keeps_the_same_share_of_fewer_images():
+def test_every_class_keeps_its_share_of_fewer_images():
     whole = pool(120, 60, 20)
     kept, other = (thinned(whole, 50, generator(seed, "few"), "key") for seed in (0, 1))
     assert torch.bincount(kept.labels).tolist() == [30, 15, 5]

@@ -18,7 +18,7 @@ def bytes_of(splits: Splits) -> list[list[bytes]]:
     return [[image.numpy().tobytes() for image in part.images] for part in (splits.train, splits.val, splits.test)]
 
 
-def test_splits_are_disjoint_fixed_by_seed_and_normalised_by_training():
+def test_splits_are_disjoint_seeded_and_normalised_by_training():
     for settings in (DigitsSettings(), SMALL):
         splits = load_splits(settings, 0)
         parts, again, other = bytes_of(splits), bytes_of(load_splits(settings, 0)), bytes_of(load_splits(settings, 1))
@@ -58,7 +58,7 @@ def test_an_unknown_data_set_is_refused():
 
 
 @pytest.mark.parametrize("name", ["CIFAR10", "CIFAR100"])
-def test_cifar_keeps_labels_turns_channels_first_and_is_silent(monkeypatch, capsys, name):
+def test_cifar_keeps_labels_puts_channels_first_silently(monkeypatch, capsys, name):
     def fake(root, train, download):
         print("Files already downloaded and verified")
         print("100%", file=sys.stderr)

@@ -125,7 +125,7 @@ PATHS = [[(0, 1, 2), (0, 2, 0), (1, 1, 2)], [(2, 2, 2), (0, 0, 0), (2, 0, 0)]]
 """Of three ranks in two steps: branches that all, two, one or none of them run."""
 
 
-def test_own_paths_average_gradients_over_the_ranks_using_them(tmp_path):
+def test_own_paths_average_gradients_over_ranks_using_them(tmp_path):
     found = together(3, own_paths, tmp_path, PATHS)
     assert_same(found[0], found[1])
     assert_same(found[0], found[2])
@@ -171,7 +171,7 @@ def own_run(world, settings, folder):
     return drawn, dict(run.supernet.named_parameters()), run.tracker.counts
 
 
-def test_each_rank_draws_own_paths_and_all_are_counted(tmp_path):
+def test_ranks_draw_own_paths_and_all_are_counted(tmp_path):
     settings = replace(tiny(TrainRunSettings(space=CHAIN)), dist=DistSettings(paths="own", check_every=1))
     (first, weights, counts), (second, others, _) = together(2, own_run, tmp_path, settings, tmp_path / "run")
     assert [paths[1] for paths in first] == [paths[1] for paths in second]

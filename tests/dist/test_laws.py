@@ -129,7 +129,7 @@ def test_local_batchnorm_differs_in_statistics_but_not_weights(tmp_path, float64
     assert any(not torch.allclose(first[name], one[name], rtol=1e-3) for name in weights)
 
 
-def test_the_ranks_parts_are_the_batch_of_one_process(tmp_path):
+def test_the_ranks_parts_make_up_the_whole_batch(tmp_path):
     settings = tiny(PLAIN)
     settings = replace(settings, data=replace(settings.data, flip=True, cutout=6))
     run = Run(settings, tmp_path)
@@ -147,7 +147,7 @@ def test_the_ranks_parts_are_the_batch_of_one_process(tmp_path):
 # ------------------------------------------------------------------------------------------------ going on
 
 
-def test_a_run_of_two_ranks_goes_on_on_one_or_four(tmp_path, float64):
+def test_two_rank_runs_resume_on_one_or_four(tmp_path, float64):
     settings = tiny(WITHOUT_BATCHNORM["adamw-ema-clipped"])
     one = alone(settings, tmp_path / "alone")
     together(2, trained, tmp_path, settings, tmp_path / "two", 11)
@@ -157,7 +157,7 @@ def test_a_run_of_two_ranks_goes_on_on_one_or_four(tmp_path, float64):
         assert_close(together(number, trained, tmp_path, settings, tmp_path / str(number))[0], one, f"on {number}")
 
 
-def test_an_interrupted_run_of_two_ranks_goes_on_unchanged(tmp_path):
+def test_an_interrupted_two_rank_run_goes_on_unchanged(tmp_path):
     settings = tiny(TrainRunSettings(space=CHAIN, gate=LearnedGateSettings(every=3)), save_every=7)
     undisturbed = together(2, trained, tmp_path, settings, tmp_path / "undisturbed")
     together(2, trained, tmp_path, settings, tmp_path / "stopped", 7)

@@ -31,7 +31,7 @@ def restless(world, settings, folder):
     return first, run.supernet.drawn
 
 
-def test_weights_begin_alike_and_dropout_is_each_ranks_own(tmp_path):
+def test_ranks_share_initial_weights_but_not_dropout(tmp_path):
     """Dropout differs in each step, too, and is the same after a restart. Rank 0 alone writes."""
     settings, folder = tiny(RESTLESS, save_every=11), tmp_path / "run"
     (first, *drawn), (second, *others) = together(2, restless, tmp_path, settings, folder)
@@ -77,7 +77,7 @@ def evaluated(world, settings, folder, slow):
     return {key: state[key] for key in ("model", "optimizer", "counts")}, [found.accuracy for found in run.evaluated]
 
 
-def test_an_evaluation_that_was_stopped_is_made_up_for(tmp_path):
+def test_a_stopped_evaluation_is_made_up_for(tmp_path):
     settings = tiny(TrainRunSettings(space=CHAIN))
     whole = together(2, evaluated, tmp_path, settings, tmp_path / "whole", None)
     for step in (11, 22):
@@ -157,7 +157,7 @@ def test_processes_meet_whatever_an_earlier_start_has_left():
         assert len(names) == 1
 
 
-def test_a_process_without_others_does_not_wait_for_ever():
+def test_a_process_alone_does_not_wait_for_ever():
     for rank, rule in enumerate(("not all the others have answered", "rank 0 has not invited")):
         with pytest.raises(RuntimeError, match=rule):
             meet(dist.HashStore(), rank, 2, 0.1)

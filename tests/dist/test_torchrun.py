@@ -70,7 +70,7 @@ def test_rank_0_alone_speaks_writes_and_draws(undisturbed):
     assert json.loads((folder / "report.json").read_text())["processes"] == 2
 
 
-def test_a_killed_rank_is_restarted_and_nothing_is_lost(torchrun, small, tmp_path, undisturbed):
+def test_a_killed_rank_restarts_and_nothing_is_lost(torchrun, small, tmp_path, undisturbed):
     """On one machine, whichever rank it is, and on two machines, which have to find each other again."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -97,7 +97,7 @@ def test_a_killed_rank_is_restarted_and_nothing_is_lost(torchrun, small, tmp_pat
     assert_same_end(tmp_path / "outputs" / "train" / "machines", undisturbed[0])
 
 
-def test_an_error_on_any_rank_ends_all_with_its_message(torchrun, small, tmp_path):
+def test_any_ranks_error_ends_all_with_its_message(torchrun, small, tmp_path):
     cases = [("raise", 1), ("refuse", 1), ("refuse", 0)]
     started = [
         torchrun(*small, f"run={what}{rank}", fault=f"{what}:{rank}:4", injected=slow_to_speak) for what, rank in cases
@@ -113,7 +113,7 @@ def test_an_error_on_any_rank_ends_all_with_its_message(torchrun, small, tmp_pat
         assert newest(tmp_path / "outputs" / "train" / f"{what}{rank}")["step"] == 2, (what, rank)
 
 
-def test_an_error_in_set_up_is_said_in_spite_of_torchrun(torchrun):
+def test_a_set_up_error_is_told_despite_torchrun(torchrun):
     status, out, err = torchrun("space=chain", "data=folder", "data.root=gone", "run=x", injected=slow_to_speak).end()
     (only,) = said(err)
     assert re.fullmatch(r"nas-train: rank [01]: data\.root=\S*gone: .+; .+", only), only
@@ -126,7 +126,7 @@ def in_set_up(error):
         raise error
 
 
-def test_a_rank_that_failed_in_set_up_says_why(tmp_path):
+def test_a_rank_failing_in_set_up_says_why(tmp_path):
     refused, full = DataError("data.root", "here", "is gone", "bring it back"), OSError(28, "No space left", "there")
     for error, line in (
         (refused, "rank 0: data.root=here: is gone; bring it back"),
@@ -145,7 +145,7 @@ def test_a_rank_that_failed_in_set_up_says_why(tmp_path):
         assert line in err
 
 
-def test_a_rank_that_is_stopped_stops_all_and_the_printed_command_goes_on(torchrun, small, tmp_path, undisturbed):
+def test_one_stopped_rank_stops_all_and_all_resume(torchrun, small, tmp_path, undisturbed):
     status, out, err = torchrun(*small, "run=stopped", fault="stop:1:5").end()
     assert (status, said(err), bool(out)) == (1, [], True), err
     command = f"torchrun --nproc-per-node=2 ... -m nas.cli.train {shlex.join(small)} run=stopped"
@@ -157,7 +157,7 @@ def test_a_rank_that_is_stopped_stops_all_and_the_printed_command_goes_on(torchr
     assert_same_end(tmp_path / "outputs" / "train" / "stopped", undisturbed[0])
 
 
-def test_a_second_run_of_the_name_is_refused_and_ctrl_c_saves_the_first(torchrun, small, tmp_path):
+def test_a_namesake_is_refused_and_ctrl_c_saves(torchrun, small, tmp_path):
     words = (*small, "run=one", "train.epochs=5000", "evaluate.every_epochs=5000")
     first, folder = torchrun(*words), tmp_path / "outputs" / "train" / "one"
     while not list(folder.glob("step_*.safetensors")):
@@ -188,7 +188,7 @@ REFUSED = [
 ]
 
 
-def test_what_is_refused_is_said_once_and_leaves_nothing(torchrun, tmp_path):
+def test_a_refusal_is_said_once_and_leaves_nothing(torchrun, tmp_path):
     for (words, line), process in [(case, torchrun(*case[0])) for case in REFUSED]:
         status, out, err = process.end()
         (only,) = said(err)

@@ -92,7 +92,7 @@ def test_figures_older_than_their_code_are_listed(repository):
     assert line.startswith("figure: 1 newer commits in code.py; measure")
 
 
-def test_a_new_result_takes_the_place_of_the_old(repository, monkeypatch):
+def test_a_new_result_replaces_the_old(repository, monkeypatch):
     folder, git = repository
     (folder / "code.py").write_text("2")
     git("commit", "-qam", "second")

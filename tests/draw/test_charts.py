@@ -38,7 +38,7 @@ def test_values_and_hypervolume_are_drawn_over_the_trials():
     assert Axis("naswot (larger is better)", False).text == "naswot (larger is better)"
 
 
-def test_a_scatter_has_room_for_every_panel_and_takes_infinities():
+def test_a_scatter_fits_every_panel_and_takes_infinities():
     values = torch.linspace(0, 1, 30, dtype=torch.float64)[None]
     top = torch.arange(30) > 26
     odd = values.clone()
@@ -60,7 +60,7 @@ def test_infinite_predictions_are_drawn_beyond_the_finite_ones():
     assert not is_squashed(torch.tensor([0.0, 1.0, 2.0, 3.0, 10.0]))
 
 
-def test_sample_images_stay_in_order_and_small_ones_are_enlarged():
+def test_samples_stay_in_order_and_small_ones_grow():
     batch = torch.linspace(0, 1, 40)[:, None, None, None].expand(40, 1, 8, 8)
     pixels = opened(draw_grid(batch))
     assert pixels.shape == (4 * 32, 8 * 32, 3)  # 4 rows and 8 columns of 3 x 8 pixels with a border of 4

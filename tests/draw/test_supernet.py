@@ -30,7 +30,7 @@ def test_largest_share_is_orange_and_equals_are_not():
     assert equal == none == 0
 
 
-def test_colour_grows_with_the_share_and_uniform_is_half():
+def test_colour_grows_with_share_and_uniform_is_half():
     def strengths(*shares):
         return [box.strength for box in boxes_of(Slot("s", tuple("abcdefgh"[: len(shares)])), shares, {})]
 
@@ -39,7 +39,7 @@ def test_colour_grows_with_the_share_and_uniform_is_half():
         assert strengths(*even(choices)) == pytest.approx([0.5] * choices)
 
 
-def test_of_many_choices_the_largest_are_shown_and_the_rest_summed():
+def test_many_choices_show_the_largest_and_sum_others():
     shares = [0.0] * 128
     shares[100], shares[5], shares[127] = 0.6, 0.3, 0.1
     boxes = boxes_of(Slot("s", tuple(map(str, range(128)))), shares, {5: 0.9})

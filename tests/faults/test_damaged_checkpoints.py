@@ -32,7 +32,7 @@ def regions(data):
 
 
 @pytest.mark.parametrize("number", RANDOM)
-def test_one_that_is_cut_short_falls_back_to_the_one_before(run, tmp_path, number):
+def test_one_cut_short_falls_back_to_its_predecessor(run, tmp_path, number):
     newest, before = checkpoint.saved(run)
     data, expected, chosen = newest.read_bytes(), load(before), random.Random(number)
     ends = {end for part in regions(data).values() for end in part} - {len(data)}
@@ -70,7 +70,7 @@ WORDS = ("data=synthetic", "data.size=300", "train.threads=1", "train.epochs=1",
 WORDS = (*WORDS, "track.tensorboard=false", "run=cut")
 
 
-def test_the_command_says_what_is_damaged_and_goes_on(tmp_path):
+def test_the_command_names_the_damage_and_goes_on(tmp_path):
     assert verb("train", *WORDS, folder=tmp_path).end()[0] == 0
     folder = tmp_path / "outputs" / "train" / "cut"
     whole = [load(path) for path in checkpoint.saved(folder)]

@@ -25,7 +25,7 @@ def test_an_archive_cut_short_is_one_line(source, tmp_path):
         refused(tmp_path / "set.zip", rule)
 
 
-def test_a_flipped_bit_in_an_archive_is_one_line(source, tmp_path):
+def test_an_archives_flipped_bit_is_one_line(source, tmp_path):
     with zipfile.ZipFile(tmp_path / "set.zip") as file:
         first = file.infolist()[0]
     data = bytearray((tmp_path / "set.zip").read_bytes())
@@ -34,7 +34,7 @@ def test_a_flipped_bit_in_an_archive_is_one_line(source, tmp_path):
     refused(tmp_path / "set.zip", rf"{first.filename}: is no readable image \(Bad CRC-32")
 
 
-def test_a_cache_of_an_older_format_is_not_found(source, tmp_path, monkeypatch):
+def test_an_older_formats_cache_is_not_found(source, tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "FORMAT", cache.FORMAT - 1)
     expected = load_folder(source)
     (older,) = (tmp_path / "cache").glob("*.safetensors")
@@ -45,7 +45,7 @@ def test_a_cache_of_an_older_format_is_not_found(source, tmp_path, monkeypatch):
     assert older.read_bytes() == b"another format"
 
 
-def test_a_killed_cache_write_leaves_none_or_a_whole_one(source, tmp_path):
+def test_a_killed_cache_write_leaves_all_or_nothing(source, tmp_path):
     expected = load_folder(source)
     (cached,) = (tmp_path / "cache").glob("*.safetensors")
     cached.unlink()
@@ -59,7 +59,7 @@ def test_a_killed_cache_write_leaves_none_or_a_whole_one(source, tmp_path):
         assert left <= {cached.name, f"{cached.name}.lock"}, done[at]
 
 
-def test_a_cache_that_cannot_be_written_is_a_warning(source, tmp_path):
+def test_an_unwritable_cache_is_a_warning(source, tmp_path):
     told = r"data\.cache=.*: images are decoded again every time \(.*\); name another folder"
     for at in range(4):
         with full_disk(at), pytest.warns(NasWarning, match=told):

@@ -90,7 +90,7 @@ def test_a_worker_killed_at_any_write_loses_nothing(tmp_path, undisturbed, part)
         shutil.rmtree(tmp_path / "killed")
 
 
-def test_a_running_worker_finishes_what_a_killed_one_was_at(tmp_path, undisturbed):
+def test_a_running_worker_finishes_a_killed_ones_trials(tmp_path, undisturbed):
     """Both have begun; the first is killed by the kernel, the second finds its trials. Its clock is set back."""
     proposed, told = undisturbed.tells[:2]
     for stage, at in {"claimed": (proposed + 1, False), "evaluating": (told, False), "telling": (told, True)}.items():
@@ -116,7 +116,7 @@ def test_a_running_worker_finishes_what_a_killed_one_was_at(tmp_path, undisturbe
             assert all(float(row["seconds"]) >= 0 for row in csv.DictReader(file))
 
 
-def test_a_full_disk_is_told_and_the_same_search_goes_on(tmp_path, undisturbed):
+def test_a_full_disk_is_told_and_search_resumes(tmp_path, undisturbed):
     done, folder = undisturbed.done, tmp_path / "full"
     writes = [i for i, name in enumerate(done) if name.split()[0] in ("write", "replace")]
     for at in writes[::3]:
@@ -132,7 +132,7 @@ def test_a_full_disk_is_told_and_the_same_search_goes_on(tmp_path, undisturbed):
         shutil.rmtree(folder)
 
 
-def test_a_damaged_or_emptied_journal_is_refused_and_nothing_changes(tmp_path, undisturbed):
+def test_a_damaged_or_empty_journal_is_refused_unchanged(tmp_path, undisturbed):
     (tmp_path / "journal.log").touch()  # of a process that was killed between making and writing it
     work(tmp_path)
     assert_same(what_is_left(tmp_path), undisturbed.left)
@@ -151,7 +151,7 @@ def test_a_damaged_or_emptied_journal_is_refused_and_nothing_changes(tmp_path, u
     assert_same(what_is_left(tmp_path), undisturbed.left)
 
 
-def test_the_command_says_in_one_line_that_the_disk_is_full(tmp_path):
+def test_the_command_reports_full_disks_in_one_line(tmp_path):
     words = ("space=chain", "space.widths=[4]", "space.depths=[1]", "space.strides=[1]", "data=synthetic", "run=full")
     words = (*words, "search.objectives=[parameters]", "search.trials=2", "search.threads=1", "data.size=40")
     status, _, err = verb("search", *words, folder=tmp_path, injected=lambda: full_disk(1)).end()

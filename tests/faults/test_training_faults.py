@@ -86,7 +86,7 @@ def test_kills_one_after_another_add_nothing(tmp_path, undisturbed):
     assert_same(what_is_left(train(tmp_path)), undisturbed.left)
 
 
-def test_a_full_disk_is_told_and_the_run_goes_on(tmp_path, undisturbed, sample):
+def test_a_full_disk_is_told_and_training_resumes(tmp_path, undisturbed, sample):
     writes = [i for i, name in enumerate(undisturbed.done) if name.split()[0] in ("write", "fsync", "replace")]
     checkpoints = [i for i in writes if "step_" in undisturbed.done[i]]
     for at in [*sample(checkpoints, 3), *sample(writes, 3)]:

@@ -75,7 +75,7 @@ def rounds(one, count, paths_per_round):
 
 
 @pytest.mark.parametrize("mode", ["accumulate", "step_each"])
-def test_every_choice_runs_once_a_round_of_its_slot(mode):
+def test_a_slots_round_runs_each_choice_once(mode):
     for counts in ((4, 4, 4), (2, 5, 1, 3)):
         longest = max(counts)
         one = build_gate(FairGateSettings(mode=mode), Slots(*counts), 3, total_steps=100)

@@ -100,7 +100,7 @@ def test_results_are_distinct_and_in_lexicographic_order():
     assert [j.architecture for j in found] == [(0, 0, 1), (0, (0, 1), 2), (0, 1, 0), (2, 0, 0)]
 
 
-def test_each_result_comes_at_once_and_a_few_at_a_time_cost_no_more():
+def test_results_stream_and_small_chunks_cost_no_more():
     space = chain()
     supernet, everything = space.supernet(), list(space.enumerate())
     evaluator = Evaluator(supernet, space, BATCHES, CALIBRATION)
@@ -177,7 +177,7 @@ class _Watched(PrefixWalk):
         return sum({s._cdata: s.nbytes() for ref in self.made if (s := ref()) is not None}.values())
 
 
-def test_what_is_kept_is_nearly_the_best_there_is():
+def test_what_is_kept_is_nearly_the_best_possible():
     random, ratios = torch.Generator().manual_seed(0), []
     for _ in range(40):
         growth = torch.randint(1, 4, (6,), generator=random)
@@ -220,7 +220,7 @@ def test_a_false_chain_is_refused():
         Evaluator(UnchainedNet(), custom("AwkwardNet"), BATCHES, CALIBRATION)
 
 
-def test_a_nan_loss_is_an_error_and_evaluation_goes_on():
+def test_evaluation_reports_a_nan_loss_and_goes_on():
     space = chain()
     supernet = lively(space)
     supernet.blocks[1].branches[2][0].weight.data[0, 0, 0, 0] = torch.inf

@@ -30,7 +30,7 @@ def evaluator(supernet, calibration=CALIBRATION, **how):
     return Evaluator(supernet, SPACE, BATCHES, calibration, finetune=tuned(**how))
 
 
-def test_it_is_some_steps_of_sgd_along_a_cosine():
+def test_it_takes_sgd_steps_along_a_cosine():
     supernet = lively(SPACE)
     found = tuned(sgd=SGDSettings(lr=7, momentum=0.5, weight_decay=0.1), label_smoothing=0.1)(supernet, (0, 1, 2))
     model = copy.deepcopy(supernet).train()
@@ -74,7 +74,7 @@ def test_the_seed_is_that_of_dropout():
     assert not torch.equal(one["head.weight"], other["head.weight"])
 
 
-def test_every_candidate_sees_the_same_batches_and_shares_nothing():
+def test_candidates_see_the_same_batches_and_share_nothing():
     asked = []
     tuning = evaluator(lively(SPACE), batch=lambda step: asked.append(step) or TRAINING[step])
     assert not tuning.shares_prefixes

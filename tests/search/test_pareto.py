@@ -54,6 +54,6 @@ def test_the_curve_rises_to_the_share_of_all():
     assert 0 < curve[0] <= curve[-1] <= 1
 
 
-def test_points_that_are_all_alike_have_a_curve_too():
+def test_points_all_alike_have_a_curve_too():
     assert hypervolume_curve([(3.0, 3.0)] * 3) == pytest.approx([1.0, 1.0, 1.0])
     assert hypervolume_curve([]) == []

@@ -115,7 +115,7 @@ def test_the_files_say_the_same(exhaustive):
     assert {"front", "hypervolume"} <= {*board.Tags()["images"]}
 
 
-def test_a_copy_of_the_checkpoint_is_the_same_search(checkpoint, tmp_path, monkeypatch):
+def test_a_copied_checkpoint_is_the_same_search(checkpoint, tmp_path, monkeypatch):
     """And the result finds the checkpoint, whichever folder it is read in."""
     monkeypatch.chdir(checkpoint.parent)
     run(settings(checkpoint.name, trials=4), tmp_path / "run")
@@ -222,7 +222,7 @@ def test_a_stopped_search_goes_on_when_asked_again(checkpoint, tmp_path, monkeyp
     assert [(t.architecture, t.values) for t in again.trials] == [(t.architecture, t.values) for t in whole.trials]
 
 
-def test_batchnorm_is_treated_as_in_the_run_or_as_told(checkpoint, exhaustive):
+def test_batchnorm_follows_the_run_unless_told_otherwise(checkpoint, exhaustive):
     _, outcome, _ = exhaustive
     trained = load_trained(checkpoint)
     words = {True: "statistics estimated for each", False: "the supernet's running statistics"}
@@ -272,7 +272,7 @@ def test_the_report_names_what_is_left_out(tmp_path):
         Search(untrained(space, objectives=["naswot"], limit={"parameters": 1e6}), tmp_path / "needed")
 
 
-def test_a_search_with_nothing_within_its_limits_says_so(checkpoint, tmp_path):
+def test_a_search_finding_nothing_within_limits_says_so(checkpoint, tmp_path):
     run(settings(checkpoint, trials=3, limit={"accuracy": 2.0}), tmp_path)
     assert "3 were evaluated and found to break a limit" in (tmp_path / "report.md").read_text()
     with pytest.raises(CheckpointError, match="found nothing within its limits"):

@@ -110,7 +110,7 @@ def test_a_seed_settles_the_trials_whatever_is_killed(tmp_path, sampler, monkeyp
         assert not {*first} & {*second}, after
 
 
-def test_a_workers_claims_are_its_own_until_it_is_gone(tmp_path):
+def test_a_workers_claims_are_exclusive_while_it_lives(tmp_path):
     first, second = open_study(tmp_path, trials=8), open_study(tmp_path, trials=8)
     mine, others = first.claim(), second.claim()
     assert not {t.architecture for t in mine} & {t.architecture for t in others}
@@ -154,7 +154,7 @@ def test_two_processes_evaluate_each_architecture_once(tmp_path):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_limit_on_a_cost_holds_for_all_proposals(tmp_path, sampler):
+def test_a_cost_limit_holds_for_all_proposals(tmp_path, sampler):
     for bound in (100, 110, 130):
         study = open_study(tmp_path / str(bound), sampler, 1000, limit={"flops": bound})
         assert sorted(work(study)) == [a for a in SPACE.enumerate() if COSTS["flops"](a) <= bound], bound
@@ -183,7 +183,7 @@ def test_two_limits_at_odds_end_the_search(tmp_path):
     assert study.done()
 
 
-def test_a_broken_limit_is_infeasible_and_the_sampler_knows(tmp_path):
+def test_the_sampler_knows_a_broken_limit_is_infeasible(tmp_path):
     study = open_study(tmp_path, "nsga2", trials=27, limit={"accuracy": 0.5, "loss": 0.8})
     work(study)
     for trial in study.trials():
@@ -196,7 +196,7 @@ def test_a_broken_limit_is_infeasible_and_the_sampler_knows(tmp_path):
         assert known.constraints == pytest.approx(violations)
 
 
-def test_a_failed_trial_keeps_its_reason_and_is_not_repeated(tmp_path):
+def test_failed_trials_keep_their_reason_and_never_repeat(tmp_path):
     study = open_study(tmp_path, "tpe", trials=27)
     while claimed := study.claim():
         for trial in claimed:

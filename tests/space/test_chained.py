@@ -29,7 +29,7 @@ def test_pieces_in_a_row_are_the_forward():
         assert torch.equal(y, supernet(X, architecture)), name
 
 
-def test_a_survey_finds_norms_and_sizes_and_changes_nothing():
+def test_surveys_find_norms_and_sizes_and_change_nothing():
     supernet = AwkwardNet().eval()
     with unchanged(supernet):
         pieces = survey(supernet, SLOTS, X)

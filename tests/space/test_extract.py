@@ -60,7 +60,7 @@ def assert_same_state(subnet, supernet):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_subnet_is_plain_and_gives_the_supernets_output(name):
+def test_a_subnet_is_plain_with_the_supernets_output(name):
     supernet, architecture = case(name)
     names = {block: name for name, block in gated_blocks(supernet).items()}
     for training in (True, False):

@@ -179,7 +179,7 @@ def test_a_seed_alone_gives_the_weights():
         assert any(not torch.equal(first[key], other[key]) for key in first), name
 
 
-def test_channels_image_size_and_classes_are_those_of_the_data():
+def test_channels_image_size_and_classes_follow_the_data():
     for chosen in SPACES.values():
         space = build_space(chosen, channels=1, image_size=16, classes=7)
         supernet, x = space.supernet().eval(), torch.randn(2, 1, 16, 16)

@@ -90,7 +90,7 @@ def test_shares_and_entropy(writer, lines):
     assert lines()[1]["gate/entropy"] == 0
 
 
-def test_paths_of_one_step_share_the_time_that_is_nobodys(writer, lines):
+def test_paths_of_one_step_share_nobodys_time(writer, lines):
     tracker = Tracker(writer, SLOTS)
     for number, (path_s, first, second) in enumerate(((None, 5, 5), ([0.002, 0.004], 4, 6))):
         tracker.step([(0, 0), (1, 1)], **STEP, path_s=path_s)
@@ -101,7 +101,7 @@ def test_paths_of_one_step_share_the_time_that_is_nobodys(writer, lines):
         assert line["time/step_ms_mix/conv11"] == line["time/step_ms_mix.1/b"] == pytest.approx(second)
 
 
-def test_validation_accuracy_is_a_mean_over_the_architectures_with_a_choice(writer, events, lines):
+def test_a_choices_accuracy_averages_the_architectures_with_it(writer, events, lines):
     tracker = Tracker(writer, SLOTS)
     tracker.step([((0, 2), 1)], **STEP)
     tracker.evaluated(0, [((2, 1), 0.1)])  # which the next evaluation replaces
@@ -167,7 +167,7 @@ def test_a_damaged_state_is_refused_and_changes_nothing(writer):
         assert other.state_dict() == empty, what
 
 
-def test_images_are_drawn_after_1_2_4_evaluations_and_the_last(writer, events, monkeypatch):
+def test_images_come_at_doubling_evaluations_and_the_last(writer, events, monkeypatch):
     monkeypatch.setattr("nas.track.tracker.draw_supernet", lambda *_: draw_grid(torch.rand(1, 1, 8, 8)))
     tracker = Tracker(writer, SLOTS)
     for step in range(1, 12):
@@ -211,7 +211,7 @@ def test_layout_names_tags_that_exist(writer, events):
     assert shown == expected
 
 
-def test_a_slot_of_many_choices_has_a_histogram_and_no_curves(writer, events):
+def test_many_choices_have_a_histogram_and_no_curves(writer, events):
     tracker = Tracker(writer, (Slot("wide", tuple(map(str, range(17)))), SLOTS[1]))
     tracker.start("seed: 0")
     tracker.step([(16, 0)], grad_norms={(0, 16): 1.0, (1, 0): 1.0}, **STEP)
@@ -225,7 +225,7 @@ def test_a_slot_of_many_choices_has_a_histogram_and_no_curves(writer, events):
     assert tags["histograms"] == ["gate/counts_wide", "gate/counts_mix.1"]
 
 
-def test_a_step_touches_the_entries_of_its_path_alone(writer):
+def test_a_step_touches_only_its_paths_entries(writer):
     class Counting(list):
         touched = 0
 

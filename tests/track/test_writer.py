@@ -71,7 +71,7 @@ def test_fresh_start_drops_all_earlier_points(tmp_path, events, curve, lines):
     assert [line["step"] for line in lines()] == [30]
 
 
-def test_lost_metrics_are_told_and_not_filled_with_zeros(tmp_path, lines):
+def test_lost_metrics_are_told_and_not_zero_filled(tmp_path, lines):
     (tmp_path / "metrics.jsonl").write_text('{"step": 20}\n{"st')
     with pytest.warns(NasWarning, match="remembers 900"):
         writer = Writer(tmp_path, tensorboard=False, step=60, metrics_bytes=900)

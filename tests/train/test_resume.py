@@ -48,7 +48,7 @@ def test_resumed_run_equals_uninterrupted_run(name, tmp_path):
     assert any(not torch.equal(other[name], tensor) for name, tensor in whole["model"].items())
 
 
-def test_old_checkpoints_are_refused_and_begin_no_new_run(tmp_path):
+def test_old_checkpoints_are_refused_and_begin_no_run(tmp_path):
     (tmp_path / "step_000000011.pt").write_bytes(b"PK\x03\x04")
     with pytest.raises(CheckpointError, match=r"of an older version of gated-nas \(step_000000011.pt\); train again"):
         Run(tiny(), tmp_path)
@@ -100,7 +100,7 @@ WORDS += ("data.image_size=16", "train.epochs=3", "train.batch_size=8", "train.t
 WORDS += ("track.log_every=3", "gate=fair")
 
 
-def test_a_killed_process_goes_on_with_the_same_command(tmp_path):
+def test_a_killed_process_resumes_with_the_same_command(tmp_path):
     """SIGKILL at moments that nobody has chosen: by wall clock, as soon as there is something to lose."""
     assert verb("train", *WORDS, "run=whole", folder=tmp_path).wait() == 0
     folder, kills = tmp_path / "outputs/train/killed", 0

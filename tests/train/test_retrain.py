@@ -139,7 +139,7 @@ def test_another_architecture_or_other_weights_are_refused(whole, settings, tmp_
         retrain(replace(settings, checkpoint=str(other.folder)), whole.folder)
 
 
-def test_what_does_not_fit_is_refused_and_leaves_nothing(settings, tmp_path):
+def test_a_misfit_is_refused_and_leaves_nothing(settings, tmp_path):
     other = r"another space, or its images were split otherwise \("
     cases = [
         (
@@ -200,7 +200,7 @@ def test_settings_that_contradict_each_other_are_refused(tmp_path):
         Run(SETTINGS, tmp_path)
 
 
-def test_a_checkpoint_may_lack_newer_settings_but_not_have_later_ones(tmp_path):
+def test_a_checkpoint_may_lack_but_not_add_settings(tmp_path):
     run = finish(quiet(tiny(epochs=1)), tmp_path)
     (path,) = checkpoint.saved(tmp_path)
     state = checkpoint.load(path)
@@ -239,7 +239,7 @@ def test_the_random_one_has_the_same_flops():
     assert farther, "all within the tolerance are as good as the nearest"
 
 
-def test_where_none_has_the_same_flops_the_nearest_is_taken():
+def test_without_equal_flops_the_nearest_is_taken():
     space, flops, match = random_one()
     most = max(space.enumerate(), key=flops)
     everything = ((0, 1, 2, 3),) * 4  # more FLOPs than any architecture with one open branch a slot

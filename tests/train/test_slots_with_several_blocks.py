@@ -67,7 +67,7 @@ def test_a_gradient_norm_is_that_of_all_blocks():
     assert BranchNorms(supernet)(0, paths) == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_gradient_of_a_choice_comes_from_all_its_blocks():
+def test_a_choices_gradient_comes_from_all_its_blocks():
     """``none`` and what reaches no output have none; everything else its outputs' share, summed over the cells."""
     space, supernet = supernet_of()
     gate, x, y = LearnedGate(space, 0, LearnedGateSettings(), 100), *batch()
@@ -110,7 +110,7 @@ def test_the_gradient_of_a_choice_comes_from_all_its_blocks():
     assert seen[1] != 0
 
 
-def test_a_path_without_output_gives_the_gate_no_gradient():
+def test_a_path_without_output_gives_no_gate_gradient():
     space, supernet = supernet_of()
     gate = LearnedGate(space, 0, LearnedGateSettings(), 100)
     with torch.no_grad():

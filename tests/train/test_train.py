@@ -68,7 +68,7 @@ def test_compiled_branches_train_and_are_evaluated(tmp_path, monkeypatch, backen
         torch.testing.assert_close(compiled.supernet.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
 
 
-def test_the_sum_of_a_rounds_gradients_is_one_update():
+def test_a_rounds_summed_gradients_are_one_update():
     space = build_space(CHAIN, 3, 16, 3)
     x, y = batch()
     paths = [(0, 2), (2, 0), (1, 1)]
@@ -103,7 +103,7 @@ def test_a_step_clips_updates_averages_and_drops_gradients():
         assert torch.equal(gated.average[closed], closed), "an average moves when its weight does"
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path):
+def test_a_non_finite_loss_stops_before_the_update(tmp_path):
     run = Run(tiny(save_every=1), tmp_path)
     batch_of = run.batches.batch
     run.batches.batch = lambda step: (batch_of(step)[0] * (math.nan if step == 5 else 1), batch_of(step)[1])
@@ -119,7 +119,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path):
     assert checkpoint.saved(tmp_path) == saved
 
 
-def test_a_step_that_is_not_made_leaves_no_gradient():
+def test_an_unmade_step_leaves_no_gradient():
     space = build_space(CHAIN, 3, 16, 3)
     supernet, (x, y) = space.supernet(), batch()
     optimizer = GatedOptimizer(supernet, SGDSettings())
@@ -160,7 +160,7 @@ def trained_chain():
     return space, supernet
 
 
-def test_no_candidate_leaks_into_the_next_or_the_supernet():
+def test_no_candidate_leaks_into_another_or_the_supernet():
     space, supernet = trained_chain()
     before = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
     architectures = list(space.enumerate())
@@ -187,7 +187,7 @@ def test_recalibration_gives_the_statistics_of_the_calibration_batches():
     assert not norm.training
 
 
-def test_the_average_is_evaluated_and_recalibration_can_be_switched_off(tmp_path):
+def test_evaluation_takes_the_average_and_can_skip_recalibration(tmp_path):
     run = finish(tiny(RUNS["chain-fair-adamw-ema"]), tmp_path)
     averaged = run.evaluate("val")
     run.optimizer.average = {}
@@ -202,7 +202,7 @@ def test_the_average_is_evaluated_and_recalibration_can_be_switched_off(tmp_path
     assert running[0].accuracy == pytest.approx(float(right))
 
 
-def test_each_choice_of_each_slot_is_evaluated_equally_often():
+def test_each_slots_choices_are_evaluated_equally_often():
     space = build_space(replace(CHAIN, depths=[4]), 3, 16, 3)
     found = architectures_to_evaluate(UniformGate(space, 5), rounds=2)
     for slot in range(4):

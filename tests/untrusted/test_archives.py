@@ -59,7 +59,7 @@ def test_an_encrypted_entry_is_refused(tmp_path):
     refused(path, r"train/b/0\.png: is no readable image .*encrypted")
 
 
-def test_a_size_that_no_image_has_is_refused_unread(tmp_path, monkeypatch):
+def test_an_impossible_image_size_is_refused_unread(tmp_path, monkeypatch):
     bomb = zlib.compress(bytes(4 << 20), 9)
     assert archive.RATIO * len(bomb) < (4 << 20)
     path = packed(tmp_path / "a.zip", [("train/a/9.png", bytes(4 << 20))], zipfile.ZIP_DEFLATED)
@@ -114,7 +114,7 @@ def png_header(width, height):
     )
 
 
-def test_an_image_without_bound_is_refused_by_its_header(tmp_path, monkeypatch):
+def test_an_unbounded_image_is_refused_by_its_header(tmp_path, monkeypatch):
     monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("decodes"))
     for width, height in ((9000, 9000), (60_000, 60_000), (1, 1 << 30), (1 << 31, 1 << 31)):
         path = packed(tmp_path / "a.zip", [("train/0/9.png", png_header(width, height))])
@@ -131,7 +131,7 @@ def test_postscript_named_png_starts_no_program(tmp_path, monkeypatch):
     refused(path, r"train/a/9\.png: is no readable image")
 
 
-def test_each_format_is_read_and_of_many_frames_the_first(tmp_path):
+def test_every_format_is_read_by_its_first_frame(tmp_path):
     for kind in ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP"):
         more = {}
         if kind in ("GIF", "PNG", "TIFF", "WEBP"):
@@ -151,7 +151,7 @@ def folder(tmp_path):
     return as_folder(tmp_path / "pets")
 
 
-def test_a_link_in_a_circle_is_refused_and_others_are_followed(folder):
+def test_circular_links_are_refused_and_others_followed(folder):
     circle = r"pets: train/.*: is a link to a folder that it lies in; remove this link"
     more = folder / "train" / "a" / "more"
     for target in (".", "..", "../.."):
@@ -209,7 +209,7 @@ DAMAGE = {
 }
 
 
-def test_a_cache_that_is_not_ours_is_decoded_again(tmp_path, monkeypatch):
+def test_a_foreign_cache_is_decoded_again(tmp_path, monkeypatch):
     source = of(packed(tmp_path / "a.zip"))
     expected = load_folder(source)
     (path,) = (tmp_path / "cache").glob("*.safetensors")

@@ -57,7 +57,7 @@ def resealed(path, to, edit):
     return to
 
 
-def test_a_factory_is_neither_imported_nor_called_unless_named(forged, tmp_path, monkeypatch):
+def test_an_unnamed_factory_is_neither_imported_nor_called(forged, tmp_path, monkeypatch):
     (tmp_path / "trap.py").write_text(TRAP)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
@@ -129,7 +129,7 @@ def test_a_checkpoint_without_its_parts_is_one_line(made, tmp_path):
         assert len(str(caught.value)) < 500, words
 
 
-def test_sizes_that_the_file_does_not_bear_out_are_refused(made, tmp_path):
+def test_sizes_belied_by_the_file_are_refused(made, tmp_path):
     data, path = made["chain-learned"].read_bytes(), tmp_path / "a.safetensors"
     shape = unseal(made["chain-learned"])[1]["gate/logits"].shape
     old = f'"gate/logits":{{"dtype":"F32","shape":{list(shape)}'.replace(" ", "").encode()
@@ -181,7 +181,7 @@ MISFITS = [
 ]
 
 
-def test_a_run_does_not_go_on_from_parts_of_another(forged, tmp_path):
+def test_a_run_never_resumes_from_parts_of_another(forged, tmp_path):
     for name, edit, words in MISFITS:
         forged(edit, name)
         with pytest.raises(CheckpointError, match=rf"run=.*: its checkpoint does not fit the network \(.*{words}"):
@@ -189,7 +189,7 @@ def test_a_run_does_not_go_on_from_parts_of_another(forged, tmp_path):
         assert not (tmp_path / "metrics.jsonl").exists(), words
 
 
-def test_a_network_that_the_file_does_not_bear_out_is_refused(forged):
+def test_a_network_belied_by_the_file_is_refused(forged):
     wrong = {
         r"size mismatch for stem.*\[4, .*\[65536, ": lambda s: s["settings"]["space"].update(widths=[1 << 16]),
         "Missing key": lambda s: s["settings"]["space"].update(depths=[3]),

@@ -107,7 +107,7 @@ def read_images(path):
     return pool, test
 
 
-def test_any_zip_and_image_is_read_or_an_error_of_ours(tmp_path):
+def test_any_zip_or_image_reads_or_fails_cleanly(tmp_path):
     path = tmp_path / "a.zip"
 
     def once(draws):
@@ -154,7 +154,7 @@ def trained(tmp_path_factory):
     return asked, folder, exported
 
 
-def test_any_checkpoint_with_the_right_checksum_is_a_supernet_or_an_error_of_ours(trained, tmp_path):
+def test_any_checksummed_checkpoint_loads_or_fails_cleanly(trained, tmp_path):
     metadata, tensors = unseal(checkpoint.saved(trained[1])[0])
     data, path = bytes(seal(metadata, tensors)), tmp_path / "step_000000011.safetensors"
     header = 8 + int.from_bytes(data[:8], "little")
@@ -178,7 +178,7 @@ def test_any_checkpoint_with_the_right_checksum_is_a_supernet_or_an_error_of_our
     fuzz("checkpoint", 150, once)
 
 
-def test_a_run_goes_on_from_any_state_or_says_why_not(trained, tmp_path):
+def test_any_state_resumes_or_says_why_not(trained, tmp_path):
     asked, folder, _ = trained
     state = checkpoint.load(checkpoint.saved(folder)[0])
 
@@ -190,7 +190,7 @@ def test_a_run_goes_on_from_any_state_or_says_why_not(trained, tmp_path):
     fuzz("state", 60, once)
 
 
-def test_any_plain_data_are_settings_or_an_error_of_ours():
+def test_any_plain_data_are_settings_or_fail_cleanly():
     whole = [asdict(TrainRunSettings()), *map(asdict, RUNS.values())]
 
     def once(draws):
@@ -205,7 +205,7 @@ def test_any_plain_data_are_settings_or_an_error_of_ours():
 # --------------------------------------------------------------------------------------- exports, reports and results
 
 
-def test_any_export_is_a_network_or_an_error_of_ours(trained, tmp_path):
+def test_any_export_is_a_network_or_fails_cleanly(trained, tmp_path):
     x, expected = torch.randn(2, 3, 16, 16), load(trained[2]).state_dict()
     with safe_open(trained[2] / "weights.safetensors", "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -238,7 +238,7 @@ def test_any_export_is_a_network_or_an_error_of_ours(trained, tmp_path):
 # ------------------------------------------------------------------------------------------ tables and architectures
 
 
-def test_any_report_result_and_table_is_read_or_an_error_of_ours(trained, tmp_path):
+def test_reports_results_and_tables_read_or_fail_cleanly(trained, tmp_path):
     head = '# settings: {"space": {"name": "chain", "widths": [4], "depths": [2], "strides": [1]}}\n'
     rows = "".join(f"{i}-{k},{0.1 * i + 0.05},0.{k}5\n" for i in range(4) for k in range(4))
     front = [{"architecture": "1-0", "choices": "a, b", "values": {"loss": 0.5}}]
@@ -291,7 +291,7 @@ ALIKE = "0123456789+-|~ _nocev\u00b2\u0661\n"
 NUMBERS = ["9" * 5000, "\u00b2-0", "\u0661-0", "1_0-0", " 1-0", "-", "+", "", "0+0-1", "1-0\n", "0" * 10**6]
 
 
-def test_any_text_is_an_architecture_or_an_error_of_ours():
+def test_any_text_is_an_architecture_or_fails_cleanly():
     for name, space in SPACES.items():
 
         def once(draws, space=space):
