@@ -15,6 +15,7 @@ from nas.score import PROXIES, ScoreError, score
 from nas.score.run import training_batches
 from nas.search.evaluator import Evaluator, Finetune
 from nas.search.objectives import EVALUATED, Objective
+from nas.search.proposers import SEARCH, Trial
 from nas.search.target import SearchTarget
 from nas.seeds import generator
 from nas.settings import SearchSettings
@@ -26,16 +27,17 @@ PROXY_BATCHES = 2
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was found out about one architecture.
+    """What was found out about the architecture of one trial.
 
     Attributes:
+        trial: as it was claimed.
         values: by name, finite; empty if it failed.
         seconds: that it took.
         failed: why there are no values.
         refused: it failed because a proxy is not defined for such a network.
     """
 
-    architecture: Architecture
+    trial: Trial
     values: dict[str, float]
     seconds: float
     failed: str = ""
@@ -92,26 +94,31 @@ class Measures:
         recalibrate = self._target.recalibrates(how.recalibrate)
         return Evaluator.of(trained, how.split, how.memory_mb << 20, recalibrate, finetune)
 
-    def __call__(self, architectures: Sequence[Architecture]) -> Iterator[Measurement]:
-        """Measure one after the other in lexicographic order, in which subnetworks share most work."""
-        order = sorted(architectures)  # one open branch a slot: all entries are numbers
-        results = self._evaluator(order) if self._evaluator else None
-        for architecture in order:
-            began = perf_counter()
+    def __call__(self, trials: Sequence[Trial]) -> Iterator[Measurement]:
+        """Measure one after the other in lexicographic order, in which subnetworks share most work.
+
+        Candidates get all that is needed; trials of later stages, which are trained again, nothing that is known.
+        """
+        order = sorted(trials, key=lambda trial: (trial.architecture, trial.draw))  # one open branch a slot: numbers
+        candidates = [trial.architecture for trial in order if trial.stage == SEARCH]
+        results = self._evaluator(candidates) if self._evaluator else None
+        for trial in order:
+            architecture, began = trial.architecture, perf_counter()
             values = {name: float(cost(architecture)) for name, cost in self.costs.items()}
             failed, refused = "", False
             try:
-                if results is not None:
+                if results is not None and trial.stage == SEARCH:
                     found = next(results)
                     assert found.architecture == architecture, "the evaluator has another order"
                     values |= {"accuracy": found.accuracy, "loss": found.loss}
-                values |= self._of_network(architecture)
+                if trial.stage == SEARCH:
+                    values |= self._of_network(architecture)
             except (DivergedError, ScoreError) as error:
                 failed, refused = f"{error.value}: {error.rule}", isinstance(error, ScoreError)
             infinite = [name for name, value in values.items() if not math.isfinite(value)]
             if infinite and not failed:
                 failed = f"{infinite[0]} is {values[infinite[0]]}"
-            yield Measurement(architecture, {} if failed else values, perf_counter() - began, failed, refused)
+            yield Measurement(trial, {} if failed else values, perf_counter() - began, failed, refused)
 
     def _of_network(self, architecture: Architecture) -> dict[str, float]:
         values, how = {}, self._settings

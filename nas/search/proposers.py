@@ -16,6 +16,8 @@ from nas.search.objectives import Limits, cheapest
 from nas.seeds import derive, generator
 from nas.space import Architecture, SearchSpace
 
+SEARCH = "search"
+"""The stage of a candidate; all others are trained again, or beside the winner."""
 DRAWS = 1000
 """Rejected draws after which the nearest allowed architecture is taken."""
 
@@ -26,6 +28,8 @@ class Trial:
 
     Attributes:
         number: counted from 0, in the order of the proposals.
+        stage: ``search`` for a candidate; ``final``, ``winner`` and ``random`` for further trainings behind the search.
+        draw: which seed it is trained with, where it is trained.
         values: everything that was found, objectives and others; empty while it is not finished, or where it failed.
         feasible: it was evaluated and keeps all limits.
         finished: it was evaluated, or failed.
@@ -42,6 +46,8 @@ class Trial:
     seconds: float = 0.0
     failed: str = ""
     notes: dict[str, Any] = field(default_factory=dict, repr=False)
+    stage: str = SEARCH
+    draw: int = 0
 
 
 class Proposer(ABC):
@@ -62,6 +68,15 @@ class Proposer(ABC):
 
     def tell(self, trials: Sequence[Trial]) -> None:  # noqa: B027 (random and exhaustive have nothing to learn)
         """Learn from all trials so far, finished or not, by number. Called before each batch."""
+
+    def batch_of(self, number: int, size: int) -> range:
+        """The numbers of the trials that are proposed together with trial ``number``, ``size`` at a time."""
+        first = number // size * size
+        return range(first, first + size)
+
+    def ready(self, number: int) -> bool:
+        """Whether the batch that begins with trial ``number`` can be proposed by what was told; else it waits."""
+        return True
 
     def nearest(self, number: int, wanted: Architecture, taken: Set[Architecture]) -> Architecture | None:
         """An allowed architecture that differs from ``wanted`` in about as few slots as possible."""

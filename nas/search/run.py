@@ -85,10 +85,10 @@ def search(run: Search) -> SearchOutcome:
     study, how = run.study, run.settings.search
     with stop_signals() as received, SearchBar(study, run.trials, how.progress) as bar:
         while not study.done():
-            claimed = {trial.architecture: trial for trial in study.claim()}
+            claimed = study.claim()
             all_refused = bool(claimed)
-            for found in run.measures(list(claimed)):
-                study.tell(claimed[found.architecture], found.values, found.seconds, found.failed)
+            for found in run.measures(claimed):
+                study.tell(found.trial, found.values, found.seconds, found.failed)
                 bar.note_trial()
                 all_refused &= found.refused
                 if received:

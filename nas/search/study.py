@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 from nas.files import lock
 from nas.journal import Journal
 from nas.search.objectives import Objective, points
-from nas.search.proposers import Proposer, Trial
+from nas.search.proposers import SEARCH, Proposer, Trial
 
 
 class Study:
@@ -72,7 +72,12 @@ class Study:
             proposals = self._proposals(has_work=bool(mine))
             entries: list[dict[str, Any]] = [{"trial": number} for number in others]
             for trial in proposals:
-                entry = {"trial": trial.number, "architecture": self.space.encode(trial.architecture)}
+                entry: dict[str, Any] = {
+                    "trial": trial.number,
+                    "architecture": self.space.encode(trial.architecture),
+                }
+                if trial.stage != SEARCH:
+                    entry |= {"stage": trial.stage, "draw": trial.draw}
                 entries.append({**entry, "notes": trial.notes} if trial.notes else entry)
             if entries:
                 self._journal.append(*({**entry, "worker": self._worker.name} for entry in entries))
@@ -124,13 +129,15 @@ class Study:
         if "architecture" in entry:
             if number != len(self._trials):
                 raise ValueError(f"trial {number} follows {len(self._trials)} trials")
-            self._trials.append(Trial(number, self.space.decode(entry["architecture"]), notes=entry.get("notes", {})))
+            stage, draw, notes = entry.get("stage", SEARCH), int(entry.get("draw", 0)), entry.get("notes", {})
+            architecture = self.space.decode(entry["architecture"])
+            self._trials.append(Trial(number, architecture, notes=notes, stage=stage, draw=draw))
             self._workers.append(UUID(entry["worker"]).hex)
         elif "worker" in entry:
             self._workers[number] = UUID(entry["worker"]).hex
         else:
             values, failed, seconds = entry.get("values", {}), entry.get("failed", ""), float(entry["seconds"])
-            if not failed:
+            if not failed and self._trials[number].stage == SEARCH:
                 points(self.objectives, [values])  # all of them are there
             feasible = not failed and all(v <= 0 for v in self.limits.violations(values).values())
             found = {"values": values, "failed": failed, "seconds": seconds, "feasible": feasible}
@@ -144,12 +151,13 @@ class Study:
     def _proposals(self, has_work: bool) -> list[Trial]:
         """The rest of the batch that was begun; another batch if there is none, and nothing else to do."""
         first = len(self._trials)
-        if self.used_up or (has_work and first % self._batch == 0):
-            return []
-        end = (first // self._batch + 1) * self._batch
-        found, taken = list[Trial](), {trial.architecture for trial in self._trials}
         self._proposer.tell(self._trials)
-        for number in range(first, end if self.wanted is None else min(end, self.wanted)):
+        batch = self._proposer.batch_of(first, self._batch)
+        begins = first == batch.start
+        if self.used_up or (begins and (has_work or not self._proposer.ready(first))):
+            return []
+        found, taken = list[Trial](), {trial.architecture for trial in self._trials}
+        for number in range(first, batch.stop if self.wanted is None else min(batch.stop, self.wanted)):
             trial = self._proposer.ask(number, taken)
             if trial is None:
                 self.used_up = True

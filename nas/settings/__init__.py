@@ -27,7 +27,7 @@ from nas.settings.groups import GROUPS, train_settings
 from nas.settings.rank import RankRunSettings, RankSettings
 from nas.settings.rules import MISSING
 from nas.settings.score import ScoreSettings
-from nas.settings.search import SearchRunSettings, SearchSettings
+from nas.settings.search import SearchRunSettings, SearchSettings, TrainingsSettings, VerdictSettings
 from nas.settings.space import (
     CellSettings,
     ChainSettings,
@@ -80,7 +80,9 @@ __all__ = [
     "TrackSettings",
     "TrainRunSettings",
     "TrainSettings",
+    "TrainingsSettings",
     "TwoBranchSettings",
     "UniformGateSettings",
+    "VerdictSettings",
     "train_settings",
 ]

@@ -12,14 +12,37 @@ from nas.settings.rules import Settings
 
 
 @dataclass
+class TrainingsSettings(Settings, group="search.train"):
+    """How a candidate is trained where ``trained`` is an objective: by the rules of ``nas-train``."""
+
+    epochs: int = rules.positive(8)
+    inherit: bool = False
+    """Begin with the supernet's weights; false begins with those of the training's seed."""
+
+
+@dataclass
+class VerdictSettings(Settings, group="search.verdict"):
+    """What the winner is compared with at the end, where ``trained`` is an objective."""
+
+    networks: int = rules.at_least(8, 8, ": fewer say too little")
+    """Random networks of the winner's cost, each trained once beside the winner."""
+
+
+@dataclass
 class SearchSettings(Settings, group="search"):
     """What a search looks for, how it proposes candidates, and how it evaluates them."""
 
-    sampler: str = rules.choice("tpe", "random", "nsga2", "exhaustive")
+    sampler: str = rules.choice("tpe", "random", "nsga2", "exhaustive", "surrogate")
     trials: int = rules.not_negative(0)
     """Architectures to evaluate; 0 takes 100, and all of the space with ``sampler=exhaustive``."""
     objectives: list[str] = field(default_factory=lambda: ["loss", "flops"])
-    """accuracy, loss, flops, parameters, latency, or a proxy; each has its direction."""
+    """trained, accuracy, loss, flops, parameters, latency, or a proxy; each has its direction."""
+    trainings: int = rules.not_negative(0)
+    """With ``trained``: trainings to choose the winner by, those of the finals among them; 0 takes 24."""
+    finals: int = rules.not_negative(4)
+    """With ``trained``: the best so many are trained once more, on another seed, out of the same trainings."""
+    train: TrainingsSettings = field(default_factory=TrainingsSettings)
+    verdict: VerdictSettings = field(default_factory=VerdictSettings)
     limit: dict[str, float] = field(default_factory=dict)
     """A bound an objective: the largest value where smaller is better, else the smallest."""
     rank_by: str = ""
@@ -49,6 +72,12 @@ class SearchSettings(Settings, group="search"):
         names = self.objectives
         require(len(names) > 0, "search.objectives", names, "must name at least one", remedy)
         require(len({*names}) == len(names), "search.objectives", names, "must not name one twice", remedy)
+        remedy = "add trained to search.objectives, or leave it out"
+        ok = not self.trainings or "trained" in names
+        require(ok, "search.trainings", self.trainings, "is for the objective trained", remedy)
+        ok = not self.trials or "trained" not in names
+        rule, remedy = "is not for the objective trained", "write search.trainings=24"
+        require(ok, "search.trials", self.trials, rule, remedy)
         rules.one_of("search.rank_by", self.rank_by, "", "rank_sum", *names)
         for name, bound in self.limit.items():
             remedy = f"write for example search.limit.{name}=1e6"

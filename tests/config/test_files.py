@@ -61,11 +61,11 @@ def test_verbs_without_words_equal_their_dataclasses():
 
 
 def named(path):
-    """Settings that the comments of a file explain: ``# train:`` and, below it, ``#   epochs: ...``."""
-    found, above = [], ""
+    """Settings that the comments of a file explain: ``# train:`` and, indented below it, ``#   epochs: ...``."""
+    found, above = [], []
     for spaces, key in re.findall(r"^# ( *)(\w+):", path.read_text(), re.MULTILINE):
-        found.append(f"{above}.{key}" if spaces else key)
-        above = above if spaces else key
+        above = [*above[: len(spaces) // 2], key]
+        found.append(".".join(above))
     return found
 
 
@@ -76,8 +76,8 @@ def test_files_name_every_setting_and_no_other():
     for verb, schema in VERBS.items():
         expected = set()
         for name in names(schema):
-            group = name.partition(".")[0]
-            expected |= set() if group in SCHEMAS else {group, name}
+            parts = name.split(".")
+            expected |= set() if parts[0] in SCHEMAS else {".".join(parts[:n]) for n in range(1, len(parts) + 1)}
         assert sorted(named(CONF / f"{verb}.yaml")) == sorted(expected), verb
 
 

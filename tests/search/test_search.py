@@ -240,7 +240,9 @@ def test_batchnorm_follows_the_run_unless_told_otherwise(checkpoint, exhaustive)
             assert f"{words[own if asked is None else asked]} ({told})" in lines[0], (own, asked)
             assert (note in lines) is (asked is (not own)), (own, asked)
             assert (tuned in lines) is own
-            (found,) = Measures(target, replace(wanted.search, finetune_steps=0), outcome.objectives)([(1, 2)])
+            (found,) = Measures(target, replace(wanted.search, finetune_steps=0), outcome.objectives)(
+                [Trial(0, (1, 2))]
+            )
             values[asked] = found.values
         assert values[None] == values[own] != values[not own], own
 
@@ -255,7 +257,7 @@ def test_widths_are_found_with_and_without_a_checkpoint(tmp_path):
         untrained(net, trials=1, objectives=["naswot", "parameters"]),
     ):
         search_of_one = Search(wanted, tmp_path / "search")
-        (found,) = search_of_one.measures([(0, 1)])
+        (found,) = search_of_one.measures([Trial(0, (0, 1))])
         assert found.values["parameters"] > 0, found.failed
         search_of_one.study.close()
 
