@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from nas.checkpoint.file import load, saved
-from nas.data import Batch, ImageSet, Splits, load_splits, ordered
+from nas.data import Batch, ImageSet, Splits, load_splits, ordered, ranking_images
 from nas.errors import CheckpointError, DataError, SettingError
 from nas.files import sha256_of
 from nas.settings import (
@@ -59,6 +59,18 @@ class Trained:
         size = batch_size or self.settings.evaluate.batch_size
         mean, std, last = self.splits.mean, self.splits.std, self.settings.train.channels_last
         return list(ordered(images, mean, std, size, "cpu", last))
+
+    def held_out(self, split: str, images: int | None = None) -> ImageSet:
+        """The images of a split that subnetworks are compared on.
+
+        Args:
+            split: ``train``, ``val`` or ``test``.
+            images: how many at most, 0 for all; left out, the run's own on ``val``, else all.
+        """
+        parts = {"train": self.splits.train, "val": self.splits.val, "test": self.splits.test}
+        if images is None:
+            images = self.settings.evaluate.images if split == "val" else 0
+        return ranking_images(parts[split], self.settings.seed, images)
 
     def calibration(self, images: int | None = None) -> list[Batch]:
         """The training images that BatchNorm statistics are estimated on: the same ones as in the run itself.

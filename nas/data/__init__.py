@@ -1,7 +1,7 @@
 """Data sets as uint8 tensors in memory, and batches that are a function of the step."""
 
 from nas.data.batches import Batch, Batches, ordered, unnormalise
-from nas.data.images import ImageSet, Splits
+from nas.data.images import ImageSet, Splits, ranking_images
 from nas.data.load import DataSize, expected_size, load_splits
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "expected_size",
     "load_splits",
     "ordered",
+    "ranking_images",
     "unnormalise",
 ]

@@ -95,6 +95,19 @@ class Splits:
         return self.train.subset(order[:number])
 
 
+def ranking_images(pool: ImageSet, seed: int, number: int) -> ImageSet:
+    """The held-out images that rank candidates: the same ones for all of them, with the same share of each class.
+
+    Args:
+        pool: a split.
+        seed: of the run.
+        number: how many at most; fewer of them are some of more. 0 takes all.
+    """
+    if not 0 < number < len(pool):
+        return pool
+    return thinned(pool, number, generator(seed, "ranking images"), "evaluate.images")
+
+
 def stratified(pool: ImageSet, fraction: float, draws: torch.Generator, key: str) -> tuple[ImageSet, ImageSet]:
     """Split ``pool`` into ``(rest, held_out)``, class by class; both keep the pool's order.
 

@@ -117,7 +117,8 @@ def _evaluated(
     label = f"supernet {how or 'recalibrated'}" + (f" {number + 1}/{total}" if total > 1 else "")
     tuned = (settings.rank.finetune_steps, settings.rank.finetune_lr) if how == "tuned" else None
     kind = f"supernet_{how or 'recalibrated'}"
-    key = key_of(kind, checkpoint=trained.digest, split=settings.split, finetune=tuned, **_SAME)
+    images = settings.rank.images, settings.rank.recalibrate_images
+    key = key_of(kind, checkpoint=trained.digest, split=settings.split, finetune=tuned, images=images, **_SAME)
     encode, architectures = target.space.encode, target.truth.architectures
     todo = [a for a in architectures if not known.find(key, encode(a))]
     if todo:
@@ -127,6 +128,8 @@ def _evaluated(
             memory_bytes=settings.rank.memory_mb << 20,
             recalibrate=how != "running",
             finetune=Finetune.of(trained, *tuned) if tuned else None,
+            images=settings.rank.images,
+            recalibrate_images=settings.rank.recalibrate_images,
         )
         for result in track(evaluator(todo), label, len(todo), settings.rank.progress):
             known.add(key, encode(result.architecture), {"accuracy": result.accuracy, "loss": result.loss})

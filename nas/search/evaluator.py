@@ -73,6 +73,8 @@ class Evaluator:
         memory_bytes: int = 1 << 30,
         recalibrate: bool | None = None,
         finetune: Finetune | None = None,
+        images: int | None = None,
+        recalibrate_images: int | None = None,
     ) -> Evaluator:
         """An evaluator of a trained supernet, on the images of its run and in the same way.
 
@@ -82,13 +84,14 @@ class Evaluator:
             memory_bytes: as in the class.
             recalibrate: estimate BatchNorm statistics for each subnetwork; None does as the run did.
             finetune: as in the class; ``Finetune.of(trained, steps, lr)`` makes one.
+            images: of the split, at most, 0 for all; None takes as many as the run does.
+            recalibrate_images: training images for BatchNorm statistics, at most; None takes as many as the run does.
 
         Raises:
             SettingError: there is no such split, or it has no images.
             SpaceError: as in the class.
         """
-        parts = {"train": trained.splits.train, "val": trained.splits.val, "test": trained.splits.test}
-        if not parts.get(split):
+        if split not in ("train", "val", "test") or not trained.held_out(split, images):
             rule = "must be train, val or test, and have images"
             raise SettingError("search.split", split, rule, "write search.split=val, or train with data.val_fraction")
         if recalibrate is None:
@@ -96,8 +99,8 @@ class Evaluator:
         return cls(
             trained.supernet,
             trained.space,
-            trained.batches(parts[split]),
-            trained.calibration() if recalibrate else None,
+            trained.batches(trained.held_out(split, images)),
+            trained.calibration(recalibrate_images) if recalibrate else None,
             precision=trained.settings.train.precision,
             memory_bytes=memory_bytes,
             finetune=finetune,

@@ -92,7 +92,8 @@ class Measures:
             raise SettingError(f"search.limit.{name}", f"{bound:.10g}", rule, f"{remedy}, or leave this limit out")
         finetune = Finetune.of(trained, how.finetune_steps, how.finetune_lr) if how.finetune_steps else None
         recalibrate = self._target.recalibrates(how.recalibrate)
-        return Evaluator.of(trained, how.split, how.memory_mb << 20, recalibrate, finetune)
+        images = how.images, how.recalibrate_images
+        return Evaluator.of(trained, how.split, how.memory_mb << 20, recalibrate, finetune, *images)
 
     def __call__(self, trials: Sequence[Trial]) -> Iterator[Measurement]:
         """Measure one after the other in lexicographic order, in which subnetworks share most work.

@@ -127,15 +127,21 @@ def how_measured(settings: SearchRunSettings, target: SearchTarget, outcome: Sea
     how, names = settings.search, {o.name for o in outcome.columns}
     lines = []
     if names & EVALUATED.keys():
-        images = len(target.splits.val if how.split == "val" else target.splits.test)
+        assert target.trained is not None, "nothing else is evaluated"
+        images = len(target.trained.held_out(how.split, how.images))
         estimated = target.recalibrates(how.recalibrate)
         norms = "statistics estimated for each" if estimated else "the supernet's running statistics"
         asked = f"search.recalibrate={str(estimated).lower()}"
         norms += f" ({'as the run evaluates' if how.recalibrate is None else asked})"
+        own = target.trained.settings.evaluate.recalibrate_images
+        number = own if how.recalibrate_images is None else how.recalibrate_images
+        norms += f" on {min(number, len(target.splits.train)):,} training images" if estimated else ""
         tuned = f", after {how.finetune_steps} steps of fine-tuning" if how.finetune_steps else ""
         lines.append(f"accuracy and loss: {images:,} {how.split} images, BatchNorm with {norms}{tuned}")
         if how.recalibrate is not None and estimated != target.recalibrates(None):
             lines.append("nas-export writes the BatchNorm statistics that the run evaluates with, not these")
+        elif estimated and number != own:
+            lines.append(f"nas-export estimates BatchNorm statistics on {own:,} training images, as the run evaluates")
         if how.finetune_steps:
             lines.append("nas-export writes the supernet's weights, not the fine-tuned ones")
     lines += ["flops and parameters: of the stand-alone network"] if names & COSTS.keys() else []

@@ -24,6 +24,10 @@ class RankSettings(Settings, group="rank"):
     """Predictors whose ranks are added up; None takes loss and parameters where there is a loss."""
     proxy_images: int = rules.at_least(2, 64, ": proxies compare images")
     """Training images in a batch for the proxies."""
+    images: int | None = rules.at_least_or_none(0)
+    """Held-out images that the supernet ranks on, 0 for all of the split; None does what the checkpoint's run does."""
+    recalibrate_images: int | None = rules.at_least_or_none(1)
+    """Training images for BatchNorm statistics; None does what the checkpoint's run does."""
     finetune_steps: int = rules.positive(40)
     """Of each candidate, for ``loss_tuned`` and ``accuracy_tuned``."""
     finetune_lr: float = rules.positive(0.01)

@@ -74,6 +74,12 @@ def at_least(least: int, default: int, why: str = "") -> Any:
     return _ruled(default, (lambda value: value >= least, f"must be at least {least}{why}", ""), _up_to(LARGEST))
 
 
+def at_least_or_none(least: int) -> Any:
+    """A whole number of at least ``least``, or None, which is the default."""
+    held = lambda value: value is None or value >= least  # noqa: E731
+    return _ruled(None, (held, f"must be at least {least}", "leave it out for what the run does"), _up_to(LARGEST))
+
+
 def choice(*allowed: str) -> Any:
     """One of these names; the first is the default."""
     return _ruled(allowed[0], (allowed.__contains__, f"must be one of {', '.join(allowed)}", "choose one of them"))

@@ -53,6 +53,10 @@ class SearchSettings(Settings, group="search"):
     """Where accuracy and loss are measured: ``val``; on ``test`` nothing is left to tell how good the best one is."""
     recalibrate: bool | None = None
     """Estimate BatchNorm statistics for each subnetwork; None does what the checkpoint's run does."""
+    images: int | None = rules.at_least_or_none(0)
+    """Held-out images that rank candidates, 0 for all of the split; None does what the checkpoint's run does."""
+    recalibrate_images: int | None = rules.at_least_or_none(1)
+    """Training images for BatchNorm statistics; None does what the checkpoint's run does."""
     finetune_steps: int = rules.not_negative(0)
     finetune_lr: float = rules.positive(0.01)
     memory_mb: int = rules.positive(1024)

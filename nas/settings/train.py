@@ -80,6 +80,8 @@ class EvaluateSettings(Settings, group="evaluate"):
     batch_size: int = rules.positive(256)
     recalibrate: bool = True
     """Estimate BatchNorm statistics for each subnetwork, on a private copy of the supernet."""
+    images: int = rules.not_negative(0)
+    """Held-out images that subnetworks are compared on, with the same share of each class; 0 takes all."""
     recalibrate_images: int = rules.positive(2048)
     rounds: int = rules.positive(2)
     """Evaluated architectures, in rounds in which each choice of each slot occurs once."""

@@ -11,7 +11,7 @@ import torch
 from nas import checkpoint
 from nas.checkpoint import Initial, check_same_run, comparable
 from nas.cost import PathFlops
-from nas.data import Batch, Batches, ImageSet, load_splits, ordered, unnormalise
+from nas.data import Batch, Batches, ImageSet, load_splits, ordered, ranking_images, unnormalise
 from nas.dist import NO_EXCHANGE, SINGLE, GradientExchange, World, choose_device, synchronise
 from nas.errors import CheckpointError, require
 from nas.gate import LearnedGate, build_gate
@@ -196,7 +196,8 @@ class Run:
         calibration = None
         if settings.evaluate.recalibrate:
             calibration = batches(splits.calibration(settings.seed, settings.evaluate.recalibrate_images))
-        images = batches(splits.val if split == "val" else splits.test)
+        val = ranking_images(splits.val, settings.seed, settings.evaluate.images)
+        images = batches(val if split == "val" else splits.test)
         weights, precision = self.optimizer.averages(), settings.train.precision
         return evaluate(self.supernet, architectures, images, calibration, weights, precision)
 

@@ -249,3 +249,21 @@ def test_a_checkpoint_is_evaluated_as_in_its_run(tmp_path):
     assert list(raw) == evaluate(trained.supernet, everything, trained.batches(trained.splits.val))
     with pytest.raises(SettingError, match=r"search\.split=all: must be train, val or test"):
         Evaluator.of(trained, "all")
+
+
+def test_images_and_recalibration_images_can_be_set(tmp_path):
+    run = finish(tiny(RUNS["chain-fair-adamw-ema"]), tmp_path)
+    trained, some = load_trained(tmp_path), [(0, 1), (2, 2)]
+    fewer, more = trained.held_out("val", 6), trained.held_out("val", 9)
+    assert [len(images) for images in (fewer, more, trained.held_out("val"))] == [6, 9, len(trained.splits.val)]
+    assert [int((fewer.labels == label).sum()) for label in range(3)] == [2, 2, 2]
+    there = {image.numpy().tobytes() for image in more.images}
+    assert all(image.numpy().tobytes() in there for image in fewer.images)
+    expected = evaluate(trained.supernet, some, trained.batches(fewer), trained.calibration(5))
+    assert list(Evaluator.of(trained, images=6, recalibrate_images=5)(some)) == expected != run.evaluate("val", some)
+    bounded = replace(trained.settings, evaluate=replace(trained.settings.evaluate, images=6))
+    run.settings, everything = bounded, run.evaluate("test", some)
+    as_run = replace(trained, settings=bounded)
+    assert list(Evaluator.of(as_run)(some)) == run.evaluate("val", some)
+    assert list(Evaluator.of(as_run, "test")(some)) == run.evaluate("test", some) == everything
+    assert list(Evaluator.of(as_run, images=0)(some)) == list(Evaluator.of(trained)(some))

@@ -239,6 +239,11 @@ def test_batchnorm_follows_the_run_unless_told_otherwise(checkpoint, exhaustive)
             told = "as the run evaluates" if asked is None else f"search.recalibrate={str(asked).lower()}"
             assert f"{words[own if asked is None else asked]} ({told})" in lines[0], (own, asked)
             assert (note in lines) is (asked is (not own)), (own, asked)
+            fewer = how_measured(
+                settings(checkpoint, recalibrate=asked, images=5, recalibrate_images=7), target, outcome
+            )
+            assert fewer[0].startswith("accuracy and loss: 5 val images")
+            assert ("on 7 training images" in fewer[0]) is target.recalibrates(asked)
             assert (tuned in lines) is own
             (found,) = Measures(target, replace(wanted.search, finetune_steps=0), outcome.objectives)(
                 [Trial(0, (1, 2))]
