@@ -43,6 +43,8 @@ EVALUATED = {
     "loss": Objective("loss", True, "loss (cross-entropy)", "loss", 1, ".4f"),
 }
 """Found by running a subnetwork of a trained supernet on held-out images."""
+TRAINED = Objective("trained", False, "accuracy after training (%)", "trained %", 100, ".2f")
+"""Accuracy on held-out images after a training of the network alone, in a search as in ``nas-train``."""
 COSTS = {
     "flops": Objective("flops", True, "MFLOPs per image (2 x MACs)", "MFLOPs", 1e-6, ".3f"),
     "parameters": Objective("parameters", True, "parameters (thousands)", "kparameters", 1e-3, ".2f"),
@@ -60,7 +62,7 @@ def objective(name: str, bound: float | None = None) -> Objective:
     Raises:
         SettingError: there is none; the message lists them.
     """
-    known = {**EVALUATED, **COSTS, "latency": LATENCY}
+    known = {**EVALUATED, "trained": TRAINED, **COSTS, "latency": LATENCY}
     if name in known:
         return known[name]
     if name not in PROXIES:
