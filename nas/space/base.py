@@ -87,6 +87,15 @@ class SearchSpace(ABC):
                 raise ArchitectureError("architecture", architecture, f"entry {entry} {error.rule}", remedy) from None
         return architecture
 
+    def canonical(self, architecture: Architecture) -> Architecture:
+        """The one name of the network that ``architecture`` names; the same architecture unless a space overrides it.
+
+        A space overrides it where architectures compute the same network, with the same weights of the supernet: for
+        example where what a slot gives reaches no output. All names of a network need the same canonical form,
+        which is its own. Searches evaluate and count each form once, and costs are added up over its entries.
+        """
+        return architecture
+
     def encode(self, architecture: Architecture) -> str:
         """``architecture`` as text: ``1-0-2``, with ``0+1`` for an entry of two open branches."""
         return "-".join("+".join(map(str, indices_of(entry))) for entry in self.validate(architecture))

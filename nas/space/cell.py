@@ -15,6 +15,7 @@ from nas.space.base import Architecture, SearchSpace, Slot
 
 CANDIDATES = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 NONE = CANDIDATES.index("none")
+OF_ZEROS_ZEROS = tuple(CANDIDATES.index(name) for name in ("none", "skip_connect", "avg_pool_3x3"))
 NODES = 4
 EDGES = tuple((source, node) for node in range(1, NODES) for source in range(node))
 """In the order of the published string: by the node that an edge leads to, then by the node that it comes from."""
@@ -46,10 +47,7 @@ def _slot_name(source: int, node: int) -> str:
 
 
 class Cell(nn.Module):
-    """Node 0 is the input, every other node sums its edges from earlier nodes, and the last node is the output.
-
-    An edge whose value reaches no output is computed all the same, as in the published networks.
-    """
+    """Node 0 is the input, every other node sums its edges from earlier nodes, and the last node is the output."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -58,16 +56,15 @@ class Cell(nn.Module):
         )
 
     def forward(self, x: Tensor, entries: Sequence[Active | None]) -> Tensor:
-        """The output for the six edges' ``entries``; None for an edge that adds nothing."""
-        nodes = [x]
-        for node in range(1, NODES):
-            total = None
-            for (source, into), edge, entry in zip(EDGES, self.edges, entries, strict=True):
-                if into == node and entry is not None:
-                    value = edge(nodes[source], entry)
-                    total = value if total is None else total + value
-            nodes.append(torch.zeros_like(x) if total is None else total)
-        return nodes[-1]
+        """The output for the six edges' ``entries``; None for an edge that need not run."""
+        nodes: list[Tensor | None] = [x, *[None] * (NODES - 1)]  # None for zeros
+        for (source, node), edge, entry in zip(EDGES, self.edges, entries, strict=True):
+            if entry is not None:
+                start, total = nodes[source], nodes[node]
+                value = edge(torch.zeros_like(x) if start is None else start, entry)
+                nodes[node] = value if total is None else total + value
+        output = nodes[-1]
+        return torch.zeros_like(x) if output is None else output
 
 
 class Reduction(nn.Module):
@@ -104,7 +101,7 @@ class CellNet(nn.Module):
         self.head = nn.Linear(width, classes)
 
     def forward(self, x: Tensor, architecture: Architecture) -> Tensor:
-        entries = [_computed(entry) for entry in architecture]
+        entries = needed(architecture)
         x = self.stem(x)
         for cell in self.cells:
             x = cell(x, entries) if isinstance(cell, Cell) else cell(x)
@@ -112,12 +109,30 @@ class CellNet(nn.Module):
         return y
 
 
-def _computed(entry: Active) -> Active | None:
-    """The entry without ``none``, or None if nothing is left."""
-    indices = open_branches(entry, len(CANDIDATES))
-    if NONE not in indices:
-        return entry
-    return tuple(index for index in indices if index != NONE) or None
+def needed(architecture: Architecture) -> list[Active | None]:
+    """What has to run of each edge for the output of a cell and for its gradients; None for nothing.
+
+    Left out are ``none``; what turns the zeros of a node without a value into zeros; and edges from whose end no path
+    leads to the output. A convolution of such zeros stays: its BatchNorm adds a bias to them.
+    """
+    entries, valued = list[Active | None](), {0}
+    for (source, node), entry in zip(EDGES, architecture, strict=True):  # those into a node come before those out of it
+        entries.append(_without(entry, (NONE,) if source in valued else OF_ZEROS_ZEROS))
+        if entries[-1] is not None:
+            valued.add(node)
+    reaching = {NODES - 1}
+    for i, (source, node) in reversed(list(enumerate(EDGES))):
+        if node not in reaching:
+            entries[i] = None
+        elif entries[i] is not None:
+            reaching.add(source)
+    return entries
+
+
+def _without(entry: Active, left_out: Sequence[int]) -> Active | None:
+    """The entry without some operations, or None if nothing is left."""
+    kept = [index for index in open_branches(entry, len(CANDIDATES)) if index not in left_out]
+    return active_of(kept) if kept else None
 
 
 class CellSpace(SearchSpace):
@@ -126,6 +141,9 @@ class CellSpace(SearchSpace):
     An architecture is written as published, ``|nor_conv_3x3~0|+|none~0|skip_connect~1|+|...|``: the nodes 1 to 3,
     each with the operations on its edges and where they come from. It is the only form, since published
     tuples of numbers use two different orders of the operations. Several open gates of an edge have an entry each.
+
+    An edge that reaches no output does not run, and is no part of the stand-alone network, its FLOPs and parameters:
+    outputs and gradients are the published ones, while the published networks compute such edges all the same.
 
     Raises:
         SpaceError: the sides of the images cannot be halved twice.
@@ -140,6 +158,10 @@ class CellSpace(SearchSpace):
 
     def build(self) -> nn.Module:
         return CellNet(*self._arguments)
+
+    def canonical(self, architecture: Architecture) -> Architecture:
+        """``architecture`` with ``none`` wherever nothing has to run."""
+        return tuple(NONE if entry is None else entry for entry in needed(self.validate(architecture)))
 
     def encode(self, architecture: Architecture) -> str:
         """The published string."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import nn
@@ -12,7 +13,7 @@ from torch import nn
 from nas.errors import SettingError, SpaceError
 from nas.nn import gated_slots
 from nas.settings import CustomSettings
-from nas.space.base import SearchSpace, Slot
+from nas.space.base import Architecture, SearchSpace, Slot
 
 
 class CustomSpace(SearchSpace):
@@ -20,6 +21,8 @@ class CustomSpace(SearchSpace):
 
     Entry ``i`` of an architecture belongs to the i-th gated block, in the order in which the module's
     ``__init__`` assigned them; blocks that name the same ``slot`` count as one.
+
+    If the module has a method ``canonical(architecture)``, it is that of the space.
 
     Raises:
         SettingError: the factory cannot be imported or called, or returns no module.
@@ -35,6 +38,22 @@ class CustomSpace(SearchSpace):
             remedy = "put a nas.nn.GatedConcat or GatedSum around the branches that are to be chosen from"
             raise SpaceError("space.factory", settings.factory, rule, remedy)
         super().__init__(settings.name, slots)
+        self._canonical: Callable[[Architecture], Architecture] | None = getattr(module, "canonical", None)
+
+    def canonical(self, architecture: Architecture) -> Architecture:
+        """What the module's own ``canonical`` says; the same architecture where it has none.
+
+        Raises:
+            ArchitectureError: that is no architecture of this space.
+            SpaceError: that is not its own canonical form.
+        """
+        if self._canonical is None:
+            return architecture
+        found = self.validate(self._canonical(architecture))
+        if (again := self.validate(self._canonical(found))) != found:
+            rule = f"canonical({architecture}) is {found}, but canonical({found}) is {again}"
+            raise SpaceError("space.factory", self._settings.factory, rule, "give all names of a network the same one")
+        return found
 
     def build(self) -> nn.Module:
         factory, kwargs = _load(self._settings.factory), self._settings.kwargs

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from support.references import ModuleSpace, unchanged
+from support.references import ModuleSpace, Slots, unchanged
 from torch import nn
 
-from nas.cost import PathFlops, PathParameters, count_parameters
+from nas.cost import PathCost, PathFlops, PathParameters, count_parameters
 from nas.errors import SpaceError
 from nas.nn import BlockLinear, GatedConcat, GatedSum
 from nas.settings import CellSettings, ChainSettings, MacroSettings, TwoBranchSettings
@@ -70,6 +70,32 @@ def test_a_users_network_is_counted_alike():
         assert parameters(architecture) == (3 * 3 * 9 + 3) + branches + (4 * width + 4)
     layer = nn.Linear(3, 5)
     assert count_parameters(nn.Sequential(layer, nn.ReLU(), layer)) == 20
+
+
+class Masked(Slots):
+    """Behind choice 0 of the first slot the others compute nothing; the last two slots may change places."""
+
+    def canonical(self, architecture):
+        return (architecture[0], *sorted(architecture[1:])) if architecture[0] else (0, 0, 0)
+
+
+class Weighed(PathCost):
+    counted = 0
+
+    def count(self, architecture):
+        self.counted += 1
+        first, *rest = architecture
+        return 7 + (10 * first + sum((0, 1, 5)[choice] for choice in rest) if first else 0)
+
+
+def test_costs_add_up_over_canonical_forms():
+    space = Masked(3, 3, 3)
+    cost = Weighed(space)
+    assert cost.counted == 1 + 3 * 2
+    found = {architecture: cost(architecture) for architecture in space.enumerate()}
+    assert cost.counted == 1 + 3 * 2, "the others are added up"
+    assert found == {a: cost.count(space.canonical(a)) for a in found}
+    assert (cost.smallest(), cost.largest()) == (((0, 0, 0), 7), ((2, 2, 2), 37))
 
 
 def test_slots_that_share_parameters_are_refused():

@@ -1,5 +1,6 @@
 """NAS-Bench-201 as published: its network, its parameters and multiply-accumulates, its strings."""
 
+import copy
 import re
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nas.cost import PathFlops, count_flops, count_parameters
+from nas.cost import FlopCounter, PathFlops, PathParameters, count_flops, count_parameters
 from nas.errors import ArchitectureError, SettingError, SpaceError
 from nas.nn import gated_blocks, gated_slots
 from nas.settings import CellSettings, SGDSettings
@@ -42,6 +43,8 @@ CASES = [
     "|none~0|+|skip_connect~0|nor_conv_3x3~1|+|none~0|nor_conv_1x1~1|skip_connect~2|",  # convolutions of zeros
     "|nor_conv_3x3~0|+|none~0|none~1|+|none~0|none~1|skip_connect~2|",  # the output is zero
     "|nor_conv_3x3~0|+|nor_conv_1x1~0|none~1|+|skip_connect~0|none~1|none~2|",  # two edges that lead nowhere
+    "|nor_conv_1x1~0|+|skip_connect~0|nor_conv_3x3~1|+|nor_conv_3x3~0|avg_pool_3x3~1|none~2|",  # one of several
+    "|none~0|+|none~0|avg_pool_3x3~1|+|nor_conv_3x3~0|skip_connect~1|nor_conv_1x1~2|",  # zeros that are passed on
 ]
 
 
@@ -125,11 +128,15 @@ def plain(name):
     return re.sub(r"branches\.\d\.", "", name)
 
 
-def published(supernet, architecture, text):
-    """The published network with the weights of a path of the supernet, in float64."""
+def published(space, supernet, text):
+    """The published network in float64, with a path's weights, and its own where edges lead nowhere."""
     network = PublishedNet(text, width=4, cells=2, classes=5).double()
-    weights = extract(supernet, architecture).state_dict()
-    network.load_state_dict({plain(name): value for name, value in weights.items()})  # strict: the same tensors
+    architecture = space.decode(text)
+    weights = {plain(name): value for name, value in extract(supernet, architecture).state_dict().items()}
+    others = network.load_state_dict(weights, strict=False)
+    assert not others.unexpected_keys
+    dead = {str(edge) for edge, choice in enumerate(space.canonical(architecture)) if choice != architecture[edge]}
+    assert {name.split(".")[3] for name in others.missing_keys} <= dead
     return network
 
 
@@ -141,7 +148,7 @@ def test_a_path_equals_the_published_network(text):
     for module in supernet.modules():
         if isinstance(module, nn.BatchNorm2d):  # biases that make something of zeros
             nn.init.normal_(module.bias, generator=torch.Generator().manual_seed(1))
-    reference = published(supernet, architecture, text)
+    reference = published(space, supernet, text)
     for seed in range(3):
         x, y = batch(seed)
         ours, theirs = supernet(x.double(), architecture), reference(x.double())
@@ -156,9 +163,9 @@ def test_a_path_equals_the_published_network(text):
             torch.testing.assert_close(found[name], gradient, rtol=1e-7, atol=1e-10)
         else:  # what reaches no output has none; the published none multiplies by zero
             assert gradient is None or not gradient.count_nonzero()
-    statistics = dict(published(supernet, architecture, text).named_buffers())
-    for name, buffer in reference.named_buffers():
-        torch.testing.assert_close(statistics[name], buffer, rtol=1e-9, atol=1e-12)
+    buffers = dict(reference.named_buffers())
+    for name, buffer in extract(supernet, architecture).named_buffers():
+        torch.testing.assert_close(buffer, buffers[plain(name)], rtol=1e-9, atol=1e-12)
     x = batch(9)[0].double()
     torch.testing.assert_close(supernet.eval()(x, architecture), reference.eval()(x), rtol=1e-9, atol=1e-12)
 
@@ -212,13 +219,31 @@ def test_none_is_not_computed(monkeypatch):
     assert torch.equal(both, alone)
 
 
-def test_cost_is_additive_also_where_edges_lead_nowhere():
+def test_what_leads_nowhere_costs_nothing():
     space = small(cells=1)
-    flops, random = PathFlops(space, space.supernet(), (3, 8, 8)), torch.Generator().manual_seed(0)
+    supernet, random = space.supernet(), torch.Generator().manual_seed(0)
+    flops, parameters = PathFlops(space, supernet, (3, 8, 8)), PathParameters(space, supernet)
     for architecture in [space.decode(text) for text in CASES] + space.sample_many(20, random):
-        assert flops(architecture) == flops.count(architecture)
+        assert flops(architecture) == flops.count(architecture) == flops(space.canonical(architecture))
+        assert parameters(architecture) == parameters.count(architecture)
     assert flops.smallest() == (space.decode(SMALLEST), flops((0,) * 6))
-    assert flops((3, 0, 0, 0, 0, 0)) == flops((3, 0, 0, 1, 1, 1)) > flops((0,) * 6)
+    assert flops.largest() == (space.decode(LARGEST), flops((3,) * 6))
+    assert flops((3, 2, 0, 1, 0, 0)) == flops((0, 0, 0, 1, 0, 0)) < flops((3, 2, 0, 1, 2, 0))
+    with FlopCounter() as step:  # forward and backward
+        F.cross_entropy(supernet(batch()[0], (3, 2, 0, 1, 0, 0)), batch()[1]).backward()
+    with FlopCounter() as canonical_step:
+        F.cross_entropy(supernet(batch()[0], (0, 0, 0, 1, 0, 0)), batch()[1]).backward()
+    assert step.total == canonical_step.total
+
+
+def test_a_canonical_cell_has_nothing_that_leads_nowhere():
+    space = small()
+    canonical = {space.canonical(architecture) for architecture in space.enumerate()}
+    assert len(canonical) == 10_405
+    assert all(space.canonical(architecture) == architecture for architecture in canonical)
+    assert space.canonical((3, 2, 0, 1, 0, 0)) == (0, 0, 0, 1, 0, 0)
+    assert space.canonical((0, 0, 4, 3, 1, 2)) == (0, 0, 0, 3, 0, 2)  # but the BatchNorm behind zeros has a bias
+    assert space.canonical(((0, 3), 1, (2, 0), 4, 0, (1, 0, 3))) == (3, 1, 2, 4, 0, (1, 3))
 
 
 def test_closed_operations_stay_bit_unchanged():
@@ -234,6 +259,23 @@ def test_closed_operations_stay_bit_unchanged():
         TrainStep(supernet, optimizer)(batch(step), [path], settings.lr, step)
     moved = {name for name, tensor in supernet.state_dict().items() if not torch.equal(tensor, before[name])}
     assert moved == {name for name in before if f".branches.{avoided}." not in name}
+
+
+def test_edges_that_lead_nowhere_stay_bit_unchanged():
+    """Weights, BatchNorm statistics, moments and moving averages, whatever decays them elsewhere."""
+    space, settings = small(), SGDSettings(lr=0.05, momentum=0.9, weight_decay=0.05)
+    supernet = space.supernet()
+    optimizer = GatedOptimizer(supernet, settings, ema_decay=0.9)
+    step = TrainStep(supernet, optimizer)
+    for number in range(2):  # moments and statistics that could move
+        step(batch(), [(2,) * 6, (3,) * 6], settings.lr, number)
+    before = copy.deepcopy({**supernet.state_dict(), **optimizer.state_dict()})
+    for number in range(2, 5):
+        step(batch(number), [(3, 2, 0, 1, 0, 0)], settings.lr, number)
+    after = {**supernet.state_dict(), **optimizer.state_dict()}
+    edges = {name for name in before if ".edges." in name}
+    assert len(edges) > 100
+    assert {name for name in before if not torch.equal(after[name], before[name])} == before.keys() - edges
 
 
 def test_every_cell_has_the_same_architecture():

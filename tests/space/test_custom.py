@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from nas.errors import SettingError, SpaceError
+from nas.errors import ArchitectureError, SettingError, SpaceError
 from nas.nn import GatedSum
 from nas.settings import CustomSettings
 from nas.space import build_space, check_supernet
@@ -26,6 +26,14 @@ class MyNet(nn.Module):
     def forward(self, x, architecture):
         z = self.inner["mix"](self.left(x, architecture[0]), architecture[1])
         return self.head(z.map(lambda t: t.mean(dim=(2, 3))))
+
+class Named(MyNet):
+    def __init__(self, right=True):
+        super().__init__()
+        self.right = right
+
+    def canonical(self, architecture):
+        return (0, 0) if architecture[0] == 0 else (1, architecture[1] + (not self.right))
 
 def plain(**kwargs):
     return nn.Linear(2, 2)
@@ -136,3 +144,14 @@ def test_blocks_naming_one_slot_share_it():
         network = space.subnet(architecture, seed=2)
         assert torch.equal(network(x), supernet(x, architecture))
         assert sum(isinstance(module, nn.Conv2d) for module in network.modules()) == 3 * sum(architecture)
+
+
+def test_a_network_may_say_its_canonical_forms(module):
+    space = custom(f"{module}:Named")
+    assert [space.canonical((0, 2)), space.canonical((1, 2))] == [(0, 0), (1, 2)]
+    assert custom(f"{module}:MyNet").canonical((0, 2)) == (0, 2)
+    wrong = custom(f"{module}:Named", right=False)
+    with pytest.raises(SpaceError, match=r"canonical\(\(1, 0\)\) is \(1, 1\), but canonical\(\(1, 1\)\) is \(1, 2\)"):
+        wrong.canonical((1, 0))
+    with pytest.raises(ArchitectureError):
+        wrong.canonical((1, 2))
