@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -19,7 +19,9 @@ from nas.search.proposers import SEARCH, Trial
 from nas.search.target import SearchTarget
 from nas.seeds import generator
 from nas.settings import SearchSettings
+from nas.settings.rank import FINETUNE_STEPS
 from nas.space import Architecture, extract
+from nas.train import EvalResult
 
 PROXY_BATCHES = 2
 """All proxies see the first one; ``zico`` needs the spread over several."""
@@ -79,21 +81,27 @@ class Measures:
         self._proxies = [n for n in names if n in PROXIES and n not in self.costs]
         how = (PROXY_BATCHES, settings.proxy_images, target.seed, "proxies", "search.proxy_images")
         self._batches = training_batches(target.splits, *how) if self._proxies else []
-        self._evaluator = self._build_evaluator() if EVALUATED.keys() & {*names} else None
+        ways = dict.fromkeys(name.partition("_")[2] for name in names if name in EVALUATED)
+        self._evaluators = {way: self._build_evaluator(way, len(ways)) for way in ways}
 
-    def _build_evaluator(self) -> Evaluator:
+    def _build_evaluator(self, way: str, shares: int) -> Evaluator:
+        """An evaluator that asks the supernet in one of the ``WAYS``, with a share of the memory."""
         how, trained = self._settings, self._target.trained
         if trained is None:
             rule, remedy = "accuracy and loss need a trained supernet", "add checkpoint=outputs/train/RUN"
             if EVALUATED.keys() & {*how.objectives}:
                 remedy += ", or take proxies: search.objectives=[naswot,flops]"
                 raise SettingError("search.objectives", how.objectives, rule, remedy)
-            name, bound = next((name, bound) for name, bound in how.limit.items() if name in EVALUATED)
-            raise SettingError(f"search.limit.{name}", f"{bound:.10g}", rule, f"{remedy}, or leave this limit out")
-        finetune = Finetune.of(trained, how.finetune_steps, how.finetune_lr) if how.finetune_steps else None
-        recalibrate = self._target.recalibrates(how.recalibrate)
+            for name, bound in how.limit.items():
+                if name in EVALUATED:
+                    remedy += ", or leave this limit out"
+                    raise SettingError(f"search.limit.{name}", f"{bound:.10g}", rule, remedy)
+            raise SettingError("search.sum", how.sum, rule, f"{remedy}, or add up others: search.sum=[naswot,parameters]")
+        steps = how.finetune_steps or FINETUNE_STEPS
+        finetune = Finetune.of(trained, steps, how.finetune_lr) if way == "tuned" else None
+        recalibrate = way != "running" and self._target.recalibrates(how.recalibrate)
         images = how.images, how.recalibrate_images
-        return Evaluator.of(trained, how.split, how.memory_mb << 20, recalibrate, finetune, *images)
+        return Evaluator.of(trained, how.split, (how.memory_mb << 20) // shares, recalibrate, finetune, *images)
 
     def __call__(self, trials: Sequence[Trial]) -> Iterator[Measurement]:
         """Measure one after the other in lexicographic order, in which subnetworks share most work.
@@ -102,17 +110,14 @@ class Measures:
         """
         order = sorted(trials, key=lambda trial: (trial.architecture, trial.draw))  # one open branch a slot: numbers
         candidates = [trial.architecture for trial in order if trial.stage == SEARCH]
-        results = self._evaluator(candidates) if self._evaluator else None
+        results = {way: evaluator(candidates) for way, evaluator in self._evaluators.items()}
         for trial in order:
             architecture, began = trial.architecture, perf_counter()
             values = {name: float(cost(architecture)) for name, cost in self.costs.items()}
             failed, refused = "", False
             try:
-                if results is not None and trial.stage == SEARCH:
-                    found = next(results)
-                    assert found.architecture == architecture, "the evaluator has another order"
-                    values |= {"accuracy": found.accuracy, "loss": found.loss}
                 if trial.stage == SEARCH:
+                    values |= _evaluated(results, architecture)
                     values |= self._of_network(architecture)
             except (DivergedError, ScoreError) as error:
                 failed, refused = f"{error.value}: {error.rule}", isinstance(error, ScoreError)
@@ -130,3 +135,24 @@ class Measures:
             network = extract(self._target.fresh, architecture)
             values |= score(network, self._proxies, self._batches, self._target.seed).values
         return values
+
+
+def _evaluated(results: Mapping[str, Iterator[EvalResult]], architecture: Architecture) -> dict[str, float]:
+    """What the supernet says of the next architecture, asked in each way.
+
+    Raises:
+        DivergedError: a loss is not finite; all iterators stand at the next architecture nevertheless.
+    """
+    values, failed = dict[str, float](), None
+    for way, found in results.items():
+        end = f"_{way}" if way else ""
+        try:
+            one = next(found)
+        except DivergedError as error:
+            failed = error
+            continue
+        assert one.architecture == architecture, "the evaluator has another order"
+        values |= {f"accuracy{end}": one.accuracy, f"loss{end}": one.loss}
+    if failed is not None:
+        raise failed
+    return values

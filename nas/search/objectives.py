@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nas.errors import SettingError
 from nas.score import PROXIES
+from nas.settings.rank import SUPERNET
 from nas.space import Architecture, SearchSpace
 
 
@@ -20,6 +21,7 @@ class Objective:
         head: for the head of a column.
         scale: from the value to the unit of the label.
         digits: the format of the scaled value.
+        derived: its values depend on all finished trials, so they are computed from those and not kept.
     """
 
     name: str
@@ -28,6 +30,7 @@ class Objective:
     head: str
     scale: float = 1.0
     digits: str = ".4g"
+    derived: bool = False
 
     def text(self, value: float) -> str:
         """``value`` in the unit of the label."""
@@ -38,11 +41,22 @@ class Objective:
         return value if self.smaller_is_better else -value
 
 
-EVALUATED = {
-    "accuracy": Objective("accuracy", False, "accuracy (%)", "accuracy %", 100, ".2f"),
-    "loss": Objective("loss", True, "loss (cross-entropy)", "loss", 1, ".4f"),
+WAYS = {"": "", "running": ", running statistics", "tuned": ", fine-tuned"}
+"""How a supernet is asked, by the end of an objective's name."""
+_METRICS = {
+    "accuracy": Objective("accuracy", False, "accuracy{} (%)", "accuracy{} %", 100, ".2f"),
+    "loss": Objective("loss", True, "loss{} (cross-entropy)", "loss{}", 1, ".4f"),
 }
-"""Found by running a subnetwork of a trained supernet on held-out images."""
+
+
+def _evaluated(name: str) -> Objective:
+    metric, _, way = name.partition("_")
+    one = _METRICS[metric]
+    return replace(one, name=name, label=one.label.format(WAYS[way]), head=one.head.format(WAYS[way]))
+
+
+EVALUATED = {name: _evaluated(name) for name in SUPERNET}
+"""Found by running a subnetwork of a trained supernet on held-out images, as ``nas-rank`` does."""
 TRAINED = Objective("trained", False, "accuracy after training (%)", "trained %", 100, ".2f")
 """Accuracy on held-out images after a training of the network alone, in a search as in ``nas-train``."""
 COSTS = {
@@ -51,6 +65,10 @@ COSTS = {
 }
 """Known without running anything."""
 LATENCY = Objective("latency", True, "latency (ms)", "latency ms", 1, ".3f")
+RANK_SUM = Objective("rank_sum", False, "sum of ranks", "sum of ranks", 1, "g", derived=True)
+"""The ranks of some predictors, added up: each counts in the direction in which it predicts accuracy."""
+SURROGATE = Objective("surrogate", False, "predicted accuracy (%)", "predicted %", 100, ".2f", derived=True)
+"""What a regression on the trainings of the same search says."""
 
 
 def objective(name: str, bound: float | None = None) -> Objective:
@@ -62,7 +80,7 @@ def objective(name: str, bound: float | None = None) -> Objective:
     Raises:
         SettingError: there is none; the message lists them.
     """
-    known = {**EVALUATED, "trained": TRAINED, **COSTS, "latency": LATENCY}
+    known = {**EVALUATED, **COSTS, **{o.name: o for o in (TRAINED, LATENCY, RANK_SUM, SURROGATE)}}
     if name in known:
         return known[name]
     if name not in PROXIES:

@@ -8,7 +8,6 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import NSGAIISampler, TPESampler
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nas.search.objectives import Limits, Objective
@@ -24,7 +23,8 @@ Distributions = dict[str, BaseDistribution]
 class OptunaProposer(Proposer):
     """Asks TPE or NSGA-II, with a sampler that is seeded afresh for each proposal.
 
-    It keeps a study of the finished trials in memory. Where the sampler proposes what was proposed before or breaks a
+    It keeps a study of the finished trials in memory; with a derived objective, whose values change with every trial,
+    it begins a new one for each batch. Where the sampler proposes what was proposed before or breaks a
     limit, the nearest allowed architecture takes its place: another question would cost more and mostly give the same.
 
     Args:
@@ -46,10 +46,16 @@ class OptunaProposer(Proposer):
         self._distributions: Distributions = {
             slot.name: CategoricalDistribution(range(len(slot.choices))) for slot in space.slots
         }
-        directions = [StudyDirection.MINIMIZE if o.smaller_is_better else StudyDirection.MAXIMIZE for o in objectives]
-        self.study = optuna.create_study(directions=directions)
+        self.study = self._new_study()
+
+    def _new_study(self) -> optuna.Study:
+        return optuna.create_study(
+            directions=["minimize" if o.smaller_is_better else "maximize" for o in self._objectives]
+        )
 
     def tell(self, trials: Sequence[Trial]) -> None:
+        if any(o.derived for o in self._objectives):
+            self.study, self._told = self._new_study(), set()
         for trial in trials:
             if trial.finished and trial.number not in self._told:
                 self._told.add(trial.number)

@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import CheckpointError
-from nas.score import rank_sum
-from nas.search.objectives import COSTS, LATENCY, Objective, objective, points
+from nas.search.objectives import RANK_SUM, Objective, objective, points
 from nas.search.proposers import Trial
 from nas.settings.plain import filled
 from nas.space import SearchSpace
 
-RANK_SUM = "rank_sum"
 FILE = "result.json"
 
 
@@ -31,7 +29,6 @@ class SearchOutcome:
         front: the feasible ones that no other dominates, best by the first objective first.
         best: the best feasible one; None if none is feasible.
         best_by: what makes it the best, for people.
-        rank_sums: by trial number, larger is better; over the objectives that are no costs.
         remarks: how the trials came about, in lines.
     """
 
@@ -41,7 +38,6 @@ class SearchOutcome:
     front: list[Trial]
     best: Trial | None
     best_by: str
-    rank_sums: dict[int, float]
     remarks: Sequence[str] = field(default=())
 
     @property
@@ -84,6 +80,7 @@ def summarize(
     """Find the front and the best of some trials, finished or not.
 
     Args:
+        trials: with the values of derived objectives, where there are any.
         rank_by: what makes the best one: the name of an objective, ``rank_sum``, or empty for the first objective.
         remarks: passed on.
     """
@@ -92,23 +89,10 @@ def summarize(
     place = dict(zip((t.number for t in feasible), points(objectives, [t.values for t in feasible]), strict=True))
     on_front = [feasible[i] for i in front(list(place.values()))]
     on_front.sort(key=lambda t: (*place[t.number], t.number))
-    sums = _rank_sums(objectives, feasible)
-    key = next((i for i, o in enumerate(objectives) if o.name == rank_by), 0)
-    if rank_by == RANK_SUM:
-        best = max(feasible, key=lambda t: (sums[t.number], -t.number), default=None)
-    else:
-        best = min(feasible, key=lambda t: (place[t.number][key], t.number), default=None)
-    best_by = "the sum of ranks" if rank_by == RANK_SUM else objectives[key].name
-    return SearchOutcome(space, objectives, finished, on_front, best, best_by, sums, remarks)
-
-
-def _rank_sums(objectives: list[Objective], feasible: list[Trial]) -> dict[int, float]:
-    quality = [o for o in objectives if o.name not in COSTS and o != LATENCY] or objectives
-    if not feasible:
-        return {}
-    columns = {o.name: [trial.values[o.name] for trial in feasible] for o in quality}
-    sums = rank_sum(columns, {o.name: not o.smaller_is_better for o in quality})
-    return {trial.number: total for trial, total in zip(feasible, sums, strict=True)}
+    by = objective(rank_by) if rank_by else objectives[0]
+    best = min(feasible, key=lambda t: (by.oriented(t.values[by.name]), t.number), default=None)
+    best_by = "the sum of ranks" if by == RANK_SUM else by.name
+    return SearchOutcome(space, objectives, finished, on_front, best, best_by, remarks)
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,14 @@ from nas.checkpoint import versions
 from nas.console import ResultTable
 from nas.draw import Axis, Points, draw_curve, draw_front, draw_values
 from nas.files import write_csv, write_json, write_whole
-from nas.search.objectives import COSTS, EVALUATED, LATENCY
-from nas.search.outcome import FILE, RANK_SUM, SearchOutcome, SearchResult, hypervolume_curve
+from nas.score import PROXIES
+from nas.search.objectives import COSTS, EVALUATED, LATENCY, RANK_SUM
+from nas.search.outcome import FILE, SearchOutcome, SearchResult, hypervolume_curve
 from nas.search.proposers import Trial
 from nas.search.target import SearchTarget
 from nas.settings import SearchRunSettings
 from nas.settings.plain import flat
+from nas.settings.rank import FINETUNE_STEPS
 from nas.space import SearchSpace
 from nas.track import Writer
 
@@ -124,32 +126,37 @@ def markdown(
 
 def how_measured(settings: SearchRunSettings, target: SearchTarget, outcome: SearchOutcome) -> list[str]:
     """What the numbers mean, a line for each kind of number that the outcome has."""
-    how, names = settings.search, {o.name for o in outcome.columns}
+    how, trained, names = settings.search, target.trained, {o.name for o in outcome.columns}
     lines = []
     if names & EVALUATED.keys():
-        assert target.trained is not None, "nothing else is evaluated"
-        images = len(target.trained.held_out(how.split, how.images))
+        assert trained is not None, "nothing else is evaluated"
+        images = len(trained.held_out(how.split, how.images))
         estimated = target.recalibrates(how.recalibrate)
         norms = "statistics estimated for each" if estimated else "the supernet's running statistics"
         asked = f"search.recalibrate={str(estimated).lower()}"
         norms += f" ({'as the run evaluates' if how.recalibrate is None else asked})"
-        own = target.trained.settings.evaluate.recalibrate_images
+        own = trained.settings.evaluate.recalibrate_images
         number = own if how.recalibrate_images is None else how.recalibrate_images
         norms += f" on {min(number, len(target.splits.train)):,} training images" if estimated else ""
-        tuned = f", after {how.finetune_steps} steps of fine-tuning" if how.finetune_steps else ""
-        lines.append(f"accuracy and loss: {images:,} {how.split} images, BatchNorm with {norms}{tuned}")
+        lines.append(f"accuracy and loss: {images:,} {how.split} images, BatchNorm with {norms}")
+        if any(name.endswith("_running") for name in names):
+            lines.append("with running statistics: those of the supernet, as training left them")
         if how.recalibrate is not None and estimated != target.recalibrates(None):
             lines.append("nas-export writes the BatchNorm statistics that the run evaluates with, not these")
         elif estimated and number != own:
             lines.append(f"nas-export estimates BatchNorm statistics on {own:,} training images, as the run evaluates")
-        if how.finetune_steps:
+        if any(name.endswith("_tuned") for name in names):
+            lines.append(f"fine-tuned: after {how.finetune_steps or FINETUNE_STEPS} steps from the supernet's weights")
             lines.append("nas-export writes the supernet's weights, not the fine-tuned ones")
     lines += ["flops and parameters: of the stand-alone network"] if names & COSTS.keys() else []
     if LATENCY.name in names:
         threads = f"{how.latency_threads} thread{'s' if how.latency_threads > 1 else ''}"
         lines.append(f"latency: median of a forward pass, batch {how.latency_batch}, {threads}, this machine's CPU")
-    if proxies := sorted(names - EVALUATED.keys() - COSTS.keys() - {LATENCY.name}):
+    if proxies := sorted(names & PROXIES.keys() - COSTS.keys()):
         lines.append(f"{', '.join(proxies)}: initial weights, batches of {how.proxy_images} training images")
+    if RANK_SUM.name in names:
+        summed = " and ".join(how.summed(trained is not None))
+        lines.append(f"sum of ranks: of {summed}, among all that were evaluated; the best has the largest")
     if len(outcome.objectives) > 1 and outcome.feasible:
         ideal, reference = outcome.corner_texts()
         lines.append(
@@ -207,9 +214,9 @@ def _write_csv(path: Path, outcome: SearchOutcome, trials: Sequence[Trial]) -> N
     names, rows = [o.name for o in outcome.columns], []
     for t in trials:
         values = [t.values.get(name, "") for name in names]
-        more = [outcome.rank_sums.get(t.number, ""), t.feasible, f"{t.seconds:.4f}", t.failed]
+        more = [t.feasible, f"{t.seconds:.4f}", t.failed]
         rows.append([t.number, *_named(outcome.space, t).values(), *values, *more])
-    head = ["trial", "architecture", "choices", *names, RANK_SUM, "feasible", "seconds", "failed"]
+    head = ["trial", "architecture", "choices", *names, "feasible", "seconds", "failed"]
     write_csv(path, head, rows)
 
 

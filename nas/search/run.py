@@ -12,8 +12,9 @@ from rich.console import Console
 
 from nas.console import ProgressBar, new_console
 from nas.errors import SettingError
+from nas.search.derived import Derived, members_of_sum
 from nas.search.measure import Measures
-from nas.search.objectives import Limits, Objective, objective
+from nas.search.objectives import COSTS, EVALUATED, Limits, Objective, objective
 from nas.search.outcome import SearchOutcome, summarize
 from nas.search.proposers import ExhaustiveProposer, Proposer, RandomProposer
 from nas.search.report import write_report
@@ -50,20 +51,28 @@ class Search:
         self.objectives = [objective(name) for name in how.objectives]
         limited = [objective(name, bound) for name, bound in how.limit.items()]
         self.target = SearchTarget.of(settings, how.progress)
-        self.measures = Measures(self.target, how, list(dict.fromkeys([*self.objectives, *limited])))
+        summed = members_of_sum(how, self.target.trained is not None)
+        needed = [one for one in (*self.objectives, *limited, *summed) if not one.derived]
+        self.measures = Measures(self.target, how, list(dict.fromkeys(needed)))
         space, limits = self.target.space, Limits(self.target.space, how.limit, self.measures.costs)
         self.trials = how.trials or (None if how.sampler == "exhaustive" else DEFAULT_TRIALS)
         proposer = build_proposer(how.sampler, space, limits, settings.seed, self.objectives)
-        definition = self._definition()
         self.study = Study(
-            folder, proposer, self.objectives, trials=self.trials, batch=how.batch, definition=definition
+            folder,
+            proposer,
+            self.objectives,
+            trials=self.trials,
+            batch=how.batch,
+            definition=self._definition(_beyond(summed, [*self.objectives, *limited])),
+            derive=Derived(summed),
         )
 
-    def _definition(self) -> dict[str, object]:
+    def _definition(self, beyond: Sequence[str]) -> dict[str, object]:
         how = asdict(self.settings.search)
         for name in ("trials", "rank_by", "memory_mb", "threads", "tensorboard", "progress"):
             del how[name]  # these change nothing that is found out
         how["recalibrate"] = self.target.recalibrates(how["recalibrate"])
+        how["sum"] = beyond  # the sum itself is derived
         return {**self.target.definition(), "seed": self.settings.seed, "search": how}
 
     def remarks(self) -> list[str]:
@@ -104,6 +113,13 @@ def search(run: Search) -> SearchOutcome:
     with study.lock:
         write_report(run.folder, run.settings, run.target, outcome)
     return outcome
+
+
+def _beyond(summed: Sequence[Objective], asked: Sequence[Objective]) -> list[str]:
+    """Which members of a sum are measured for its sake: they are no costs, and nothing that is asked brings them."""
+    brought = {o.name.partition("_")[2] for o in asked if o.name in EVALUATED}
+    found = [o.name for o in summed if o not in asked and o.name not in COSTS]
+    return [name for name in found if name not in EVALUATED or name.partition("_")[2] not in brought]
 
 
 def _stop_if_all_failed(run: Search) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +28,7 @@ class Study:
         trials: how many architectures to evaluate; None for all of them.
         batch: architectures proposed at a time.
         definition: all that makes two searches the same, as plain data; the journal remembers it.
+        derive: adds the values of derived objectives to trials; whoever sees several of them sees these.
 
     Attributes:
         lock: a context in which this process alone writes to the folder.
@@ -46,10 +47,11 @@ class Study:
         trials: int | None,
         batch: int,
         definition: Mapping[str, Any],
+        derive: Callable[[Sequence[Trial]], list[Trial]] = list,
     ) -> None:
         self.space, self.limits, self.objectives = proposer.space, proposer.limits, objectives
         self.wanted, self.used_up = trials, False
-        self._proposer, self._batch = proposer, batch
+        self._proposer, self._batch, self._derive = proposer, batch, derive
         self._trials, self._finished = list[Trial](), 0
         self._workers: list[str] = []  # by trial: whose it is
         folder.mkdir(parents=True, exist_ok=True)
@@ -109,7 +111,7 @@ class Study:
     def trials(self) -> list[Trial]:
         """All trials by number, those of other processes included."""
         self._journal.refresh()
-        return list(self._trials)
+        return self._derive(self._trials)
 
     def finished(self) -> int:
         """The number of trials that are finished, those of other processes included."""
@@ -138,7 +140,7 @@ class Study:
         else:
             values, failed, seconds = entry.get("values", {}), entry.get("failed", ""), float(entry["seconds"])
             if not failed and self._trials[number].stage == SEARCH:
-                points(self.objectives, [values])  # all of them are there
+                points([o for o in self.objectives if not o.derived], [values])  # all of them are there
             feasible = not failed and all(v <= 0 for v in self.limits.violations(values).values())
             found = {"values": values, "failed": failed, "seconds": seconds, "feasible": feasible}
             self._finished += not self._trials[number].finished
@@ -151,7 +153,7 @@ class Study:
     def _proposals(self, has_work: bool) -> list[Trial]:
         """The rest of the batch that was begun; another batch if there is none, and nothing else to do."""
         first = len(self._trials)
-        self._proposer.tell(self._trials)
+        self._proposer.tell(self._derive(self._trials))
         batch = self._proposer.batch_of(first, self._batch)
         begins = first == batch.start
         if self.used_up or (begins and (has_work or not self._proposer.ready(first))):

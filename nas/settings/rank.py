@@ -14,6 +14,8 @@ SUPERNET = ("loss", "accuracy", "loss_running", "accuracy_running", "loss_tuned"
 ones as training left them; and after fine-tuning each candidate for some steps."""
 TRIVIAL = ("parameters", "flops")
 """Predictors that need no images and no weights."""
+FINETUNE_STEPS = 40
+"""Of each candidate, for ``loss_tuned`` and ``accuracy_tuned``."""
 
 
 @dataclass
@@ -28,7 +30,7 @@ class RankSettings(Settings, group="rank"):
     """Held-out images that the supernet ranks on, 0 for all of the split; None does what the checkpoint's run does."""
     recalibrate_images: int | None = rules.at_least_or_none(1)
     """Training images for BatchNorm statistics; None does what the checkpoint's run does."""
-    finetune_steps: int = rules.positive(40)
+    finetune_steps: int = rules.positive(FINETUNE_STEPS)
     """Of each candidate, for ``loss_tuned`` and ``accuracy_tuned``."""
     finetune_lr: float = rules.positive(0.01)
     memory_mb: int = rules.positive(1024)
@@ -41,7 +43,7 @@ class RankSettings(Settings, group="rank"):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.sum is not None:
-            self.sum = _names("rank.sum", self.sum, "rank.sum=[loss,parameters]")
+            self.sum = rules.names("rank.sum", self.sum, "rank.sum=[loss,parameters]")
 
 
 @dataclass
@@ -75,10 +77,10 @@ class RankRunSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.checkpoint = _names("checkpoint", self.checkpoint, "checkpoint=outputs/train/first")
+        self.checkpoint = rules.names("checkpoint", self.checkpoint, "checkpoint=outputs/train/first")
         rules.factory_of_checkpoint(self.factory, self.checkpoint)
-        _names("proxies", self.proxies, "proxies=[naswot]")
-        _names("predictors", self.predictors, "predictors=[loss,accuracy]")
+        rules.names("proxies", self.proxies, "proxies=[naswot]")
+        rules.names("predictors", self.predictors, "predictors=[loss,accuracy]")
         for name in self.predictors:
             rules.one_of("predictors", name, *SUPERNET)
         rule = "must be 0 for all, or at least 2: one alone has no order"
@@ -101,11 +103,3 @@ class RankRunSettings(Settings):
         if self.rank.sum is None:
             return ["loss", "parameters"] if "loss" in self.known else []
         return list(self.rank.sum)
-
-
-def _names(key: str, value: Any, example: str) -> list[str]:
-    names = [] if value is None else [value] if isinstance(value, str) else value
-    ok = isinstance(names, list) and all(isinstance(name, str) and name for name in names)
-    require(ok, key, value, "must be a name or a list of names", f"write for example {example}")
-    require(len(set(names)) == len(names), key, value, "names one of them twice", f"write for example {example}")
-    return list(names)

@@ -120,3 +120,12 @@ def factory_of_checkpoint(factory: str, checkpoint: object) -> None:
     """A factory is given only beside the checkpoint that it belongs to."""
     ok = bool(checkpoint) or not factory
     require(ok, "factory", factory, "is that of a checkpoint", "without one write space.factory=...")
+
+
+def names(key: str, value: Any, example: str) -> list[str]:
+    """A name or a list of names, as a list; each of them once."""
+    found = [] if value is None else [value] if isinstance(value, str) else value
+    ok = isinstance(found, list) and all(isinstance(name, str) and name for name in found)
+    require(ok, key, value, "must be a name or a list of names", f"write for example {example}")
+    require(len(set(found)) == len(found), key, value, "names one of them twice", f"write for example {example}")
+    return list(found)

@@ -8,7 +8,11 @@ from typing import Any
 
 from nas.errors import require
 from nas.settings import rules
+from nas.settings.rank import TRIVIAL
 from nas.settings.rules import Settings
+
+DERIVED = ("rank_sum", "surrogate")
+"""Objectives whose values depend on all finished trials."""
 
 
 @dataclass
@@ -36,7 +40,10 @@ class SearchSettings(Settings, group="search"):
     trials: int = rules.not_negative(0)
     """Architectures to evaluate; 0 takes 100, and all of the space with ``sampler=exhaustive``."""
     objectives: list[str] = field(default_factory=lambda: ["loss", "flops"])
-    """trained, accuracy, loss, flops, parameters, latency, or a proxy; each has its direction."""
+    """trained, surrogate, accuracy, loss, the predictors of nas-rank, rank_sum, flops, parameters, latency, or a proxy."""
+    sum: Any = None
+    """Predictors whose ranks ``rank_sum`` adds up, more parameters counting as better; None takes loss and parameters,
+    and without a checkpoint the objectives that are no cost."""
     trainings: int = rules.not_negative(0)
     """With ``trained``: trainings to choose the winner by, those of the finals among them; 0 takes 24."""
     finals: int = rules.not_negative(4)
@@ -46,7 +53,7 @@ class SearchSettings(Settings, group="search"):
     limit: dict[str, float] = field(default_factory=dict)
     """A bound an objective: the largest value where smaller is better, else the smallest."""
     rank_by: str = ""
-    """What makes the best one: an objective, empty for the first, or ``rank_sum`` of those that are no cost."""
+    """What makes the best one: an objective, empty for the first, or ``rank_sum``."""
     batch: int = rules.positive(16)
     """Architectures proposed at a time: more of them share more prefixes, and are chosen with less knowledge."""
     split: str = rules.choice("val", "test")
@@ -58,6 +65,7 @@ class SearchSettings(Settings, group="search"):
     recalibrate_images: int | None = rules.at_least_or_none(1)
     """Training images for BatchNorm statistics; None does what the checkpoint's run does."""
     finetune_steps: int = rules.not_negative(0)
+    """Of each candidate, for ``loss_tuned`` and ``accuracy_tuned``; 0 takes 40."""
     finetune_lr: float = rules.positive(0.01)
     memory_mb: int = rules.positive(1024)
     """For the activations that candidates share."""
@@ -86,6 +94,43 @@ class SearchSettings(Settings, group="search"):
         for name, bound in self.limit.items():
             remedy = f"write for example search.limit.{name}=1e6"
             require(math.isfinite(bound), f"search.limit.{name}", bound, "must be a finite number", remedy)
+            rule, remedy = "depends on the other trials, so it is no limit", "limit what it is made of"
+            require(name not in DERIVED, f"search.limit.{name}", bound, rule, remedy)
+        self._check_predictors()
+
+    def _check_predictors(self) -> None:
+        names = self.objectives
+        remedy = "write search.objectives=[trained,surrogate,flops]"
+        rule = "is a regression on the trainings of the same search"
+        require("surrogate" not in names or "trained" in names, "search.objectives", names, rule, remedy)
+        if self.sum is not None:
+            example = "search.sum=[loss,parameters]"
+            self.sum = rules.names("search.sum", self.sum, example)
+            require(bool(self.sum), "search.sum", self.sum, "must name at least one", f"write for example {example}")
+            rule, remedy = "is no objective of this search", "add trained to search.objectives, or leave it out"
+            require("trained" not in self.sum or "trained" in names, "search.sum", self.sum, rule, remedy)
+        tuned = any(name.endswith("_tuned") for name in (*names, *self.limit, *(self.sum or ())))
+        rule, remedy = "is for loss_tuned and accuracy_tuned", "write search.objectives=[loss_tuned,flops]"
+        require(tuned or not self.finetune_steps, "search.finetune_steps", self.finetune_steps, rule, remedy)
+
+    def summed(self, supernet: bool) -> list[str]:
+        """The members of the rank-sum; none where it is not asked for.
+
+        Args:
+            supernet: there is a trained one.
+
+        Raises:
+            SettingError: it is asked for, and nothing is there to add up.
+        """
+        if "rank_sum" not in (*self.objectives, self.rank_by):
+            return []
+        if self.sum is not None:
+            return list(self.sum)
+        found = [name for name in self.objectives if name not in (*DERIVED, *TRIVIAL, "latency")]
+        found = ["loss", "parameters"] if supernet else found
+        rule, remedy = "must be given: without a checkpoint there is no loss", "write search.sum=[naswot,parameters]"
+        require(bool(found), "search.sum", self.sum, rule, remedy)
+        return found
 
 
 @dataclass
