@@ -96,7 +96,8 @@ class Measures:
                 if name in EVALUATED:
                     remedy += ", or leave this limit out"
                     raise SettingError(f"search.limit.{name}", f"{bound:.10g}", rule, remedy)
-            raise SettingError("search.sum", how.sum, rule, f"{remedy}, or add up others: search.sum=[naswot,parameters]")
+            remedy += ", or add up others: search.sum=[naswot,parameters]"
+            raise SettingError("search.sum", how.sum, rule, remedy)
         steps = how.finetune_steps or FINETUNE_STEPS
         finetune = Finetune.of(trained, steps, how.finetune_lr) if way == "tuned" else None
         recalibrate = way != "running" and self._target.recalibrates(how.recalibrate)

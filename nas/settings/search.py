@@ -40,7 +40,8 @@ class SearchSettings(Settings, group="search"):
     trials: int = rules.not_negative(0)
     """Architectures to evaluate; 0 takes 100, and all of the space with ``sampler=exhaustive``."""
     objectives: list[str] = field(default_factory=lambda: ["loss", "flops"])
-    """trained, surrogate, accuracy, loss, the predictors of nas-rank, rank_sum, flops, parameters, latency, or a proxy."""
+    """trained, surrogate, loss, accuracy, either _running or _tuned as in nas-rank, rank_sum, flops, parameters,
+    latency, or a proxy; each has its direction."""
     sum: Any = None
     """Predictors whose ranks ``rank_sum`` adds up, more parameters counting as better; None takes loss and parameters,
     and without a checkpoint the objectives that are no cost."""

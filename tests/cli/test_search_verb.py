@@ -80,8 +80,11 @@ def test_a_stop_explains_resuming_and_loses_nothing(nas_search, checkpoint, tmp_
 
 
 WRONG = {
-    "search.objectives=[foo]": r"search\.objectives=foo: is an unknown objective; choose from accuracy, .*",
+    "search.objectives=[foo]": r"search\.objectives=foo: is an unknown objective; choose from loss, .*",
     "search.limit.foo=1": r"search\.limit\.foo=1: is a limit on an unknown objective; .*",
+    "search.limit.rank_sum=7": r"search\.limit\.rank_sum=7\.0: depends on the other trials, so it is no limit; .*",
+    "search.rank_by=rank_sum search.sum=[loss,foo]": r"search\.sum=foo: is no predictor; choose from .*",
+    "search.finetune_steps=20": r"search\.finetune_steps=20: is for loss_tuned and accuracy_tuned; .*",
     "search.limit.flops=7": r"search\.limit\.flops=7: no architecture .* that small; the smallest has \d+; .*",
     "search.limit.parameters=7": r"search\.limit\.parameters=7: no architecture .* that small; the smallest .*",
     "search.limit.flops=a": r"search\.limit\.flops=a: .*",
@@ -95,7 +98,7 @@ WRONG = {
 
 def test_bad_input_is_one_line_and_leaves_nothing(nas_search, checkpoint, tmp_path):
     for words, rule in WRONG.items():
-        status, out, err = nas_search(f"checkpoint={checkpoint}", *QUICK, words)
+        status, out, err = nas_search(f"checkpoint={checkpoint}", *QUICK, *words.split())
         assert (status, out) == (1, ""), words
         assert re.fullmatch(rf"nas-search: {rule}\n", err), err
         assert not list(tmp_path.iterdir()), words

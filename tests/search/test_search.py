@@ -17,8 +17,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from nas.checkpoint import load_trained
 from nas.cost import PathFlops
-from nas.errors import CheckpointError, ScoreError, SettingError, SpaceError
-from nas.search import Evaluator, Search, SearchTarget, read_result, search, summarize, summary
+from nas.errors import CheckpointError, DivergedError, ScoreError, SettingError, SpaceError
+from nas.search import Evaluator, Finetune, Search, SearchTarget, read_result, search, summarize, summary
+from nas.search.derived import Derived
 from nas.search.measure import Measures
 from nas.search.objectives import objective
 from nas.search.outcome import front
@@ -234,8 +235,9 @@ def test_batchnorm_follows_the_run_unless_told_otherwise(checkpoint, exhaustive)
         target = SearchTarget(other.space, None, None, other.splits, 0, other)
         values = {}
         for asked in (None, True, False):
-            wanted = settings(checkpoint, recalibrate=asked, finetune_steps=int(own))
-            lines = how_measured(wanted, target, outcome)
+            wanted, more = settings(checkpoint, recalibrate=asked), {"loss_tuned": 1.0} if own else {}
+            trials = [replace(t, values={**t.values, **more}) for t in outcome.trials]
+            lines = how_measured(wanted, target, replace(outcome, trials=trials))
             told = "as the run evaluates" if asked is None else f"search.recalibrate={str(asked).lower()}"
             assert f"{words[own if asked is None else asked]} ({told})" in lines[0], (own, asked)
             assert (note in lines) is (asked is (not own)), (own, asked)
@@ -245,11 +247,45 @@ def test_batchnorm_follows_the_run_unless_told_otherwise(checkpoint, exhaustive)
             assert fewer[0].startswith("accuracy and loss: 5 val images")
             assert ("on 7 training images" in fewer[0]) is target.recalibrates(asked)
             assert (tuned in lines) is own
-            (found,) = Measures(target, replace(wanted.search, finetune_steps=0), outcome.objectives)(
-                [Trial(0, (1, 2))]
-            )
+            (found,) = Measures(target, wanted.search, outcome.objectives)([Trial(0, (1, 2))])
             values[asked] = found.values
         assert values[None] == values[own] != values[not own], own
+
+
+def test_a_supernet_is_asked_as_nas_rank_asks(checkpoint):
+    trained = load_trained(checkpoint)
+    wanted = settings(checkpoint, objectives=["loss", "loss_running", "accuracy_tuned"], finetune_steps=2)
+    target = SearchTarget(trained.space, None, None, trained.splits, 0, trained)
+    trials = [Trial(0, (1, 2)), Trial(1, (0, 1))]
+    evaluators = {
+        "": Evaluator.of(trained, recalibrate=True),
+        "_running": Evaluator.of(trained, recalibrate=False),
+        "_tuned": Evaluator.of(trained, recalibrate=True, finetune=Finetune.of(trained, 2, wanted.search.finetune_lr)),
+    }
+    for found in Measures(target, wanted.search, [objective(name) for name in wanted.search.objectives])(trials):
+        for end, evaluator in evaluators.items():
+            (one,) = evaluator([found.trial.architecture])
+            assert found.values[f"loss{end}"] == pytest.approx(one.loss, rel=1e-6), end
+            assert found.values[f"accuracy{end}"] == one.accuracy, end
+
+
+def test_one_way_that_diverges_leaves_the_others_in_step(checkpoint, monkeypatch):
+    trained = load_trained(checkpoint)
+    finite, calls = Evaluator._finite, []
+
+    def fail_once(self, found):
+        calls.append(found)
+        if len(calls) == 1:
+            raise DivergedError("architecture", "x", "its loss is nan", "train again")
+        return finite(self, found)
+
+    monkeypatch.setattr(Evaluator, "_finite", fail_once)
+    target = SearchTarget(trained.space, None, None, trained.splits, 0, trained)
+    needed = [objective("loss"), objective("loss_running")]
+    first, second = Measures(target, SearchSettings(), needed)([Trial(0, (0, 1)), Trial(1, (1, 2))])
+    assert (first.values, first.failed) == ({}, "x: its loss is nan")
+    (alone,) = Evaluator.of(trained, recalibrate=False)([(1, 2)])
+    assert second.values["loss_running"] == pytest.approx(alone.loss, rel=1e-6)
 
 
 def test_widths_are_found_with_and_without_a_checkpoint(tmp_path):
@@ -296,11 +332,9 @@ def test_the_best_is_by_the_objective_asked_for():
     objectives = [objective(name) for name in ("loss", "synflow", "flops")]
     trials = [trial(0, 0.1, 1.0, 9.0), trial(1, 0.2, 3.0, 8.0), trial(2, 0.3, 2.0, 7.0), trial(3, 0.4, 4.0, 6.0)]
     broken = replace(trial(4, 0.0, 9.0, 1.0), feasible=False)
-    best = {
-        by: summarize(None, objectives, [*trials, broken], by).best.number
-        for by in ("", "synflow", "flops", "rank_sum")
-    }
-    assert best == {"": 0, "synflow": 3, "flops": 3, "rank_sum": 1}  # ranks 4+1, 3+3, 2+2, 1+4: flops is no quality
+    found = Derived(objectives[:2])([*trials, broken])
+    best = {by: summarize(None, objectives, found, by).best.number for by in ("", "synflow", "flops", "rank_sum")}
+    assert best == {"": 0, "synflow": 3, "flops": 3, "rank_sum": 1}  # 4 + 1, 3 + 3, 2 + 2, 1 + 4, and 5 + 5
 
 
 def test_without_a_terminal_there_are_ten_lines(checkpoint, tmp_path):

@@ -7,6 +7,7 @@ from zlib import crc32
 
 import pytest
 from support.processes import FORK, TIMEOUT_S
+from support.studies import BIG, COSTS, SPACE, die, numbered, values_of, work
 
 import nas.journal
 from nas.errors import CheckpointError, SettingError
@@ -14,22 +15,9 @@ from nas.files import write_all
 from nas.search.objectives import Limits, objective
 from nas.search.run import build_proposer
 from nas.search.study import Study
-from nas.settings import ChainSettings
-from nas.space import build_space
 
-CHAIN = {"widths": [4], "strides": [1], "candidates": ["skip", "conv1", "conv3"]}
-SPACE = build_space(ChainSettings(depths=[3], **CHAIN))
-"""27 architectures."""
-BIG = build_space(ChainSettings(depths=[8], **CHAIN))
-COSTS = {"flops": lambda architecture: 100 + 10 * sum(architecture)}
 LEARNING = ["tpe", "nsga2"]
 SAMPLERS = ["random", *LEARNING, "exhaustive"]
-
-
-def values_of(architecture):
-    """Loss and FLOPs that are at odds, and an accuracy."""
-    loss = sum((2 - x) * (i + 1) for i, x in enumerate(architecture)) / 10
-    return {"loss": loss, "flops": float(COSTS["flops"](architecture)), "accuracy": 1 / (1 + loss)}
 
 
 def open_study(folder, sampler="random", trials=None, space=SPACE, limit=None, seed=0, batch=4, costs=COSTS):
@@ -37,29 +25,6 @@ def open_study(folder, sampler="random", trials=None, space=SPACE, limit=None, s
     proposer = build_proposer(sampler, space, limits, seed, objectives)
     more = {"trials": trials, "batch": batch, "definition": {"seed": seed, "sampler": sampler}}
     return Study(folder, proposer, objectives, **more)
-
-
-def work(study, most=None):
-    """Evaluate to the end, or ``most`` trials; returns the architectures in the order of evaluation."""
-    done = []
-    while not study.done() and len(done) != most:
-        for trial in sorted(study.claim(), key=lambda t: t.architecture):
-            if len(done) == most:
-                return done
-            study.tell(trial, values_of(trial.architecture), 0.01)
-            done.append(trial.architecture)
-    return done
-
-
-def die(study):
-    """What the kernel does for a process that is killed."""
-    name = study._worker.name
-    study.close()
-    (study._worker._folder / name).touch()
-
-
-def numbered(study):
-    return [(t.number, t.architecture, t.values) for t in study.trials()]
 
 
 def test_each_architecture_is_evaluated_once(tmp_path):
