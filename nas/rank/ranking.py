@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from nas.console import ResultTable
@@ -22,6 +23,13 @@ class Row:
     name: str
     kind: str
     correlation: Correlation
+    also: str = ""
+    """A predictor that orders the architectures exactly alike and so has no row of its own; empty for none."""
+
+    @property
+    def label(self) -> str:
+        """The name, and that of the other one."""
+        return f"{self.name}, {self.also}" if self.also else self.name
 
 
 @dataclass(frozen=True)
@@ -44,11 +52,28 @@ def rank(predictions: Sequence[Prediction], truth: BenchmarkTable, seed: int = 0
         seed: seed of the bootstrap resamples, which are the same for all predictors.
     """
     counts, mean = resamples(len(truth.architectures), seed=seed), truth.mean
-    rows = [Row(p.name, p.kind, correlate(p.goodness, mean, counts)) for p in predictions]
+    same = _trivial_twins(predictions)
+    rows = [
+        Row(p.name, p.kind, correlate(p.goodness, mean, counts), same.get(p.name, ""))
+        for p in predictions
+        if p.name not in same.values()
+    ]
     rows.sort(key=lambda row: (KINDS.index(row.kind), -row.correlation.tau))
-    limit = ceiling(truth.accuracies, seed)
+    limit = ceiling(truth.accuracies, seed, truth.trained)
     by_name = {prediction.name: prediction for prediction in predictions}
     return Ranking(rows, limit, _conclude(rows, by_name, mean, counts, limit))
+
+
+def _trivial_twins(predictions: Sequence[Prediction]) -> dict[str, str]:
+    """Of two trivial predictors that order the architectures alike, the second by the first."""
+    orders: dict[tuple[int, ...], str] = {}
+    twins = {}
+    for prediction in predictions:
+        if prediction.kind == "trivial":
+            order = tuple(torch.unique(prediction.goodness[0], return_inverse=True)[1].tolist())
+            if (first := orders.setdefault(order, prediction.name)) != prediction.name:
+                twins[first] = prediction.name
+    return twins
 
 
 # ---------------------------------------------------------------------------------------------------- in plain words
@@ -80,7 +105,7 @@ def _conclude(
         sentences.append(
             f"Against this table even a perfect predictor would reach only about tau {limit.tau:.2f} "
             f"[{limit.tau_low:.2f}, {limit.tau_high:.2f}]: one training of an architecture scatters by "
-            f"{100 * limit.noise:.2f} points, and there are {limit.seeds}."
+            f"{100 * limit.noise:.2f} points, and there are {_span(limit.fewest, limit.seeds)}."
         )
     return sentences
 
@@ -106,7 +131,8 @@ def _shown(difference: Difference) -> str:
 def _called(row: Row) -> str:
     """The name of a predictor in a sentence."""
     if row.kind == "trivial":
-        return {"parameters": "the parameter count", "flops": "the number of FLOPs"}[row.name]
+        name = {"parameters": "the parameter count", "flops": "the number of FLOPs"}[row.name]
+        return f"{name} (or {row.also}, which order alike)" if row.also else name
     if row.kind == "sum":
         return f"the rank-sum of {row.name.replace(' + ', ' and ')}"
     if row.kind == "proxy":
@@ -123,8 +149,8 @@ def tables(ranking: Ranking, truth: BenchmarkTable) -> list[ResultTable]:
     """The correlations as a table for a terminal."""
     first = ranking.rows[0].correlation
     several = any(row.correlation.draws > 1 for row in ranking.rows)
-    seeds = truth.accuracies.shape[1]
-    trainings = "1 training" if seeds == 1 else f"the mean of {seeds} trainings"
+    fewest, most = (int(number) for number in truth.trainings.aminmax())
+    trainings = "1 training" if most == 1 else f"the mean of {_span(fewest, most)} trainings"
     low, high = float(truth.mean.min()), float(truth.mean.max())
     title = f"{first.n:,} architectures against {trainings} each, {low:.1%} to {high:.1%} ({Path(truth.name).name})"
     figures = ["Kendall tau", *(["draws"] if several else []), "rho", f"tau top {first.top_n}", "regret", "pick"]
@@ -132,7 +158,7 @@ def tables(ranking: Ranking, truth: BenchmarkTable) -> list[ResultTable]:
     for row, before in zip(ranking.rows, [None, *ranking.rows], strict=False):
         if before is not None and before.kind != row.kind:
             shown.add_section()
-        shown.add_row(row.name, *_cells(row.correlation, several))
+        shown.add_row(row.label, *_cells(row.correlation, several))
     if ranking.ceiling is not None:
         limit, empty = ranking.ceiling, [""] * (len(figures) - 1)
         shown.add_section()
@@ -145,6 +171,10 @@ def tables(ranking: Ranking, truth: BenchmarkTable) -> list[ResultTable]:
         f"pick: true rank of the predicted best{spread}"
     )
     return [shown]
+
+
+def _span(fewest: int, most: int) -> str:
+    return f"{most}" if fewest == most else f"{fewest} to {most}"
 
 
 def _cells(c: Correlation, several: bool) -> list[str]:

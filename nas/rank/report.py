@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict
@@ -11,6 +10,7 @@ from pathlib import Path
 from textwrap import indent
 
 import torch
+from torch import Tensor
 
 from nas.checkpoint import versions
 from nas.console import new_console
@@ -37,11 +37,12 @@ def write_report(
     rows = [{"predictor": row.name, "kind": row.kind, **asdict(row.correlation)} for row in ranking.rows]
     write_csv(folder / "rank.csv", list(rows[0]), [list(row.values()) for row in rows])
     _write_predictions(folder / "predictions.csv", predictions, target.truth, target.space)
+    trainings = int(target.truth.trainings.sum())
     report = {
         "settings": asdict(settings),
         "space": asdict(target.space_settings),
         "checkpoints": [{"path": str(trained.path), "step": trained.step} for trained in target.trained],
-        "truth": {"name": target.truth.name, "seeds": target.truth.accuracies.shape[1]},
+        "truth": {"name": target.truth.name, "seeds": target.truth.accuracies.shape[1], "trainings": trainings},
         "rows": [asdict(row) for row in ranking.rows],
         "ceiling": None if ranking.ceiling is None else asdict(ranking.ceiling),
         "conclusions": ranking.conclusions,
@@ -62,15 +63,21 @@ def scatter(predictions: Sequence[Prediction], ranking: Ranking, truth: Benchmar
     panels = []
     for row in ranking.rows:
         one, c = by_name[row.name], row.correlation
-        title = f"{row.name}\ntau {c.tau:.2f} [{c.tau_low:.2f}, {c.tau_high:.2f}]"
+        title = f"{row.label}\ntau {c.tau:.2f} [{c.tau_low:.2f}, {c.tau_high:.2f}]"
         pick = int(one.goodness.mean(dim=0).argmax())
         panels.append(Panel(title, one.values, pick, one.lower_is_better, one.kind == "trivial"))
     architectures, seeds = truth.accuracies.shape
     has_bars = seeds > 1 and architectures <= 1000  # more bars would hide the points
-    error = 100 * truth.accuracies.std(dim=1) / math.sqrt(seeds) if has_bars else None
+    error = 100 * _standard_errors(truth) if has_bars else None
     top = torch.zeros(architectures, dtype=torch.bool)
     top[best(truth.mean)] = True
     return draw_scatter(panels, 100 * truth.mean, error, top)
+
+
+def _standard_errors(truth: BenchmarkTable) -> Tensor:
+    """Of the means over trainings, ``(n,)``; 0, no bar, where there is one training."""
+    off = (truth.accuracies - truth.mean[:, None]) * truth.trained
+    return (off.square().sum(dim=1) / (truth.trainings - 1).clamp(min=1) / truth.trainings).sqrt()
 
 
 def _write_predictions(
@@ -78,14 +85,16 @@ def _write_predictions(
 ) -> None:
     """One row for each architecture: its trainings, then each predictor's draws with their own sign."""
     names = [f"accuracy_{seed}" for seed in range(truth.accuracies.shape[1])]
-    columns = list(truth.accuracies.T)
+    columns = [_cells(values, there) for values, there in zip(truth.accuracies.T, truth.trained.T, strict=True)]
     for prediction in predictions:
         several = len(prediction.values) > 1
         names += [f"predicted_{prediction.name}" + (f"_{k}" if several else "") for k in range(len(prediction.values))]
-        columns += list(prediction.values)
-    rows = zip(map(space.encode, truth.architectures), *(column.tolist() for column in columns), strict=True)
-    shown = ([architecture, *(f"{value:.8g}" for value in values)] for architecture, *values in rows)
-    write_csv(path, ["architecture", *names], shown)
+        columns += [_cells(values, torch.ones_like(values)) for values in prediction.values]
+    write_csv(path, ["architecture", *names], zip(map(space.encode, truth.architectures), *columns, strict=True))
+
+
+def _cells(values: Tensor, there: Tensor) -> list[str]:
+    return [f"{value:.8g}" if known else "" for value, known in zip(values.tolist(), there.tolist(), strict=True)]
 
 
 def _markdown(ranking: Ranking, truth: BenchmarkTable) -> str:

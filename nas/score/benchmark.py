@@ -24,8 +24,8 @@ TABLE = Path(__file__).parent / "tables" / "chain.csv"
 
 Head = dict[str, Any] | None
 """The settings that a table was made with; None where it does not state them."""
-Row = tuple[str, str, list[float]]
-"""Where the row stands in its file, the architecture as text, and its accuracies as written."""
+Row = tuple[str, str, list[float | None]]
+"""Where the row stands in its file, the architecture as text, and its accuracies as written; None for an empty cell."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,19 +36,32 @@ class BenchmarkTable:
     """The source, as the user named it."""
     architectures: list[Architecture]
     accuracies: Tensor
-    """``(n, seeds)``, float64, 0 to 1: one column for each training."""
+    """``(n, seeds)``, float64, 0 to 1: one column for each seed; 0 where an architecture was not trained with it."""
     settings: Head
     """The settings of nas-train that the table was made with; None where it does not state them."""
+    missing: Tensor | None = None
+    """``(n, seeds)``, bool: the trainings that there are not; None where all are there."""
+
+    @property
+    def trained(self) -> Tensor:
+        """The trainings that there are: ``(n, seeds)``, bool, at least one in each row."""
+        return torch.ones_like(self.accuracies, dtype=torch.bool) if self.missing is None else ~self.missing
+
+    @property
+    def trainings(self) -> Tensor:
+        """The number of trainings of each architecture, ``(n,)``."""
+        return self.trained.sum(dim=1)
 
     @property
     def mean(self) -> Tensor:
-        """Mean accuracy over the trainings, ``(n,)``."""
-        return self.accuracies.mean(dim=1)
+        """Mean accuracy over the trainings that there are, ``(n,)``."""
+        return self.accuracies.sum(dim=1) / self.trainings
 
     def subset(self, indices: Tensor) -> BenchmarkTable:
         """The rows ``indices``, in their order."""
         chosen = [self.architectures[i] for i in indices.tolist()]
-        return replace(self, architectures=chosen, accuracies=self.accuracies[indices])
+        missing = None if self.missing is None else self.missing[indices]
+        return replace(self, architectures=chosen, accuracies=self.accuracies[indices], missing=missing)
 
 
 def load_table(source: str, space: SearchSpace, settings: SpaceSettings | None = None) -> BenchmarkTable:
@@ -58,8 +71,9 @@ def load_table(source: str, space: SearchSpace, settings: SpaceSettings | None =
         source: ``own``, the table that comes with the package; a ``.json`` file in the format of NAS-Bench-Macro,
             ``{"02012100": {"test_acc": [89.5, 88.9, 89.2], ...}, ...}``; or a CSV file: comment lines that start with
             ``#``, of which ``# settings: {...}`` is read, the header ``architecture,accuracy[,...]``, and one row for
-            each architecture. Accuracies are all in [0, 1], or all in percent and above 1; a table with both is
-            refused as ambiguous.
+            each architecture. Rows may have different numbers of trainings: cells may be empty, and lists shorter than
+            others. Accuracies are all in [0, 1], or all in percent and above 1; a table with both is refused as
+            ambiguous.
         space: the space that the architectures must fit.
         settings: the settings of the space; compared with those in the table's head, if it has any.
 
@@ -72,8 +86,8 @@ def load_table(source: str, space: SearchSpace, settings: SpaceSettings | None =
     made_with = _space(source, head)
     if made_with is not None and settings is not None:
         _compare(source, asdict(made_with), asdict(settings))
-    accuracies = _accuracies(source, rows)
-    return BenchmarkTable(source, _architectures(source, rows, space), accuracies, head)
+    accuracies, missing = _accuracies(source, rows)
+    return BenchmarkTable(source, _architectures(source, rows, space), accuracies, head, missing)
 
 
 def table_path(source: str) -> Path:
@@ -141,8 +155,9 @@ def _read_csv(source: str, text: str) -> tuple[Head, list[Row]]:
             _require(cells[0] == "architecture" and len(cells) > 1, where, rule, "write it")
             continue
         rule = f"has {len(cells)} cells, the header has {len(header)}"
-        _require(len(cells) == len(header), where, rule, "give each training of each architecture its accuracy")
-        rows.append((where, cells[0], [_number(where, cell) for cell in cells[1:]]))
+        _require(len(cells) <= len(header), where, rule, "name a column for each training in the header")
+        _require(any(cells[1:]), where, "has no accuracy", "give the architecture one, or leave the row out")
+        rows.append((where, cells[0], [_number(where, cell) if cell else None for cell in cells[1:]]))
     return head, rows
 
 
@@ -163,14 +178,13 @@ def _read_json(source: str, text: str) -> list[Row]:
     except (ValueError, RecursionError) as error:
         raise DataError("truth", source, f"is not JSON ({error})", "download it again") from None
     form = 'must read {"02012100": {"test_acc": [89.5, 88.9, 89.2]}, ...}'
-    remedy = "give each architecture a list of accuracies, all of the same length"
+    remedy = "give each architecture a list of accuracies"
     _require(isinstance(entries, _Pairs), source, form, remedy)
     rows: list[Row] = []
     for name, entry in entries:
         where = f"{source}:{name}"
         values = dict(entry).get("test_acc") if isinstance(entry, _Pairs) else None
-        ok = isinstance(values, list) and len(values) == len(rows[0][2] if rows else values) > 0
-        _require(ok, where, form, remedy)
+        _require(isinstance(values, list) and len(values) > 0, where, form, remedy)
         rows.append((where, name, [_number(where, value) for value in values or []]))
     return rows
 
@@ -192,14 +206,18 @@ def _number(where: str, value: Any) -> float:
 # ------------------------------------------------------------------------------------------------- common to both
 
 
-def _accuracies(source: str, rows: list[Row]) -> Tensor:
-    values = torch.tensor([row[2] for row in rows], dtype=torch.float64)
-    above, below = (values > 1).any(dim=1), (values <= 1).any(dim=1)
+def _accuracies(source: str, rows: list[Row]) -> tuple[Tensor, Tensor | None]:
+    """The accuracies, 0 to 1 and 0 where there is none, and which are missing; None where none is."""
+    seeds = max(len(values) for _, _, values in rows)
+    filled = [[*values, *[None] * (seeds - len(values))] for _, _, values in rows]
+    missing = torch.tensor([[value is None for value in values] for values in filled])
+    values = torch.tensor([[value or 0.0 for value in values] for values in filled], dtype=torch.float64)
+    above, below = (values > 1).any(dim=1), ((values <= 1) & ~missing).any(dim=1)
     if bool(above.any() and below.any()):
         first = [rows[int(kind.nonzero()[0])][0].rpartition(":")[2] for kind in (above, below)]
         rule = f"has accuracies above 1 (first at {first[0]}) and others not above 1 (first at {first[1]})"
         raise DataError("truth", source, rule, "write all of them from 0 to 1, or all in percent")
-    return values / 100 if above.any() else values
+    return values / 100 if above.any() else values, missing if missing.any() else None
 
 
 def _architectures(source: str, rows: list[Row], space: SearchSpace) -> list[Architecture]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,8 @@ class ScoreRun:
 
     def __init__(self, settings: ScoreSettings, folder: Path) -> None:
         check_names(settings.proxies)
+        if isinstance(settings.only, str):
+            settings = replace(settings, only=named_in(settings.only))
         self.settings, self.folder = settings, folder
         known = asdict(settings)
         for name in ("run", "progress", "rank_sum"):  # they change no score
@@ -127,6 +130,29 @@ class ScoreRun:
         )
         write_csv(path, ["architecture", *names, "rank_sum", "seconds"], rows)
         return path
+
+
+def named_in(file: str) -> list[str]:
+    """The architectures in a file, as text: one a line, or the column ``architecture`` of a CSV file with a header.
+
+    Empty lines and those that start with ``#`` are left out.
+
+    Raises:
+        SettingError: it cannot be read, or names none.
+    """
+    remedy = "name a file with one architecture a line, or write only=[1-0-2]"
+    try:
+        text = Path(file).expanduser().read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise SettingError("only", file, "is not a text file", remedy) from None
+    except OSError as error:
+        raise SettingError("only", file, f"cannot be read ({error.strerror})", remedy) from None
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    if lines and "architecture" in next(csv.reader(lines[:1])):
+        lines = [row["architecture"] or "" for row in csv.DictReader(lines)]
+    if not lines:
+        raise SettingError("only", file, "names no architecture", remedy)
+    return lines
 
 
 def choose(space: SearchSpace, settings: ScoreSettings) -> list[Architecture]:

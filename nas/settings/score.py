@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from nas.errors import require
 from nas.settings import rules
@@ -22,8 +23,8 @@ class ScoreSettings(Settings):
     """Proxies whose ranks are added up; none for all that are asked."""
     architectures: int = rules.at_least(1, 200)
     """Drawn from the space by seed, none twice; the whole space if it has no more."""
-    only: list[str] = field(default_factory=list)
-    """These architectures, as the space writes them, instead of drawn ones."""
+    only: Any = field(default_factory=list)
+    """These architectures, as the space writes them, instead of drawn ones; or the name of a file with one a line."""
     weights: int = rules.at_least(1, 1)
     """Draws of initial weights, of ``seed``, ``seed + 1`` and so on; a score is their mean."""
     batch_size: int = rules.at_least(2, 32)
@@ -38,6 +39,10 @@ class ScoreSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        names = [self.only] if isinstance(self.only, str) else self.only
+        ok = isinstance(names, list) and all(isinstance(name, str) and name for name in names)
+        rule, remedy = "must be a list of architectures, or a file with one a line", "write only=[1-0-2] or only=FILE"
+        require(ok, "only", self.only, rule, remedy)
         left_out = [name for name in self.rank_sum if name not in self.proxies]
         rule = f"must be among the proxies asked for: {', '.join(self.proxies)}"
         require(not left_out, "rank_sum", ", ".join(left_out), rule, "ask for it in proxies=[...] too")

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -101,6 +102,35 @@ def test_the_table_shows_every_figure_uncut(truth):
     assert "against 1 training each" in text
     assert "perfect" not in text
     assert "draws" not in text
+
+
+def test_trivial_predictors_that_order_alike_share_a_row(truth):
+    *others, parameters, _ = predictions_for(truth)
+    alike = Prediction("flops", "trivial", 3 * parameters.values.exp())
+    found = rank([*others, parameters, alike], truth)
+    assert [row.label for row in found.rows][-2:] == ["naswot", "parameters, flops"]
+    assert found.rows[:3] == rank([*others, parameters], truth).rows[:3]
+    assert "than the parameter count (or flops, which order alike) (difference" in found.conclusions[0]
+    assert "parameters, flops" in text_of(found, truth)
+    alike.values[0, 0] += 100
+    assert len(rank([*others, parameters, alike], truth).rows) == 5
+
+
+def test_a_ranking_takes_rows_of_any_number_of_seeds(truth, tmp_path):
+    missing = torch.zeros(64, 3, dtype=torch.bool)
+    missing[10:, 1] = missing[:5, 0] = missing[20:30, 2] = True
+    gaps = replace(truth, accuracies=truth.accuracies.masked_fill(missing, 0.0), missing=missing)
+    predictions = predictions_for(gaps)
+    found = rank(predictions, gaps)
+    assert "64 architectures against the mean of 1 to 3 trainings each" in text_of(found, gaps)
+    assert found.conclusions[-1].endswith("points, and there are 1 to 3.")
+    write_report(
+        tmp_path, RankRunSettings(), RankTarget(SPACE, SETTINGS, gaps, [], (3, 32, 32), []), predictions, found
+    )
+    with open(tmp_path / "predictions.csv") as file:
+        row = list(csv.DictReader(file))[25]
+    assert [row["accuracy_1"], row["accuracy_2"]] == ["", ""]
+    assert float(row["accuracy_0"]) == pytest.approx(gaps.mean[25].item())
 
 
 def test_the_files_hold_what_was_found(truth, tmp_path):

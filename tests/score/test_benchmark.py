@@ -69,18 +69,29 @@ def test_a_subset_keeps_rows_together(written):
     assert (some.architectures, some.accuracies.tolist()) == ([(0, 0), (0, 2)], [[0.1, 0.2], [0.5, 0.6]])
 
 
+def test_rows_may_have_different_numbers_of_trainings(written):
+    truth = load_table(written("architecture,a,b,c\n0-0,10,20,60\n0-1,,40\n0-2,50,,70\n"), CHAIN)
+    assert truth.mean.tolist() == pytest.approx([0.3, 0.4, 0.6])
+    assert truth.trainings.tolist() == [3, 1, 2]
+    assert truth.accuracies.isfinite().all()
+    assert truth.subset(torch.tensor([2, 1])).mean.tolist() == pytest.approx([0.6, 0.4])
+    macro = load_table(written(of_macro(**{"02012100": [90], "11111221": [92, 93]}), "macro.json"), MACRO)
+    assert (macro.mean.tolist(), macro.trainings.tolist()) == ([0.9, pytest.approx(0.925)], [1, 2])
+
+
 HEADER = "architecture,accuracy\n"
 WRONG = {
     "": "has no architectures; give a table",
     HEADER: "has no architectures; give a table",
     "0-1,0.5\n": r"table.csv:1: the first row must be the header: architecture,accuracy\[",
     "# a\narchitecture\n0-1\n": "table.csv:2: the first row must be the header",
-    HEADER + "0-1,0.5,0.6\n": "table.csv:2: has 3 cells, the header has 2; give each training",
+    HEADER + "0-1,0.5,0.6\n": "table.csv:2: has 3 cells, the header has 2; name a column for each training",
     "# a\n" + HEADER + "0-1,0.5\n\n1-1,x\n": "table.csv:5: 'x' is not an accuracy: a number from 0 to 1, or to 100",
     HEADER + "0-1,nan\n": "table.csv:2: 'nan' is not an accuracy",
     HEADER + "0-1,-0.1\n": "table.csv:2: '-0.1' is not an accuracy",
     HEADER + "0-1,100.5\n": "table.csv:2: '100.5' is not an accuracy",
-    HEADER + "0-1,\n": "table.csv:2: '' is not an accuracy",
+    HEADER + "0-1,\n": "table.csv:2: has no accuracy; give the architecture one, or leave the row out",
+    HEADER + "0-1\n": "table.csv:2: has no accuracy",
     HEADER + "0-1,0.5\n1-1,50\n": r"accuracies above 1 \(first at 3\) and others not above 1 \(first at 2\); write all",
     HEADER + "0-1,0.5\n1-1,0.5\n0-1,0.6\n": "table.csv:4: architecture 0-1 occurs twice, first at 2; keep one row",
     HEADER + "0-1,0.5\n0-3,0.5\nx,0.5\n": "2 of 3 architectures do not fit space chain, first 0-3 at 3: entry 3 must",
@@ -114,7 +125,8 @@ WRONG_JSON = {
     "[1]": r'must read \{"02012100"',
     '{"02012100": 89.5}': r'macro.json:02012100: must read \{"02012100"',
     '{"02012100": {"test_acc": []}}': "macro.json:02012100: must read",
-    of_macro(**{"02012100": [89.5, 89.1], "02012101": [89.5]}): "macro.json:02012101: must read .* same length",
+    of_macro(**{"02012100": [89.5, 89.1], "02012101": []}): "macro.json:02012101: must read .* a list of accuracies",
+    of_macro(**{"02012100": [89.5, None]}): "macro.json:02012100: None is not an accuracy",
     of_macro(**{"02012100": [89.5, "x"]}): "macro.json:02012100: 'x' is not an accuracy",
     of_macro(**{"02012103": [89.5]}): "1 of 1 architectures do not fit space macro, first 02012103",
     '{"02012100": {"test_acc": [1.5]}, "02012100": {"test_acc": [2.5]}}': "architecture 02012100 occurs twice",

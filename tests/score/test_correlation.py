@@ -184,6 +184,26 @@ def test_the_ceiling_is_the_truths_own_tau(scatter, seeds):
 
 
 @pytest.mark.usefixtures("_few_tables")
+def test_a_table_with_gaps_has_a_ceiling_too():
+    """Effects of seeds count here: a row's mean depends on which seeds it has."""
+    spread, scatter, found, exact = 0.03, 0.03, [], []
+    for seed in range(0, 10, 2):
+        truth, seen = table(300, spread, scatter, 4, seed)
+        there = torch.rand(300, 4, generator=torch.Generator().manual_seed(seed)) < 0.6
+        there[:, 0] |= ~there.any(dim=1)
+        gaps = seen * there
+        found.append(ceiling(gaps, trained=there))
+        exact.append(kendall_tau(truth, gaps.sum(dim=1) / there.sum(dim=1)))
+    assert sum(one.tau for one in found) / 5 == pytest.approx(sum(exact) / 5, abs=0.02)
+    for one in found:
+        assert (one.fewest, one.seeds) == (1, 4)
+        assert one.noise == pytest.approx(scatter, rel=0.15)
+        assert one.one_seed_modelled == pytest.approx(one.one_seed_tau, abs=0.12)
+    alone = torch.arange(3).repeat(10)[:, None] == torch.arange(3)  # a training each, on one of three seeds
+    assert ceiling(noise(30, 3) * alone, trained=alone) is None
+
+
+@pytest.mark.usefixtures("_few_tables")
 def test_the_ceiling_lies_between_noise_and_truth():
     assert ceiling(noise(300, 3)).tau < 0.35
     exact = ceiling(noise(50, 1).expand(-1, 3))

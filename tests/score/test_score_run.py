@@ -62,6 +62,22 @@ def test_named_architectures_alone_are_scored_once():
         choose(SPACE, replace(TINY, only=["2-0-3"]))
 
 
+def test_only_takes_a_file(tmp_path):
+    listed, table = tmp_path / "listed.txt", tmp_path / "table.csv"
+    listed.write_text("# the two\n2-0-1\n\n 0-0-0 \n")
+    table.write_text('trial,architecture,choices\n7,2-0-1,"a, b"\n8,0-0-0,"c, d"\n')
+    for file in (listed, table):
+        run = ScoreRun(
+            replace(TINY, only=str(file)), tmp_path / "one"
+        )  # the same run: it is what the file says that counts
+        assert run.wanted == ["2-0-1", "0-0-0"]
+        list(run)
+    listed.write_text("# none\n")
+    for file, rule in ((listed, "names no architecture"), (tmp_path, "cannot be read"), (tmp_path / "x", "cannot be")):
+        with pytest.raises(SettingError, match=f"only=.*{rule}.*; name a file with one architecture a line, or write"):
+            ScoreRun(replace(TINY, only=str(file)), tmp_path / "none")
+
+
 def test_an_architecture_has_the_weights_of_its_own(tmp_path):
     settings = replace(TINY, only=["2-0-1"], weights=2, seed=3)
     _, (row,) = finish(settings, tmp_path)
