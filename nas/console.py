@@ -67,12 +67,12 @@ class ProgressBar:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def is_due(self, done: int) -> bool:
+    def is_due(self, done: float) -> bool:
         """Whether :meth:`update` would draw now: five times a second, and at the end."""
         return self.drawn and (done == self._total or perf_counter() >= self._next)
 
-    def update(self, done: int, news: str = "") -> None:
-        """Say how many things are done; drawn if it is time."""
+    def update(self, done: float, news: str = "") -> None:
+        """Say how many things are done, a part of one included; drawn if it is time."""
         if self.is_due(done):
             self._next = perf_counter() + REFRESH_S
             self._bar.update(self._task, completed=done, news=news)

@@ -34,9 +34,15 @@ class Abandoned(Interrupted):
     """A run was asked to stop and did not reach the end of a step in time; its last checkpoint is what remains."""
 
 
+_open = list[list[int]]()
+"""What the contexts collect that work is in."""
+
+
 @contextmanager
 def stop_signals(grace_s: float = 0.0) -> Iterator[list[int]]:
     """Collect SIGINT and SIGTERM in a list instead of dying of them.
+
+    Work inside of other work shares the list of the outer one, so that both learn of a signal, whenever it came.
 
     Args:
         grace_s: for a process among several: seconds from the first signal to :class:`Abandoned`. A terminal's Ctrl-C
@@ -46,6 +52,9 @@ def stop_signals(grace_s: float = 0.0) -> Iterator[list[int]]:
     Raises:
         Abandoned: ``grace_s`` has passed (on a system that has SIGALRM).
     """
+    if _open and not grace_s:
+        yield _open[-1]
+        return
     received: list[int] = []
 
     def abandon(*_: object) -> None:
@@ -61,10 +70,12 @@ def stop_signals(grace_s: float = 0.0) -> Iterator[list[int]]:
 
     before: dict[int, Any] = {int(number): signal.signal(number, collect) for number in STOPS}
     failed = True
+    _open.append(received)
     try:
         yield received
         failed = False
     finally:
+        _open.pop()
         if grace_s and ALARM is not None:
             signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():

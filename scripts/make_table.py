@@ -7,8 +7,9 @@ Overrides are those of nas-train; the script's own DEFAULTS come before them. A 
 
     nas-train gate=fixed gate.architecture=A seed=S evaluate.recalibrate=false ...
 
-reports as test accuracy with the settings in the table's head. A journal beside the table keeps every finished
-training, so the same command continues after a stop.
+reports as test accuracy with the settings in the table's head. Beside the table stand its learning curves, in
+OUT_curves.csv: the mean training loss and the validation accuracy after each epoch of each training. A journal keeps
+every finished training, so the same command continues after a stop.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ DEFAULTS = [
     "train.threads=1",
 ]
 """The settings of the table in the package. Images are not cropped at random, because 8 epochs are few."""
+Found = dict[tuple[str, int], dict[str, Any]]
+"""By architecture and seed: the ``accuracy`` of a training, and its curves by the names of their attributes."""
 MOST = 4096
 """Maximal number of architectures in a table: each of them is trained once for each seed."""
 
@@ -52,6 +55,8 @@ def main() -> None:
     )
     parser.add_argument("overrides", nargs="*", help="settings of nas-train, such as data.root=cifar10.zip")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each architecture (default 3)")
+    parser.add_argument("--first-seed", type=int, default=0, help="of these trainings (default 0)")
+    parser.add_argument("--networks", type=int, default=0, help="train only so many, drawn by the first seed")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes, one thread each")
     parser.add_argument("--out", type=Path, default=Path("outputs/table/chain.csv"), help="the table to write")
     asked = parser.parse_intermixed_args()  # overrides may come before and after options
@@ -75,27 +80,32 @@ def main() -> None:
 
 def make(asked: argparse.Namespace) -> None:
     """Run the missing trainings, then write the table."""
+    import torch
+
     from nas.errors import require
+    from nas.seeds import generator
 
     require(asked.seeds >= 1, "--seeds", asked.seeds, "must be at least 1", "write --seeds 3")
     require(asked.workers >= 1, "--workers", asked.workers, "must be at least 1", "write --workers 2")
+    require(asked.first_seed >= 0, "--first-seed", asked.first_seed, "must be at least 0", "write --first-seed 0")
     settings = compose([*DEFAULTS, *asked.overrides])
-    space, _ = parts(settings, 0)
+    space, _ = parts(settings, asked.first_seed)
     rule = f"a table trains each of its architectures; this space has {space.size:,}, at most {MOST:,} are taken"
     require(space.size <= MOST, "space", space.name, rule, "take a smaller space")
+    rule, remedy = f"must be from 1 to {space.size:,}", "leave it out for all of the space"
+    require(0 <= asked.networks <= space.size, "--networks", asked.networks, rule, remedy)
+    names = [space.encode(a) for a in space.enumerate()]
+    if asked.networks:
+        draws = torch.randperm(len(names), generator=generator(asked.first_seed, "make_table"))
+        names = [names[i] for i in sorted(draws[: asked.networks].tolist())]
     asked.out.parent.mkdir(parents=True, exist_ok=True)
-    head = head_of(settings)
+    head, seeds = head_of(settings), range(asked.first_seed, asked.first_seed + asked.seeds)
     journal, found = resume(asked.out, head)
-    todo = [
-        (settings, text, seed)
-        for seed in range(asked.seeds)
-        for text in map(space.encode, space.enumerate())
-        if (text, seed) not in found
-    ]
+    todo = [(settings, name, seed) for seed in seeds for name in names if (name, seed) not in found]
     if todo:
         train_all(todo, journal, asked.workers)
-    write(asked.out, head, [space.encode(a) for a in space.enumerate()], found, asked.seeds)
-    print(f"{space.size} architectures, {asked.seeds} seeds: {asked.out}")
+    write(asked.out, head, names, found, seeds)
+    print(f"{len(names)} architectures, {asked.seeds} seeds: {asked.out}")
 
 
 def train_all(todo: list[tuple[TrainRunSettings, str, int]], journal: Journal, workers: int) -> None:
@@ -110,12 +120,12 @@ def train_all(todo: list[tuple[TrainRunSettings, str, int]], journal: Journal, w
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), *begun)
     try:
         trained = as_completed([pool.submit(train_one, task) for task in todo])
-        for text, seed, accuracy in track((one.result() for one in trained), "training", len(todo)):
-            if isinstance(accuracy, str):
-                rule = f"architecture {text} cannot be trained with seed {seed}: {accuracy}"
+        for text, seed, result in track((one.result() for one in trained), "training", len(todo)):
+            if isinstance(result, str):
+                rule = f"architecture {text} cannot be trained with seed {seed}: {result}"
                 remedy = "what is done is kept; lower optimizer.lr and take another --out"
                 raise DataError("--out", journal.path, rule, remedy)
-            journal.append({"architecture": text, "seed": seed, "accuracy": accuracy})
+            journal.append({"architecture": text, "seed": seed, **result})
     except BrokenProcessPool:
         rule, remedy = "a training process was killed, as a rule for want of memory", "the same command goes on"
         raise DataError("--workers", workers, rule, f"what is done is kept: {remedy}, with fewer --workers") from None
@@ -176,15 +186,17 @@ def begin(threads: int, parent: int) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def train_one(task: tuple[TrainRunSettings, str, int]) -> tuple[str, int, float | str]:
-    """Train one architecture; returns its test accuracy, 0 to 1, or the error message."""
+def train_one(task: tuple[TrainRunSettings, str, int]) -> tuple[str, int, dict[str, Any] | str]:
+    """Train one architecture; returns its test ``accuracy``, 0 to 1, and its curves, or the error message."""
     from nas.errors import NasError
-    from nas.train.scratch import train_from_scratch
+    from nas.train.scratch import LearningCurve, train_from_scratch
 
     settings, text, seed = task
+    curve = LearningCurve()
     try:
         space, splits = parts(settings, seed)
-        return text, seed, train_from_scratch(replace(settings, seed=seed), space, splits, space.decode(text)).accuracy
+        found = train_from_scratch(replace(settings, seed=seed), space, splits, space.decode(text), curve)
+        return text, seed, {"accuracy": found.accuracy, **asdict(curve)}
     except NasError as error:  # as text, which the parent can unpickle
         return text, seed, str(error)
 
@@ -199,27 +211,36 @@ def head_of(settings: TrainRunSettings) -> dict[str, Any]:
     return {"settings": plain, "versions": versions()}
 
 
-def resume(out: Path, head: dict[str, Any]) -> tuple[Journal, dict[tuple[str, int], float]]:
-    """The journal beside the table, and its accuracies by architecture and seed."""
+def resume(out: Path, head: dict[str, Any]) -> tuple[Journal, Found]:
+    """The journal beside the table, and its trainings by architecture and seed."""
     from nas.journal import Journal
 
-    found: dict[tuple[str, int], float] = {}
+    found: Found = {}
 
     def replay(entry: dict[str, Any]) -> None:
-        found[entry["architecture"], entry["seed"]] = float(entry["accuracy"])
+        found[entry["architecture"], entry["seed"]] = {"accuracy": float(entry["accuracy"]), **entry}
 
     path = out.with_suffix(".jsonl")
     return Journal(path, "make_table", head["settings"], replay, result=out, place="--out"), found
 
 
-def write(out: Path, head: dict[str, Any], order: list[str], found: dict[tuple[str, int], float], seeds: int) -> None:
-    """Write the table: the settings as comments, then a row for each architecture."""
+def write(out: Path, head: dict[str, Any], names: list[str], found: Found, seeds: range) -> None:
+    """Write the table: the settings as comments, then a row for each architecture; and beside it the curves."""
     from nas.files import write_csv
 
-    columns = ["architecture", *(f"accuracy_{seed}" for seed in range(seeds))]
-    rows = ([name, *(f"{found[name, seed]:.4f}" for seed in range(seeds))] for name in order)
     comments = "".join(f"# {name}: {json.dumps(value)}\n" for name, value in head.items())
-    write_csv(out, columns, rows, comments)
+    columns = ["architecture", *(f"accuracy_{seed}" for seed in seeds)]
+    write_csv(out, columns, ([n, *(f"{found[n, s]['accuracy']:.4f}" for s in seeds)] for n in names), comments)
+    epochs = range(1, head["settings"]["train"]["epochs"] + 1)
+    kinds = {"train_losses": "train_loss", "val_accuracies": "val_accuracy"}
+    columns = ["architecture", "seed", *(f"{head}_{epoch}" for head in kinds.values() for epoch in epochs)]
+    rows = (
+        [name, seed, *(f"{value:.4f}" for kind in kinds for value in found[name, seed][kind])]
+        for name in names
+        for seed in seeds
+        if all(kind in found[name, seed] for kind in kinds)  # trainings of an older version have no curves
+    )
+    write_csv(out.with_name(f"{out.stem}_curves.csv"), columns, rows, comments)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The script that makes a benchmark table: what a row is, that it continues after a stop, and its errors."""
 
+import csv
 import importlib.util
 import json
 import os
@@ -46,8 +47,8 @@ def made(tmp_path_factory):
     settings = make_table.compose([*make_table.DEFAULTS, *TINY])
     done = [make_table.train_one((settings, text, 0)) for text in "01"]
     journal, _ = make_table.resume(out, make_table.head_of(settings))
-    for text, seed, accuracy in (*done, ("0", 1, MARKED)):
-        journal.append({"architecture": text, "seed": seed, "accuracy": accuracy})
+    for text, seed, found in (*done, ("0", 1, {"accuracy": MARKED})):
+        journal.append({"architecture": text, "seed": seed, **found})
     with journal.path.open("a") as file:
         file.write('{"architecture": "1", "se')
     words = [*TINY, "--seeds", "2", "--workers", "1", "--out", str(out)]
@@ -63,6 +64,14 @@ def made(tmp_path_factory):
 def kept(out):
     head, *lines = map(json.loads, out.with_suffix(".jsonl").read_text().splitlines())
     return head, {(line["architecture"], line["seed"]): line["accuracy"] for line in lines}
+
+
+def curves_of(out):
+    """By architecture and seed: training losses and validation accuracies."""
+    with out.with_name(f"{out.stem}_curves.csv").open() as file:
+        rows = list(csv.reader(line for line in file if not line.startswith("#")))
+    assert rows[0] == ["architecture", "seed", "train_loss_1", "val_accuracy_1"]
+    return {(text, int(seed)): (float(loss), float(accuracy)) for text, seed, loss, accuracy in rows[1:]}
 
 
 def test_the_table_can_be_ranked_against(made):
@@ -81,12 +90,16 @@ def test_a_row_is_what_nas_train_reports(made, tmp_path):
     for text, seed in (("1", 1), ("0", 0)):
         settings = make_table.compose([
             *make_table.DEFAULTS, *TINY, "gate=fixed", f"gate.architecture='{text}'", f"seed={seed}",
-            "evaluate.recalibrate=false", "track.progress=false", "track.tensorboard=false",
+            "evaluate.recalibrate=false", "track.progress=false", "track.tensorboard=false", "track.log_every=6",
         ])  # fmt: skip
         run = Run(settings, tmp_path / text)
         fit(run)
         report = make_report(run)
         run.tracker.writer.close()
+        assert run.steps_per_epoch == 6
+        points = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+        loss, accuracy = (point[tag] for tag, point in zip(("train/loss", "val/accuracy"), points, strict=True))
+        assert curves_of(made)[text, seed] == (pytest.approx(loss, abs=5.1e-5), pytest.approx(accuracy, abs=5.1e-5))
         assert [row.test_accuracy for row in report.subnetworks] == [kept(made)[1][text, seed]]
 
 
@@ -95,6 +108,7 @@ def test_a_stopped_table_trains_nothing_twice(made):
     assert list(found) == [("0", 0), ("1", 0), ("0", 1), ("1", 1)]
     assert found["0", 1] == MARKED
     assert "0.4321" in made.read_text()
+    assert list(curves_of(made)) == [("0", 0), ("1", 0), ("1", 1)]  # that one has none
     assert head["definition"]["train"]["epochs"] == 1
 
 
@@ -118,6 +132,8 @@ def test_images_are_loaded_once_a_seed():
 
 WRONG = {
     "--seeds 0": "--seeds=0: must be at least 1; write --seeds 3",
+    "--first-seed -1": "--first-seed=-1: must be at least 0; write --first-seed 0",
+    "--networks 3": "--networks=3: must be from 1 to 2; leave it out for all of the space",
     "--workers 0": "--workers=0: must be at least 1; write --workers 2",
     "space.depths=[13]": "space=chain: a table trains each of its architectures; this space has 8,192, at most 4,096",
     "train.epoch=3": "train.epoch=3: there is no setting",
@@ -150,6 +166,12 @@ def test_a_whole_table_is_written_without_training(made, tmp_path, monkeypatch):
     out = tmp_path / "whole.csv"
     out.with_suffix(".jsonl").write_bytes(made.with_suffix(".jsonl").read_bytes())
     monkeypatch.setattr(make_table, "train_one", lambda task: pytest.fail("trained"))
-    make_table.make(Namespace(overrides=TINY, seeds=2, workers=1, out=out))
+    asked = {"overrides": TINY, "seeds": 2, "first_seed": 0, "networks": 0, "workers": 1, "out": out}
+    make_table.make(Namespace(**asked))
     assert out.read_bytes() == made.read_bytes()
-    assert [path.name for path in sorted(tmp_path.iterdir())] == ["whole.csv", "whole.jsonl"]
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["whole.csv", "whole.jsonl", "whole_curves.csv"]
+    lines = out.read_text().splitlines()
+    make_table.make(Namespace(**{**asked, "networks": 1}))
+    part = out.read_text().splitlines()
+    assert len(part) == len(lines) - 1
+    assert {*part} < {*lines}

@@ -29,7 +29,7 @@ def load_splits(settings: DataSettings, seed: int, progress: bool = False) -> Sp
 
     Args:
         settings: which data set; its type decides the source.
-        seed: fixes which images are held out, with the same share of every class.
+        seed: fixes which images are held out, with the same share of every class; unless ``data.split_seed`` does.
         progress: show a bar on stderr while images are downloaded or decoded.
 
     Raises:
@@ -37,6 +37,7 @@ def load_splits(settings: DataSettings, seed: int, progress: bool = False) -> Sp
             training images than are to be kept.
         SettingError: there is no such data set.
     """
+    seed = seed if settings.split_seed is None else settings.split_seed
     pool, test = _pool_and_test(settings, seed, progress)
     train, val = stratified(pool, settings.val_fraction, generator(seed, "split"), "data.val_fraction")
     if settings.train_images:

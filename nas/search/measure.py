@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 
 import torch
@@ -14,9 +15,10 @@ from nas.errors import DivergedError, SettingError, SpaceError
 from nas.score import PROXIES, ScoreError, score
 from nas.score.run import training_batches
 from nas.search.evaluator import Evaluator, Finetune
-from nas.search.objectives import EVALUATED, Objective
+from nas.search.objectives import EVALUATED, TRAINED, Objective
 from nas.search.proposers import SEARCH, Trial
 from nas.search.target import SearchTarget
+from nas.search.trainings import Trainings
 from nas.seeds import generator
 from nas.settings import SearchSettings
 from nas.settings.rank import FINETUNE_STEPS
@@ -37,6 +39,7 @@ class Measurement:
         seconds: that it took.
         failed: why there are no values.
         refused: it failed because a proxy is not defined for such a network.
+        train_losses: of each epoch, where the architecture was trained alone.
     """
 
     trial: Trial
@@ -44,6 +47,7 @@ class Measurement:
     seconds: float
     failed: str = ""
     refused: bool = False
+    train_losses: Sequence[float] = ()
 
 
 class Measures:
@@ -53,9 +57,11 @@ class Measures:
         target: whose architectures are measured.
         settings: how to evaluate, score and time.
         needed: the objectives, and whatever is limited.
+        folder: of the search, where trainings are among the objectives.
 
     Attributes:
         costs: by name, what can be computed without an evaluation.
+        trainings: of architectures alone; None where nobody needs any.
         left_out: by name, costs that nobody needs and that this supernet cannot have, with the reason.
 
     Raises:
@@ -63,7 +69,9 @@ class Measures:
         SpaceError: the parameters are needed, and slots share some, so that they cannot be added up.
     """
 
-    def __init__(self, target: SearchTarget, settings: SearchSettings, needed: Sequence[Objective]) -> None:
+    def __init__(
+        self, target: SearchTarget, settings: SearchSettings, needed: Sequence[Objective], folder: Path | None = None
+    ) -> None:
         self._target, self._settings = target, settings
         supernet, names = target.supernet, [o.name for o in needed]
         flops = PathFlops(target.space, supernet, target.splits.input_shape)
@@ -83,6 +91,10 @@ class Measures:
         self._batches = training_batches(target.splits, *how) if self._proxies else []
         ways = dict.fromkeys(name.partition("_")[2] for name in names if name in EVALUATED)
         self._evaluators = {way: self._build_evaluator(way, len(ways)) for way in ways}
+        self.trainings = None
+        if TRAINED.name in names:
+            assert folder is not None, "trainings need a folder"
+            self.trainings = Trainings(target, settings, folder)
 
     def _build_evaluator(self, way: str, shares: int) -> Evaluator:
         """An evaluator that asks the supernet in one of the ``WAYS``, with a share of the memory."""
@@ -116,16 +128,22 @@ class Measures:
             architecture, began = trial.architecture, perf_counter()
             values = {name: float(cost(architecture)) for name, cost in self.costs.items()}
             failed, refused = "", False
+            losses: Sequence[float] = ()
             try:
                 if trial.stage == SEARCH:
                     values |= _evaluated(results, architecture)
                     values |= self._of_network(architecture)
+                if self.trainings is not None:
+                    training = self.trainings(architecture, trial.draw)
+                    values[TRAINED.name], losses = training.accuracy, training.train_losses
+                    began = perf_counter() - training.seconds  # those of processes that were killed count
             except (DivergedError, ScoreError) as error:
                 failed, refused = f"{error.value}: {error.rule}", isinstance(error, ScoreError)
             infinite = [name for name, value in values.items() if not math.isfinite(value)]
             if infinite and not failed:
                 failed = f"{infinite[0]} is {values[infinite[0]]}"
-            yield Measurement(trial, {} if failed else values, perf_counter() - began, failed, refused)
+            seconds = perf_counter() - began
+            yield Measurement(trial, {} if failed else values, seconds, failed, refused, losses)
 
     def _of_network(self, architecture: Architecture) -> dict[str, float]:
         values, how = {}, self._settings

@@ -33,7 +33,9 @@ class Trial:
         values: everything that was found, objectives and others; empty while it is not finished, or where it failed.
         feasible: it was evaluated and keeps all limits.
         finished: it was evaluated, or failed.
-        seconds: that its evaluation took.
+        seconds: that its evaluation took, or its training.
+        epochs: that it was trained alone for; 0 where it was not.
+        train_losses: the mean training loss of each of them.
         failed: why it has no values.
         notes: what its proposer wants back with it.
     """
@@ -48,6 +50,8 @@ class Trial:
     notes: dict[str, Any] = field(default_factory=dict, repr=False)
     stage: str = SEARCH
     draw: int = 0
+    epochs: int = 0
+    train_losses: Sequence[float] = ()
 
 
 class Proposer(ABC):

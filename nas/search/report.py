@@ -14,7 +14,7 @@ from nas.console import ResultTable
 from nas.draw import Axis, Points, draw_curve, draw_front, draw_values
 from nas.files import write_csv, write_json, write_whole
 from nas.score import PROXIES
-from nas.search.objectives import COSTS, EVALUATED, LATENCY, RANK_SUM
+from nas.search.objectives import COSTS, EVALUATED, LATENCY, RANK_SUM, TRAINED
 from nas.search.outcome import FILE, SearchOutcome, SearchResult, hypervolume_curve
 from nas.search.proposers import Trial
 from nas.search.target import SearchTarget
@@ -148,6 +148,10 @@ def how_measured(settings: SearchRunSettings, target: SearchTarget, outcome: Sea
         if any(name.endswith("_tuned") for name in names):
             lines.append(f"fine-tuned: after {how.finetune_steps or FINETUNE_STEPS} steps from the supernet's weights")
             lines.append("nas-export writes the supernet's weights, not the fine-tuned ones")
+    if TRAINED.name in names:
+        begun = "the supernet's weights" if how.train.inherit else "scratch"
+        alone = f"after {how.train.epochs} epochs alone from {begun}"
+        lines.append(f"trained: accuracy on {len(target.splits.val):,} val images, {alone}")
     lines += ["flops and parameters: of the stand-alone network"] if names & COSTS.keys() else []
     if LATENCY.name in names:
         threads = f"{how.latency_threads} thread{'s' if how.latency_threads > 1 else ''}"
@@ -214,9 +218,9 @@ def _write_csv(path: Path, outcome: SearchOutcome, trials: Sequence[Trial]) -> N
     names, rows = [o.name for o in outcome.columns], []
     for t in trials:
         values = [t.values.get(name, "") for name in names]
-        more = [t.feasible, f"{t.seconds:.4f}", t.failed]
+        more = [t.feasible, t.draw, t.epochs, f"{t.seconds:.4f}", t.failed]
         rows.append([t.number, *_named(outcome.space, t).values(), *values, *more])
-    head = ["trial", "architecture", "choices", *names, "feasible", "seconds", "failed"]
+    head = ["trial", "architecture", "choices", *names, "feasible", "draw", "epochs", "seconds", "failed"]
     write_csv(path, head, rows)
 
 

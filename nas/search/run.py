@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ from nas.signals import Interrupted, stop_signals
 from nas.space import SearchSpace
 
 DEFAULT_TRIALS = 100
+DEFAULT_TRAININGS = 24
 WAIT_S = 0.1
 """Between two looks at whether the other processes have finished."""
 COUNTED = 20_000
@@ -53,9 +55,10 @@ class Search:
         self.target = SearchTarget.of(settings, how.progress)
         summed = members_of_sum(how, self.target.trained is not None)
         needed = [one for one in (*self.objectives, *limited, *summed) if not one.derived]
-        self.measures = Measures(self.target, how, list(dict.fromkeys(needed)))
+        self.measures = Measures(self.target, how, list(dict.fromkeys(needed)), folder)
         space, limits = self.target.space, Limits(self.target.space, how.limit, self.measures.costs)
-        self.trials = how.trials or (None if how.sampler == "exhaustive" else DEFAULT_TRIALS)
+        usual = DEFAULT_TRIALS if self.measures.trainings is None else DEFAULT_TRAININGS
+        self.trials = how.trials or how.trainings or (None if how.sampler == "exhaustive" else usual)
         proposer = build_proposer(how.sampler, space, limits, settings.seed, self.objectives)
         self.study = Study(
             folder,
@@ -69,7 +72,7 @@ class Search:
 
     def _definition(self, beyond: Sequence[str]) -> dict[str, object]:
         how = asdict(self.settings.search)
-        for name in ("trials", "rank_by", "memory_mb", "threads", "tensorboard", "progress"):
+        for name in ("trials", "trainings", "rank_by", "memory_mb", "threads", "tensorboard", "progress"):
             del how[name]  # these change nothing that is found out
         how["recalibrate"] = self.target.recalibrates(how["recalibrate"])
         how["sum"] = beyond  # the sum itself is derived
@@ -91,13 +94,17 @@ def search(run: Search) -> SearchOutcome:
         Interrupted: SIGINT or SIGTERM came; what was found is in the journal.
         SettingError: nothing can be evaluated.
     """
-    study, how = run.study, run.settings.search
+    study, how, trainings = run.study, run.settings.search, run.measures.trainings
     with stop_signals() as received, SearchBar(study, run.trials, how.progress) as bar:
+        if trainings is not None:
+            trainings.watch = bar.note_share
         while not study.done():
             claimed = study.claim()
             all_refused = bool(claimed)
             for found in run.measures(claimed):
-                study.tell(found.trial, found.values, found.seconds, found.failed)
+                study.tell(found.trial, found.values, found.seconds, found.failed, found.train_losses)
+                if trainings is not None:
+                    trainings.drop_weights(found.trial.architecture, found.trial.draw)
                 bar.note_trial()
                 all_refused &= found.refused
                 if received:
@@ -146,7 +153,7 @@ class SearchBar(ProgressBar):
         self._before = self._count = study.finished()
         super().__init__("searching", self._total, self._before, shown, console or new_console(quiet=not shown))
         self._lines = 0 if self.console.is_terminal else LINES
-        self._began = time.perf_counter()
+        self._began, self._news = time.perf_counter(), ""
 
     def note_trial(self) -> None:
         """Note that a trial is finished, and redraw now and then."""
@@ -154,11 +161,21 @@ class SearchBar(ProgressBar):
         line = self._count * self._lines // self._total > before * self._lines // self._total
         if not line and not self.is_due(self._count):
             return
-        seconds = max(time.perf_counter() - self._began, 1e-9)
-        news = f"best {self._best()}", f"{(self._count - self._before) / seconds:.3g} trials/s"
-        self.update(self._count, "  ".join(news[::-1]))
+        self._news = f"{self._speed()}  best {self._best()}"
+        self.update(self._count, self._news)
         if line:
-            self.console.print(f"{self._count}/{self._total} trials  {'  '.join(news)}")
+            self.console.print(f"{self._count}/{self._total} trials  best {self._best()}  {self._speed()}")
+
+    def note_share(self, share: float) -> None:
+        """Note that ``share`` of a training is done, 0 to 1, and redraw now and then."""
+        self.update(self._count + share, self._news)
+
+    def _speed(self) -> str:
+        each = max(time.perf_counter() - self._began, 1e-9) / max(self._count - self._before, 1)
+        if each < 1:
+            return f"{1 / each:.3g} trials/s"
+        left = timedelta(seconds=round(each * max(self._total - self._count, 0)))
+        return f"{each:.3g} s a trial" + ("" if self.drawn else f", {left} left")
 
     def _best(self) -> str:
         first = self._study.objectives[0]

@@ -86,7 +86,14 @@ class Study:
             self._journal.sync()
         return [*mine, *proposals]
 
-    def tell(self, trial: Trial, values: Mapping[str, float], seconds: float, failed: str = "") -> Trial:
+    def tell(
+        self,
+        trial: Trial,
+        values: Mapping[str, float],
+        seconds: float,
+        failed: str = "",
+        train_losses: Sequence[float] = (),
+    ) -> Trial:
         """Write down what an evaluation has found.
 
         Args:
@@ -94,11 +101,14 @@ class Study:
             values: by name, finite; objectives and limited ones among them. Not looked at where it failed.
             seconds: that it took.
             failed: why there are no values.
+            train_losses: of each epoch that its architecture was trained alone for.
 
         Returns:
             The finished trial.
         """
-        found = {"failed": failed} if failed else {"values": dict(values)}
+        found: dict[str, Any] = {"failed": failed} if failed else {"values": dict(values)}
+        if train_losses:
+            found["train_losses"] = list(train_losses)
         self._journal.append({"trial": trial.number, "seconds": seconds, **found})
         return self._trials[trial.number]
 
@@ -142,7 +152,9 @@ class Study:
             if not failed and self._trials[number].stage == SEARCH:
                 points([o for o in self.objectives if not o.derived], [values])  # all of them are there
             feasible = not failed and all(v <= 0 for v in self.limits.violations(values).values())
+            losses = tuple(float(loss) for loss in entry.get("train_losses", ()))
             found = {"values": values, "failed": failed, "seconds": seconds, "feasible": feasible}
+            found |= {"train_losses": losses, "epochs": len(losses)}
             self._finished += not self._trials[number].finished
             self._trials[number] = replace(self._trials[number], finished=True, **found)
 

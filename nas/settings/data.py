@@ -19,6 +19,8 @@ class DataSettings(Settings, group="data"):
     name: str = MISSING
     val_fraction: float = rules.fraction(0.1)
     """Share of the training images that is held out for validation."""
+    split_seed: int | None = rules.seed_number(None)
+    """Decides which images are held out, and which are kept; None takes the seed of the run."""
     train_images: int = rules.not_negative(0)
     """Training images to keep, the same share of each class; 0 keeps all."""
     crop: int = rules.not_negative(4)

@@ -58,6 +58,12 @@ def positive(default: float, most: int = LARGEST) -> Any:
     return _ruled(default, (lambda value: 0 < value < math.inf, "must be above 0 and finite", ""), _up_to(most))
 
 
+def positive_or_none() -> Any:
+    """A number above 0, or None, which is the default."""
+    holds = lambda value: value is None or 0 < value < math.inf  # noqa: E731
+    return _ruled(None, (holds, "must be above 0 and finite", "leave it out for what the run does"))
+
+
 def not_negative(default: float) -> Any:
     """A number that is 0 or more."""
     rule = "must not be negative, and finite"
@@ -91,11 +97,12 @@ def thread_count() -> Any:
     return _ruled(0, (lambda value: 0 <= value <= 1024, rule, "0 leaves torch's own choice"))
 
 
-def seed_number() -> Any:
-    """A seed, which is a whole number; 0 is the default."""
+def seed_number(default: int | None = 0) -> Any:
+    """A seed, which is a whole number; or None, if that is the default."""
     remedy = "write for example seed=1"
-    not_below: Rule = (lambda value: value >= 0), "must not be negative", remedy
-    return _ruled(0, not_below, ((lambda value: value <= LARGEST), f"must be at most {LARGEST:,}", remedy))
+    not_below: Rule = (lambda value: value is None or value >= 0), "must not be negative", remedy
+    not_above: Rule = (lambda value: value is None or value <= LARGEST), f"must be at most {LARGEST:,}", remedy
+    return _ruled(default, not_below, not_above)
 
 
 def run_name() -> Any:

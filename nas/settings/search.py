@@ -22,6 +22,10 @@ class TrainingsSettings(Settings, group="search.train"):
     epochs: int = rules.positive(8)
     inherit: bool = False
     """Begin with the supernet's weights; false begins with those of the training's seed."""
+    lr: float | None = rules.positive_or_none()
+    """Peak learning rate; None takes that of the checkpoint's run, or the default of ``nas-train``."""
+    batch_size: int | None = rules.at_least_or_none(2)
+    """Images a step; None likewise."""
 
 
 @dataclass

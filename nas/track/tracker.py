@@ -201,9 +201,13 @@ class Tracker:
         """:attr:`counts` of each slot divided by their sum; zeros before the first step."""
         return [[count / max(sum(row), 1) for count in row] for row in self.counts]
 
+    def seconds(self) -> float:
+        """Seconds of training over the whole run, waiting for data included."""
+        return self._run_s + self._window.step_s + self._window.data_s
+
     def images_per_s(self) -> float:
         """Images trained on in a second over the whole run, waiting for data included; 0 before the first."""
-        seconds = self._run_s + self._window.step_s + self._window.data_s
+        seconds = self.seconds()
         return (self._run_images + self._window.images) / seconds if seconds > 0 else 0.0
 
     def _gate_values(self) -> dict[str, float]:

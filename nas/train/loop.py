@@ -16,21 +16,25 @@ GRACE_S = 20.0
 """Seconds that one of several processes may go on after a signal: an evaluation may take longer than torchrun waits."""
 
 
-def fit(run: Run) -> None:
+def fit(run: Run, until: int | None = None) -> None:
     """Train ``run`` from where it is to its end.
 
+    Args:
+        run: is left as it is after its last step; what it has written belongs to that step.
+        until: the step to stop after, with a checkpoint; the last one if left out.
+
     Raises:
-        Interrupted: SIGINT or SIGTERM came, to any process of the run; the run is saved.
+        Interrupted: SIGINT or SIGTERM came, to any process of the run, and steps are left; the run is saved.
         Abandoned: with several processes: such a signal came, and rank 0 went on evaluating for too long.
         DivergedError: the loss is no longer finite; the last checkpoint is from before.
         RankError: the processes of the run do different things, or one is gone.
     """
-    several = run.world.size > 1
+    several, end = run.world.size > 1, run.total_steps if until is None else min(until, run.total_steps)
     with stop_signals(grace_s=GRACE_S if several else 0) as received, run.progress:
         if run.to_be_evaluated:
             run.validate()
             run.save()
-        while run.step < run.total_steps:
+        while run.step < end:
             began = perf_counter()
             batch = run.batches.batch(run.step)
             loaded = perf_counter()
@@ -46,7 +50,7 @@ def fit(run: Run) -> None:
                 run.log(lr, all_paths)
             if run.validation_due(run.step):
                 run.validate()
-            if run.save_due(run.step) or stop:
+            if run.save_due(run.step) or stop or run.step == end:
                 run.save()
-            if stop and run.step < run.total_steps:
+            if stop and run.step < end:
                 raise Interrupted(received[0] if received else signal.SIGTERM)

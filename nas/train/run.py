@@ -11,7 +11,7 @@ import torch
 from nas import checkpoint
 from nas.checkpoint import Initial, check_same_run, comparable
 from nas.cost import PathFlops
-from nas.data import Batch, Batches, ImageSet, load_splits, ordered, ranking_images, unnormalise
+from nas.data import Batch, Batches, ImageSet, Splits, load_splits, ordered, ranking_images, unnormalise
 from nas.dist import NO_EXCHANGE, SINGLE, GradientExchange, World, choose_device, synchronise
 from nas.errors import CheckpointError, require
 from nas.gate import LearnedGate, build_gate
@@ -40,6 +40,8 @@ class Run:
         config_text: the settings as YAML, for TensorBoard.
         initial: weights to begin with; a run that goes on has its own.
         world: this process among those that train the run; rank 0 alone writes.
+        splits: the images that ``settings`` name, where they are in memory already.
+        progress: is told of the steps and evaluations; the run's own bar if left out.
 
     Raises:
         NasError: settings, data, network or checkpoints are not usable; ``folder`` is as it was.
@@ -52,6 +54,8 @@ class Run:
         config_text: str = "",
         initial: Initial | None = None,
         world: World = SINGLE,
+        splits: Splits | None = None,
+        progress: Progress | None = None,
     ) -> None:
         one, remedy = not settings.architecture, "call nas.train.retrain, or train it with a fixed gate"
         require(one, "architecture", settings.architecture, "makes several runs, not one", remedy)
@@ -69,13 +73,15 @@ class Run:
             torch.set_num_threads(settings.train.threads)
         with world.main_process_first():
             shown = settings.track.progress and world.is_main
-            self.splits = splits = load_splits(settings.data, settings.seed, shown)
-        self.space = build_space(settings.space, *splits.sizes)
+            self.splits = splits or load_splits(settings.data, settings.seed, shown)
+        self.space = build_space(settings.space, *self.splits.sizes)
         self._build_supernet(initial.weights if initial and state is None else {})
         self._build_steps()
         self.step, self.to_be_evaluated = 0, False
         self.evaluated: list[EvalResult] = []  # by the last evaluation of this process
         self._begin(state, config_text)
+        shown = settings.track.progress and world.is_main
+        self.progress = progress or Progress(self.total_steps, self.steps_per_epoch, self.step, shown)
 
     def _build_supernet(self, initial: dict[str, torch.Tensor]) -> None:
         """The network on its device, with the weights of the seed except for ``initial``; the same on all ranks."""
@@ -134,8 +140,6 @@ class Run:
             sample = unnormalise(self.batches.batch(0)[0].cpu(), self.splits.mean, self.splits.std)
             self.tracker.start(config_text, sample, self.splits.classes)
             self.tracker.writer.hparams(flat(comparable(self.settings)), ["val/accuracy", "train/loss"])
-        shown = self.settings.track.progress and is_main
-        self.progress = Progress(self.total_steps, self.steps_per_epoch, self.step, shown)
 
     def _restore(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint; ``ValueError`` if it is of another network."""

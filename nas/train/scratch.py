@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import torch
 
-from nas.data import Batches, Splits, ordered
+from nas.data import Batches, ImageSet, Splits, ordered
 from nas.seeds import seed_layers
 from nas.settings import TrainRunSettings
 from nas.space import Architecture, SearchSpace
@@ -14,8 +16,25 @@ from nas.train.schedule import learning_rate
 from nas.train.step import Loss, TrainStep
 
 
+@dataclass
+class LearningCurve:
+    """What a training has shown after each of its epochs.
+
+    Attributes:
+        train_losses: the mean training loss of the epoch's steps.
+        val_accuracies: the accuracy on the validation images, 0 to 1.
+    """
+
+    train_losses: list[float] = field(default_factory=list)
+    val_accuracies: list[float] = field(default_factory=list)
+
+
 def train_from_scratch(
-    settings: TrainRunSettings, space: SearchSpace, splits: Splits, architecture: Architecture
+    settings: TrainRunSettings,
+    space: SearchSpace,
+    splits: Splits,
+    architecture: Architecture,
+    curve: LearningCurve | None = None,
 ) -> EvalResult:
     """Train ``architecture`` as ``nas-train gate=fixed`` does, but without files, and evaluate it on the test images.
 
@@ -26,6 +45,7 @@ def train_from_scratch(
         settings: the settings of the run; those of the gate, the evaluation and tracking are ignored.
         space: ``build_space(settings.space, ...)`` for the images of ``splits``.
         splits: ``load_splits(settings.data, settings.seed)``.
+        curve: gets a point an epoch, for which the validation images are looked at; they change no weight.
 
     Raises:
         DivergedError: the loss stopped being finite.
@@ -37,9 +57,19 @@ def train_from_scratch(
     train_step = TrainStep(supernet, optimizer, Loss(train.label_smoothing, train.precision))
     batches = Batches.of(splits, settings)
     total = train.epochs * batches.steps_per_epoch
+    losses = list[float]()
+
+    def evaluated(images: ImageSet) -> EvalResult:
+        images_of = list(ordered(images, splits.mean, splits.std, 256, "cpu", train.channels_last))
+        averages, precision = optimizer.averages(), train.precision
+        return evaluate(supernet, [architecture], images_of, weights=averages, precision=precision)[0]
+
     for step in range(total):
         lr = learning_rate(train, settings.optimizer.lr, step, total, batches.steps_per_epoch)
         seed_layers(torch.device("cpu"), seed, step, 0)  # as in a run
-        train_step(batches.batch(step), (architecture,), lr, step)
-    test = list(ordered(splits.test, splits.mean, splits.std, 256, "cpu", train.channels_last))
-    return evaluate(supernet, [architecture], test, weights=optimizer.averages(), precision=train.precision)[0]
+        losses.append(train_step(batches.batch(step), (architecture,), lr, step).loss)
+        if curve is not None and len(losses) == batches.steps_per_epoch:
+            curve.train_losses.append(sum(losses) / len(losses))
+            curve.val_accuracies.append(evaluated(splits.val).accuracy)
+            losses.clear()
+    return evaluated(splits.test)

@@ -107,7 +107,7 @@ def test_settings_are_plain_data_all_the_way_down():
         assert not OmegaConf.is_config(value)
         if is_dataclass(value):
             value = vars(value)
-        assert type(value) in (dict, list, int, float, str, bool)
+        assert type(value) in (dict, list, int, float, str, bool, type(None))
         for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
             walk(part)
 
