@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.checkpoint import Trained
@@ -19,8 +20,8 @@ from nas.search.prefix import PrefixWalk
 from nas.seeds import derive
 from nas.settings import SGDSettings, TrainSettings
 from nas.space import Architecture, Chained, SearchSpace
-from nas.train import EvalResult, GatedOptimizer, Loss, TrainStep, evaluate, learning_rate
-from nas.train.evaluation import result_of
+from nas.train import EvalResult, GatedOptimizer, Loss, TrainStep, learning_rate
+from nas.train.evaluation import logits_of, result_of
 
 
 class Evaluator:
@@ -123,22 +124,31 @@ class Evaluator:
             ArchitectureError: one does not fit the space; none has been evaluated then.
             DivergedError: a loss is not a finite number. The iterator can go on with the next architecture.
         """
+        return map(self._result, self._logits(architectures))  # a generator that has raised would be at its end
+
+    def image_losses(self, architectures: Iterable[Architecture]) -> Iterator[tuple[Architecture, Tensor]]:
+        """The cross-entropy on each image, float32 ``(images,)``, of each distinct architecture; order as in a call.
+
+        Raises:
+            ArchitectureError: one does not fit the space; none has been evaluated then.
+        """
+        for architecture, logits in self._logits(architectures):
+            pairs = zip(logits, self._batches, strict=True)
+            yield architecture, torch.cat([F.cross_entropy(z.float(), y, reduction="none") for z, (_, y) in pairs])
+
+    def _logits(self, architectures: Iterable[Architecture]) -> Iterator[tuple[Architecture, list[Tensor]]]:
         order = sorted(map(self.space.validate, dict.fromkeys(architectures)), key=lambda a: [*map(indices_of, a)])
-        if self._walk is None:  # maps, because a generator that has raised is at its end
-            return map(self._alone, order)
-        return map(self._shared, self._walk.logits(order))
+        return map(self._alone, order) if self._walk is None else self._walk.logits(order)
 
-    def _shared(self, found: tuple[Architecture, list[Tensor]]) -> EvalResult:
-        return self._finite(result_of(*found, self._batches))
-
-    def _alone(self, architecture: Architecture) -> EvalResult:
+    def _alone(self, architecture: Architecture) -> tuple[Architecture, list[Tensor]]:
         model = self._model
         if self.finetune is not None:
             model = self.finetune(model, architecture, self._precision)
         self._evaluated_alone += len(architecture)
-        return self._finite(evaluate(model, [architecture], self._batches, self._calibration, None, self._precision)[0])
+        return architecture, logits_of(model, architecture, self._batches, self._calibration, self._precision)
 
-    def _finite(self, found: EvalResult) -> EvalResult:
+    def _result(self, of: tuple[Architecture, list[Tensor]]) -> EvalResult:
+        found = result_of(*of, self._batches)
         if not math.isfinite(found.loss):
             rule = f"its loss on the evaluated images is {found.loss}"
             remedy = "train the supernet again" if self.finetune is None else "lower search.finetune_lr"

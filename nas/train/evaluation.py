@@ -75,11 +75,28 @@ def evaluate(
         model.load_state_dict(weights, strict=False)
     results = []
     for architecture in architectures:
-        with autocast(precision, batches[0][0].device):
-            if calibration is not None:
-                recalibrate(model, architecture, calibration)
-            results.append(result_of(architecture, (model(x, architecture) for x, _ in batches), batches))
+        logits = logits_of(model, architecture, batches, calibration, precision)
+        results.append(result_of(architecture, logits, batches))
     return results
+
+
+@torch.no_grad()
+def logits_of(
+    model: nn.Module,
+    architecture: Architecture,
+    batches: Sequence[Batch],
+    calibration: Sequence[Batch] | None,
+    precision: str,
+) -> list[Tensor]:
+    """The logits ``(B, classes)`` of a subnetwork for each batch; arguments as in :func:`evaluate`.
+
+    Args:
+        model: in eval mode; the BatchNorm statistics on the path become those of ``calibration``.
+    """
+    with autocast(precision, batches[0][0].device):
+        if calibration is not None:
+            recalibrate(model, architecture, calibration)
+        return [model(x, architecture) for x, _ in batches]
 
 
 def result_of(architecture: Architecture, logits: Iterable[Tensor], batches: Iterable[Batch]) -> EvalResult:
