@@ -61,7 +61,12 @@ class Proposer(ABC):
         space: one open branch a slot.
         limits: that each proposal keeps, as far as costs can tell.
         seed: of the proposals.
+
+    Attributes:
+        used_up: whether nothing is left at all where it has no proposal.
     """
+
+    used_up = True
 
     def __init__(self, space: SearchSpace, limits: Limits, seed: int) -> None:
         self.space, self.limits, self.seed = space, limits, seed

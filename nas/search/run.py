@@ -15,10 +15,11 @@ from nas.console import ProgressBar, new_console
 from nas.errors import SettingError
 from nas.search.derived import Derived, members_of_sum
 from nas.search.measure import Measures
-from nas.search.objectives import COSTS, EVALUATED, Limits, Objective, objective
+from nas.search.objectives import COSTS, EVALUATED, TRAINED, Limits, Objective, objective
 from nas.search.outcome import SearchOutcome, summarize
-from nas.search.proposers import ExhaustiveProposer, Proposer, RandomProposer
+from nas.search.proposers import SEARCH, ExhaustiveProposer, Proposer, RandomProposer
 from nas.search.report import write_report
+from nas.search.stages import stages_of
 from nas.search.study import Study
 from nas.search.target import SearchTarget
 from nas.settings import SearchRunSettings
@@ -26,7 +27,6 @@ from nas.signals import Interrupted, stop_signals
 from nas.space import SearchSpace
 
 DEFAULT_TRIALS = 100
-DEFAULT_TRAININGS = 24
 WAIT_S = 0.1
 """Between two looks at whether the other processes have finished."""
 COUNTED = 20_000
@@ -57,23 +57,27 @@ class Search:
         needed = [one for one in (*self.objectives, *limited, *summed) if not one.derived]
         self.measures = Measures(self.target, how, list(dict.fromkeys(needed)), folder)
         space, limits = self.target.space, Limits(self.target.space, how.limit, self.measures.costs)
-        usual = DEFAULT_TRIALS if self.measures.trainings is None else DEFAULT_TRAININGS
-        self.trials = how.trials or how.trainings or (None if how.sampler == "exhaustive" else usual)
         proposer = build_proposer(how.sampler, space, limits, settings.seed, self.objectives)
+        self.trials = how.trials or (None if how.sampler == "exhaustive" else DEFAULT_TRIALS)
+        self.stages = stages_of(proposer, how, self.measures.costs) if TRAINED in self.objectives else None
+        if self.stages is not None:
+            proposer, self.trials = self.stages, None
         self.study = Study(
             folder,
             proposer,
             self.objectives,
             trials=self.trials,
-            batch=how.batch,
+            batch=how.proposed_at_once,
             definition=self._definition(_beyond(summed, [*self.objectives, *limited])),
             derive=Derived(summed),
         )
 
     def _definition(self, beyond: Sequence[str]) -> dict[str, object]:
         how = asdict(self.settings.search)
-        for name in ("trials", "trainings", "rank_by", "memory_mb", "threads", "tensorboard", "progress"):
+        for name in ("trials", "rank_by", "memory_mb", "threads", "tensorboard", "progress"):
             del how[name]  # these change nothing that is found out
+        how["batch"] = self.settings.search.proposed_at_once
+        how["trainings"] = None if self.stages is None else self.stages.budget.candidates + self.stages.budget.finals
         how["recalibrate"] = self.target.recalibrates(how["recalibrate"])
         how["sum"] = beyond  # the sum itself is derived
         return {**self.target.definition(), "seed": self.settings.seed, "search": how}
@@ -81,7 +85,10 @@ class Search:
     def remarks(self) -> list[str]:
         """What a reader of the outcome should know of how it came about, in lines."""
         lines, study = [f"{name} are left out: {reason}" for name, reason in self.measures.left_out.items()], self.study
-        if study.used_up and study.finished() < (self.trials or self.target.space.size):
+        found, wanted = study.finished(), self.trials or self.target.space.size
+        if self.stages is not None:
+            found, wanted = sum(t.stage == SEARCH for t in study.trials()), self.stages.budget.candidates
+        if study.used_up and found < wanted:
             what = " that keeps the limits" if study.limits.bounds else ""
             lines.insert(0, f"no architecture is left{what}")
         return lines
@@ -95,7 +102,10 @@ def search(run: Search) -> SearchOutcome:
         SettingError: nothing can be evaluated.
     """
     study, how, trainings = run.study, run.settings.search, run.measures.trainings
-    with stop_signals() as received, SearchBar(study, run.trials, how.progress) as bar:
+    total, behind = run.trials, 0
+    if run.stages is not None:
+        total, behind = run.stages.budget.candidates, run.stages.budget.behind
+    with stop_signals() as received, SearchBar(study, total, how.progress, behind=behind) as bar:
         if trainings is not None:
             trainings.watch = bar.note_share
         while not study.done():
@@ -144,12 +154,16 @@ class SearchBar(ProgressBar):
         total: number of trials; None for all of the space.
         shown: False prints nothing at all.
         console: where to; standard output if not given.
+        behind: trainings that follow these trials.
     """
 
-    def __init__(self, study: Study, total: int | None, shown: bool, console: Console | None = None) -> None:
+    def __init__(
+        self, study: Study, total: int | None, shown: bool, console: Console | None = None, behind: int = 0
+    ) -> None:
         self._study, self._total = study, total or study.space.size
         if study.space.size <= COUNTED:
             self._total = min(self._total, max(1, sum(map(study.limits.within, study.space.enumerate()))))
+        self._total += behind
         self._before = self._count = study.finished()
         super().__init__("searching", self._total, self._before, shown, console or new_console(quiet=not shown))
         self._lines = 0 if self.console.is_terminal else LINES
@@ -179,7 +193,8 @@ class SearchBar(ProgressBar):
 
     def _best(self) -> str:
         first = self._study.objectives[0]
-        values = [trial.values[first.name] for trial in self._study.trials() if trial.feasible]
+        candidates = [trial for trial in self._study.trials() if trial.stage == SEARCH]
+        values = [trial.values[first.name] for trial in candidates if trial.feasible]
         return f"{first.head} {first.text(min(values, key=first.oriented))}" if values else "none within the limits"
 
 

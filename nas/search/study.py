@@ -11,8 +11,9 @@ from uuid import UUID, uuid4
 
 from nas.files import lock
 from nas.journal import Journal
-from nas.search.objectives import Objective, points
+from nas.search.objectives import TRAINED, Objective, points
 from nas.search.proposers import SEARCH, Proposer, Trial
+from nas.search.stages import STAGES
 
 
 class Study:
@@ -25,7 +26,7 @@ class Study:
         folder: of the search; the journal in it is begun, or gone on with.
         proposer: of architectures; its limits decide which trials are feasible.
         objectives: that each trial has values of.
-        trials: how many architectures to evaluate; None for all of them.
+        trials: how many there are to be; None for as many as the proposer has.
         batch: architectures proposed at a time.
         definition: all that makes two searches the same, as plain data; the journal remembers it.
         derive: adds the values of derived objectives to trials; whoever sees several of them sees these.
@@ -142,6 +143,8 @@ class Study:
             if number != len(self._trials):
                 raise ValueError(f"trial {number} follows {len(self._trials)} trials")
             stage, draw, notes = entry.get("stage", SEARCH), int(entry.get("draw", 0)), entry.get("notes", {})
+            if stage not in (SEARCH, *STAGES):
+                raise ValueError(f"trial {number} has no stage {stage}")
             architecture = self.space.decode(entry["architecture"])
             self._trials.append(Trial(number, architecture, notes=notes, stage=stage, draw=draw))
             self._workers.append(UUID(entry["worker"]).hex)
@@ -149,9 +152,12 @@ class Study:
             self._workers[number] = UUID(entry["worker"]).hex
         else:
             values, failed, seconds = entry.get("values", {}), entry.get("failed", ""), float(entry["seconds"])
-            if not failed and self._trials[number].stage == SEARCH:
+            feasible = not failed
+            if feasible and self._trials[number].stage == SEARCH:
                 points([o for o in self.objectives if not o.derived], [values])  # all of them are there
-            feasible = not failed and all(v <= 0 for v in self.limits.violations(values).values())
+                feasible = all(excess <= 0 for excess in self.limits.violations(values).values())
+            elif feasible:
+                points([TRAINED], [values])
             losses = tuple(float(loss) for loss in entry.get("train_losses", ()))
             found = {"values": values, "failed": failed, "seconds": seconds, "feasible": feasible}
             found |= {"train_losses": losses, "epochs": len(losses)}
@@ -174,7 +180,7 @@ class Study:
         for number in range(first, batch.stop if self.wanted is None else min(batch.stop, self.wanted)):
             trial = self._proposer.ask(number, taken)
             if trial is None:
-                self.used_up = True
+                self.used_up = self._proposer.used_up
                 break
             found.append(trial)
             taken.add(trial.architecture)

@@ -13,6 +13,7 @@ from nas.settings.rules import Settings
 
 DERIVED = ("rank_sum", "surrogate")
 """Objectives whose values depend on all finished trials."""
+DEFAULT_TRAININGS = 24
 
 
 @dataclass
@@ -59,8 +60,11 @@ class SearchSettings(Settings, group="search"):
     """A bound an objective: the largest value where smaller is better, else the smallest."""
     rank_by: str = ""
     """What makes the best one: an objective, empty for the first, or ``rank_sum``."""
-    batch: int = rules.positive(16)
-    """Architectures proposed at a time: more of them share more prefixes, and are chosen with less knowledge."""
+    batch: int = rules.not_negative(0)
+    """Architectures proposed at a time; 0 takes 16, and 4 with ``trained``.
+
+    More of them share more prefixes, and are chosen with less knowledge.
+    """
     split: str = rules.choice("val", "test")
     """Where accuracy and loss are measured: ``val``; on ``test`` nothing is left to tell how good the best one is."""
     recalibrate: bool | None = None
@@ -96,6 +100,8 @@ class SearchSettings(Settings, group="search"):
         rule, remedy = "is not for the objective trained", "write search.trainings=24"
         require(ok, "search.trials", self.trials, rule, remedy)
         rules.one_of("search.rank_by", self.rank_by, "", "rank_sum", *names)
+        if "trained" in names:
+            self._check_trainings()
         for name, bound in self.limit.items():
             remedy = f"write for example search.limit.{name}=1e6"
             require(math.isfinite(bound), f"search.limit.{name}", bound, "must be a finite number", remedy)
@@ -136,6 +142,18 @@ class SearchSettings(Settings, group="search"):
         rule, remedy = "must be given: without a checkpoint there is no loss", "write search.sum=[naswot,parameters]"
         require(bool(found), "search.sum", self.sum, rule, remedy)
         return found
+
+    def _check_trainings(self) -> None:
+        trainings, rule = self.trainings or DEFAULT_TRAININGS, "leaves none to search with beside those of the finals"
+        remedy = f"allow at least {self.finals + 1}, or lower search.finals={self.finals}"
+        require(trainings > self.finals, "search.trainings", trainings, rule, remedy)
+        rule = "the best one of trained networks is the winner of the finals"
+        require(self.rank_by in ("", "trained"), "search.rank_by", self.rank_by, rule, "leave it out")
+
+    @property
+    def proposed_at_once(self) -> int:
+        """Architectures proposed at a time."""
+        return self.batch or (4 if "trained" in self.objectives else 16)
 
 
 @dataclass

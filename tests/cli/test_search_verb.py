@@ -112,7 +112,7 @@ def test_settings_out_of_range_are_refused():
         ("sampler", "grid", r"search\.sampler=grid: must be one of tpe, random, nsga2, exhaustive"),
         ("rank_by", "accuracy", r"search\.rank_by=accuracy: must be one of , rank_sum, loss, flops"),
         ("trials", -1, r"search\.trials=-1: must not be negative"),
-        ("batch", 0, r"search\.batch=0: must be above 0"),
+        ("batch", -1, r"search\.batch=-1: must not be negative"),
     ):
         with pytest.raises(SettingError, match=rule):
             SearchSettings(**{key: value})

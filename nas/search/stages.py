@@ -1,0 +1,186 @@
+"""What follows a search by trainings: finals of the best, then the winner beside random networks of its cost.
+
+One training says little about the best networks of a search: the first of many was lucky too. So the best few are
+trained once more, on a fresh seed, and the mean of both chooses the winner. How good the winner is, these trainings
+cannot say any more; further ones on fresh seeds can.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from statistics import fmean
+
+from nas.cost.same_cost import networks_of, same_cost
+from nas.search.objectives import TRAINED
+from nas.search.proposers import SEARCH, Proposer, Trial
+from nas.seeds import derive
+from nas.settings import SearchSettings
+from nas.settings.search import DEFAULT_TRAININGS
+from nas.space import Architecture
+
+FINAL, WINNER, RANDOM = STAGES = "final", "winner", "random"
+"""Trainings behind the search: of one of the best, of the winner, and of a random network beside the winner."""
+FEWEST = 8
+"""Networks that the winner is compared with at least; if so many are not of its cost, then with any within limits."""
+Costs = Mapping[str, Callable[[Architecture], float]]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Trainings of a search: of candidates, of finals, and two for each random network of the verdict."""
+
+    candidates: int
+    finals: int
+    networks: int
+
+    @property
+    def behind(self) -> int:
+        """Those behind the search."""
+        return self.finals + 2 * self.networks
+
+    def __str__(self) -> str:
+        parts = f"{self.candidates:,} to search, {self.finals:,} finals, {2 * self.networks:,} for the verdict"
+        return f"{self.candidates + self.behind:,} trainings: {parts}"
+
+
+class Stages(Proposer):
+    """The proposals of another proposer, then finals, then the trainings of the verdict.
+
+    Trainings of the finals are proposed when the search is finished, and those of the verdict when the finals are, each
+    one as a batch of its own, so that all processes find work.
+
+    Args:
+        search: proposes the candidates.
+        budget: how many there are to be of each; fewer candidates if ``search`` has no more.
+        costs: by name, those in which a random network has to be like the winner, to within 5 %.
+    """
+
+    def __init__(self, search: Proposer, budget: Budget, costs: Costs) -> None:
+        super().__init__(search.space, search.limits, search.seed)
+        self.budget, self.costs = budget, costs
+        self._search, self._end = search, budget.candidates
+        self._trials: list[Trial] = []
+        self._known: dict[Architecture, tuple[list[Architecture], bool]] = {}
+
+    def tell(self, trials: Sequence[Trial]) -> None:
+        self._trials = list(trials)
+        candidates = [trial for trial in trials if trial.stage == SEARCH]
+        self._search.tell(candidates)
+        if len(candidates) < len(trials):
+            self._end = len(candidates)
+
+    def batch_of(self, number: int, size: int) -> range:
+        if number >= self._end:
+            return range(number, number + 1)
+        batch = self._search.batch_of(number, size)
+        return range(batch.start, min(batch.stop, self._end))
+
+    def ready(self, number: int) -> bool:
+        return self._search.ready(number) if number < self._end else self._next(number) is not None
+
+    def ask(self, number: int, taken: Set[Architecture]) -> Trial | None:
+        if number < self._end:
+            trial = self._search.ask(number, taken)
+            if trial is None:
+                self._end = number  # the search has looked at everything; what follows it is for the next call
+            self.used_up = False
+            return trial
+        found = self._next(number)
+        assert found is not None, "it was not ready"
+        self.used_up = not found
+        return found[0] if found else None
+
+    def _next(self, number: int) -> list[Trial] | None:
+        """Trial ``number`` behind the search, none if there is no more; None while others have to be finished first."""
+        best = finalists(self._trials, self.budget.finals, self.costs)
+        if best is None:
+            return None
+        at = number - self._end
+        if at < len(best):
+            return [Trial(number, best[at], stage=FINAL, draw=1)]
+        if not all(trial.finished for trial in self._trials if trial.stage == FINAL):
+            return None
+        first = winner(self._trials, self.budget.finals, self.costs)
+        pair, second = divmod(at - len(best), 2)
+        if first is None or pair >= self.budget.networks:
+            return []
+        others, _ = self.comparators(first)
+        if not others:
+            return []
+        network = others[pair % len(others)] if second else first
+        return [Trial(number, network, stage=RANDOM if second else WINNER, draw=2 + pair)]
+
+    def comparators(self, architecture: Architecture) -> tuple[list[Architecture], bool]:
+        """The networks that a winner is compared with, in random order, and whether they have its cost.
+
+        If fewer than 8 others have it, these are all within the limits; none, if it is the only one.
+        """
+        if architecture not in self._known:
+            others = same_cost(self.space, [*self.costs.values()], architecture, self.seed)
+            of_its_cost = len(others) >= FEWEST
+            if not of_its_cost:
+                own = self.space.canonical(architecture)
+                others = [a for a in networks_of(self.space, self.seed) if a != own and self.limits.within(a)]
+            random.Random(derive(self.seed, "verdict")).shuffle(others)
+            self._known[architecture] = others, of_its_cost
+        return self._known[architecture]
+
+
+def stages_of(search: Proposer, settings: SearchSettings, costs: Costs) -> Stages:
+    """The stages that the settings ask for, behind the candidates of ``search``.
+
+    Random networks are like the winner in the limited costs, or if none is, in those that are objectives, or in FLOPs.
+    """
+    trainings = settings.trainings or DEFAULT_TRAININGS
+    if settings.sampler == "exhaustive" and not settings.trainings:
+        trainings = search.space.size + settings.finals
+    budget = Budget(trainings - settings.finals, settings.finals, settings.verdict.networks)
+    chosen = [n for n in settings.limit if n in costs] or [n for n in settings.objectives if n in costs] or ["flops"]
+    return Stages(search, budget, {name: costs[name] for name in chosen})
+
+
+def trainings_of(trials: Sequence[Trial]) -> dict[Architecture, list[float]]:
+    """The accuracies of all trainings of each network that has one."""
+    found: dict[Architecture, list[float]] = {}
+    for trial in trials:
+        if trial.values:
+            found.setdefault(trial.architecture, []).append(trial.values[TRAINED.name])
+    return found
+
+
+def finalists(trials: Sequence[Trial], finals: int, costs: Costs) -> list[Architecture] | None:
+    """The best ``finals`` candidates by their first training, of equals the cheapest; None before all are finished.
+
+    Those whose training was stopped before its end are left out.
+    """
+    candidates = [trial for trial in trials if trial.stage == SEARCH]
+    if not all(trial.finished for trial in candidates):
+        return None
+    longest = max((trial.epochs for trial in candidates), default=0)
+    whole = [trial for trial in candidates if trial.feasible and trial.epochs == longest]
+    known = {trial.architecture: trial.values[TRAINED.name] for trial in whole}
+    return _best_first(known, costs)[:finals]
+
+
+def winner(trials: Sequence[Trial], finals: int, costs: Costs) -> Architecture | None:
+    """The finalist with the best mean over its trainings in search and finals, of equals the cheapest.
+
+    Without finals it is the best candidate. A finalist that failed in the finals cannot win.
+
+    Returns:
+        None if none can, or trainings of search or finals are still to come.
+    """
+    best = finalists(trials, finals or 1, costs) or []
+    again = {trial.architecture for trial in trials if trial.stage == FINAL and trial.values}
+    known = trainings_of([trial for trial in trials if trial.stage in (SEARCH, FINAL)])
+    means = {network: fmean(known[network]) for network in best if not finals or network in again}
+    return next(iter(_best_first(means, costs)), None)
+
+
+def _best_first(accuracies: Mapping[Architecture, float], costs: Costs) -> list[Architecture]:
+    def place(architecture: Architecture) -> tuple[float, ...]:
+        return -accuracies[architecture], *(cost(architecture) for cost in costs.values())
+
+    return sorted(accuracies, key=place)
