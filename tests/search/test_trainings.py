@@ -44,10 +44,12 @@ def settings(checkpoint="", trainings=3, tensorboard=False, **train):
 
 
 @pytest.fixture(autouse=True)
-def no_verdict(monkeypatch):
+def no_verdict():
     """Finals and verdict would take 20 trainings more, and have laws of their own."""
     alone = lambda search, how, costs: Stages(search, Budget(how.trainings, 0, 0), costs)  # noqa: E731
-    monkeypatch.setattr(nas.search.run, "stages_of", alone)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nas.search.run, "stages_of", alone)
+        yield
 
 
 @pytest.fixture(scope="module")
