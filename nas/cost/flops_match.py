@@ -19,7 +19,7 @@ def flops_match(space: SearchSpace, flops: PathFlops, architecture: Architecture
     """Draw an architecture with the FLOPs of another, to within 2 %, or with the nearest FLOPs if there is none.
 
     Args:
-        space: where to draw from; the drawn architecture has one open branch in each slot.
+        space: where to draw from; the drawn architecture has one open branch in each slot, and is canonical.
         flops: the FLOPs of the architectures of ``space``.
         architecture: the one to match; it is never drawn itself.
         seed: decides which one is drawn.
@@ -28,9 +28,10 @@ def flops_match(space: SearchSpace, flops: PathFlops, architecture: Architecture
         The drawn architecture, or None if the space has no other.
     """
     draws = generator(seed, "same_flops")
-    pool = list(space.enumerate()) if space.size <= ENUMERATED else space.sample_many(ENUMERATED, draws)
-    own, target = _opened(space, architecture), flops(architecture)
-    others = [(other, abs(flops(other) - target)) for other in pool if _opened(space, other) != own]
+    pool = space.enumerate() if space.size <= ENUMERATED else iter(space.sample_many(ENUMERATED, draws))
+    networks = (other for other in pool if space.canonical(other) == other)
+    own, target = _opened(space, space.canonical(architecture)), flops(architecture)
+    others = [(other, abs(flops(other) - target)) for other in networks if _opened(space, other) != own]
     if not others:
         return None
     nearest = min(apart for _, apart in others)

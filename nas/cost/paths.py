@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from nas.space import Architecture, SearchSpace
 
+Cost = TypeVar("Cost", int, float)
 Entry = tuple[int, int]
 """(slot, choice)"""
 
@@ -20,12 +22,7 @@ class PathCost(ABC):
 
     def __init__(self, space: SearchSpace) -> None:
         self._space = space
-        first, counted = _plan(space)
-        self._base = self.count(first)
-        self._added: list[dict[int, int]] = [{choice: 0} for choice in first]  # type: ignore[dict-item]
-        for (slot, choice), architecture in counted.items():
-            self._added[slot][choice] = 0
-            self._added[slot][choice] = self.count(architecture) - self(architecture)
+        self._base, self._added = added_up(space, self.count)
 
     @abstractmethod
     def count(self, architecture: Architecture) -> int:
@@ -49,6 +46,20 @@ class PathCost(ABC):
         """The most expensive architecture with one open branch a slot (of equals the first), and its cost."""
         architecture = tuple(max(sorted(added), key=added.__getitem__) for added in self._added)
         return architecture, self(architecture)
+
+
+def added_up(space: SearchSpace, cost: Callable[[Architecture], Cost]) -> tuple[Cost, list[dict[int, Cost]]]:
+    """What all paths cost, and by slot what each choice adds to that, from one cost a choice.
+
+    Choices are left out that no canonical form has, or only together with others that are left out.
+    """
+    first, counted = _plan(space)
+    base = cost(first)
+    added: list[dict[int, Cost]] = [{choice: base - base} for choice in first]  # type: ignore[dict-item]
+    for (slot, choice), architecture in counted.items():
+        known = sum((row[entry] for row, entry in zip(added, architecture, strict=True) if entry in row), base)
+        added[slot][choice] = cost(architecture) - known
+    return base, added
 
 
 def _plan(space: SearchSpace) -> tuple[Architecture, dict[Entry, Architecture]]:

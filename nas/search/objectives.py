@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from nas.errors import SettingError
 from nas.score import PROXIES
+from nas.search.allowed import Allowed
 from nas.settings.rank import SUPERNET
 from nas.space import Architecture, SearchSpace
 
@@ -104,10 +105,15 @@ class Limits:
     Args:
         space: of the architectures, one open branch a slot.
         bounds: by the name of an objective: the largest value allowed if smaller is better, else the smallest.
-        costs: by name, what can be computed without an evaluation: the sum of what each slot's choice costs.
+        costs: by name, what can be computed without an evaluation: the sum of what each entry of an architecture's
+            canonical form costs.
+
+    Attributes:
+        allowed: gives the networks that keep the bounds on costs.
 
     Raises:
-        SettingError: no architecture keeps a bound on a cost, or a bound is on an unknown objective.
+        SettingError: no architecture keeps the bounds on costs, one of them or all, or a bound is on an unknown
+            objective.
     """
 
     def __init__(
@@ -116,12 +122,8 @@ class Limits:
         self.space = space
         self.bounds: dict[Objective, float] = {objective(n, b): b for n, b in bounds.items()}
         self._costs = [(costs[name], bound) for name, bound in bounds.items() if name in costs]
-        for name in (name for name in bounds if name in costs):
-            smallest = costs[name](cheapest(space, costs[name]))
-            if smallest > bounds[name]:
-                rule = f"no architecture of space {space.name} is that small; the smallest has {smallest:.10g}"
-                remedy = f"allow at least {smallest:.10g}"
-                raise SettingError(f"search.limit.{name}", f"{bounds[name]:.10g}", rule, remedy)
+        self.allowed = Allowed(space, self._costs)
+        _refuse_impossible(space, {name: bound for name, bound in bounds.items() if name in costs}, self.allowed)
 
     def within(self, architecture: Architecture) -> bool:
         """Whether an architecture keeps the limits on costs, which need no evaluation."""
@@ -145,18 +147,23 @@ class Limits:
             architecture = rng.choice(better)
         return architecture
 
-    def burden(self, architecture: Architecture) -> float:
-        """The sum of the limited costs, each as a share of its bound."""
-        return sum(cost(architecture) / (abs(bound) or 1.0) for cost, bound in self._costs)
-
     def _excess(self, architecture: Architecture) -> float:
         return sum(max(0.0, cost(architecture) - bound) / (abs(bound) or 1.0) for cost, bound in self._costs)
 
 
-def cheapest(space: SearchSpace, cost: Callable[[Architecture], float]) -> Architecture:
-    """The architecture with the smallest cost; ``cost`` has to be a sum over slots."""
-    first: Architecture = tuple(0 for _ in space.slots)
-    return tuple(
-        min(range(len(slot.choices)), key=lambda choice, i=i: cost((*first[:i], choice, *first[i + 1 :])))  # type: ignore[misc]
-        for i, slot in enumerate(space.slots)
-    )
+def _refuse_impossible(space: SearchSpace, bounds: Mapping[str, float], allowed: Allowed) -> None:
+    """Refuse bounds on costs that no network keeps, with the smallest costs that some network has."""
+    pairs = allowed.smallest
+    for i, (name, bound) in enumerate(bounds.items()):
+        smallest = min(pair[i] for pair in pairs)
+        if smallest > bound:
+            rule = f"no architecture of space {space.name} is that small; the smallest has {smallest:.10g}"
+            raise SettingError(f"search.limit.{name}", f"{bound:.10g}", rule, f"allow at least {smallest:.10g}")
+    if len(bounds) == 2 and not any(map(allowed.keeps, pairs)):
+        (one, bound), (other, other_bound) = bounds.items()
+        fewest = min(pair[1] for pair in pairs if pair[0] <= bound)
+        other_fewest = min(pair[0] for pair in pairs if pair[1] <= other_bound)
+        value = f"{{{one}: {bound:.10g}, {other}: {other_bound:.10g}}}"
+        rule = f"no architecture of space {space.name} keeps both"
+        remedy = f"allow at least {other_fewest:.10g} {one}, or at least {fewest:.10g} {other}"
+        raise SettingError("search.limit", value, rule, remedy)

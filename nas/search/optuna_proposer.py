@@ -65,7 +65,7 @@ class OptunaProposer(Proposer):
         self.study.sampler = self._sampler(derive(self.seed, "search", number) % 2**32)
         # A sampler looks at complete trials alone, so the question is a failed one: :meth:`tell` adds what came of it.
         asked = self.study.tell(self.study.ask(self._distributions), state=TrialState.FAIL)
-        wanted: Architecture = tuple(asked.params[slot.name] for slot in self.space.slots)
+        wanted = self.space.canonical(tuple(asked.params[slot.name] for slot in self.space.slots))
         free = wanted not in taken and self.limits.within(wanted)
         found = wanted if free else self.nearest(number, wanted, taken)
         notes = dict(asked.system_attrs) if self._name == "nsga2" else {}  # its generation

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, groupby
 from math import prod
 from operator import sub
 from pathlib import Path
 from typing import Any
 
 from nas.errors import CheckpointError
-from nas.search.objectives import RANK_SUM, Objective, objective, points
+from nas.search.objectives import COSTS, RANK_SUM, Objective, objective, points
 from nas.search.proposers import Trial
 from nas.settings.plain import filled
 from nas.space import SearchSpace
@@ -26,8 +26,8 @@ class SearchOutcome:
 
     Attributes:
         trials: all finished ones, by number.
-        front: the feasible ones that no other dominates, best by the first objective first.
-        best: the best feasible one; None if none is feasible.
+        front: the feasible ones that no other dominates, best by the first objective first; of equals the cheapest.
+        best: the best feasible one, of equals the cheapest; None if none is feasible.
         best_by: what makes it the best, for people.
         remarks: how the trials came about, in lines.
     """
@@ -88,11 +88,17 @@ def summarize(
     feasible = [trial for trial in finished if trial.feasible]
     place = dict(zip((t.number for t in feasible), points(objectives, [t.values for t in feasible]), strict=True))
     on_front = [feasible[i] for i in front(list(place.values()))]
-    on_front.sort(key=lambda t: (*place[t.number], t.number))
+    on_front.sort(key=lambda t: (place[t.number], _cost(t)))
+    on_front = [next(equals) for _, equals in groupby(on_front, key=lambda t: place[t.number])]
     by = objective(rank_by) if rank_by else objectives[0]
-    best = min(feasible, key=lambda t: (by.oriented(t.values[by.name]), t.number), default=None)
+    best = min(feasible, key=lambda t: (by.oriented(t.values[by.name]), _cost(t)), default=None)
     best_by = "the sum of ranks" if by == RANK_SUM else by.name
     return SearchOutcome(space, objectives, finished, on_front, best, best_by, remarks)
+
+
+def _cost(trial: Trial) -> tuple[float, ...]:
+    """What decides between equals: FLOPs, then parameters, as far as they are known, then who was first."""
+    return (*(trial.values.get(name, 0.0) for name in COSTS), trial.number)
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
-from nas.search.objectives import Limits, cheapest
+from nas.search.objectives import Limits
 from nas.seeds import derive, generator
 from nas.space import Architecture, SearchSpace
 
@@ -55,7 +56,7 @@ class Trial:
 
 
 class Proposer(ABC):
-    """Proposes architectures within the limits, none of them twice.
+    """Proposes networks within the limits, none of them twice, by their canonical forms.
 
     Args:
         space: one open branch a slot.
@@ -73,7 +74,7 @@ class Proposer(ABC):
 
     @abstractmethod
     def ask(self, number: int, taken: Set[Architecture]) -> Trial | None:
-        """Trial ``number``, whose architecture is not in ``taken``; None if no architecture is left."""
+        """Trial ``number``, whose architecture is canonical and not in ``taken``; None if no network is left."""
 
     def tell(self, trials: Sequence[Trial]) -> None:  # noqa: B027 (random and exhaustive have nothing to learn)
         """Learn from all trials so far, finished or not, by number. Called before each batch."""
@@ -88,24 +89,21 @@ class Proposer(ABC):
         return True
 
     def nearest(self, number: int, wanted: Architecture, taken: Set[Architecture]) -> Architecture | None:
-        """An allowed architecture that differs from ``wanted`` in about as few slots as possible."""
+        """An allowed network that differs from ``wanted`` in about as few slots as possible; None if none is left."""
         rng = random.Random(derive(self.seed, "nearest", number))
-        repaired = self.limits.repaired(wanted, rng)  # the cheapest one is tried as well, for limits at odds
-        for start in (repaired, cheapest(self.space, self.limits.burden)):
-            if start is not None and self.limits.within(start):
-                found = next((a for a in self._outward(start, rng) if a not in taken), None)
-                if found is not None:
-                    return found
-        return None
+        start = self.limits.repaired(wanted, rng)
+        near = () if start is None else self._outward(start, rng)
+        # With two limits at odds, those are not all: they may be reached from each other through others alone.
+        return next((a for a in chain(near, self.limits.allowed(wanted, rng)) if a not in taken), None)
 
     def _outward(self, start: Architecture, rng: random.Random) -> Iterator[Architecture]:
-        """Allowed architectures in the order of the steps from ``start``, each step within the limits.
+        """Allowed networks in the order of the steps from ``start``, each step within the limits.
 
         With one limit these are all: from any architecture, slots can take their cheapest choices one by one.
         """
         ring, seen = [start], {start}
         while ring:
-            yield from ring
+            yield from map(self.space.canonical, ring)
             further = []
             for architecture in ring:
                 for other in self.space.neighbors(architecture):
@@ -117,22 +115,23 @@ class Proposer(ABC):
 
 
 class RandomProposer(Proposer):
-    """Draws each allowed architecture that is left with the same probability."""
+    """Draws each allowed network that is left with the same probability, however many names it has."""
 
     def ask(self, number: int, taken: Set[Architecture]) -> Trial | None:
         draws = self.space.sample_many(DRAWS, generator(self.seed, "search", number))
-        found = next((a for a in draws if a not in taken and self.limits.within(a)), None)
+        is_name = (a for a in draws if self.space.canonical(a) == a)
+        found = next((a for a in is_name if a not in taken and self.limits.within(a)), None)
         found = found or self.nearest(number, draws[-1], taken)
         return None if found is None else Trial(number, found)
 
 
 class ExhaustiveProposer(Proposer):
-    """Proposes all architectures, in lexicographic order."""
+    """Proposes all networks, in the lexicographic order of their canonical forms."""
 
     def __init__(self, space: SearchSpace, limits: Limits, seed: int) -> None:
         super().__init__(space, limits, seed)
-        self._rest = space.enumerate()
+        self._rest = limits.allowed()
 
     def ask(self, number: int, taken: Set[Architecture]) -> Trial | None:
-        found = next((a for a in self._rest if a not in taken and self.limits.within(a)), None)
+        found = next((a for a in self._rest if a not in taken), None)
         return None if found is None else Trial(number, found)

@@ -30,7 +30,7 @@ DEFAULT_TRIALS = 100
 WAIT_S = 0.1
 """Between two looks at whether the other processes have finished."""
 COUNTED = 20_000
-"""The largest space whose architectures within the limits are counted, for the length of the bar."""
+"""The largest space whose networks are counted, for the length of the bar."""
 LINES = 10
 """Lines that are printed of a search where there is no terminal for a bar."""
 
@@ -84,14 +84,18 @@ class Search:
 
     def remarks(self) -> list[str]:
         """What a reader of the outcome should know of how it came about, in lines."""
-        lines, study = [f"{name} are left out: {reason}" for name, reason in self.measures.left_out.items()], self.study
-        found, wanted = study.finished(), self.trials or self.target.space.size
+        lines, study, space = list[str](), self.study, self.target.space
+        fewer = study.used_up and bool(self.trials or study.limits.bounds)
         if self.stages is not None:
-            found, wanted = sum(t.stage == SEARCH for t in study.trials()), self.stages.budget.candidates
-        if study.used_up and found < wanted:
+            fewer = sum(t.stage == SEARCH for t in study.trials()) < self.stages.budget.candidates
+        if fewer:
             what = " that keeps the limits" if study.limits.bounds else ""
-            lines.insert(0, f"no architecture is left{what}")
-        return lines
+            lines.append(f"no architecture is left{what}")
+        if space.size <= COUNTED and (networks := sum(1 for _ in space.networks())) < space.size:
+            lines.append(
+                f"the {space.size:,} architectures name {networks:,} networks, each of which is evaluated once"
+            )
+        return [*lines, *(f"{name} are left out: {reason}" for name, reason in self.measures.left_out.items())]
 
 
 def search(run: Search) -> SearchOutcome:
@@ -162,7 +166,7 @@ class SearchBar(ProgressBar):
     ) -> None:
         self._study, self._total = study, total or study.space.size
         if study.space.size <= COUNTED:
-            self._total = min(self._total, max(1, sum(map(study.limits.within, study.space.enumerate()))))
+            self._total = min(self._total, max(1, sum(1 for _ in study.limits.allowed())))
         self._total += behind
         self._before = self._count = study.finished()
         super().__init__("searching", self._total, self._before, shown, console or new_console(quiet=not shown))

@@ -19,6 +19,8 @@ from nas.search.stages import STAGES
 class Study:
     """A journal, and this process as one of those that work on it.
 
+    Each network is a candidate once, by its canonical form, whatever other names it has.
+
     A trial belongs to the process that has proposed it, which it does under a lock; those of a process that died go to
     the next one that claims. Proposals are made in batches, counted from trial 0.
 
@@ -176,14 +178,16 @@ class Study:
         begins = first == batch.start
         if self.used_up or (begins and (has_work or not self._proposer.ready(first))):
             return []
-        found, taken = list[Trial](), {trial.architecture for trial in self._trials}
+        found, taken = list[Trial](), {self.space.canonical(trial.architecture) for trial in self._trials}
         for number in range(first, batch.stop if self.wanted is None else min(batch.stop, self.wanted)):
             trial = self._proposer.ask(number, taken)
             if trial is None:
                 self.used_up = self._proposer.used_up
                 break
+            name = self.space.canonical(trial.architecture)
+            assert trial.stage != SEARCH or (name == trial.architecture and name not in taken), trial
             found.append(trial)
-            taken.add(trial.architecture)
+            taken.add(name)
         return found
 
 

@@ -129,6 +129,10 @@ class SearchSpace(ABC):
         """All ``size`` architectures with one open branch a slot, the last slot changing fastest."""
         return itertools.product(*(range(len(slot.choices)) for slot in self.slots))
 
+    def networks(self) -> Iterator[Architecture]:
+        """All different networks with one open branch a slot: the architectures that are their own canonical form."""
+        return (architecture for architecture in self.enumerate() if self.canonical(architecture) == architecture)
+
     def describe(self, architecture: Architecture) -> str:
         """``architecture`` in the names of its choices, for people: ``conv3, skip``."""
         pairs = zip(self.slots, architecture, strict=True)

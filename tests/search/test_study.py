@@ -7,6 +7,7 @@ from zlib import crc32
 
 import pytest
 from support.processes import FORK, TIMEOUT_S
+from support.references import Slots
 from support.studies import BIG, COSTS, SPACE, die, numbered, values_of, work
 
 import nas.journal
@@ -16,6 +17,15 @@ from nas.search.objectives import Limits, objective
 from nas.search.run import build_proposer
 from nas.search.study import Study
 
+
+class Named(Slots):
+    """27 architectures, 13 networks: behind choice 0 nothing is read, and the last two slots may change places."""
+
+    def canonical(self, architecture):
+        return (architecture[0], *sorted(architecture[1:])) if architecture[0] else (0, 0, 0)
+
+
+NAMED = Named(3, 3, 3)
 LEARNING = ["tpe", "nsga2"]
 SAMPLERS = ["random", *LEARNING, "exhaustive"]
 
@@ -140,12 +150,44 @@ def test_an_impossible_limit_names_the_smallest_possible():
         Limits(SPACE, {"flops": 99}, COSTS)
 
 
-def test_two_limits_at_odds_end_the_search(tmp_path):
-    costs = {"flops": lambda a: sum(a), "parameters": lambda a: 6 - sum(a)}
-    study = open_study(tmp_path, "tpe", 5, limit={"flops": 2, "parameters": 2}, costs=costs)
-    assert study.claim() == []
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_several_limits_hold_at_once(tmp_path, sampler):
+    limit = {"flops": 130, "parameters": 6}
+    allowed = [a for a in SPACE.enumerate() if all(COSTS[name](a) <= bound for name, bound in limit.items())]
+    study = open_study(tmp_path, sampler, 1000, limit=limit)
+    assert sorted(work(study)) == allowed
     assert study.used_up
-    assert study.done()
+    assert 3 < len(allowed) < 20
+
+
+def test_limits_that_exclude_each_other_are_refused():
+    with pytest.raises(SettingError) as caught:
+        Limits(SPACE, {"flops": 110, "parameters": 5}, COSTS)
+    flops = min(COSTS["flops"](a) for a in SPACE.enumerate() if COSTS["parameters"](a) <= 5)
+    parameters = min(COSTS["parameters"](a) for a in SPACE.enumerate() if COSTS["flops"](a) <= 110)
+    rule = "no architecture of space chain keeps both"
+    remedy = f"allow at least {flops} flops, or at least {parameters} parameters"
+    assert str(caught.value) == f"search.limit={{flops: 110, parameters: 5}}: {rule}; {remedy}"
+    for bounds in ({"flops": flops, "parameters": 5}, {"flops": 110, "parameters": parameters}):
+        assert list(Limits(SPACE, bounds, COSTS).allowed())
+
+
+def test_a_draw_of_a_network_counts_no_names():
+    limits = Limits(NAMED, {}, {})
+    draws = [build_proposer("random", NAMED, limits, seed, []).ask(0, set()).architecture for seed in range(260)]
+    counts = [draws.count(network) for network in NAMED.networks()]
+    assert (len(counts), sum(counts)) == (13, 260)
+    assert sum((n - 20) ** 2 / 20 for n in counts) < 33  # chi-square, 12 degrees of freedom, 1 in 1000
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_network_is_one_trial_whatever_its_names(tmp_path, sampler):
+    study = open_study(tmp_path / "all", sampler, 1000, space=NAMED)
+    assert sorted(work(study)) == sorted(NAMED.networks())
+    assert study.used_up
+    costs = {"flops": lambda a: COSTS["flops"](NAMED.canonical(a))}
+    few = open_study(tmp_path / "few", sampler, 1000, space=NAMED, limit={"flops": 120}, costs=costs)
+    assert sorted(work(few)) == [a for a in NAMED.networks() if costs["flops"](a) <= 120]
 
 
 def test_the_sampler_knows_a_broken_limit_is_infeasible(tmp_path):

@@ -11,6 +11,7 @@ from torch import nn
 from nas.cost import FlopCounter, PathFlops, PathParameters, count_flops, count_parameters
 from nas.errors import ArchitectureError, SettingError, SpaceError
 from nas.nn import gated_blocks, gated_slots
+from nas.search.objectives import Limits
 from nas.settings import CellSettings, SGDSettings
 from nas.space import build_space, check_supernet, extract
 from nas.space.cell import CANDIDATES, Zero
@@ -228,6 +229,11 @@ def test_what_leads_nowhere_costs_nothing():
         assert parameters(architecture) == parameters.count(architecture)
     assert flops.smallest() == (space.decode(SMALLEST), flops((0,) * 6))
     assert flops.largest() == (space.decode(LARGEST), flops((3,) * 6))
+    costs = {"flops": flops, "parameters": parameters}
+    bounds = {name: cost((0, 0, 0, 2, 0, 0)) for name, cost in costs.items()}
+    assert {*Limits(space, bounds, costs).allowed()} == {
+        a for a in space.networks() if all(costs[name](a) <= bound for name, bound in bounds.items())
+    }
     assert flops((3, 2, 0, 1, 0, 0)) == flops((0, 0, 0, 1, 0, 0)) < flops((3, 2, 0, 1, 2, 0))
     with FlopCounter() as step:  # forward and backward
         F.cross_entropy(supernet(batch()[0], (3, 2, 0, 1, 0, 0)), batch()[1]).backward()

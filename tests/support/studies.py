@@ -7,13 +7,18 @@ CHAIN = {"widths": [4], "strides": [1], "candidates": ["skip", "conv1", "conv3"]
 SPACE = build_space(ChainSettings(depths=[3], **CHAIN))
 """27 architectures."""
 BIG = build_space(ChainSettings(depths=[8], **CHAIN))
-COSTS = {"flops": lambda architecture: 100 + 10 * sum(architecture)}
+COSTS = {
+    "flops": lambda architecture: 100 + 10 * sum(architecture),
+    "parameters": lambda architecture: sum((2 - x) * (i + 1) for i, x in enumerate(architecture)),
+}
+"""They are at odds."""
 
 
 def values_of(architecture):
     """Loss and FLOPs that are at odds, and an accuracy."""
-    loss = sum((2 - x) * (i + 1) for i, x in enumerate(architecture)) / 10
-    return {"loss": loss, "flops": float(COSTS["flops"](architecture)), "accuracy": 1 / (1 + loss)}
+    costs = {name: float(cost(architecture)) for name, cost in COSTS.items()}
+    loss = costs["parameters"] / 10
+    return {"loss": loss, "accuracy": 1 / (1 + loss), **costs}
 
 
 def work(study, most=None):
