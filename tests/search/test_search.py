@@ -27,6 +27,7 @@ from nas.search.proposers import Trial
 from nas.search.report import how_measured
 from nas.search.run import LINES, SearchBar
 from nas.settings import (
+    CellSettings,
     ChainSettings,
     CustomSettings,
     SearchRunSettings,
@@ -335,6 +336,24 @@ def test_the_best_is_by_the_objective_asked_for():
     found = Derived(objectives[:2])([*trials, broken])
     best = {by: summarize(None, objectives, found, by).best.number for by in ("", "synflow", "flops", "rank_sum")}
     assert best == {"": 0, "synflow": 3, "flops": 3, "rank_sum": 1}  # 4 + 1, 3 + 3, 2 + 2, 1 + 4, and 5 + 5
+
+
+def test_of_equals_the_cheapest_is_shown_and_best():
+    objectives = [objective("loss")]
+    trials = [trial(0, 0.1, 0.0, 9.0), trial(1, 0.1, 0.0, 7.0), trial(2, 0.1, 0.0, 7.0), trial(3, 0.3, 0.0, 1.0)]
+    trials = [replace(t, values=t.values | {"parameters": 5.0 - t.number}) for t in trials]
+    found = summarize(None, objectives, trials)
+    assert (found.best.number, [t.number for t in found.front]) == (2, [2])
+
+
+def test_a_search_counts_networks(tmp_path):
+    how = {"objectives": ["flops", "parameters"], "sampler": "exhaustive", "limit": {"flops": 284_768}, "trials": 5}
+    begun, found = run(untrained(CellSettings(cells=1, width=4), **how), tmp_path)
+    networks = [*begun.target.space.networks()]
+    allowed = [network for network in networks if begun.measures.costs["flops"](network) <= 284_768]
+    assert [t.architecture for t in found.trials] == allowed[:5]
+    assert SearchBar(begun.study, None, False)._total == len(allowed) > 5
+    assert "the 15,625 architectures name 10,405 networks, each of which is evaluated once" in summary(found)
 
 
 def test_without_a_terminal_there_are_ten_lines(checkpoint, tmp_path):
