@@ -68,16 +68,17 @@ def gated_step(space: SearchSpace, x: Tensor, y: Tensor, fixed: Architecture | N
 
 
 def basic_steps(space: SearchSpace, standalone: nn.Module, x: Tensor, y: Tensor) -> dict[str, Call]:
-    """The step of the subnetwork of first choices, written by hand, our step, and both steps of a learned gate."""
+    """The step of the subnetwork of first choices by hand, our step, and a learned gate's step and comparison."""
     supernet, number = space.supernet(), iter(range(10**9))
-    gate = LearnedGate(space, 0, LearnedGateSettings(), total_steps=1000)
+    gate = LearnedGate(space, 0, LearnedGateSettings(lr=1e-12), total_steps=1000)
     train_step = TrainStep(supernet, GatedOptimizer(supernet, SGD))
-    gate_trainer = GateTrainer(gate, supernet, Loss(), lambda _: (x, y))
+    trainer = GateTrainer(gate, supernet, Loss(), lambda _: (x, y))
+    pair = [tuple(0 for _ in space.slots), tuple(len(slot.choices) - 1 for slot in space.slots)]
     return {
         STANDALONE: plain_step(with_weights_of(standalone, space.subnet((0,) * len(space.slots))), x, y),
         "gated": gated_step(space, x, y),
         "learned gate: weights alone": lambda: train_step((x, y), gate.paths(next(number)), SGD.lr),
-        "learned gate: logits alone": lambda: gate_trainer.learn(next(number)),
+        "learned gate: comparison alone": lambda: gate.learn(pair, trainer.losses(next(number), pair)),
     }
 
 

@@ -12,7 +12,7 @@ from nas.bench.compare import Ratio, Row, measured, ratio_table
 from nas.settings import LearnedGateSettings
 
 BRANCHES = (2, 8, 32, 128)
-EVERY = LearnedGateSettings().every
+LEARNED = LearnedGateSettings()
 Found = dict[str, dict[str, Ratio]]
 
 
@@ -46,16 +46,17 @@ def _rows(network: str, found: Found, bars: tuple[float, ...]) -> list[Row]:
     learned = {k: _amortised(ratios) for k, ratios in found.items()}
     rows = [
         Row(network, "gated", gated, dict(zip(found, bars, strict=True))),
-        Row(network, "gated, gate learned", learned, dict(zip(found, (bar + 0.05 for bar in bars), strict=True))),
+        Row(network, "gated, gate learned", learned, dict(zip(found, (1.1 * bar for bar in bars), strict=True))),
     ]
     names = [name for name in found["2"] if name not in (gating.STANDALONE, "gated")]
     return rows + [Row(network, name, {k: r[name] for k, r in found.items() if name in r}) for name in names]
 
 
 def _amortised(ratios: dict[str, Ratio]) -> Ratio:
-    """The cost of a weight step plus its share of a logit step, at the gate's default interval."""
-    weights, logits = ratios["learned gate: weights alone"], ratios["learned gate: logits alone"]
-    parts = {name: getattr(weights, name) + getattr(logits, name) / EVERY for name in ("median", "low", "high", "ms")}
+    """The cost of a weight step plus its share of the comparisons of a run with the gate's default settings."""
+    weights, compared = ratios["learned gate: weights alone"], ratios["learned gate: comparison alone"]
+    share = (1 - LEARNED.warmup) / LEARNED.every
+    parts = {name: getattr(weights, name) + share * getattr(compared, name) for name in ("median", "low", "high", "ms")}
     return Ratio(rounds=weights.rounds, **parts)
 
 

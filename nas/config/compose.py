@@ -52,6 +52,9 @@ def register(words: Sequence[str] = ()) -> None:
     custom = OmegaConf.structured(settings.CustomSettings)
     OmegaConf.set_struct(custom.kwargs, False)  # the names in it are the user's own
     store.store(group="schema/space", name="custom", node=custom)
+    learned = OmegaConf.structured(settings.LearnedGateSettings)
+    OmegaConf.set_struct(learned.target, False)  # a name that is no cost has an error of its own
+    store.store(group="schema/gate", name="learned", node=learned)
     for verb, schema in VERBS.items():
         store.store(group="schema", name=verb, node=schema)
     search = OmegaConf.structured(VERBS["search"])

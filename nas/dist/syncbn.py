@@ -34,7 +34,8 @@ class _Synced(nn.modules.batchnorm._BatchNorm):
     world: World
 
     def forward(self, x: Tensor) -> Tensor:
-        if not (self.training and torch.is_grad_enabled()):  # rank 0 evaluates alone, without gradients
+        # Rank 0 evaluates alone, without gradients; a gate compares paths without gradients on all, and tracks nothing.
+        if not (self.training and (torch.is_grad_enabled() or not self.track_running_stats)):
             return super().forward(x)
         self._check_input_dim(x)
         given, x = x.dtype, x.to(torch.promote_types(x.dtype, torch.float32))  # under autocast, as F.batch_norm does

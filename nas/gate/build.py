@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nas.cost import PathCost
 from nas.errors import SettingError
 from nas.gate.base import Gate
 from nas.gate.learned import LearnedGate
@@ -16,8 +17,10 @@ from nas.settings import (
 from nas.space import SearchSpace
 
 
-def build_gate(settings: GateSettings, space: SearchSpace, seed: int, total_steps: int) -> Gate:
-    """The gate that ``settings`` describe, for a run of ``total_steps`` updates."""
+def build_gate(
+    settings: GateSettings, space: SearchSpace, seed: int, total_steps: int, flops: PathCost | None = None
+) -> Gate:
+    """The gate that ``settings`` describe, for a run of ``total_steps`` updates; ``flops`` of any path for a target."""
     match settings:
         case FixedGateSettings():
             return FixedGate(space, seed, settings)
@@ -26,5 +29,5 @@ def build_gate(settings: GateSettings, space: SearchSpace, seed: int, total_step
         case FairGateSettings():
             return FairGate(space, seed, settings)
         case LearnedGateSettings():
-            return LearnedGate(space, seed, settings, total_steps)
+            return LearnedGate(space, seed, settings, total_steps, flops)
     raise SettingError("gate.name", settings.name, "is not a known gate", "use fixed, uniform, fair or learned")

@@ -1,17 +1,18 @@
-"""A gate that learns which branch to open, at the cost of the one branch that it opens."""
+"""A gate that learns which paths are good, by comparing whole paths on held-out images."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 
+from nas.cost import PathCost
 from nas.eager import eager_optimizer
-from nas.errors import DivergedError
+from nas.errors import require
 from nas.gate.base import Gate
-from nas.nn import WeightedBranch
 from nas.seeds import generator
 from nas.settings import LearnedGateSettings
 from nas.space import Architecture, SearchSpace
@@ -19,98 +20,117 @@ from nas.state import restore
 
 
 class LearnedGate(Gate):
-    """One logit a choice; a hard sample a step with Gumbel noise; a straight-through gradient (GDAS, Dong 2019).
+    """One logit a choice, learned by a score function over whole paths.
 
-    The weights' steps run a plain path that is drawn from the softmax of the logits. In a step of the logits
-    the open branch's output is multiplied by ``1 + p - p.detach()``, where p is the probability of that branch
-    under the noise and the temperature: its value is exactly 1, its derivative reaches the logits. The closed
-    branches are not computed there either.
+    After a warm-up of uniform paths, every few steps two paths a and b are drawn from the softmax of the logits and
+    compared on one held-out batch. With the reward ``r = -loss - weight * |cost / target - 1|``, the log-probability of
+    each path gets the difference of its reward to the other's (REINFORCE with a leave-one-out baseline, Kool et al.
+    2019). The softmax drops out of the sum of the two: in each slot the logit of a's choice gets ``r(a) - r(b)``, that
+    of b's choice the opposite, and where they agree nothing moves. No derivative of the network takes part.
 
-    The logits have an Adam of their own and learn on held-out images. The temperature falls geometrically.
+    The logits have an Adam of their own. It has no first moment, which would go on moving choices that are not
+    compared, and a short second one: differences shrink as the gate decides, and rare large ones are forgotten.
+    The weights' steps run a uniform path with probability ``explore``, else a path of the gate.
 
     Args:
-        total_steps: of the weights; the temperature is at its end then.
+        total_steps: of the weights.
+        flops: of any path, for ``settings.target``.
+
+    Raises:
+        SettingError: the target is less than the cheapest path costs, or more than the most expensive one.
     """
 
-    def __init__(self, space: SearchSpace, seed: int, settings: LearnedGateSettings, total_steps: int) -> None:
+    learns = True
+    BLOCK = 256
+    """Steps whose numbers are drawn together: a draw costs as much for one step as for all of them."""
+    TRIES = 31
+    """Draws of a second path, until it differs from the first: of twice the same path there is nothing to learn."""
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        seed: int,
+        settings: LearnedGateSettings,
+        total_steps: int,
+        flops: PathCost | None = None,
+    ) -> None:
         super().__init__(space, seed)
-        self.settings, self.total_steps = settings, total_steps
+        self.settings, self._flops, self._target = settings, flops, settings.target.get("flops")
+        self._begin = settings.warmup * total_steps
+        if self._target is not None:
+            assert flops is not None, "a target needs a cost"
+            low, high = flops.smallest()[1], flops.largest()[1]
+            rule = f"paths of space {space.name} have {low:,} to {high:,} FLOPs an image"
+            remedy = f"write for example gate.target.flops={(low + high) // 2}"
+            require(low <= self._target <= high, "gate.target.flops", f"{self._target:g}", rule, remedy)
         counts = torch.tensor([len(slot.choices) for slot in space.slots])
         choices = torch.arange(int(counts.max()))
-        # Slots with fewer choices are padded; the mask makes the padding improbable beyond any noise.
+        # Slots with fewer choices are padded; the mask leaves the padding no chance.
         self._mask = torch.zeros(len(counts), len(choices)).masked_fill(choices >= counts[:, None], -torch.inf)
         self.logits = nn.Parameter(torch.zeros_like(self._mask))
-        self._optimizer = eager_optimizer(torch.optim.Adam)([self.logits], lr=settings.lr, betas=(0.5, 0.999))
+        self._optimizer = eager_optimizer(torch.optim.Adam)([self.logits], lr=settings.lr, betas=(0.0, 0.9))
         first, second = torch.zeros_like(self._mask), torch.zeros_like(self._mask)
         count = torch.zeros((), dtype=torch.float32)
         self._optimizer.state[self.logits] = {"step": count, "exp_avg": first, "exp_avg_sq": second}
-
-    def temperature(self, step: int) -> float:
-        """The temperature, in step ``step``, of the softmax that the gradient goes through."""
-        start, end = self.settings.temperature, self.settings.final_temperature
-        return float(start * (end / start) ** min(step / max(self.total_steps, 1), 1.0))
+        self._uniform = self._learned = self._bounds()
+        self._drawn: tuple[int, list[list[float]]] = (-1, [])
 
     def probabilities(self) -> list[list[float]]:
-        """The chance of each choice of each slot, without noise."""
-        rows = torch.softmax(self.logits.detach() + self._mask, dim=1)
-        return [row[: len(slot.choices)].tolist() for row, slot in zip(rows, self.space.slots, strict=True)]
+        rows = torch.softmax(self.logits.detach() + self._mask, dim=1).tolist()
+        return [row[: len(slot.choices)] for row, slot in zip(rows, self.space.slots, strict=True)]
 
-    def best(self) -> Architecture:
-        """The most probable architecture."""
+    def favourite(self) -> Architecture:
         return tuple((self.logits.detach() + self._mask).argmax(dim=1).tolist())
 
-    def _noisy(self, stream: str, step: int) -> Tensor:
-        uniform = torch.rand(self.logits.shape, generator=generator(self.seed, stream, step))
-        gumbel = -torch.log(-torch.log(uniform.clamp_min(torch.finfo(torch.float32).tiny)))
-        return self.logits + self._mask + gumbel
+    def _bounds(self) -> list[list[float]]:
+        """Where, between 0 and 1, one choice of a slot ends and the next begins."""
+        return [list(accumulate(row[:-1])) for row in self.probabilities()]
 
-    @torch.no_grad()
     def paths(self, step: int) -> tuple[Architecture, ...]:
-        return (tuple(self._noisy("gate", step).argmax(dim=1).tolist()),)
+        block, position = divmod(step, self.BLOCK)
+        if self._drawn[0] != block:
+            self._drawn = (block, self._numbers(self.BLOCK, "gate", block))
+        kind, *numbers = self._drawn[1][position]
+        return (_path(self._uniform if kind < self.settings.explore else self._learned, numbers),)
 
-    def is_due(self, step: int) -> bool:
-        """Whether the logits learn after step ``step`` of the weights."""
-        return (step + 1) % self.settings.every == 0
+    def compared(self, step: int) -> tuple[Architecture, ...]:
+        if step < self._begin or (step + 1) % self.settings.every:
+            return ()
+        draws = self._numbers(1 + self.TRIES, "gate-compared", step)
+        first, *others = (_path(self._learned, numbers) for _, *numbers in draws)
+        second = next((path for path in others if path != first), first)
+        return () if first == second else (first, second)
 
-    def learn(
-        self,
-        step: int,
-        loss_of: Callable[[Architecture], Tensor],
-        mean: Callable[[Tensor], Tensor] = lambda tensor: tensor,
-    ) -> float:
-        """One step of the logits; returns the loss.
+    def _numbers(self, rows: int, *place: str | int) -> list[list[float]]:
+        """``rows`` of numbers between 0 and 1: one for the kind of a path, and one for each slot."""
+        shape, random = (rows, 1 + len(self.space.slots)), generator(self.seed, *place)
+        numbers: list[list[float]] = torch.rand(shape, generator=random, dtype=torch.float64).tolist()
+        return numbers
 
-        Args:
-            step: of the weights.
-            loss_of: the loss on held-out images of a supernet run with the given architecture.
-            mean: gives the mean of a tensor over the processes, each of which has images of its own.
+    def reward(self, path: Architecture, loss: float) -> float:
+        """What the gate maximises: ``-loss``, less what the path's cost is off the target."""
+        if self._target is None or self._flops is None:
+            return -loss
+        return -loss - self.settings.target_weight * abs(self._flops(path) / self._target - 1)
 
-        Raises:
-            DivergedError: the loss is not finite.
-        """
-        noisy = self._noisy("gate-learn", step)
-        index = noisy.argmax(dim=1, keepdim=True)
-        chance = torch.softmax(noisy / self.temperature(step), dim=1).gather(1, index).squeeze(1)
-        factor = (chance - chance.detach() + 1).to(torch.get_default_dtype())
-        architecture = tuple(
-            WeightedBranch(i, weight) for i, weight in zip(index[:, 0].tolist(), factor.unbind(), strict=True)
-        )
-        loss = loss_of(architecture)
-        # A choice may compute nothing; if no open branch reaches the loss, the gradient is zero.
+    def learn(self, paths: Sequence[Architecture], losses: Sequence[float]) -> None:
+        (a, b), (r_a, r_b) = paths, map(self.reward, paths, losses)
         gradient = torch.zeros_like(self.logits)
-        if bool(torch.isfinite(loss)):
-            (gradient,) = torch.autograd.grad(loss, [self.logits], materialize_grads=True)
-        told = mean(torch.cat([loss.detach().reshape(1), gradient.flatten().to(loss)]))
-        value = float(told[0])
-        if not math.isfinite(value):
-            rule = f"the held-out loss is {value} at step {step} on path {tuple(map(int, architecture))}"
-            raise DivergedError("gate.lr", self.settings.lr, rule, "lower optimizer.lr or gate.lr")
-        self.logits.grad = told[1:].view_as(self.logits).to(self.logits)
+        slots = torch.arange(len(self.space.slots))
+        gradient[slots, torch.tensor(a)] -= (r_a - r_b) / 2
+        gradient[slots, torch.tensor(b)] += (r_a - r_b) / 2
+        self.logits.grad = gradient
         self._optimizer.step()
-        return value
+        self._learned = self._bounds()
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"logits": self.logits.detach(), **self._optimizer.state[self.logits]}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         restore(self.state_dict(), state)
+        self._learned = self._bounds()
+
+
+def _path(bounds: list[list[float]], numbers: list[float]) -> Architecture:
+    """The choices that ``numbers``, one a slot, fall on."""
+    return tuple(map(bisect_right, bounds, numbers))

@@ -25,6 +25,9 @@ class FixedGate(Gate):
     def paths(self, step: int) -> tuple[Architecture, ...]:
         return (self.architecture,)
 
+    def to_evaluate(self, sample: list[Architecture]) -> list[Architecture]:
+        return [self.architecture]
+
 
 class UniformGate(Gate):
     """Single-path one-shot sampling (SPOS, Guo et al. 2020): every architecture is equally likely in every step."""

@@ -18,8 +18,8 @@ Active = int | tuple[int, ...]
 
 
 def indices_of(active: Active) -> tuple[int, ...]:
-    """The indices that ``active`` names, as plain integers and unchecked: ``(2,)`` for 2, ``(0, 2)`` for ``(0, 2)``."""
-    return (int(active),) if isinstance(active, int) else active
+    """The indices that ``active`` names, unchecked: ``(2,)`` for 2, ``(0, 2)`` for ``(0, 2)``."""
+    return (active,) if isinstance(active, int) else active
 
 
 def active_of(indices: Sequence[int]) -> Active:
@@ -125,24 +125,10 @@ class GatedBlock(nn.Module):
         return f"choices={self.choices}"
 
 
-class WeightedBranch(int):
-    """The index of an open branch that carries a factor for the branch's output.
-
-    The factor's value is 1: it is there to be differentiated. A learned gate gets its gradient through it.
-    """
-
-    weight: Tensor
-
-    def __new__(cls, index: int, weight: Tensor) -> WeightedBranch:
-        self = super().__new__(cls, index)
-        self.weight = weight
-        return self
-
-
-def _run(block: GatedBlock, x: Tensor, index: int, active: Active) -> Tensor:
+def _run(block: GatedBlock, x: Tensor, index: int) -> Tensor:
     # The dictionaries behind block.branches[index]: the same module for a tenth of the look-up, once a slot a step.
     value: Tensor = block._modules["branches"]._modules[str(index)](x)  # type: ignore[union-attr, misc]
-    return value * active.weight if isinstance(active, WeightedBranch) else value
+    return value
 
 
 class GatedConcat(GatedBlock):
@@ -175,7 +161,7 @@ class GatedConcat(GatedBlock):
 
     def forward(self, x: Tensor, active: Active) -> ZeroPadded:
         indices = open_branches(active, len(self.choices))
-        values = tuple(_run(self, x, index, active) for index in indices)
+        values = tuple(_run(self, x, index) for index in indices)
         return ZeroPadded(values, indices, self.widths or (lambda: self.measure(x)))
 
     def measure(self, x: Tensor) -> tuple[int, ...]:
@@ -217,9 +203,9 @@ class GatedSum(GatedBlock):
 
     def forward(self, x: Tensor, active: Active) -> Tensor:
         indices = open_branches(active, len(self.choices))
-        value = _run(self, x, indices[0], active)
+        value = _run(self, x, indices[0])
         for index in indices[1:]:
-            value = value + _run(self, x, index, active)
+            value = value + _run(self, x, index)
         return value
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
+from nas.errors import require
 from nas.settings import rules
 from nas.settings.rules import MISSING, Settings
 
@@ -42,11 +44,24 @@ class FairGateSettings(GateSettings):
 
 @dataclass
 class LearnedGateSettings(GateSettings):
-    """One logit a choice, drawn hard with Gumbel noise, learned on the held-out split."""
+    """One logit a choice, learned by comparing whole paths on the held-out split."""
 
     name: str = "learned"
-    lr: float = rules.positive(0.05)
-    temperature: float = rules.positive(5.0)
-    final_temperature: float = rules.positive(0.5)
-    every: int = rules.positive(20)
-    """Steps of the weights for each step of the logits; a step of the logits costs about one of the weights."""
+    lr: float = rules.positive(0.15)
+    every: int = rules.positive(10)
+    """Steps of the weights between two comparisons; one costs two forward passes."""
+    warmup: float = rules.fraction(0.25)
+    """Share of the run, at its beginning, with uniform paths and no comparison."""
+    explore: float = rules.fraction(0.2)
+    """Chance that a step of the weights runs a uniform path in spite of what the gate has learned."""
+    target: dict[str, float] = field(default_factory=dict)
+    """``flops``: where the cost of the gate's paths is pulled to; empty: costs do not count."""
+    target_weight: float = rules.positive(1.0)
+    """What a path loses that costs twice the target, in units of the loss."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        remedy = "write for example gate.target.flops=1e6"
+        for name, value in self.target.items():
+            require(name == "flops", f"gate.target.{name}", value, "only flops can be a target", remedy)
+            require(0 < value < math.inf, "gate.target.flops", value, "must be above 0 and finite", remedy)

@@ -16,7 +16,8 @@ SHARE = "gate/share"
 ACCURACY = "val/accuracy"
 GRAD_NORM = "grad_norm"
 STEP_MS = "time/step_ms"
-PROBABILITY = "gate/probability"  # of a learned gate
+PROBABILITY = "gate/probability"  # of a learned gate, as the next
+UNDECIDED = "gate/undecided"
 
 _CHARTS = {
     "share of the steps": SHARE,

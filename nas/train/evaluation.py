@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nas.data import Batch
 from nas.dist import autocast
-from nas.gate import FairGate, FixedGate, Gate, LearnedGate
+from nas.gate import FairGate, Gate
 from nas.settings import FairGateSettings
 from nas.space import Architecture, recalibrate
 
@@ -38,16 +38,13 @@ def architectures_to_evaluate(gate: Gate, rounds: int) -> list[Architecture]:
     All architectures of a small space; of a larger one, ``rounds`` rounds in which each choice of each slot occurs
     once, drawn once for all runs. A fixed gate has its one architecture; a learned gate adds the one it prefers.
     """
-    if isinstance(gate, FixedGate):
-        return [gate.architecture]
     space = gate.space
     if space.size <= rounds * max(len(slot.choices) for slot in space.slots):
-        return list(space.enumerate())
-    draws = FairGate(space, 0, FairGateSettings(mode="accumulate"))
-    found = [path for i in range(rounds) for path in draws.paths(i)]
-    if isinstance(gate, LearnedGate):
-        found.append(gate.best())
-    return list(dict.fromkeys(found))
+        sample = list(space.enumerate())
+    else:
+        draws = FairGate(space, 0, FairGateSettings(mode="accumulate"))
+        sample = [path for i in range(rounds) for path in draws.paths(i)]
+    return list(dict.fromkeys(gate.to_evaluate(sample)))
 
 
 @torch.no_grad()

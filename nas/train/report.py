@@ -58,6 +58,8 @@ class Report:
     threads: int
     versions: dict[str, str]
     processes: int = 1
+    favourite: str = ""
+    """What a gate that learns prefers, one of ``subnetworks``."""
 
 
 def make_report(run: Run) -> Report:
@@ -89,6 +91,7 @@ def make_report(run: Run) -> Report:
         threads=torch.get_num_threads(),
         versions=versions(),
         processes=run.world.size,
+        favourite=space.encode(favourite) if (favourite := run.gate.favourite()) else "",
     )
     write_json(run.folder / "report.json", {"settings": comparable(run.settings), **asdict(report)})
     return report
@@ -151,9 +154,8 @@ def tables(report: Report) -> list[ResultTable]:
     title = "Subnetworks: best on validation images first"
     subnets = ResultTable(title, ["architecture", "choices"], ["val accuracy", "test accuracy"])
     for subnet in report.subnetworks[:SHOWN]:
-        subnets.add_row(
-            subnet.architecture, subnet.choices, f"{subnet.val_accuracy:.1%}", f"{subnet.test_accuracy:.1%}"
-        )
+        choices = subnet.choices + " (the gate's favourite)" * (subnet.architecture == report.favourite)
+        subnets.add_row(subnet.architecture, choices, f"{subnet.val_accuracy:.1%}", f"{subnet.test_accuracy:.1%}")
     _say_what_is_left(subnets, len(report.subnetworks))
     return [branches, subnets]
 

@@ -14,7 +14,7 @@ from nas.cost import PathFlops
 from nas.data import Batch, Batches, ImageSet, Splits, load_splits, ordered, ranking_images, unnormalise
 from nas.dist import NO_EXCHANGE, SINGLE, GradientExchange, World, choose_device, synchronise
 from nas.errors import CheckpointError, require
-from nas.gate import LearnedGate, build_gate
+from nas.gate import build_gate
 from nas.nn import gated_blocks
 from nas.settings import TrainRunSettings
 from nas.settings.plain import flat
@@ -119,11 +119,12 @@ class Run:
         exchange = GradientExchange(world, self.optimizer, settings.dist) if world.size > 1 else NO_EXCHANGE
         norms = BranchNorms(self.supernet, NORMS_EVERY)
         self.train_step = TrainStep(self.supernet, self.optimizer, loss_fn, exchange, norms)
-        self.gate = build_gate(settings.gate, self.space, settings.seed, self.total_steps)
+        self.gate = build_gate(settings.gate, self.space, settings.seed, self.total_steps, self.flops)
         self.train_gate = NoGateTrainer()
-        if isinstance(self.gate, LearnedGate):
+        if self.gate.learns:
+            plain = Loss(precision=train.precision)
             held_out = Batches.of(self.splits, settings, "val", self.device, part).batch
-            self.train_gate = GateTrainer(self.gate, self.supernet, loss_fn, held_out, world)
+            self.train_gate = GateTrainer(self.gate, self.supernet, plain, held_out, world)
 
     def _begin(self, state: dict[str, Any] | None, config_text: str) -> None:
         board, is_main = self.settings.track.tensorboard, self.world.is_main

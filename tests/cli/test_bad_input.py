@@ -42,6 +42,7 @@ WRONG = {
     "data.crop=99": r"data\.crop=99: must be smaller than an image, 32x32; 0 switches it off",
     "data.image_size=8": r"data.image_size=8: must be at least 16 for space two_branch; use .*",
     "space=chain space.candidates=[foo]": r"space\.candidates=foo: is not a known operation; choose from skip, .*",
+    "gate=learned gate.target.flops=5": r"gate\.target\.flops=5: paths of space two_branch have .*; write .*=\d+",
     "space=custom space.factory=nowhere.net:Net": r"space\.factory=.*: there is no module nowhere; run from .*",
     "space=custom space.factory=nets:Gone": r"space\.factory=nets:Gone: nets has no Gone; name a class .*",
     "space=custom space.factory=nets:torch": r"space\.kwargs=\{\}: nets:torch cannot be called .*; give .*",

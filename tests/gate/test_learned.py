@@ -1,215 +1,198 @@
-"""A gate that learns which branch to open, through the branch that is open."""
+"""A gate that learns which paths are good, by comparing whole paths."""
 
 import copy
 import math
 
 import pytest
 import torch
-import torch.nn.functional as F
-from support.references import ModuleSpace, hard_sample, logit_gradient, softmax
+from support.references import ModuleSpace, Slots, softmax
 from support.runs import assert_same
 from torch import nn
 
-from nas.errors import DivergedError
-from nas.gate import LearnedGate
-from nas.nn import BlockLinear, GatedConcat, GatedSum, gated_blocks
+from nas.cost import PathFlops
+from nas.errors import SettingError
+from nas.gate import LearnedGate, build_gate
+from nas.nn import GatedSum
 from nas.seeds import generator
-from nas.settings import CellSettings, ChainSettings, LearnedGateSettings, SGDSettings, TwoBranchSettings
-from nas.space import build_space
-from nas.train import GatedOptimizer, GateTrainer, Loss, TrainStep
+from nas.settings import LearnedGateSettings
 
-CHAIN = ChainSettings(widths=[4], depths=[3], strides=[1], candidates=["skip", "conv3", "mb2_k3"])
-SPACES = {
-    "two_branch": TwoBranchSettings(branches=3),
-    "chain_sum": CHAIN,
-    "chain_concat": ChainSettings(widths=[12], depths=[2], strides=[2], merge="concat"),
-    "cell": CellSettings(cells=1, width=4),
-}
+COUNTS = (2, 5, 1, 3)
+EAGER = {"every": 1, "warmup": 0.0}
 
 
-def space_of(name):
-    return build_space(SPACES[name], image_size=16)
+def uneven_gate(seed=0, **settings):
+    return LearnedGate(Slots(*COUNTS), seed, LearnedGateSettings(**settings), total_steps=100)
 
 
-def batch(step=0, dtype=torch.float32):
-    random = generator(0, "held out", step)
-    return torch.randn(6, 3, 16, 16, generator=random, dtype=dtype), torch.randint(10, (6,), generator=random)
-
-
-class Uneven(nn.Module):
-    """Slots with 2, 5 and 1 choices."""
-
-    def __init__(self):
-        super().__init__()
-        self.blocks = nn.ModuleList(GatedSum(nn.Linear(3, 3) for _ in range(n)) for n in (2, 5, 1))
-
-    def forward(self, x, architecture):
-        for block, active in zip(self.blocks, architecture, strict=True):
-            x = torch.tanh(block(x, active))
-        return x
-
-
-COUNTS = (2, 5, 1)
-
-
-def uneven_gate(**settings):
-    return LearnedGate(ModuleSpace(Uneven), 0, LearnedGateSettings(**settings), total_steps=100)
+def set_logits(gate, rows):
+    """Rows that are shorter than the longest are filled with zeros."""
+    logits = torch.zeros_like(gate.logits)
+    for slot, row in rows.items():
+        logits[slot, : len(row)] = torch.tensor(row)
+    gate.load_state_dict({**gate.state_dict(), "logits": logits})
 
 
 def test_missing_choices_are_never_drawn():
-    gate, supernet = uneven_gate(lr=1.0), Uneven()
-    with torch.no_grad():
-        gate.logits[0, :2] = -60.0  # padding of 0 would win by far
+    gate = uneven_gate(**EAGER)
+    set_logits(gate, {0: [-60.0, -60.0]})  # padding of 0 would win by far
     for step in range(500):
-        (path,) = gate.paths(step)
-        assert all(entry < count for entry, count in zip(path, COUNTS, strict=True))
+        for path in (*gate.paths(step), *gate.compared(step)):
+            assert all(entry < count for entry, count in zip(path, COUNTS, strict=True))
     for step in range(20):
-        gate.learn(step, lambda architecture: supernet(torch.ones(2, 3), architecture).square().mean())
-    assert torch.isfinite(gate.logits).all()
+        gate.learn(gate.compared(step), (1.0, 2.0))
     for row, count in zip(gate.logits.tolist(), COUNTS, strict=True):
         assert not any(row[count:])  # padding does not learn
     assert [len(row) for row in gate.probabilities()] == list(COUNTS)
-    assert [sum(row) for row in gate.probabilities()] == pytest.approx([1, 1, 1])
-    assert all(entry < count for entry, count in zip(gate.best(), COUNTS, strict=True))
+    assert [sum(row) for row in gate.probabilities()] == pytest.approx([1] * 4)
+    assert all(entry < count for entry, count in zip(gate.favourite(), COUNTS, strict=True))
 
 
-def test_paths_are_drawn_from_the_logits_softmax():
-    gate = uneven_gate()
-    with torch.no_grad():
-        gate.logits[1] = torch.tensor([0.0, 1.0, -1.0, 0.5, 2.0])
-    chances, draws = softmax([0.0, 1.0, -1.0, 0.5, 2.0]), 4000
+def test_paths_mix_the_gate_with_uniform_ones():
+    gate, draws = uneven_gate(explore=0.3), 4000
+    set_logits(gate, {0: [50.0], 1: [0.0, 1.0, -1.0, 0.5, 2.0], 3: [50.0]})
+    chances = softmax([0.0, 1.0, -1.0, 0.5, 2.0])
     assert gate.probabilities()[1] == pytest.approx(chances)
-    counts = [0] * 5
-    for step in range(draws):
-        counts[gate.paths(step)[0][1]] += 1
-    chi_square = sum((n - draws * p) ** 2 / (draws * p) for n, p in zip(counts, chances, strict=True))
-    assert chi_square < 18.5  # 4 degrees of freedom, p = 0.001
-    assert all(type(entry) is int for entry in gate.paths(0)[0])
-    assert gate.probabilities()[1] == pytest.approx(chances)  # a draw moves nothing
-    assert gate.best()[1] == 4
+    assert gate.favourite() == (0, 4, 0, 0)
+    paths = [gate.paths(step)[0] for step in range(draws)]
+    mixed = [0.7 * chance + 0.3 / 5 for chance in chances]
+    counts = [sum(path[1] == choice for path in paths) for choice in range(5)]
+    assert sum((n - draws * p) ** 2 / (draws * p) for n, p in zip(counts, mixed, strict=True)) < 18.5  # p = 0.001
+    # Whole paths are of one kind: both other slots leave their favourite together, or neither does.
+    others = sum(path[0] != 0 and path[3] != 0 for path in paths) / draws
+    assert others == pytest.approx(0.3 * 1 / 2 * 2 / 3, abs=0.02)
 
 
-def test_the_temperature_falls_geometrically_and_stays():
-    gate = uneven_gate(temperature=4.0, final_temperature=0.25)
-    assert [gate.temperature(step) for step in (0, 25, 50, 100, 1000)] == pytest.approx([4, 2, 1, 0.25, 0.25])
-    assert [uneven_gate(every=3).is_due(step) for step in range(6)] == [False, False, True] * 2
+def test_compared_paths_are_the_gates_and_differ():
+    gate = uneven_gate(**EAGER)
+    set_logits(gate, {slot: [1.0] for slot in range(4)})
+    pairs = [gate.compared(step) for step in range(2000)]
+    assert all(first != second for first, second in pairs)
+    share = sum(first[3] == 0 for first, _ in pairs) / len(pairs)
+    assert share == pytest.approx(softmax([1.0, 0.0, 0.0])[0], abs=0.04)
+    set_logits(gate, {slot: [100.0] for slot in range(4)})
+    assert gate.compared(0) == ()  # it has decided
+    assert LearnedGate(Slots(1, 1), 0, LearnedGateSettings(**EAGER), 100).compared(7) == ()
 
 
-def slow_gradient(space, supernet, logits, temperature, seed, step, x, y):
-    """The path of a step of the logits, the loss on it and the logits' gradient, by one slot at a time in float64."""
-    supernet = copy.deepcopy(supernet).double()
-    uniform = torch.rand(logits.shape, generator=generator(seed, "gate-learn", step)).tolist()
-    rows = []
-    for slot, numbers in enumerate(uniform):
-        noise = [-math.log(-math.log(u)) for u in numbers[: len(space.slots[slot].choices)]]
-        rows.append([logits[slot, choice].item() + g for choice, g in enumerate(noise)])
-    path = tuple(hard_sample(row) for row in rows)
-    outputs = []
-    for block, entry in zip(gated_blocks(supernet).values(), path, strict=True):
-
-        def keep(_module, _inputs, output):
-            outputs.append(output.clone())  # a skip gives what came in, which may be used elsewhere
-            outputs[-1].retain_grad()
-            return outputs[-1]
-
-        block.branches[entry].register_forward_hook(keep)
-    loss = F.cross_entropy(supernet(x.double(), path), y)
-    loss.backward()
-    inner = [(output.grad * output).sum().item() for output in outputs]
-    gradient = torch.zeros(logits.shape, dtype=torch.float64)
-    for slot, row in enumerate(rows):
-        gradient[slot, : len(row)] = torch.tensor(logit_gradient(row, temperature, inner[slot]), dtype=torch.float64)
-    return path, loss.item(), gradient
+def test_comparisons_begin_after_the_warm_up():
+    gate = uneven_gate(every=3, warmup=0.25)
+    assert [step for step in range(40) if gate.compared(step)] == [26, 29, 32, 35, 38]
 
 
-@pytest.mark.parametrize("name", ["two_branch", "chain_sum", "chain_concat"])
-def test_gradient_of_the_logits_equals_the_slow_reference(name):
-    space = space_of(name)
-    supernet = space.supernet()
-    gate = LearnedGate(space, 5, LearnedGateSettings(lr=0.2), total_steps=20)
-    for step in range(12):
-        x, y = batch(step)
-        before = gate.logits.detach().clone()
-        path, loss, expected = slow_gradient(space, supernet, before, gate.temperature(step), 5, step, x, y)
-        seen = []
-
-        def loss_of(architecture, x=x, y=y, seen=seen):
-            seen.append(tuple(map(int, architecture)))
-            return Loss()(supernet, x, y, architecture)[0]
-
-        assert gate.learn(step, loss_of) == pytest.approx(loss, rel=1e-5)
-        assert seen == [path]
-        assert expected.count_nonzero()
-        torch.testing.assert_close(gate.logits.grad.double(), expected, rtol=2e-4, atol=2e-6)
-        assert not torch.equal(gate.logits, before)
-
-
-@pytest.mark.parametrize("name", SPACES)
-def test_a_logits_step_leaves_the_supernet_unchanged(name):
-    space = space_of(name)
-    supernet = space.supernet()
-    optimizer, gate = GatedOptimizer(supernet, SGDSettings()), LearnedGate(space, 0, LearnedGateSettings(), 100)
-    trainer = GateTrainer(gate, supernet, Loss(), lambda step: batch(step + 1))
-    x, y = batch()
-    for step in range(3):  # statistics and moments that could move
-        TrainStep(supernet, optimizer)((x, y), gate.paths(step), 0.05)
-    kept = torch.ones_like(next(supernet.parameters()))
-    next(supernet.parameters()).grad = kept.clone()
-    before = copy.deepcopy(supernet.state_dict())
-    flags = [getattr(m, "track_running_stats", None) for m in supernet.modules()]
-    logits = gate.logits.detach().clone()
+def test_gradient_is_that_of_the_paths_log_probabilities():
+    gate, slow = uneven_gate(**EAGER), torch.zeros(4, 5, dtype=torch.float64, requires_grad=True)
     for step in range(5):
-        trainer.learn(step)
-    assert not torch.equal(gate.logits, logits)
-    after = supernet.state_dict()
-    assert any("num_batches_tracked" in key for key in after) == (name != "two_branch")
-    assert all(torch.equal(after[key], before[key]) for key in before)
-    assert [getattr(m, "track_running_stats", None) for m in supernet.modules()] == flags
-    first, *others = supernet.parameters()
-    assert torch.equal(first.grad, kept)
-    assert all(p.grad is None for p in others)
-    assert not optimizer._used
-    assert supernet.training
+        paths, losses = gate.compared(step), (2.0 + step, 1.5)
+        with torch.no_grad():
+            slow.copy_(gate.logits)
+        log = lambda path: sum(slow[s, :n].log_softmax(0)[path[s]] for s, n in enumerate(COUNTS))  # noqa: E731
+        baselines = losses[::-1]  # each path's is the other's loss
+        objective = sum(log(p) * (own - other) for p, own, other in zip(paths, losses, baselines, strict=True)) / 2
+        (expected,) = torch.autograd.grad(objective, [slow])
+        before = gate.logits.detach().clone()
+        gate.learn(paths, losses)
+        torch.testing.assert_close(gate.logits.grad.double(), expected, rtol=1e-6, atol=1e-7)
+        moved = gate.logits.detach() - before
+        assert torch.equal(moved.sign(), -gate.logits.grad.sign()), "no momentum of other steps"
+        assert moved.count_nonzero()
 
 
-def test_closed_branches_do_not_run_for_logits():
-    space = space_of("chain_sum")
-    supernet, calls = space.supernet(), []
-    for block in supernet.blocks:
-        for branch in block.branches:
-            branch.register_forward_hook(lambda *_: calls.append(1))
-    GateTrainer(LearnedGate(space, 0, LearnedGateSettings(), 100), supernet, Loss(), batch).learn(0)
-    assert len(calls) == len(supernet.blocks)
+def test_shuffled_rewards_leave_the_gate_uniform():
+    steps, runs = 40, 80
+    ends = torch.zeros(runs, 2, 3)
+    for seed in range(runs):
+        gate = LearnedGate(Slots(3, 3), seed, LearnedGateSettings(**EAGER), total_steps=steps)
+        random = generator(seed, "shuffled")
+        for step in range(steps):
+            if paths := gate.compared(step):
+                losses = [sum(path) for path in paths]  # the first choices are best ...
+                order = torch.randperm(2, generator=random).tolist()  # ... and nobody can tell
+                gate.learn(paths, [losses[i] for i in order])
+        ends[seed] = gate.logits.detach()
+    # Mean of n random walks, in units of its standard error: 6 of them, p = 0.001 for the largest.
+    assert (ends.mean(0) / ends.std(0) * math.sqrt(runs)).abs().max() < 3.8
 
 
-def test_a_loss_that_is_not_finite_moves_nothing():
-    gate = uneven_gate()
-    before = gate.logits.detach().clone()
-    with pytest.raises(
-        DivergedError, match=r"gate\.lr=0\.05: the held-out loss is nan at step 7 on path \(\d, \d, 0\)"
-    ):
-        gate.learn(7, lambda architecture: torch.tensor(float("nan")))
-    assert torch.equal(gate.logits, before)
+@pytest.mark.parametrize("better", [0, 2])
+def test_better_choices_are_found_in_noise(better):
+    """Two slots, each of which has one choice with a lower loss, in noise of twice the difference."""
+    found = 0
+    for seed in range(10):
+        gate = LearnedGate(Slots(3, 3), seed, LearnedGateSettings(**EAGER), total_steps=250)
+        random = generator(seed, "noise")
+        for step in range(250):
+            if paths := gate.compared(step):
+                means = torch.tensor([0.1 * sum(entry != better for entry in path) for path in paths])
+                gate.learn(paths, (means + 0.2 * torch.randn(2, generator=random)).tolist())
+        found += gate.favourite() == (better, better)
+    assert found == 10
+
+
+# ------------------------------------------------------------------------------------------------------- the cost
+
+
+class Widths(nn.Module):
+    """Three slots whose choices cost 2 * 8 * 8, twice that, and four times that."""
+
+    def __init__(self):
+        super().__init__()
+        wide = lambda n: nn.Sequential(*(nn.Linear(8, 8, bias=False) for _ in range(n)))  # noqa: E731
+        self.blocks = nn.ModuleList(GatedSum(wide(n) for n in (1, 2, 4)) for _ in range(3))
+
+    def forward(self, x, architecture):
+        x = x.flatten(1)
+        for block, active in zip(self.blocks, architecture, strict=True):
+            x = block(x, active)
+        return x
+
+
+def priced_gate(target, seed=0, **settings):
+    space = ModuleSpace(Widths)
+    flops = PathFlops(space, space.supernet(), (8, 1, 1))
+    how = LearnedGateSettings(target={"flops": target}, **EAGER, **settings)
+    return build_gate(how, space, seed, 300, flops), flops
+
+
+@pytest.mark.parametrize("units", [3, 6, 12])
+def test_a_target_pulls_the_gate_to_its_cost(units):
+    gate, flops = priced_gate(128.0 * units)
+    assert gate.reward((0, 0, 1), 0.5) == pytest.approx(-0.5 - abs(4 / units - 1))
+    for step in range(300):
+        if paths := gate.compared(step):
+            gate.learn(paths, (0.0, 0.0))
+    assert flops(gate.favourite()) == 128 * units
+
+
+def test_a_target_out_of_reach_is_refused():
+    for target in (100, 2000):
+        with pytest.raises(SettingError) as refused:
+            priced_gate(target)
+        rule = "paths of space test have 384 to 1,536 FLOPs an image; write for example gate.target.flops=960"
+        assert str(refused.value) == f"gate.target.flops={target}: {rule}"
+    for name, value, rule in ("size", 1.0, "only flops"), ("flops", -1.0, "above 0"), ("flops", math.nan, "above 0"):
+        with pytest.raises(SettingError, match=rf"gate\.target\.{name}=.*: .*{rule}.*; write for example gate\.target"):
+            LearnedGateSettings(target={name: value})
+
+
+# ----------------------------------------------------------------------------------------------------- its state
 
 
 def test_a_restored_gate_goes_on_bit_for_bit():
-    space = space_of("chain_sum")
-    supernet, settings = space.supernet(), LearnedGateSettings(lr=0.1)
-    undisturbed, restored = (LearnedGate(space, 0, settings, 100) for _ in range(2))
+    undisturbed, restored = uneven_gate(**EAGER), uneven_gate(**EAGER)
+    learn = lambda gate, step: gate.learn(gate.compared(step), (math.sin(step), math.cos(step)))  # noqa: E731
     for step in range(5):
-        GateTrainer(undisturbed, supernet, Loss(), batch).learn(step)
-    restored.load_state_dict(undisturbed.state_dict())
-    for gate in (undisturbed, restored):
-        for step in range(5, 10):
-            GateTrainer(gate, supernet, Loss(), batch).learn(step)
+        learn(undisturbed, step)
+    restored.load_state_dict(copy.deepcopy(undisturbed.state_dict()))
+    for step in range(5, 10):
+        learn(undisturbed, step)
+        learn(restored, step)
     assert_same(restored.state_dict(), undisturbed.state_dict())
     assert [restored.paths(step) for step in range(20)] == [undisturbed.paths(step) for step in range(20)]
 
 
 def test_a_gate_refuses_the_state_of_another():
-    gate = LearnedGate(space_of("chain_sum"), 0, LearnedGateSettings(), 100)
+    gate = uneven_gate()
     state = gate.state_dict()
-    assert state["logits"].shape != (1, 2)
     wrong = [{**state, "logits": torch.zeros(1, 2)}, {**state, "step": -torch.ones(())}, {**state, "more": 1}, {}]
     wrong += [{**state, name: value.double()} for name, value in state.items()]
     wrong += [{**state, name: value + torch.nan} for name, value in state.items()]
@@ -217,48 +200,3 @@ def test_a_gate_refuses_the_state_of_another():
         with pytest.raises(ValueError, match=r"is \(1, 2\)|is negative|is unknown|is missing|float64|not finite"):
             gate.load_state_dict(one)
         assert not gate.logits.any(), one
-
-
-class Constant(nn.Module):
-    """Gives the same whatever comes in; it can learn what."""
-
-    def __init__(self, width):
-        super().__init__()
-        self.value = nn.Parameter(torch.zeros(width))
-
-    def forward(self, x):
-        return self.value.expand(len(x), -1) + 0.0
-
-
-class Toy(nn.Module):
-    """Two classes by the sign of the first feature; one branch sees the features, the other does not."""
-
-    def __init__(self, kind, solver):
-        super().__init__()
-        branches = [Constant(4), Constant(4), Constant(4)]
-        branches[solver] = nn.Sequential(nn.Linear(3, 4), nn.Tanh())
-        self.mix = (GatedConcat if kind == "concat" else GatedSum)(branches)
-        self.head = BlockLinear(3, 4, 2) if kind == "concat" else nn.Linear(4, 2)
-
-    def forward(self, x, architecture):
-        return self.head(self.mix(x, architecture[0]))
-
-
-@pytest.mark.parametrize(("kind", "solver"), [("concat", 0), ("sum", 2)])
-def test_a_learned_gate_finds_the_solving_branch(kind, solver):
-    space = ModuleSpace(lambda: Toy(kind, solver))
-    supernet = space.supernet()
-    gate = LearnedGate(space, 0, LearnedGateSettings(every=1), total_steps=300)
-    train_step = TrainStep(supernet, GatedOptimizer(supernet, SGDSettings()))
-
-    def draw(stream, step):
-        x = torch.randn(32, 3, generator=generator(1, stream, step))
-        return x, (x[:, 0] > 0).long()
-
-    trainer = GateTrainer(gate, supernet, Loss(), lambda step: draw("val", step))
-
-    for step in range(300):
-        train_step(draw("train", step), gate.paths(step), 0.05)
-        trainer.learn(step)
-    assert gate.best() == (solver,)
-    assert gate.probabilities()[0][solver] > 0.8

@@ -117,7 +117,7 @@ def test_an_unknown_gate_or_mode_is_refused():
         build_gate(GateSettings(name="dice"), SPACE, 0, 100)
     with pytest.raises(SettingError, match=r"gate\.mode=both: must be one of accumulate, step_each"):
         FairGateSettings(mode="both")
-    for setting in ("lr", "temperature", "final_temperature", "every"):
+    for setting in ("lr", "every", "target_weight"):
         with pytest.raises(SettingError, match=rf"gate\.{setting}=0: must be above 0"):
             LearnedGateSettings(**{setting: 0})
 

@@ -10,7 +10,6 @@ from nas.nn import (
     BlockLinear,
     GatedConcat,
     GatedSum,
-    WeightedBranch,
     active_of,
     gated_blocks,
     indices_of,
@@ -175,36 +174,13 @@ def test_an_entry_that_names_no_branches_is_refused(block):
     assert [branch.calls for branch in branches] == [[], [], []]
 
 
-@pytest.mark.parametrize("kind", [GatedConcat, GatedSum])
-def test_a_weighted_branch_is_differentiated_by_its_output(kind):
-    block = kind([nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)]).double()
-    x, cotangent = picture().double(), torch.randn(2, 4, 4, 4, dtype=torch.float64)
-    output = lambda entry: block(x, entry).values[0] if kind is GatedConcat else block(x, entry)  # noqa: E731
-    plain = output(1)
-    weight = torch.ones((), dtype=torch.float64, requires_grad=True)
-    weighted = output(WeightedBranch(1, weight))
-    assert torch.equal(weighted, plain)
-    weighted.backward(cotangent)
-    torch.testing.assert_close(weight.grad, (cotangent * plain).sum())
-    assert block.branches[0].weight.grad is None
-
-
-def test_a_weighted_branch_is_its_index():
-    branch = WeightedBranch(2, torch.ones(()))
-    assert branch == 2
-    assert open_branches(branch, 3) == (2,)
-    assert (0, branch) == (0, 2)
-    with pytest.raises(ArchitectureError, match="active=2: must name branches from 0 to 1"):
-        open_branches(branch, 2)
-
-
 def test_open_branches_are_ascending():
     assert open_branches(1, 3) == (1,)
     assert open_branches((2, 0), 3) == (0, 2)
 
 
 def test_an_entry_is_taken_apart_and_put_together():
-    for active, indices in ((2, (2,)), ((0, 2), (0, 2)), (WeightedBranch(1, torch.ones(())), (1,))):
+    for active, indices in ((2, (2,)), ((0, 2), (0, 2))):
         assert indices_of(active) == indices
         assert all(type(index) is int for index in indices_of(active))
         assert active_of(indices) == active

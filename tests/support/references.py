@@ -52,26 +52,6 @@ def softmax(numbers: Sequence[float]) -> list[float]:
     return [power / sum(powers) for power in powers]
 
 
-def hard_sample(noisy: Sequence[float]) -> int:
-    """The index of the largest number."""
-    return max(range(len(noisy)), key=lambda index: noisy[index])
-
-
-def logit_gradient(noisy: Sequence[float], temperature: float, inner: float) -> list[float]:
-    """The gradient of one slot's logits, straight-through through its open branch.
-
-    The output ``y`` of the open branch ``k`` is multiplied by ``1 + p_k - stop(p_k)`` with
-    ``p = softmax(noisy / temperature)``; so the gradient is ``<dL/dy, y> * dp_k/dlogits``, and
-    ``dp_k/dlogit_j = p_k (1[j = k] - p_j) / temperature``.
-
-    Args:
-        noisy: logits plus noise, of the choices that exist.
-        inner: ``<dL/dy, y>``.
-    """
-    chances, k = softmax([number / temperature for number in noisy]), hard_sample(noisy)
-    return [inner * chances[k] * ((j == k) - chances[j]) / temperature for j in range(len(noisy))]
-
-
 class ModuleSpace(SearchSpace):
     """The space of the supernets that ``factory()`` gives; a slot for each gated block."""
 
