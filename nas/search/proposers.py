@@ -37,6 +37,8 @@ class Trial:
         seconds: that its evaluation took, or its training.
         epochs: that it was trained alone for; 0 where it was not.
         train_losses: the mean training loss of each of them.
+        stopped: its training was stopped at a rung, before its end; it has no values.
+        known: what was found of it nevertheless, by name.
         failed: why it has no values.
         notes: what its proposer wants back with it.
     """
@@ -53,6 +55,8 @@ class Trial:
     draw: int = 0
     epochs: int = 0
     train_losses: Sequence[float] = ()
+    stopped: bool = False
+    known: dict[str, float] = field(default_factory=dict)
 
 
 class Proposer(ABC):

@@ -1,0 +1,85 @@
+"""Halving stops what is behind, lets it go on when others are worse, and takes it for what it would have reached."""
+
+import itertools
+import random
+
+import pytest
+
+from nas.search.objectives import TRAINED
+from nas.search.proposers import Trial
+from nas.search.rungs import Halving, score
+
+EPOCHS = 4
+
+
+def losses_of(quality, epochs=EPOCHS):
+    """A curve that goes down, the faster the better."""
+    return tuple(2 - quality * epoch / EPOCHS for epoch in range(1, epochs + 1))
+
+
+def trial(number, quality, epochs=EPOCHS, **more):
+    values = {TRAINED.name: quality} if epochs == EPOCHS else {}
+    found = {"epochs": epochs, "train_losses": losses_of(quality, epochs), "stopped": epochs < EPOCHS}
+    return Trial(number, (number,), values, finished=True, **found, **more)
+
+
+def train(halving, number, quality, trials, begun=0):
+    """Train to where the rungs stop it."""
+    one = Trial(number, (number,))
+    for epochs in (*halving.rungs, EPOCHS):
+        if epochs >= begun and not halving.goes_on(one, epochs, losses_of(quality, epochs), trials):
+            break
+    return trial(number, quality, epochs)
+
+
+def halve(qualities, rungs=(1, 2)):
+    """Trainings one after the other; returns their trials and the epochs that were trained."""
+    halving, trials = Halving(rungs), []
+    for number, quality in enumerate(qualities):
+        trials.append(train(halving, number, quality, trials))
+        while promoted := halving.promoted(trials):
+            (number, begun) = promoted[0].number, promoted[0].epochs
+            trials[number] = train(halving, number, qualities[number], trials, begun)
+            assert trials[number].epochs > begun
+    return trials
+
+
+def test_the_better_half_has_passed_every_rung():
+    """In whichever order they come."""
+    for order in itertools.permutations(range(6)):
+        trials = halve([(place + 1) / 10 for place in order])
+        epochs = {round(10 * t.values[TRAINED.name]) if t.values else order[t.number] + 1: t.epochs for t in trials}
+        assert all(epochs[quality] > 1 for quality in (4, 5, 6)), order
+        assert epochs[6] == EPOCHS, order
+        assert epochs[1] == 1 or order.index(0) == 0 or epochs[1] < EPOCHS, order
+
+
+def test_halving_takes_half_of_the_epochs():
+    """Of many trainings in random order, and the best is never stopped."""
+    for seed in range(5):
+        qualities = random.Random(seed).sample(range(100), 60)
+        trials = halve([quality / 100 for quality in qualities])
+        assert sum(t.epochs for t in trials) < 0.66 * EPOCHS * len(trials)
+        assert trials[qualities.index(max(qualities))].values
+    assert [t.epochs for t in halve([0.1, 0.9, 0.5], rungs=())] == [EPOCHS] * 3
+
+
+def test_trainings_behind_the_search_are_never_stopped():
+    halving = Halving((1,))
+    known = [trial(number, 0.9) for number in range(4)]
+    for stage in "final", "winner", "random":
+        assert halving.goes_on(Trial(9, (9,), stage=stage), 1, losses_of(0.1, 1), known)
+    assert not halving.goes_on(Trial(9, (9,)), 1, losses_of(0.1, 1), known)
+    worse = [trial(0, 0.5, epochs=1), *(trial(number, 0.1) for number in range(1, 5))]
+    assert [t.number for t in halving.promoted(worse)] == [0]
+    assert halving.promoted([*worse, Trial(9, (9,), stage="final")]) == []
+
+
+def test_an_estimate_is_what_the_curve_leads_to():
+    halving, whole = Halving((1, 2)), [trial(number, 0.5 + number / 10) for number in range(3)]
+    stopped = trial(7, 0.3, epochs=1)
+    assert halving.estimates([*whole, stopped]) == {7: pytest.approx(0.3)}
+    assert halving.estimates([*whole[:2], stopped]) == {7: 0.5}  # as bad as the worst, while few are known
+    assert halving.estimates([stopped]) == {}
+    assert halving.estimates([*whole, trial(8, -3.0, epochs=2)])[8] == 0.0
+    assert score(losses_of(0.4), 2) == pytest.approx(1.9 + 1.8)
