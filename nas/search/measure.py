@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -40,6 +41,7 @@ class Measurement:
         failed: why there are no values.
         refused: it failed because a proxy is not defined for such a network.
         train_losses: of each epoch, where the architecture was trained alone.
+        stopped: the training was stopped at a rung; what it was made for is not among the values.
     """
 
     trial: Trial
@@ -48,6 +50,7 @@ class Measurement:
     failed: str = ""
     refused: bool = False
     train_losses: Sequence[float] = ()
+    stopped: bool = False
 
 
 class Measures:
@@ -62,6 +65,7 @@ class Measures:
     Attributes:
         costs: by name, what can be computed without an evaluation.
         trainings: of architectures alone; None where nobody needs any.
+        goes_on: whether the training of a trial goes on that has made so many epochs, with such losses.
         left_out: by name, costs that nobody needs and that this supernet cannot have, with the reason.
 
     Raises:
@@ -91,6 +95,7 @@ class Measures:
         self._batches = training_batches(target.splits, *how) if self._proxies else []
         ways = dict.fromkeys(name.partition("_")[2] for name in names if name in EVALUATED)
         self._evaluators = {way: self._build_evaluator(way, len(ways)) for way in ways}
+        self.goes_on: Callable[[Trial, int, Sequence[float]], bool] = lambda *_: True
         self.trainings = None
         if TRAINED.name in names:
             assert folder is not None, "trainings need a folder"
@@ -127,15 +132,16 @@ class Measures:
         for trial in order:
             architecture, began = trial.architecture, perf_counter()
             values = {name: float(cost(architecture)) for name, cost in self.costs.items()}
-            failed, refused = "", False
+            failed, refused, stopped = "", False, False
             losses: Sequence[float] = ()
             try:
                 if trial.stage == SEARCH:
                     values |= _evaluated(results, architecture)
                     values |= self._of_network(architecture)
                 if self.trainings is not None:
-                    training = self.trainings(architecture, trial.draw)
-                    values[TRAINED.name], losses = training.accuracy, training.train_losses
+                    training = self.trainings(architecture, trial.draw, partial(self.goes_on, trial))
+                    losses, stopped = training.train_losses, training.epochs < self._settings.train.epochs
+                    values |= {} if stopped else {TRAINED.name: training.accuracy}
                     began = perf_counter() - training.seconds  # those of processes that were killed count
             except (DivergedError, ScoreError) as error:
                 failed, refused = f"{error.value}: {error.rule}", isinstance(error, ScoreError)
@@ -143,7 +149,7 @@ class Measures:
             if infinite and not failed:
                 failed = f"{infinite[0]} is {values[infinite[0]]}"
             seconds = perf_counter() - began
-            yield Measurement(trial, {} if failed else values, seconds, failed, refused, losses)
+            yield Measurement(trial, {} if failed else values, seconds, failed, refused, losses, stopped)
 
     def _of_network(self, architecture: Architecture) -> dict[str, float]:
         values, how = {}, self._settings

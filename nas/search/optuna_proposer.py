@@ -54,10 +54,10 @@ class OptunaProposer(Proposer):
         )
 
     def tell(self, trials: Sequence[Trial]) -> None:
-        if any(o.derived for o in self._objectives):
+        if any(o.derived for o in self._objectives) or any(trial.train_losses for trial in trials):
             self.study, self._told = self._new_study(), set()
         for trial in trials:
-            if trial.finished and trial.number not in self._told:
+            if (trial.values or trial.failed) and trial.number not in self._told:
                 self._told.add(trial.number)
                 self.study.add_trial(self._as_optunas(trial))
 

@@ -82,7 +82,7 @@ def front_table(outcome: SearchOutcome) -> ResultTable:
 def summary(outcome: SearchOutcome) -> list[str]:
     """What was done and found, in lines."""
     trials, feasible = outcome.trials, len(outcome.feasible)
-    broken = sum(not t.feasible and not t.failed for t in trials)
+    broken = sum(not (t.feasible or t.failed or t.stopped) for t in trials)
     failed = [t for t in trials if t.failed]
     lines = [f"{len(trials):,} of {outcome.space.size:,} architectures evaluated, {feasible:,} within the limits"]
     if broken:
@@ -217,7 +217,7 @@ def _cells(outcome: SearchOutcome, trial: Trial) -> list[str]:
 def _write_csv(path: Path, outcome: SearchOutcome, trials: Sequence[Trial]) -> None:
     names, rows = [o.name for o in outcome.columns], []
     for t in trials:
-        values = [t.values.get(name, "") for name in names]
+        values = [{**t.known, **t.values}.get(name, "") for name in names]
         more = [t.feasible, t.draw, t.epochs, f"{t.seconds:.4f}", t.failed]
         rows.append([t.number, *_named(outcome.space, t).values(), *values, *more])
     head = ["trial", "architecture", "choices", *names, "feasible", "draw", "epochs", "seconds", "failed"]

@@ -19,7 +19,8 @@ from nas.search.objectives import COSTS, EVALUATED, TRAINED, Limits, Objective, 
 from nas.search.outcome import SearchOutcome, summarize
 from nas.search.proposers import SEARCH, ExhaustiveProposer, Proposer, RandomProposer
 from nas.search.report import write_report
-from nas.search.stages import stages_of
+from nas.search.rungs import Halving
+from nas.search.stages import FINAL, stages_of
 from nas.search.study import Study
 from nas.search.target import SearchTarget
 from nas.settings import SearchRunSettings
@@ -70,7 +71,10 @@ class Search:
             batch=how.proposed_at_once,
             definition=self._definition(_beyond(summed, [*self.objectives, *limited])),
             derive=Derived(summed),
+            halving=Halving(how.rungs),
+            at_once=None if self.stages is None else 1,
         )
+        self.measures.goes_on = self.study.goes_on
 
     def _definition(self, beyond: Sequence[str]) -> dict[str, object]:
         how = asdict(self.settings.search)
@@ -95,6 +99,10 @@ class Search:
             lines.append(
                 f"the {space.size:,} architectures name {networks:,} networks, each of which is evaluated once"
             )
+        trained = [trial for trial in study.trials() if trial.stage == SEARCH and trial.epochs]
+        if stopped := sum(trial.stopped for trial in trained):
+            made, all_of_them = sum(t.epochs for t in trained), len(trained) * self.settings.search.train.epochs
+            lines.append(f"{stopped:,} of {len(trained):,} were stopped early: {made:,} of {all_of_them:,} epochs")
         return [*lines, *(f"{name} are left out: {reason}" for name, reason in self.measures.left_out.items())]
 
 
@@ -116,8 +124,9 @@ def search(run: Search) -> SearchOutcome:
             claimed = study.claim()
             all_refused = bool(claimed)
             for found in run.measures(claimed):
-                study.tell(found.trial, found.values, found.seconds, found.failed, found.train_losses)
-                if trainings is not None:
+                how_it_went = found.seconds, found.failed, found.train_losses, found.stopped
+                study.tell(found.trial, found.values, *how_it_went)
+                if trainings is not None and not found.stopped and found.trial.stage != FINAL:
                     trainings.drop_weights(found.trial.architecture, found.trial.draw)
                 bar.note_trial()
                 all_refused &= found.refused

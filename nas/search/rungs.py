@@ -73,6 +73,10 @@ class Halving:
         return found
 
 
+WHOLE = Halving()
+"""Stops nothing."""
+
+
 def score(train_losses: Sequence[float], epochs: int) -> float:
     """The sum of the training losses of the first ``epochs``; smaller is better.
 

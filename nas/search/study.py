@@ -13,7 +13,11 @@ from nas.files import lock
 from nas.journal import Journal
 from nas.search.objectives import TRAINED, Objective, points
 from nas.search.proposers import SEARCH, Proposer, Trial
+from nas.search.rungs import WHOLE, Halving
 from nas.search.stages import STAGES
+
+NOBODY = ""
+"""Whose a trial is that was proposed and not claimed."""
 
 
 class Study:
@@ -21,7 +25,7 @@ class Study:
 
     Each network is a candidate once, by its canonical form, whatever other names it has.
 
-    A trial belongs to the process that has proposed it, which it does under a lock; those of a process that died go to
+    A trial belongs to the process that has claimed it, which it does under a lock; those of a process that died go to
     the next one that claims. Proposals are made in batches, counted from trial 0.
 
     Args:
@@ -32,6 +36,8 @@ class Study:
         batch: architectures proposed at a time.
         definition: all that makes two searches the same, as plain data; the journal remembers it.
         derive: adds the values of derived objectives to trials; whoever sees several of them sees these.
+        halving: stops trainings, and lets them go on.
+        at_once: trials that a process claims at a time, where each takes long; None for a whole batch.
 
     Attributes:
         lock: a context in which this process alone writes to the folder.
@@ -51,10 +57,13 @@ class Study:
         batch: int,
         definition: Mapping[str, Any],
         derive: Callable[[Sequence[Trial]], list[Trial]] = list,
+        halving: Halving = WHOLE,
+        at_once: int | None = None,
     ) -> None:
         self.space, self.limits, self.objectives = proposer.space, proposer.limits, objectives
         self.wanted, self.used_up = trials, False
         self._proposer, self._batch, self._derive = proposer, batch, derive
+        self._halving, self._at_once = halving, at_once
         self._trials, self._finished = list[Trial](), 0
         self._workers: list[str] = []  # by trial: whose it is
         folder.mkdir(parents=True, exist_ok=True)
@@ -67,27 +76,30 @@ class Study:
     def claim(self) -> list[Trial]:
         """Trials for this process to evaluate; none if all are finished or belong to other processes.
 
-        First come those of processes that died, and those that this one claimed before and has not finished. A batch
-        that was only begun to be proposed is completed.
+        First come stopped trainings that are to go on, then those of processes that died, and those that this one
+        claimed before and has not finished. A batch that was only begun to be proposed is completed.
         """
         with self.lock:
             self._journal.refresh()
-            mine = [t for t in self._trials if not t.finished and not self._has_other(self._workers[t.number])]
-            others = [t.number for t in mine if self._workers[t.number] != self._worker.name]
-            proposals = self._proposals(has_work=bool(mine))
-            entries: list[dict[str, Any]] = [{"trial": number} for number in others]
+            free = [t for t in self._trials if not t.finished and not self._has_other(self._workers[t.number])]
+            free = [*self._halving.promoted(self._trials), *free]
+            proposals = self._proposals(has_work=bool(free))
+            mine = [*free, *proposals][: self._at_once]
+            taken = {trial.number for trial in mine}
+            entries: list[dict[str, Any]] = []
             for trial in proposals:
-                entry: dict[str, Any] = {
-                    "trial": trial.number,
-                    "architecture": self.space.encode(trial.architecture),
-                }
+                worker = self._worker.name if trial.number in taken else NOBODY
+                entry = {"trial": trial.number, "architecture": self.space.encode(trial.architecture), "worker": worker}
                 if trial.stage != SEARCH:
                     entry |= {"stage": trial.stage, "draw": trial.draw}
                 entries.append({**entry, "notes": trial.notes} if trial.notes else entry)
+            for trial in mine:
+                if trial not in proposals and (trial.stopped or self._workers[trial.number] != self._worker.name):
+                    entries.append({"trial": trial.number, "worker": self._worker.name})
             if entries:
-                self._journal.append(*({**entry, "worker": self._worker.name} for entry in entries))
+                self._journal.append(*entries)
             self._journal.sync()
-        return [*mine, *proposals]
+        return mine
 
     def tell(
         self,
@@ -96,6 +108,7 @@ class Study:
         seconds: float,
         failed: str = "",
         train_losses: Sequence[float] = (),
+        stopped: bool = False,
     ) -> Trial:
         """Write down what an evaluation has found.
 
@@ -105,6 +118,7 @@ class Study:
             seconds: that it took.
             failed: why there are no values.
             train_losses: of each epoch that its architecture was trained alone for.
+            stopped: the training was stopped at a rung, so that ``values`` lack what it was made for.
 
         Returns:
             The finished trial.
@@ -112,8 +126,15 @@ class Study:
         found: dict[str, Any] = {"failed": failed} if failed else {"values": dict(values)}
         if train_losses:
             found["train_losses"] = list(train_losses)
+        if stopped:
+            found["stopped"] = True
         self._journal.append({"trial": trial.number, "seconds": seconds, **found})
         return self._trials[trial.number]
+
+    def goes_on(self, trial: Trial, epochs: int, train_losses: Sequence[float]) -> bool:
+        """Whether a training goes on that has come to a rung, beside those of all processes."""
+        self._journal.refresh()
+        return self._halving.goes_on(trial, epochs, train_losses, self._trials)
 
     def done(self) -> bool:
         """Whether nothing is left to claim, and nobody is at work."""
@@ -149,12 +170,18 @@ class Study:
                 raise ValueError(f"trial {number} has no stage {stage}")
             architecture = self.space.decode(entry["architecture"])
             self._trials.append(Trial(number, architecture, notes=notes, stage=stage, draw=draw))
-            self._workers.append(UUID(entry["worker"]).hex)
+            self._workers.append(entry["worker"] and UUID(entry["worker"]).hex)
         elif "worker" in entry:
             self._workers[number] = UUID(entry["worker"]).hex
+            if self._trials[number].stopped:
+                self._finished -= 1
+                self._trials[number] = replace(self._trials[number], finished=False, stopped=False)
         else:
             values, failed, seconds = entry.get("values", {}), entry.get("failed", ""), float(entry["seconds"])
-            feasible = not failed
+            stopped, known = entry.get("stopped") is True, dict[str, float]()
+            if stopped:
+                values, known = known, values
+            feasible = not failed and not stopped
             if feasible and self._trials[number].stage == SEARCH:
                 points([o for o in self.objectives if not o.derived], [values])  # all of them are there
                 feasible = all(excess <= 0 for excess in self.limits.violations(values).values())
@@ -162,18 +189,27 @@ class Study:
                 points([TRAINED], [values])
             losses = tuple(float(loss) for loss in entry.get("train_losses", ()))
             found = {"values": values, "failed": failed, "seconds": seconds, "feasible": feasible}
-            found |= {"train_losses": losses, "epochs": len(losses)}
+            found |= {"train_losses": losses, "epochs": len(losses), "stopped": stopped, "known": known}
             self._finished += not self._trials[number].finished
             self._trials[number] = replace(self._trials[number], finished=True, **found)
 
     def _has_other(self, worker: str) -> bool:
         """Whether another worker, which is still there, is at it."""
-        return worker != self._worker.name and self._worker.alive(worker)
+        return worker not in (NOBODY, self._worker.name) and self._worker.alive(worker)
+
+    def _estimated(self) -> list[Trial]:
+        """The trials as a proposer sees them: stopped trainings with what they would have reached."""
+        trials = list(self._trials)
+        for number, accuracy in self._halving.estimates(trials).items():
+            values = {**trials[number].known, TRAINED.name: accuracy}
+            feasible = all(excess <= 0 for excess in self.limits.violations(values).values())
+            trials[number] = replace(trials[number], values=values, feasible=feasible)
+        return self._derive(trials)
 
     def _proposals(self, has_work: bool) -> list[Trial]:
         """The rest of the batch that was begun; another batch if there is none, and nothing else to do."""
         first = len(self._trials)
-        self._proposer.tell(self._derive(self._trials))
+        self._proposer.tell(self._estimated())
         batch = self._proposer.batch_of(first, self._batch)
         begins = first == batch.start
         if self.used_up or (begins and (has_work or not self._proposer.ready(first))):

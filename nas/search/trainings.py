@@ -72,6 +72,7 @@ class Trainings:
 
     def __init__(self, target: SearchTarget, settings: SearchSettings, folder: Path) -> None:
         self._target, self._folder, self._inherit = target, folder / FOLDER, settings.train.inherit
+        self._rungs = [rung for rung in settings.rungs if rung < settings.train.epochs]
         rule, remedy = "needs a supernet to inherit from", "add checkpoint=outputs/train/RUN, or leave it out"
         require(not self._inherit or target.trained is not None, "search.train.inherit", True, rule, remedy)
         plain = training_settings(target, settings)
@@ -85,7 +86,6 @@ class Trainings:
         self,
         architecture: Architecture,
         draw: int = 0,
-        rungs: Sequence[int] = (),
         goes_on: Callable[[int, Sequence[float]], bool] = to_the_end,
     ) -> Training:
         """Train one architecture, from where its training is.
@@ -94,8 +94,7 @@ class Trainings:
             architecture: what is trained.
             draw: the number of the training; with the seed of the search it decides the weights and the batches, which
                 trainings of the same draw have in common.
-            rungs: epochs after which ``goes_on`` is asked.
-            goes_on: whether a training goes on that has made so many epochs, with such losses.
+            goes_on: whether a training goes on that has made so many epochs, with such losses; asked at each rung.
 
         Raises:
             Interrupted: SIGINT or SIGTERM came; the training is saved.
@@ -104,7 +103,7 @@ class Trainings:
         run = self._run(architecture, draw)
         epochs = self.settings.train.epochs
         with closing(run.tracker.writer):
-            for epoch in (*rungs, epochs):
+            for epoch in (*self._rungs, epochs):
                 if epoch * self._steps_per_epoch < run.step:
                     continue  # it was passed before a kill
                 fit(run, epoch * self._steps_per_epoch)

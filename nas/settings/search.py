@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from nas.errors import require
@@ -54,6 +55,8 @@ class SearchSettings(Settings, group="search"):
     """With ``trained``: trainings to choose the winner by, those of the finals among them; 0 takes 24."""
     finals: int = rules.not_negative(4)
     """With ``trained``: the best so many are trained once more, on another seed, out of the same trainings."""
+    rungs: list[int] = field(default_factory=list)
+    """With ``trained``: epochs after which the better half of the trainings goes on; empty trains all to the end."""
     train: TrainingsSettings = field(default_factory=TrainingsSettings)
     verdict: VerdictSettings = field(default_factory=VerdictSettings)
     limit: dict[str, float] = field(default_factory=dict)
@@ -99,6 +102,10 @@ class SearchSettings(Settings, group="search"):
         ok = not self.trials or "trained" not in names
         rule, remedy = "is not for the objective trained", "write search.trainings=24"
         require(ok, "search.trials", self.trials, rule, remedy)
+        remedy = "add trained to search.objectives, or leave it out"
+        require(
+            not self.rungs or "trained" in names, "search.rungs", self.rungs, "is for the objective trained", remedy
+        )
         rules.one_of("search.rank_by", self.rank_by, "", "rank_sum", *names)
         if "trained" in names:
             self._check_trainings()
@@ -147,6 +154,14 @@ class SearchSettings(Settings, group="search"):
         trainings, rule = self.trainings or DEFAULT_TRAININGS, "leaves none to search with beside those of the finals"
         remedy = f"allow at least {self.finals + 1}, or lower search.finals={self.finals}"
         require(trainings > self.finals, "search.trainings", trainings, rule, remedy)
+        rungs, epochs = self.rungs, self.train.epochs
+        rule, remedy = "must be epochs from 1 on that increase", "write for example search.rungs=[1,2,4]"
+        ok = all(before < rung for before, rung in pairwise((0, *rungs)))
+        require(ok, "search.rungs", rungs, rule, remedy)
+        rule = f"passes search.train.epochs={epochs}"
+        require(
+            not rungs or rungs[-1] <= epochs, "search.rungs", rungs, rule, "train longer, or leave the last one out"
+        )
         rule = "the best one of trained networks is the winner of the finals"
         require(self.rank_by in ("", "trained"), "search.rank_by", self.rank_by, rule, "leave it out")
 

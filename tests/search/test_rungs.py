@@ -54,12 +54,12 @@ def test_the_better_half_has_passed_every_rung():
         assert epochs[1] == 1 or order.index(0) == 0 or epochs[1] < EPOCHS, order
 
 
-def test_halving_takes_half_of_the_epochs():
-    """Of many trainings in random order, and the best is never stopped."""
+def test_the_best_is_never_stopped():
+    """And trainings in random order take much less than all of their epochs."""
     for seed in range(5):
         qualities = random.Random(seed).sample(range(100), 60)
         trials = halve([quality / 100 for quality in qualities])
-        assert sum(t.epochs for t in trials) < 0.66 * EPOCHS * len(trials)
+        assert sum(t.epochs for t in trials) < 0.75 * EPOCHS * len(trials)
         assert trials[qualities.index(max(qualities))].values
     assert [t.epochs for t in halve([0.1, 0.9, 0.5], rungs=())] == [EPOCHS] * 3
 
@@ -79,7 +79,8 @@ def test_an_estimate_is_what_the_curve_leads_to():
     halving, whole = Halving((1, 2)), [trial(number, 0.5 + number / 10) for number in range(3)]
     stopped = trial(7, 0.3, epochs=1)
     assert halving.estimates([*whole, stopped]) == {7: pytest.approx(0.3)}
-    assert halving.estimates([*whole[:2], stopped]) == {7: 0.5}  # as bad as the worst, while few are known
+    few = halving.estimates([*whole[:2], stopped])[7]  # a unit of an epoch's loss for a unit of accuracy
+    assert few == pytest.approx(0.55 - (score(losses_of(0.3), 1) - score(losses_of(0.55), 1)))
     assert halving.estimates([stopped]) == {}
     assert halving.estimates([*whole, trial(8, -3.0, epochs=2)])[8] == 0.0
     assert score(losses_of(0.4), 2) == pytest.approx(1.9 + 1.8)

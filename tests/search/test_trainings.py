@@ -1,5 +1,6 @@
 """A training alone is a run of nas-train, goes on after a kill, and is a trial like the others."""
 
+import csv
 import json
 import os
 import signal
@@ -35,10 +36,12 @@ STEPS = 22
 DATA = tiny().data
 
 
-def settings(checkpoint="", trainings=3, tensorboard=False, **train):
+def settings(checkpoint="", trainings=3, tensorboard=False, rungs=(), **train):
     train = TrainingsSettings(**{"epochs": 2, "batch_size": 8, **train})
     more = {"sampler": "random", "threads": 1, "progress": False, "tensorboard": tensorboard}
-    how = SearchSettings(objectives=["trained", "flops"], trainings=trainings, finals=0, train=train, **more)
+    how = SearchSettings(
+        objectives=["trained", "flops"], trainings=trainings, rungs=[*rungs], finals=0, train=train, **more
+    )
     space, data = (None, None) if checkpoint else (CHAIN, DATA)
     return SearchRunSettings(checkpoint=str(checkpoint), space=space, data=data, search=how, seed=5)
 
@@ -168,7 +171,7 @@ def run(wanted, folder):
 
 
 def told(outcome):
-    return [(t.architecture, t.values["trained"], t.epochs, tuple(t.train_losses)) for t in outcome.trials]
+    return [(t.architecture, t.values.get("trained"), t.epochs, tuple(t.train_losses)) for t in outcome.trials]
 
 
 def test_a_killed_search_goes_on_inside_a_training(tmp_path, monkeypatch):
@@ -193,6 +196,34 @@ def test_a_killed_search_goes_on_inside_a_training(tmp_path, monkeypatch):
         folder = begun.measures.trainings.folder_of(trial.architecture, trial.draw)
         assert [path.name for path in folder.iterdir()] == ["metrics.jsonl"]
     assert outcome.best.values["trained"] == max(trial.values["trained"] for trial in outcome.trials)
+
+
+def test_a_stopped_training_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    """A search makes no step twice, and a killed one stops and promotes the same trainings."""
+    wanted, steps, note = settings(trainings=9, rungs=[1]), [], SearchBar.note_share
+    monkeypatch.setattr(SearchBar, "note_share", lambda bar, share: steps.append(share) or note(bar, share))
+    begun, whole = run(wanted, tmp_path / "whole")
+    assert len(steps) == sum(trial.epochs for trial in whole.trials) * STEPS / 2
+    stopped = [trial for trial in whole.trials if trial.stopped]
+    assert 2 <= len(stopped) <= 5
+    best = min(whole.trials, key=lambda trial: trial.train_losses[0])
+    assert not best.stopped
+    assert not {*map(id, stopped)} & {*map(id, [*whole.front, whole.best])}
+    for trial in whole.trials:
+        left = [*saved(begun.measures.trainings.folder_of(trial.architecture, 0))]
+        assert [path.name for path in left] == ["step_000000011.safetensors"] * trial.stopped
+    rows = {int(row["trial"]): row for row in csv.DictReader((tmp_path / "whole" / "trials.csv").open())}
+    assert [rows[t.number]["trained"] == "" for t in whole.trials] == [t.stopped for t in whole.trials]
+    assert all(float(rows[t.number]["flops"]) > 0 for t in stopped)
+    monkeypatch.setattr(SearchBar, "note_share", lambda bar, share: steps.append(share) or len(steps) % 40 or term())
+    killed, kills = None, 0
+    while killed is None:
+        try:
+            _, killed = run(wanted, tmp_path / "killed")
+        except Interrupted:
+            kills += 1
+    assert kills > 2
+    assert told(killed) == told(whole)
 
 
 def test_a_training_that_diverges_fails_its_trial(tmp_path, monkeypatch):
