@@ -106,6 +106,8 @@ def test_a_subnetwork_is_trained_alone_and_compared(nas_train, first, tiny, tmp_
         f"TensorBoard: tensorboard --logdir {folder}",
     ]
     assert (folder / "retrain.json").is_file()
+    quiet = nas_train(*tiny, "architecture=1", first, "run=alone", "track.progress=false")
+    assert quiet.out.splitlines() == lines[lines.index("Trained alone: accuracy") :]
     # The other way round, and the best of a run.
     ended = nas_train(*tiny, "run=alone")
     assert re.fullmatch(r"nas-train: run=.*/alone: has networks in it that were trained alone; take .*\n", ended.err)

@@ -35,8 +35,8 @@ def test_a_checkpoint_is_ranked_and_everything_is_written(nas_rank, made, tmp_pa
     }
     for name in ("loss_running", "loss + parameters", "naswot", "flops", "a perfect predictor"):
         assert name in out
-    assert "9 architectures against the mean of 2 trainings each, 40.5% to 60.3%" in out
-    assert re.search(r"The supernet's .* ranks .* than the parameter count \(difference of tau ", out)
+    assert out.startswith("9 architectures against the mean of 2 trainings each, 40.5% to 60.3%")  # no progress
+    assert re.search(r"The supernet's .* ranks .* than the parameter count .*\(difference of tau ", out)
     assert "…" not in out
     journal = (folder / "journal.jsonl").read_bytes()
     report = (folder / "report.json").read_bytes()
