@@ -26,6 +26,8 @@ def job(settings: SearchRunSettings, folder: Path, out: Console) -> dict[str, An
         if settings.search.progress:
             names = ", ".join(settings.search.objectives)
             out.print(f"{space.name}: {space.size:,} architectures, {names}; {begun}; {folder}")
+            if run.stages is not None:
+                out.print(str(run.stages.budget))
         with stoppable(out, settings.run, lambda: f" after {study.finished():,} trials"):
             found = search(run)
     if found.front:
@@ -35,6 +37,8 @@ def job(settings: SearchRunSettings, folder: Path, out: Console) -> dict[str, An
     if found.best is None:
         return {}
     figures = {name: found.best.values[name] for name in settings.search.objectives}
+    if found.verdict is not None:
+        figures |= {"better_by": found.verdict.difference, "low": found.verdict.low, "high": found.verdict.high}
     return {"architecture": space.encode(found.best.architecture), **figures}
 
 

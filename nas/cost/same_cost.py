@@ -14,10 +14,9 @@ SAME = 0.05
 
 def networks_of(space: SearchSpace, seed: int) -> Iterator[Architecture]:
     """The networks of a space by their canonical names, each once: all of up to 20,000, of more 20,000 random ones."""
-    pool = space.enumerate()
-    if space.size > ENUMERATED:
-        pool = iter(space.sample_many(ENUMERATED, generator(seed, "networks")))
-    return iter(dict.fromkeys(map(space.canonical, pool)))
+    if space.size <= ENUMERATED:
+        return space.networks()
+    return iter(dict.fromkeys(map(space.canonical, space.sample_many(ENUMERATED, generator(seed, "networks")))))
 
 
 def same_cost(

@@ -5,6 +5,7 @@ from nas.draw.maps import Map, draw_maps
 from nas.draw.scatter import Panel, draw_scatter
 from nas.draw.search import Axis, Points, draw_curve, draw_front, draw_values
 from nas.draw.supernet import draw_supernet
+from nas.draw.verdict import draw_verdict
 
 __all__ = [
     "Axis",
@@ -18,4 +19,5 @@ __all__ = [
     "draw_scatter",
     "draw_supernet",
     "draw_values",
+    "draw_verdict",
 ]

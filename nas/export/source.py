@@ -32,11 +32,11 @@ def find_source(checkpoint: str, search: str, architecture: str, weights: bool =
         checkpoint: a checkpoint or the folder of a run; empty with ``search``.
         search: the folder of a search; empty with ``checkpoint``.
         architecture: as text, or ``best``, the best of the search or in the report of the run.
-        weights: refuse a search of untrained networks; otherwise its ``checkpoint`` is empty.
+        weights: refuse a search without a checkpoint; otherwise its ``checkpoint`` is empty.
 
     Raises:
         SettingError: neither ``checkpoint`` nor ``search`` is given.
-        CheckpointError: the search was of untrained networks, its checkpoint has changed since, or the run has no
+        CheckpointError: the search was made without a checkpoint, its checkpoint has changed since, or the run has no
             report.
     """
     if search:
@@ -49,7 +49,7 @@ def find_source(checkpoint: str, search: str, architecture: str, weights: bool =
         if result.checkpoint is None and not weights:
             return Source("", chosen)
         if not result.checkpoint:
-            rule = "has looked at untrained networks, so it has no weights"
+            rule = "was made without a checkpoint, so it has no weights"
             plain = shlex.quote(result.best) == result.best  # otherwise Hydra needs quotes inside the shell's
             word = f"architecture={result.best}" if plain else f"\"architecture='{result.best}'\""
             remedy = f"train the best one: nas-train {word}, with the search's space and data"

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, groupby
 from math import prod
 from operator import sub
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from nas.errors import CheckpointError
-from nas.search.objectives import COSTS, RANK_SUM, Objective, objective, points
-from nas.search.proposers import Trial
+from nas.search.objectives import COSTS, RANK_SUM, TRAINED, Objective, objective, points
+from nas.search.proposers import SEARCH, Trial
+from nas.search.stages import FINAL, RANDOM, Budget, Stages, trainings_of
+from nas.search.verdict import Verdict
 from nas.settings.plain import filled
-from nas.space import SearchSpace
+from nas.space import Architecture, SearchSpace
 
 FILE = "result.json"
 
@@ -26,24 +30,35 @@ class SearchOutcome:
 
     Attributes:
         trials: all finished ones, by number.
-        front: the feasible ones that no other dominates, best by the first objective first; of equals the cheapest.
-        best: the best feasible one, of equals the cheapest; None if none is feasible.
+        candidates: those of the search itself. Where networks were trained, ``trained`` is the mean of all trainings
+            of a network, those of later stages included.
+        front: the feasible candidates that no other dominates, best by the first objective first; of equals the
+            cheapest.
+        best: the best feasible candidate, of equals the cheapest; None if none is feasible, or none could be trained
+            again.
         best_by: what makes it the best, for people.
         remarks: how the trials came about, in lines.
+        staged: networks were trained, in stages.
+        trainings: of each network that was trained, how many came to their end.
+        verdict: on the best one, where networks were trained.
     """
 
     space: SearchSpace
     objectives: list[Objective]
     trials: list[Trial]
+    candidates: list[Trial]
     front: list[Trial]
     best: Trial | None
     best_by: str
     remarks: Sequence[str] = field(default=())
+    staged: bool = False
+    trainings: Mapping[Architecture, int] = field(default_factory=dict)
+    verdict: Verdict | None = None
 
     @property
     def feasible(self) -> list[Trial]:
-        """The trials that were evaluated and keep all limits."""
-        return [trial for trial in self.trials if trial.feasible]
+        """The candidates that were evaluated and keep all limits."""
+        return [trial for trial in self.candidates if trial.feasible]
 
     @property
     def columns(self) -> list[Objective]:
@@ -51,6 +66,12 @@ class SearchOutcome:
         names = [o.name for o in self.objectives]
         known = self.feasible[0].values if self.feasible else {}
         return [*self.objectives, *(objective(name) for name in known if name not in names)]
+
+    @property
+    def spent(self) -> Budget | None:
+        """The trainings of each stage, those that failed among them; None where no networks were trained."""
+        count = Counter(trial.stage for trial in self.trials)
+        return Budget(count[SEARCH], count[FINAL], count[RANDOM]) if self.staged else None
 
     def points(self) -> list[tuple[float, ...]]:
         """The feasible trials as points to be minimised."""
@@ -76,6 +97,7 @@ def summarize(
     trials: Sequence[Trial],
     rank_by: str = "",
     remarks: Sequence[str] = (),
+    stages: Stages | None = None,
 ) -> SearchOutcome:
     """Find the front and the best of some trials, finished or not.
 
@@ -83,17 +105,35 @@ def summarize(
         trials: with the values of derived objectives, where there are any.
         rank_by: what makes the best one: the name of an objective, ``rank_sum``, or empty for the first objective.
         remarks: passed on.
+        stages: of a search by trainings; the best one is the winner of its finals then.
     """
     finished = [trial for trial in trials if trial.finished]
-    feasible = [trial for trial in finished if trial.feasible]
+    trained = {} if stages is None else trainings_of(finished)
+    candidates = [_with_mean(trial, trained) for trial in finished if trial.stage == SEARCH]
+    feasible = [trial for trial in candidates if trial.feasible]
     place = dict(zip((t.number for t in feasible), points(objectives, [t.values for t in feasible]), strict=True))
     on_front = [feasible[i] for i in front(list(place.values()))]
     on_front.sort(key=lambda t: (place[t.number], _cost(t)))
     on_front = [next(equals) for _, equals in groupby(on_front, key=lambda t: place[t.number])]
+    more: dict[str, Any] = {
+        "remarks": remarks,
+        "trainings": {network: len(found) for network, found in trained.items()},
+    }
+    if stages is not None:
+        won, verdict = stages.winner(finished), stages.verdict(finished)
+        best = next((trial for trial in feasible if trial.architecture == won), None)
+        more |= {"best_by": "the mean of search and finals", "staged": True, "verdict": verdict}
+        return SearchOutcome(space, objectives, finished, candidates, on_front, best, **more)
     by = objective(rank_by) if rank_by else objectives[0]
     best = min(feasible, key=lambda t: (by.oriented(t.values[by.name]), _cost(t)), default=None)
     best_by = "the sum of ranks" if by == RANK_SUM else by.name
-    return SearchOutcome(space, objectives, finished, on_front, best, best_by, remarks)
+    return SearchOutcome(space, objectives, finished, candidates, on_front, best, best_by, **more)
+
+
+def _with_mean(trial: Trial, trained: Mapping[Architecture, Sequence[float]]) -> Trial:
+    if not trial.values or trial.architecture not in trained:
+        return trial
+    return replace(trial, values={**trial.values, TRAINED.name: fmean(trained[trial.architecture])})
 
 
 def _cost(trial: Trial) -> tuple[float, ...]:
@@ -114,6 +154,8 @@ class SearchResult:
         values: what was found of it, by name.
         front: for each architecture of the Pareto front ``architecture``, ``choices`` and ``values``.
         evaluated: number of architectures.
+        verdict: of a search by trainings, the fields of a :class:`~nas.search.verdict.Verdict` and its sentence; None
+            where there is none.
     """
 
     checkpoint: str | None
@@ -125,6 +167,7 @@ class SearchResult:
     values: dict[str, float]
     front: list[dict[str, Any]]
     evaluated: int
+    verdict: dict[str, Any] | None = None
 
 
 def read_result(folder: Path | str) -> SearchResult:

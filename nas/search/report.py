@@ -18,6 +18,7 @@ from nas.search.objectives import COSTS, EVALUATED, LATENCY, RANK_SUM, TRAINED
 from nas.search.outcome import FILE, SearchOutcome, SearchResult, hypervolume_curve
 from nas.search.proposers import Trial
 from nas.search.target import SearchTarget
+from nas.search.verdict_report import VERDICT, as_code, as_json, drawn_verdict, pair_rows, verdict_lines
 from nas.settings import SearchRunSettings
 from nas.settings.plain import flat
 from nas.settings.rank import FINETUNE_STEPS
@@ -34,7 +35,7 @@ def write_report(folder: Path, settings: SearchRunSettings, target: SearchTarget
     The same trials give the same files, so that every process that worked on a search may write them.
     """
     _write_csv(folder / "trials.csv", outcome, outcome.trials)
-    _write_csv(folder / "front.csv", outcome, outcome.front)
+    _write_csv(folder / "front.csv", outcome, outcome.front, means=True)
     drawn = images(outcome) if outcome.feasible else {}
     for name, content in drawn.items():
         write_whole(folder / f"{name}.png", content)
@@ -53,14 +54,15 @@ def write_report(folder: Path, settings: SearchRunSettings, target: SearchTarget
         best=outcome.space.encode(outcome.best.architecture),
         values=outcome.best.values,
         front=[{**_named(outcome.space, trial), "values": trial.values} for trial in outcome.front],
-        evaluated=len(outcome.trials),
+        evaluated=len(outcome.candidates),
+        verdict=None if outcome.verdict is None else as_json(outcome.verdict),
     )
     write_json(folder / FILE, asdict(result))
 
 
 def files(folder: Path) -> list[str]:
     """The names of what a search has left that a person may want to open."""
-    names = ("report.md", "front.csv", "trials.csv", "front.png", "hypervolume.png", FILE)
+    names = ("report.md", "front.csv", "trials.csv", "front.png", "hypervolume.png", "verdict.png", FILE)
     return [name for name in names if (folder / name).exists()]
 
 
@@ -71,7 +73,7 @@ def front_table(outcome: SearchOutcome) -> ResultTable:
     left = f"the first {SHOWN} of {len(outcome.front)}; front.csv has all. " if len(outcome.front) > SHOWN else ""
     best = outcome.best in outcome.front[:SHOWN]
     caption = f"{left}* best by {outcome.best_by}" if best else left
-    table = ResultTable(title, ["architecture", "choices"], [one.head for one in outcome.columns])
+    table = ResultTable(title, ["architecture", "choices"], _heads(outcome))
     table.caption = caption
     for trial in outcome.front[:SHOWN]:
         name, *cells = _cells(outcome, trial)
@@ -80,11 +82,13 @@ def front_table(outcome: SearchOutcome) -> ResultTable:
 
 
 def summary(outcome: SearchOutcome) -> list[str]:
-    """What was done and found, in lines."""
-    trials, feasible = outcome.trials, len(outcome.feasible)
+    """What was done and found, in lines; the last ones are the verdict, where networks were trained."""
+    trials, feasible = outcome.candidates, len(outcome.feasible)
     broken = sum(not (t.feasible or t.failed or t.stopped) for t in trials)
     failed = [t for t in trials if t.failed]
     lines = [f"{len(trials):,} of {outcome.space.size:,} architectures evaluated, {feasible:,} within the limits"]
+    if outcome.spent is not None:
+        lines.append(str(outcome.spent))
     if broken:
         lines.append(f"{broken:,} were evaluated and found to break a limit")
     if failed:
@@ -93,7 +97,7 @@ def summary(outcome: SearchOutcome) -> list[str]:
     if outcome.best is not None:
         values = ", ".join(f"{o.head} {o.text(outcome.best.values[o.name])}" for o in outcome.columns)
         lines.append(f"best by {outcome.best_by}: {outcome.space.encode(outcome.best.architecture)}  {values}")
-    return lines
+    return [*lines, *verdict_lines(outcome)]
 
 
 def markdown(
@@ -109,11 +113,13 @@ def markdown(
         drawn: names of the ``.png`` files beside the page.
     """
     trained = target.trained
-    what = f"`{trained.path}` (SHA-256 `{target.digest}`, step {trained.step:,})" if trained else "untrained networks"
+    what = f"`{trained.path}` (SHA-256 `{target.digest}`, step {trained.step:,})" if trained else "no checkpoint"
     lines = [f"# Search {name}", "", f"Space `{target.space.name}`, {what}.", ""]
     lines += [f"- {line}" for line in summary(outcome)]
+    if outcome.verdict is not None:
+        lines += ["", "## Verdict", "", *pair_rows(outcome.verdict), "", f"![{VERDICT}]({VERDICT}.png)"]
     lines += ["", "## Front", "", *_front_rows(outcome)]
-    for image in drawn:
+    for image in (name for name in drawn if name != VERDICT):
         lines += ["", f"![{image}]({image}.png)"]
     lines += ["", "## How it was measured", "", *(f"- {line}" for line in how_measured(settings, target, outcome))]
     plain = {"checkpoint": settings.checkpoint or None, "seed": settings.seed, "search": asdict(settings.search)}
@@ -151,7 +157,12 @@ def how_measured(settings: SearchRunSettings, target: SearchTarget, outcome: Sea
     if TRAINED.name in names:
         begun = "the supernet's weights" if how.train.inherit else "scratch"
         alone = f"after {how.train.epochs} epochs alone from {begun}"
-        lines.append(f"trained: accuracy on {len(target.splits.val):,} val images, {alone}")
+        lines.append(f"trained: accuracy on {len(target.splits.val):,} val images, {alone}; a mean where trained again")
+    if outcome.verdict is not None:
+        lines.append(
+            "verdict: 95 % interval of Student's t over pairs of the winner and a random network, each pair on a fresh "
+            "seed, on the images that the search has chosen by"
+        )
     lines += ["flops and parameters: of the stand-alone network"] if names & COSTS.keys() else []
     if LATENCY.name in names:
         threads = f"{how.latency_threads} thread{'s' if how.latency_threads > 1 else ''}"
@@ -171,9 +182,9 @@ def how_measured(settings: SearchRunSettings, target: SearchTarget, outcome: Sea
 
 
 def images(outcome: SearchOutcome) -> dict[str, bytes]:
-    """PNGs by name of a search that has a feasible trial: its front against everything evaluated, and how it grew."""
+    """PNGs by name of a search that has a feasible trial: front and hypervolume, and the verdict if there is one."""
     objectives, feasible = outcome.objectives, outcome.feasible
-    broken = [t for t in outcome.trials if not t.feasible and t.values]
+    broken = [t for t in outcome.candidates if not t.feasible and t.values]
     axes = [Axis(o.label, o.smaller_is_better) for o in objectives]
 
     def rows(trials: Sequence[Trial]) -> list[list[float]]:
@@ -182,24 +193,25 @@ def images(outcome: SearchOutcome) -> dict[str, bytes]:
     def by_trial(trials: Sequence[Trial]) -> dict[int, float]:
         return {t.number + 1: row[0] for t, row in zip(trials, rows(trials), strict=True)}
 
+    compared = {} if outcome.verdict is None else {VERDICT: drawn_verdict(outcome.verdict)}
     if len(objectives) == 1:
         best = [objectives[0].scale * value for value in outcome.best_so_far(objectives[0])]
-        return {"front": draw_values(axes[0], by_trial(feasible), by_trial(broken), best)}
+        return {"front": draw_values(axes[0], by_trial(feasible), by_trial(broken), best), **compared}
     best_row = None if outcome.best is None else rows([outcome.best])[0]
     front = draw_front(axes, Points(rows(feasible), rows(broken), rows(outcome.front), best_row))
     curve = hypervolume_curve(outcome.points())
-    numbers = [*(t.number + 1 for t in feasible), outcome.trials[-1].number + 1]
-    return {"front": front, "hypervolume": draw_curve(numbers, [*curve, curve[-1]], *outcome.corner_texts())}
+    numbers = [*(t.number + 1 for t in feasible), outcome.candidates[-1].number + 1]
+    grown = draw_curve(numbers, [*curve, curve[-1]], *outcome.corner_texts())
+    return {"front": front, "hypervolume": grown, **compared}
 
 
 def _front_rows(outcome: SearchOutcome) -> list[str]:
     """The front as a table in Markdown."""
-    rows = ["| architecture | choices | " + " | ".join(o.head for o in outcome.columns) + " |"]
-    rows.append("| --- | --- |" + " ---: |" * len(outcome.columns))
+    heads = _heads(outcome)
+    rows = ["| architecture | choices | " + " | ".join(heads) + " |", "| --- | --- |" + " ---: |" * len(heads)]
     for trial in outcome.front[:SHOWN]:
         name, *cells = _cells(outcome, trial)
-        name = name.replace("|", "\\|")  # a cell's name is made of bars
-        rows.append(" | ".join((f"| `{name}`", *cells)) + " |")
+        rows.append(" | ".join((f"| {as_code(name)}", *cells)) + " |")
     if len(outcome.front) > SHOWN:
         rows += ["", f"The first {SHOWN} of {len(outcome.front)}; all are in `front.csv`."]
     return rows
@@ -209,19 +221,29 @@ def _named(space: SearchSpace, trial: Trial) -> dict[str, Any]:
     return {"architecture": space.encode(trial.architecture), "choices": space.describe(trial.architecture)}
 
 
+def _heads(outcome: SearchOutcome) -> list[str]:
+    """The heads of the columns of figures."""
+    return [*(o.head for o in outcome.columns), *(["trainings"] if outcome.trainings else [])]
+
+
 def _cells(outcome: SearchOutcome, trial: Trial) -> list[str]:
     """A row for people."""
-    return [*_named(outcome.space, trial).values(), *(o.text(trial.values[o.name]) for o in outcome.columns)]
+    figures = [o.text(trial.values[o.name]) for o in outcome.columns]
+    if outcome.trainings:
+        figures.append(str(outcome.trainings.get(trial.architecture, 0)))
+    return [*_named(outcome.space, trial).values(), *figures]
 
 
-def _write_csv(path: Path, outcome: SearchOutcome, trials: Sequence[Trial]) -> None:
+def _write_csv(path: Path, outcome: SearchOutcome, trials: Sequence[Trial], means: bool = False) -> None:
+    """A row for each trial; ``means`` adds how many trainings each has, if any were trained."""
     names, rows = [o.name for o in outcome.columns], []
     for t in trials:
         values = [{**t.known, **t.values}.get(name, "") for name in names]
-        more = [t.feasible, t.draw, t.epochs, f"{t.seconds:.4f}", t.failed]
+        more = [t.feasible, t.stage, t.draw, t.epochs, f"{t.seconds:.4f}", t.failed]
+        more += [outcome.trainings.get(t.architecture, 0)] if means and outcome.trainings else []
         rows.append([t.number, *_named(outcome.space, t).values(), *values, *more])
-    head = ["trial", "architecture", "choices", *names, "feasible", "draw", "epochs", "seconds", "failed"]
-    write_csv(path, head, rows)
+    head = ["trial", "architecture", "choices", *names, "feasible", "stage", "draw", "epochs", "seconds", "failed"]
+    write_csv(path, [*head, *(["trainings"] if means and outcome.trainings else [])], rows)
 
 
 def _write_board(folder: Path, enabled: bool, outcome: SearchOutcome, page: str, drawn: dict[str, bytes]) -> None:
@@ -232,6 +254,9 @@ def _write_board(folder: Path, enabled: bool, outcome: SearchOutcome, page: str,
         for i, trial in enumerate(outcome.feasible):
             values = {f"trial/{name}": value for name, value in trial.values.items()}
             board.scalars(trial.number + 1, {**values, **{tag: curve[i] for tag, curve in curves.items()}})
+        if (verdict := outcome.verdict) is not None:
+            found = {"difference": verdict.difference, "low": verdict.low, "high": verdict.high}
+            board.scalars(len(outcome.trials), {f"verdict/{name}": value for name, value in found.items()})
         board.text("report", page, len(outcome.trials))
         for name, content in drawn.items():
             board.image(name, content, len(outcome.trials))

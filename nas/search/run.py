@@ -139,7 +139,8 @@ def search(run: Search) -> SearchOutcome:
             if not claimed:
                 time.sleep(WAIT_S)  # for what others are at
     _stop_if_all_failed(run)
-    outcome = summarize(run.target.space, run.objectives, study.trials(), how.rank_by, run.remarks())
+    trials, remarks = study.trials(), run.remarks()
+    outcome = summarize(run.target.space, run.objectives, trials, how.rank_by, remarks, run.stages)
     with study.lock:
         write_report(run.folder, run.settings, run.target, outcome)
     return outcome

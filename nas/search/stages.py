@@ -15,6 +15,7 @@ from statistics import fmean
 from nas.cost.same_cost import networks_of, same_cost
 from nas.search.objectives import TRAINED
 from nas.search.proposers import SEARCH, Proposer, Trial
+from nas.search.verdict import Pair, Verdict, verdict_of
 from nas.seeds import derive
 from nas.settings import SearchSettings
 from nas.settings.search import DEFAULT_TRAININGS
@@ -41,7 +42,8 @@ class Budget:
         return self.finals + 2 * self.networks
 
     def __str__(self) -> str:
-        parts = f"{self.candidates:,} to search, {self.finals:,} finals, {2 * self.networks:,} for the verdict"
+        finals = f"{self.finals:,} final" + ("" if self.finals == 1 else "s")
+        parts = f"{self.candidates:,} to search, {finals}, {2 * self.networks:,} for the verdict"
         return f"{self.candidates + self.behind:,} trainings: {parts}"
 
 
@@ -62,7 +64,7 @@ class Stages(Proposer):
         self.budget, self.costs = budget, costs
         self._search, self._end = search, budget.candidates
         self._trials: list[Trial] = []
-        self._known: dict[Architecture, tuple[list[Architecture], bool]] = {}
+        self._known: dict[Architecture, tuple[list[Architecture], int]] = {}
 
     def tell(self, trials: Sequence[Trial]) -> None:
         self._trials = list(trials)
@@ -102,25 +104,51 @@ class Stages(Proposer):
             return [Trial(number, best[at], stage=FINAL, draw=1)]
         if not all(trial.finished for trial in self._trials if trial.stage == FINAL):
             return None
-        first = winner(self._trials, self.budget.finals, self.costs)
+        first = self.winner(self._trials)
         pair, second = divmod(at - len(best), 2)
         if first is None or pair >= self.budget.networks:
             return []
-        others, _ = self.comparators(first)
+        others, _ = self._comparators(first)
         if not others:
             return []
         network = others[pair % len(others)] if second else first
         return [Trial(number, network, stage=RANDOM if second else WINNER, draw=2 + pair)]
 
-    def comparators(self, architecture: Architecture) -> tuple[list[Architecture], bool]:
-        """The networks that a winner is compared with, in random order, and whether they have its cost.
+    def winner(self, trials: Sequence[Trial]) -> Architecture | None:
+        """The winner of the finals; None if there is none."""
+        return winner(trials, self.budget.finals, self.costs)
 
-        If fewer than 8 others have it, these are all within the limits; none, if it is the only one.
+    def verdict(self, trials: Sequence[Trial]) -> Verdict | None:
+        """What the last stage has shown of the winner; None if it was not compared, or too many trainings failed."""
+        first = self.winner(trials)
+        if first is None:
+            return None
+        found = {(trial.stage, trial.draw): trial for trial in trials if trial.stage in (WINNER, RANDOM)}
+        pairs = []
+        for stage, draw in found:
+            if stage == RANDOM:
+                other, own = found[stage, draw], found[WINNER, draw]
+                accuracies = (trial.values.get(TRAINED.name) for trial in (own, other))
+                pairs.append(Pair(draw, self.space.encode(other.architecture), *accuracies))
+        return verdict_of(pairs, self._drawn_from(first))
+
+    def _drawn_from(self, architecture: Architecture) -> str:
+        names = " and ".join({"flops": "FLOPs"}.get(name, name) for name in self.costs)
+        _, of_its_cost = self._comparators(architecture)
+        if of_its_cost >= FEWEST:
+            return f"random networks of the same {names}"
+        among = "within the limits" if self.limits.bounds else "of the space"
+        return f"random networks {among} ({of_its_cost} others have its {names}, too few)"
+
+    def _comparators(self, architecture: Architecture) -> tuple[list[Architecture], int]:
+        """The networks that a winner is compared with, in random order, and how many others have its cost.
+
+        If fewer than 8 have it, they are all within the limits; none, if the winner is the only one.
         """
         if architecture not in self._known:
             others = same_cost(self.space, [*self.costs.values()], architecture, self.seed)
-            of_its_cost = len(others) >= FEWEST
-            if not of_its_cost:
+            of_its_cost = len(others)
+            if of_its_cost < FEWEST:
                 own = self.space.canonical(architecture)
                 others = [a for a in networks_of(self.space, self.seed) if a != own and self.limits.within(a)]
             random.Random(derive(self.seed, "verdict")).shuffle(others)
@@ -135,17 +163,17 @@ def stages_of(search: Proposer, settings: SearchSettings, costs: Costs) -> Stage
     """
     trainings = settings.trainings or DEFAULT_TRAININGS
     if settings.sampler == "exhaustive" and not settings.trainings:
-        trainings = search.space.size + settings.finals
+        trainings = sum(1 for _ in search.limits.allowed()) + settings.finals
     budget = Budget(trainings - settings.finals, settings.finals, settings.verdict.networks)
     chosen = [n for n in settings.limit if n in costs] or [n for n in settings.objectives if n in costs] or ["flops"]
     return Stages(search, budget, {name: costs[name] for name in chosen})
 
 
 def trainings_of(trials: Sequence[Trial]) -> dict[Architecture, list[float]]:
-    """The accuracies of all trainings of each network that has one."""
+    """The accuracies of the trainings of each network, but for those that were stopped before their end."""
     found: dict[Architecture, list[float]] = {}
     for trial in trials:
-        if trial.values:
+        if trial.values and not trial.stopped:
             found.setdefault(trial.architecture, []).append(trial.values[TRAINED.name])
     return found
 
@@ -158,10 +186,8 @@ def finalists(trials: Sequence[Trial], finals: int, costs: Costs) -> list[Archit
     candidates = [trial for trial in trials if trial.stage == SEARCH]
     if not all(trial.finished for trial in candidates):
         return None
-    longest = max((trial.epochs for trial in candidates), default=0)
-    whole = [trial for trial in candidates if trial.feasible and trial.epochs == longest]
-    known = {trial.architecture: trial.values[TRAINED.name] for trial in whole}
-    return _best_first(known, costs)[:finals]
+    known = trainings_of([trial for trial in candidates if trial.feasible])
+    return _best_first({network: fmean(found) for network, found in known.items()}, costs)[:finals]
 
 
 def winner(trials: Sequence[Trial], finals: int, costs: Costs) -> Architecture | None:

@@ -53,7 +53,7 @@ def test_a_search_without_its_checkpoint_is_refused(search):
         find_source("", "first", "best")
     search.checkpoint = None  # it searched untrained networks
     for search.best in ("1-0", "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"):
-        with pytest.raises(CheckpointError, match=r"untrained networks") as caught:
+        with pytest.raises(CheckpointError, match="was made without a checkpoint") as caught:
             find_source("", "first", "best")
         command = caught.value.remedy.removeprefix("train the best one: ").split(", with")[0]
         quotes = "'" if "|" in search.best else ""  # for a shell, and for Hydra within

@@ -238,7 +238,7 @@ def test_batchnorm_follows_the_run_unless_told_otherwise(checkpoint, exhaustive)
         for asked in (None, True, False):
             wanted, more = settings(checkpoint, recalibrate=asked), {"loss_tuned": 1.0} if own else {}
             trials = [replace(t, values={**t.values, **more}) for t in outcome.trials]
-            lines = how_measured(wanted, target, replace(outcome, trials=trials))
+            lines = how_measured(wanted, target, replace(outcome, candidates=trials))
             told = "as the run evaluates" if asked is None else f"search.recalibrate={str(asked).lower()}"
             assert f"{words[own if asked is None else asked]} ({told})" in lines[0], (own, asked)
             assert (note in lines) is (asked is (not own)), (own, asked)
