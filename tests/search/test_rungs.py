@@ -5,9 +5,11 @@ import random
 
 import pytest
 
+from nas.errors import SettingError
 from nas.search.objectives import TRAINED
 from nas.search.proposers import Trial
 from nas.search.rungs import Halving, score
+from nas.settings import SearchSettings
 
 EPOCHS = 4
 
@@ -84,3 +86,17 @@ def test_an_estimate_is_what_the_curve_leads_to():
     assert halving.estimates([stopped]) == {}
     assert halving.estimates([*whole, trial(8, -3.0, epochs=2)])[8] == 0.0
     assert score(losses_of(0.4), 2) == pytest.approx(1.9 + 1.8)
+
+
+def test_rungs_increase_and_stay_within_the_training():
+    wrong = {
+        (2, 2): r"search\.rungs=\[2, 2\]: must be epochs from 1 on that increase; write for example",
+        (0, 1): r"search\.rungs=\[0, 1\]: must be epochs from 1 on",
+        (1, 9): r"search\.rungs=\[1, 9\]: passes search\.train\.epochs=8; train longer, or leave",
+    }
+    for rungs, message in wrong.items():
+        with pytest.raises(SettingError, match=message):
+            SearchSettings(objectives=["trained"], rungs=[*rungs])
+    with pytest.raises(SettingError, match=r"search\.rungs=\[1\]: is for the objective trained"):
+        SearchSettings(rungs=[1])
+    assert SearchSettings(objectives=["trained"], rungs=[1, 8]).rungs == [1, 8]

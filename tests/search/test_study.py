@@ -30,10 +30,13 @@ LEARNING = ["tpe", "nsga2"]
 SAMPLERS = ["random", *LEARNING, "exhaustive"]
 
 
-def open_study(folder, sampler="random", trials=None, space=SPACE, limit=None, seed=0, batch=4, costs=COSTS):
+def open_study(
+    folder, sampler="random", trials=None, space=SPACE, limit=None, seed=0, batch=4, costs=COSTS, at_once=None
+):
     limits, objectives = Limits(space, limit or {}, costs), [objective("loss"), objective("flops")]
     proposer = build_proposer(sampler, space, limits, seed, objectives)
-    more = {"trials": trials, "batch": batch, "definition": {"seed": seed, "sampler": sampler}}
+    definition = {"seed": seed, "sampler": sampler}
+    more = {"trials": trials, "batch": batch, "definition": definition, "at_once": at_once}
     return Study(folder, proposer, objectives, **more)
 
 
@@ -103,6 +106,23 @@ def test_a_workers_claims_are_exclusive_while_it_lives(tmp_path):
     assert third.claim() == mine[1:]
     assert len(work(third)) == 3
     assert third.done()
+
+
+def test_processes_share_the_trials_of_a_batch(tmp_path):
+    first, second = (open_study(tmp_path, trials=8, at_once=1) for _ in range(2))
+    claimed = [study.claim() for study in (first, second, first)]
+    assert [[t.number for t in trials] for trials in claimed] == [[0], [1], [0]]
+    second.tell(claimed[1][0], values_of(claimed[1][0].architecture), 0.1)
+    assert [t.number for t in second.claim()] == [2]
+    assert len(second.trials()) == 4  # another batch begins when all of this one are taken
+    die(first)
+    assert [t.number for t in second.claim()] == [0]
+    while not second.done():
+        for trial in second.claim():
+            second.tell(trial, values_of(trial.architecture), 0.1)
+    whole = open_study(tmp_path / "whole", trials=8)
+    work(whole)
+    assert numbered(second) == numbered(whole)
 
 
 def test_two_processes_evaluate_each_architecture_once(tmp_path):
