@@ -41,10 +41,12 @@ OPTIMIZERS = {
 """Our settings, and torch's own optimizer with the same ones."""
 
 
+def space_of(name):
+    return build_space(CASES[name][0], image_size=16)
+
+
 def case(name):
-    settings, architecture = CASES[name]
-    space = build_space(settings, image_size=16)
-    return space.supernet(seed=1), architecture
+    return space_of(name).supernet(seed=1), CASES[name][1]
 
 
 def batches(count):
@@ -62,13 +64,14 @@ def assert_same_state(subnet, supernet):
 @pytest.mark.parametrize("name", CASES)
 def test_a_subnet_is_plain_with_the_supernets_output(name):
     supernet, architecture = case(name)
+    runs = space_of(name).canonical(architecture)
     names = {block: name for name, block in gated_blocks(supernet).items()}
     for training in (True, False):
         subnet = extract(supernet.train(training), architecture)
         assert subnet.training == training
         assert not [m for m in subnet.modules() if isinstance(m, (GatedBlock, BlockLinear, BlockConv2d))]
         own = subnet.state_dict()
-        for entry, blocks in zip(map(indices_of, architecture), gated_slots(supernet).values(), strict=True):
+        for entry, blocks in zip(map(indices_of, runs), gated_slots(supernet).values(), strict=True):
             for block in blocks:
                 for index, branch in enumerate(block.branches):
                     held = any(key.startswith(f"{names[block]}.branches.{index}.") for key in own)
