@@ -113,6 +113,11 @@ class Evaluator:
         return self._walk is not None
 
     @property
+    def images(self) -> int:
+        """How many images are evaluated on."""
+        return sum(len(y) for _, y in self._batches)
+
+    @property
     def block_evaluations(self) -> int:
         """Slots that were run over all images so far; calibration and evaluation together count as one."""
         return self._evaluated_alone if self._walk is None else self._walk.block_evaluations
@@ -126,15 +131,20 @@ class Evaluator:
         """
         return map(self._result, self._logits(architectures))  # a generator that has raised would be at its end
 
-    def image_losses(self, architectures: Iterable[Architecture]) -> Iterator[tuple[Architecture, Tensor]]:
-        """The cross-entropy on each image, float32 ``(images,)``, of each distinct architecture; order as in a call.
+    def by_image(self, architectures: Iterable[Architecture]) -> dict[Architecture, Tensor]:
+        """For each architecture float64 ``(2, images)``: the cross-entropy, and 1 where the prediction is wrong.
 
         Raises:
             ArchitectureError: one does not fit the space; none has been evaluated then.
         """
+        labels = torch.cat([y for _, y in self._batches])
+        found = dict[Architecture, Tensor]()
         for architecture, logits in self._logits(architectures):
-            pairs = zip(logits, self._batches, strict=True)
-            yield architecture, torch.cat([F.cross_entropy(z.float(), y, reduction="none") for z, (_, y) in pairs])
+            z = torch.cat(logits).double()
+            found[architecture] = torch.stack(
+                [F.cross_entropy(z, labels, reduction="none"), (z.argmax(dim=1) != labels).double()]
+            )
+        return found
 
     def _logits(self, architectures: Iterable[Architecture]) -> Iterator[tuple[Architecture, list[Tensor]]]:
         order = sorted(map(self.space.validate, dict.fromkeys(architectures)), key=lambda a: [*map(indices_of, a)])
@@ -148,7 +158,9 @@ class Evaluator:
         return architecture, logits_of(model, architecture, self._batches, self._calibration, self._precision)
 
     def _result(self, of: tuple[Architecture, list[Tensor]]) -> EvalResult:
-        found = result_of(*of, self._batches)
+        return self._finite(result_of(*of, self._batches))
+
+    def _finite(self, found: EvalResult) -> EvalResult:
         if not math.isfinite(found.loss):
             rule = f"its loss on the evaluated images is {found.loss}"
             remedy = "train the supernet again" if self.finetune is None else "lower search.finetune_lr"

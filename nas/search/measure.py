@@ -18,6 +18,7 @@ from nas.score.run import training_batches
 from nas.search.evaluator import Evaluator, Finetune
 from nas.search.objectives import EVALUATED, TRAINED, Objective
 from nas.search.proposers import SEARCH, Trial
+from nas.search.race import CALIBRATION, LOOK, WORTH, Company, Race, named
 from nas.search.target import SearchTarget
 from nas.search.trainings import Trainings
 from nas.seeds import generator
@@ -42,6 +43,7 @@ class Measurement:
         refused: it failed because a proxy is not defined for such a network.
         train_losses: of each epoch, where the architecture was trained alone.
         stopped: the training was stopped at a rung; what it was made for is not among the values.
+        images: held-out ones that accuracy and loss rest on; 0 where there are none.
     """
 
     trial: Trial
@@ -51,6 +53,7 @@ class Measurement:
     refused: bool = False
     train_losses: Sequence[float] = ()
     stopped: bool = False
+    images: int = 0
 
 
 class Measures:
@@ -94,15 +97,22 @@ class Measures:
         how = (PROXY_BATCHES, settings.proxy_images, target.seed, "proxies", "search.proxy_images")
         self._batches = training_batches(target.splits, *how) if self._proxies else []
         ways = dict.fromkeys(name.partition("_")[2] for name in names if name in EVALUATED)
-        self._evaluators = {way: self._build_evaluator(way, len(ways)) for way in ways}
+        raced = next((name for name in names if name in EVALUATED), "") if settings.race else ""
+        shares, images = len(ways) + bool(raced), (settings.images, settings.recalibrate_images)
+        self._evaluators = {way: self._build_evaluator(way, shares, images) for way in ways}
+        self._race = self._build_race(raced, shares) if raced else None
         self.goes_on: Callable[[Trial, int, Sequence[float]], bool] = lambda *_: True
         self.trainings = None
         if TRAINED.name in names:
             assert folder is not None, "trainings need a folder"
             self.trainings = Trainings(target, settings, folder)
 
-    def _build_evaluator(self, way: str, shares: int) -> Evaluator:
-        """An evaluator that asks the supernet in one of the ``WAYS``, with a share of the memory."""
+    def _build_evaluator(self, way: str, shares: int, images: tuple[int | None, int | None]) -> Evaluator:
+        """An evaluator that asks the supernet in one of the ``WAYS``, with a share of the memory.
+
+        Args:
+            images: held-out ones, and training images for BatchNorm statistics.
+        """
         how, trained = self._settings, self._target.trained
         if trained is None:
             rule, remedy = "accuracy and loss need a trained supernet", "add checkpoint=outputs/train/RUN"
@@ -118,16 +128,31 @@ class Measures:
         steps = how.finetune_steps or FINETUNE_STEPS
         finetune = Finetune.of(trained, steps, how.finetune_lr) if way == "tuned" else None
         recalibrate = way != "running" and self._target.recalibrates(how.recalibrate)
-        images = how.images, how.recalibrate_images
         return Evaluator.of(trained, how.split, (how.memory_mb << 20) // shares, recalibrate, finetune, *images)
 
-    def __call__(self, trials: Sequence[Trial]) -> Iterator[Measurement]:
+    def _build_race(self, raced: str, shares: int) -> Race:
+        metric, _, way = raced.partition("_")
+        evaluator, images = self._evaluators[way], WORTH * LOOK
+        if evaluator.images < images:
+            rule = f"needs {images:,} held-out images: it looks at {LOOK} first, and there are {evaluator.images:,}"
+            raise SettingError("search.race", True, rule, "leave it out: all are evaluated in full then")
+        costs = [self.costs[name] for name in self._settings.objectives if name in self.costs]
+        return Race(evaluator, self._build_evaluator(way, shares, (LOOK, CALIBRATION)), metric, costs, way)
+
+    def __call__(self, trials: Sequence[Trial], company: Company | None = None) -> Iterator[Measurement]:
         """Measure one after the other in lexicographic order, in which subnetworks share most work.
 
         Candidates get all that is needed; trials of later stages, which are trained again, nothing that is known.
+
+        Args:
+            company: of each trial, for a race; None evaluates all in full.
         """
+        if self._race is not None and company is not None:
+            yield from self._by_race(self._race, trials, company)
+            return
         order = sorted(trials, key=lambda trial: (trial.architecture, trial.draw))  # one open branch a slot: numbers
         candidates = [trial.architecture for trial in order if trial.stage == SEARCH]
+        images = next((evaluator.images for evaluator in self._evaluators.values()), 0)
         results = {way: evaluator(candidates) for way, evaluator in self._evaluators.items()}
         for trial in order:
             architecture, began = trial.architecture, perf_counter()
@@ -149,7 +174,18 @@ class Measures:
             if infinite and not failed:
                 failed = f"{infinite[0]} is {values[infinite[0]]}"
             seconds = perf_counter() - began
-            yield Measurement(trial, {} if failed else values, seconds, failed, refused, losses, stopped)
+            yield Measurement(trial, {} if failed else values, seconds, failed, refused, losses, stopped, images)
+
+    def _by_race(self, race: Race, trials: Sequence[Trial], company: Company) -> Iterator[Measurement]:
+        began = perf_counter()
+        for trial, found in race(trials, company):
+            if isinstance(found, DivergedError):
+                yield Measurement(trial, {}, perf_counter() - began, f"{found.value}: {found.rule}")
+            else:
+                costs = {name: float(cost(trial.architecture)) for name, cost in self.costs.items()}
+                seconds = perf_counter() - began
+                yield Measurement(trial, costs | named(found, race.way), seconds, images=found.images)
+            began = perf_counter()
 
     def _of_network(self, architecture: Architecture) -> dict[str, float]:
         values, how = {}, self._settings
@@ -170,14 +206,13 @@ def _evaluated(results: Mapping[str, Iterator[EvalResult]], architecture: Archit
     """
     values, failed = dict[str, float](), None
     for way, found in results.items():
-        end = f"_{way}" if way else ""
         try:
             one = next(found)
         except DivergedError as error:
             failed = error
             continue
         assert one.architecture == architecture, "the evaluator has another order"
-        values |= {f"accuracy{end}": one.accuracy, f"loss{end}": one.loss}
+        values |= named(one, way)
     if failed is not None:
         raise failed
     return values

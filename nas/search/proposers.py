@@ -39,6 +39,7 @@ class Trial:
         train_losses: the mean training loss of each of them.
         stopped: its training was stopped at a rung, before its end; it has no values.
         known: what was found of it nevertheless, by name.
+        images: held-out ones that its accuracy and loss rest on; fewer than of others where a race has dropped it.
         failed: why it has no values.
         notes: what its proposer wants back with it.
     """
@@ -57,6 +58,7 @@ class Trial:
     train_losses: Sequence[float] = ()
     stopped: bool = False
     known: dict[str, float] = field(default_factory=dict)
+    images: int = 0
 
 
 class Proposer(ABC):

@@ -145,6 +145,10 @@ def how_measured(settings: SearchRunSettings, target: SearchTarget, outcome: Sea
         number = own if how.recalibrate_images is None else how.recalibrate_images
         norms += f" on {min(number, len(target.splits.train)):,} training images" if estimated else ""
         lines.append(f"accuracy and loss: {images:,} {how.split} images, BatchNorm with {norms}")
+        if how.race:
+            looks = [trial.images for trial in outcome.trials if 0 < trial.images < images]
+            ahead = f"{len(looks)} of {len(outcome.trials)} were certainly behind after a first look"
+            lines.append(f"a race: {ahead} at {max(looks, default=0)} images, whose values predict those on all")
         if any(name.endswith("_running") for name in names):
             lines.append("with running statistics: those of the supernet, as training left them")
         if how.recalibrate is not None and estimated != target.recalibrates(None):
@@ -239,11 +243,12 @@ def _write_csv(path: Path, outcome: SearchOutcome, trials: Sequence[Trial], mean
     names, rows = [o.name for o in outcome.columns], []
     for t in trials:
         values = [{**t.known, **t.values}.get(name, "") for name in names]
-        more = [t.feasible, t.stage, t.draw, t.epochs, f"{t.seconds:.4f}", t.failed]
+        more = [t.feasible, t.images, t.stage, t.draw, t.epochs, f"{t.seconds:.4f}", t.failed]
         more += [outcome.trainings.get(t.architecture, 0)] if means and outcome.trainings else []
         rows.append([t.number, *_named(outcome.space, t).values(), *values, *more])
-    head = ["trial", "architecture", "choices", *names, "feasible", "stage", "draw", "epochs", "seconds", "failed"]
-    write_csv(path, [*head, *(["trainings"] if means and outcome.trainings else [])], rows)
+    head = ["trial", "architecture", "choices", *names, "feasible", "images", "stage", "draw", "epochs", "seconds"]
+    head += ["failed", *(["trainings"] if means and outcome.trainings else [])]
+    write_csv(path, head, rows)
 
 
 def _write_board(folder: Path, enabled: bool, outcome: SearchOutcome, page: str, drawn: dict[str, bytes]) -> None:

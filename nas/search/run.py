@@ -123,8 +123,8 @@ def search(run: Search) -> SearchOutcome:
         while not study.done():
             claimed = study.claim()
             all_refused = bool(claimed)
-            for found in run.measures(claimed):
-                how_it_went = found.seconds, found.failed, found.train_losses, found.stopped
+            for found in run.measures(claimed, study.company):
+                how_it_went = found.seconds, found.failed, found.train_losses, found.stopped, found.images
                 study.tell(found.trial, found.values, *how_it_went)
                 if trainings is not None and not found.stopped and found.trial.stage != FINAL:
                     trainings.drop_weights(found.trial.architecture, found.trial.draw)

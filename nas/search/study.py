@@ -109,6 +109,7 @@ class Study:
         failed: str = "",
         train_losses: Sequence[float] = (),
         stopped: bool = False,
+        images: int = 0,
     ) -> Trial:
         """Write down what an evaluation has found.
 
@@ -119,6 +120,7 @@ class Study:
             failed: why there are no values.
             train_losses: of each epoch that its architecture was trained alone for.
             stopped: the training was stopped at a rung, so that ``values`` lack what it was made for.
+            images: held-out ones that accuracy and loss rest on.
 
         Returns:
             The finished trial.
@@ -128,8 +130,15 @@ class Study:
             found["train_losses"] = list(train_losses)
         if stopped:
             found["stopped"] = True
+        if images:
+            found["images"] = images
         self._journal.append({"trial": trial.number, "seconds": seconds, **found})
         return self._trials[trial.number]
+
+    def company(self, trial: Trial) -> tuple[list[Trial], list[Trial]]:
+        """The trials that were proposed together with one, and the finished ones before them."""
+        batch = self._proposer.batch_of(trial.number, self._batch)
+        return self._trials[batch.start : batch.stop], [t for t in self._trials[: batch.start] if t.finished]
 
     def goes_on(self, trial: Trial, epochs: int, train_losses: Sequence[float]) -> bool:
         """Whether a training goes on that has come to a rung, beside those of all processes."""
@@ -190,6 +199,7 @@ class Study:
             losses = tuple(float(loss) for loss in entry.get("train_losses", ()))
             found = {"values": values, "failed": failed, "seconds": seconds, "feasible": feasible}
             found |= {"train_losses": losses, "epochs": len(losses), "stopped": stopped, "known": known}
+            found["images"] = int(entry.get("images", 0))
             self._finished += not self._trials[number].finished
             self._trials[number] = replace(self._trials[number], finished=True, **found)
 

@@ -14,6 +14,8 @@ from nas.settings.rules import Settings
 
 DERIVED = ("rank_sum", "surrogate")
 """Objectives whose values depend on all finished trials."""
+RACED = ("loss", "accuracy", "loss_running", "accuracy_running")
+"""What candidates can race by: fine-tuning takes longer than a look at a few images could save."""
 DEFAULT_TRAININGS = 24
 
 
@@ -74,6 +76,8 @@ class SearchSettings(Settings, group="search"):
     """Estimate BatchNorm statistics for each subnetwork; None does what the checkpoint's run does."""
     images: int | None = rules.at_least_or_none(0)
     """Held-out images that rank candidates, 0 for all of the split; None does what the checkpoint's run does."""
+    race: bool = False
+    """Look at a few images first, and evaluate in full what is not certainly behind the best tenth."""
     recalibrate_images: int | None = rules.at_least_or_none(1)
     """Training images for BatchNorm statistics; None does what the checkpoint's run does."""
     finetune_steps: int = rules.not_negative(0)
@@ -130,6 +134,11 @@ class SearchSettings(Settings, group="search"):
         tuned = any(name.endswith("_tuned") for name in (*names, *self.limit, *(self.sum or ())))
         rule, remedy = "is for loss_tuned and accuracy_tuned", "write search.objectives=[loss_tuned,flops]"
         require(tuned or not self.finetune_steps, "search.finetune_steps", self.finetune_steps, rule, remedy)
+        raced = [name for name in names if name in RACED]
+        alone = len(raced) == 1 and {*names, *self.limit} <= {*raced, *TRIVIAL} and not {*raced} & {*self.limit}
+        rule = f"is by one of {', '.join(RACED)}; beside it there may be flops and parameters, and limits on these"
+        remedy = "write search.objectives=[loss,flops], or leave it out"
+        require(not self.race or (alone and self.rank_by != "rank_sum"), "search.race", self.race, rule, remedy)
 
     def summed(self, supernet: bool) -> list[str]:
         """The members of the rank-sum; none where it is not asked for.

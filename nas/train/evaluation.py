@@ -25,11 +25,13 @@ class EvalResult:
         architecture: the subnetwork.
         accuracy: share of correct predictions, 0 to 1.
         loss: mean cross-entropy.
+        images: that both rest on.
     """
 
     architecture: Architecture
     accuracy: float
     loss: float
+    images: int
 
 
 def architectures_to_evaluate(gate: Gate, rounds: int) -> list[Architecture]:
@@ -104,4 +106,4 @@ def result_of(architecture: Architecture, logits: Iterable[Tensor], batches: Ite
         correct += int((z.argmax(dim=1) == y).sum())
         loss += float(F.cross_entropy(z, y, reduction="sum"))
         count += len(y)
-    return EvalResult(architecture, correct / count, loss / count)
+    return EvalResult(architecture, correct / count, loss / count, count)
