@@ -1,42 +1,64 @@
-"""The networks of the same cost as another: what a found network has to beat."""
+"""Random other networks, such as those of the same cost: what a found network has to beat."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import random
+from collections.abc import Callable, Sequence
 
 from nas.cost.flops_match import ENUMERATED
-from nas.seeds import generator
+from nas.seeds import derive, generator
 from nas.space import Architecture, SearchSpace
 
 SAME = 0.05
 """Largest relative difference at which two costs count as the same."""
+FEW = 100
+"""Of a large space: with fewer hits among 20,000 samples, a random walk looks for more."""
+Test = Callable[[Architecture], bool]
 
 
-def networks_of(space: SearchSpace, seed: int) -> Iterator[Architecture]:
-    """The networks of a space by their canonical names, each once: all of up to 20,000, of more 20,000 random ones."""
-    if space.size <= ENUMERATED:
-        return space.networks()
-    return iter(dict.fromkeys(map(space.canonical, space.sample_many(ENUMERATED, generator(seed, "networks")))))
+def same_cost(costs: Sequence[Callable[[Architecture], float]], architecture: Architecture) -> Test:
+    """Whether an architecture has each cost of ``architecture``, to within 5 %."""
+    wanted = [(cost, cost(architecture)) for cost in costs]
+    return lambda other: all(abs(cost(other) - value) <= SAME * value for cost, value in wanted)
 
 
-def same_cost(
-    space: SearchSpace, costs: Sequence[Callable[[Architecture], float]], architecture: Architecture, seed: int
-) -> list[Architecture]:
-    """The other networks of which each cost is that of ``architecture``, to within 5 %.
+def other_networks(space: SearchSpace, architecture: Architecture, test: Test, seed: int) -> list[Architecture]:
+    """The other networks that pass a test, in random order.
+
+    Of a space of up to 20,000 architectures these are all. Of a larger one they are those among 20,000 samples; if
+    few of the samples pass, as of costs near the smallest, a random walk from ``architecture`` looks for more. It
+    changes two slots a step and stays among those that pass, so that it visits all that it can reach equally often.
 
     Args:
         space: one open branch a slot.
-        costs: by architecture.
-        architecture: it is not among the networks found, under none of its names.
-        seed: of what is looked at, where the space has more than 20,000 architectures.
+        architecture: passes the test, and is not among the networks found, under none of its names.
+        test: of one architecture.
+        seed: of the samples, the walk and the order.
 
     Returns:
-        Canonical names, in lexicographic order.
+        Canonical names.
     """
-    wanted, own = [cost(architecture) for cost in costs], space.canonical(architecture)
+    if space.size <= ENUMERATED:
+        found = set(filter(test, space.networks()))
+    else:
+        samples = space.sample_many(ENUMERATED, generator(seed, "networks"))
+        found = set(filter(test, map(space.canonical, samples)))
+        if len(found) < FEW:
+            found |= _walk(space, architecture, test, seed)
+    order = sorted(found - {space.canonical(architecture)})
+    random.Random(derive(seed, "order of networks")).shuffle(order)
+    return order
 
-    def matches(other: Architecture) -> bool:
-        pairs = zip(costs, wanted, strict=True)
-        return other != own and all(abs(cost(other) - value) <= SAME * value for cost, value in pairs)
 
-    return sorted(filter(matches, networks_of(space, seed)))
+def _walk(space: SearchSpace, start: Architecture, test: Test, seed: int) -> set[Architecture]:
+    rng, now = random.Random(derive(seed, "walk")), list(start)
+    seen = set[Architecture]()
+    for _ in range(ENUMERATED):
+        step = list(now)
+        for _ in range(2):
+            slot = rng.randrange(len(space.slots))
+            step[slot] = rng.randrange(len(space.slots[slot].choices))
+        if test(tuple(step)):
+            now = step
+            seen.add(space.canonical(tuple(now)))
+    return seen

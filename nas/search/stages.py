@@ -7,16 +7,14 @@ cannot say any more; further ones on fresh seeds can.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from statistics import fmean
 
-from nas.cost.same_cost import networks_of, same_cost
+from nas.cost.same_cost import other_networks, same_cost
 from nas.search.objectives import TRAINED
 from nas.search.proposers import SEARCH, Proposer, Trial
 from nas.search.verdict import Pair, Verdict, verdict_of
-from nas.seeds import derive
 from nas.settings import SearchSettings
 from nas.settings.search import DEFAULT_TRAININGS
 from nas.space import Architecture
@@ -123,13 +121,12 @@ class Stages(Proposer):
         first = self.winner(trials)
         if first is None:
             return None
-        found = {(trial.stage, trial.draw): trial for trial in trials if trial.stage in (WINNER, RANDOM)}
+        of_winner = {trial.draw: trial for trial in trials if trial.stage == WINNER}
+        of_random = {trial.draw: trial for trial in trials if trial.stage == RANDOM}
         pairs = []
-        for stage, draw in found:
-            if stage == RANDOM:
-                other, own = found[stage, draw], found[WINNER, draw]
-                accuracies = (trial.values.get(TRAINED.name) for trial in (own, other))
-                pairs.append(Pair(draw, self.space.encode(other.architecture), *accuracies))
+        for draw in sorted(of_winner.keys() & of_random.keys()):
+            accuracies = (trial.values.get(TRAINED.name) for trial in (of_winner[draw], of_random[draw]))
+            pairs.append(Pair(draw, self.space.encode(of_random[draw].architecture), *accuracies))
         return verdict_of(pairs, self._drawn_from(first))
 
     def _drawn_from(self, architecture: Architecture) -> str:
@@ -146,12 +143,11 @@ class Stages(Proposer):
         If fewer than 8 have it, they are all within the limits; none, if the winner is the only one.
         """
         if architecture not in self._known:
-            others = same_cost(self.space, [*self.costs.values()], architecture, self.seed)
+            test = same_cost([*self.costs.values()], architecture)
+            others = other_networks(self.space, architecture, test, self.seed)
             of_its_cost = len(others)
             if of_its_cost < FEWEST:
-                own = self.space.canonical(architecture)
-                others = [a for a in networks_of(self.space, self.seed) if a != own and self.limits.within(a)]
-            random.Random(derive(self.seed, "verdict")).shuffle(others)
+                others = other_networks(self.space, architecture, self.limits.within, self.seed)
             self._known[architecture] = others, of_its_cost
         return self._known[architecture]
 
