@@ -44,7 +44,7 @@ class LearnedGate(Gate):
     BLOCK = 256
     """Steps whose numbers are drawn together: a draw costs as much for one step as for all of them."""
     TRIES = 31
-    """Draws of a second path, until it differs from the first: of twice the same path there is nothing to learn."""
+    """Draws of a second path, until it differs from the first: of twice the same network there is nothing to learn."""
 
     def __init__(
         self,
@@ -98,8 +98,9 @@ class LearnedGate(Gate):
             return ()
         draws = self._numbers(1 + self.TRIES, "gate-compared", step)
         first, *others = (_path(self._learned, numbers) for _, *numbers in draws)
-        second = next((path for path in others if path != first), first)
-        return () if first == second else (first, second)
+        same = self.space.canonical(first)
+        second = next((path for path in others if self.space.canonical(path) != same), None)
+        return () if second is None else (first, second)
 
     def _numbers(self, rows: int, *place: str | int) -> list[list[float]]:
         """``rows`` of numbers between 0 and 1: one for the kind of a path, and one for each slot."""
