@@ -14,6 +14,7 @@ from rich.console import Console
 from nas.console import ProgressBar, new_console
 from nas.errors import SettingError
 from nas.search.derived import Derived, members_of_sum
+from nas.search.features import features_of, surrogate_proposer
 from nas.search.measure import Measures
 from nas.search.objectives import COSTS, EVALUATED, TRAINED, Limits, Objective, objective
 from nas.search.outcome import SearchOutcome, summarize
@@ -58,7 +59,10 @@ class Search:
         needed = [one for one in (*self.objectives, *limited, *summed) if not one.derived]
         self.measures = Measures(self.target, how, list(dict.fromkeys(needed)), folder)
         space, limits = self.target.space, Limits(self.target.space, how.limit, self.measures.costs)
-        proposer = build_proposer(how.sampler, space, limits, settings.seed, self.objectives)
+        if how.sampler == "surrogate":
+            proposer: Proposer = surrogate_proposer(self.target, how, limits, self.objectives, self.measures.costs)
+        else:
+            proposer = build_proposer(how.sampler, space, limits, settings.seed, self.objectives)
         self.trials = how.trials or (None if how.sampler == "exhaustive" else DEFAULT_TRIALS)
         self.stages = stages_of(proposer, how, self.measures.costs) if TRAINED in self.objectives else None
         if self.stages is not None:
@@ -83,6 +87,7 @@ class Search:
         how["batch"] = self.settings.search.proposed_at_once
         how["trainings"] = None if self.stages is None else self.stages.budget.candidates + self.stages.budget.finals
         how["recalibrate"] = self.target.recalibrates(how["recalibrate"])
+        how["features"] = features_of(self.settings.search, self.target.trained is not None)
         how["sum"] = beyond  # the sum itself is derived
         return {**self.target.definition(), "seed": self.settings.seed, "search": how}
 

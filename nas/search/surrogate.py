@@ -42,8 +42,9 @@ class Features:
         space: one open branch a slot.
         columns: by name, what finds the numbers; the columns of one name weigh as much as the one of another.
         choices: whether the choices are seen.
-        reference: architectures on which the numbers are standardised; None takes all of the space, or ``REFERENCE``
-            random ones of a larger space. Where a number is costly these can be few.
+        reference: architectures on which the numbers, or their logarithms where all are positive, are standardised;
+            None takes all of the space, or ``REFERENCE`` random ones of a larger space. Where a number is costly these
+            can be few.
     """
 
     def __init__(
@@ -63,13 +64,20 @@ class Features:
             reference = list(space.enumerate()) if small else space.sample_many(REFERENCE, draws)
         self._known: dict[Architecture, list[float]] = {}
         numbers = self._numbers(reference)
+        self._smallest = np.where((numbers > 0).all(axis=0), numbers.min(axis=0), 0)  # 0: no logarithm
+        numbers = self._leveled(numbers)
         spread = numbers.std(axis=0)
         self._mean, self._scale = numbers.mean(axis=0), np.array(weights) / np.where(spread > 0, spread, 1)
 
     def __call__(self, architectures: Sequence[Architecture]) -> Array:
         """The features of ``n`` architectures, ``(n, d)``; numbers that were found before are not found again."""
-        numbers = (self._numbers(architectures) - self._mean) * self._scale
+        numbers = (self._leveled(self._numbers(architectures)) - self._mean) * self._scale
         return np.concatenate([one_hot(self.space, architectures)] * self._choices + [numbers], axis=1)
+
+    def _leveled(self, numbers: Array) -> Array:
+        positive = self._smallest > 0
+        logarithms = np.log(np.maximum(numbers, np.where(positive, self._smallest, 1)))
+        return np.where(positive, logarithms, numbers)
 
     def _numbers(self, architectures: Sequence[Architecture]) -> Array:
         new = [a for a in dict.fromkeys(architectures) if a not in self._known]

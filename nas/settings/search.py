@@ -16,6 +16,8 @@ DERIVED = ("rank_sum", "surrogate")
 """Objectives whose values depend on all finished trials."""
 RACED = ("loss", "accuracy", "loss_running", "accuracy_running")
 """What candidates can race by: fine-tuning takes longer than a look at a few images could save."""
+FEATURES = ("choices", "pairs", "cost", "supernet")
+"""Features of a surrogate beside the proxies."""
 DEFAULT_TRAININGS = 24
 
 
@@ -57,6 +59,9 @@ class SearchSettings(Settings, group="search"):
     """With ``trained``: trainings to choose the winner by, those of the finals among them; 0 takes 24."""
     finals: int = rules.not_negative(4)
     """With ``trained``: the best so many are trained once more, on another seed, out of the same trainings."""
+    features: Any = None
+    """With ``sampler=surrogate``, what predicts: choices, pairs (of choices, and of whatever else is given), cost,
+    supernet (its loss), or a proxy; None takes the first three, and supernet where there is a checkpoint."""
     rungs: list[int] = field(default_factory=list)
     """With ``trained``: epochs after which the better half of the trainings goes on; empty trains all to the end."""
     train: TrainingsSettings = field(default_factory=TrainingsSettings)
@@ -119,6 +124,13 @@ class SearchSettings(Settings, group="search"):
             rule, remedy = "depends on the other trials, so it is no limit", "limit what it is made of"
             require(name not in DERIVED, f"search.limit.{name}", bound, rule, remedy)
         self._check_predictors()
+        if self.features is not None:
+            example = "search.features=[choices,cost,naswot]"
+            self.features = rules.names("search.features", self.features, example)
+            rule = "must name more than pairs, which are pairs of other features"
+            require(bool({*self.features} - {"pairs"}), "search.features", self.features, rule, f"write {example}")
+            rule, remedy = "is for the surrogate", "add search.sampler=surrogate, or leave it out"
+            require(self.sampler == "surrogate", "search.features", self.features, rule, remedy)
 
     def _check_predictors(self) -> None:
         names = self.objectives
@@ -160,7 +172,7 @@ class SearchSettings(Settings, group="search"):
         return found
 
     def _check_trainings(self) -> None:
-        trainings, rule = self.trainings or DEFAULT_TRAININGS, "leaves none to search with beside those of the finals"
+        trainings, rule = self.wanted_trainings, "leaves none to search with beside those of the finals"
         remedy = f"allow at least {self.finals + 1}, or lower search.finals={self.finals}"
         require(trainings > self.finals, "search.trainings", trainings, rule, remedy)
         rungs, epochs = self.rungs, self.train.epochs
@@ -173,6 +185,11 @@ class SearchSettings(Settings, group="search"):
         )
         rule = "the best one of trained networks is the winner of the finals"
         require(self.rank_by in ("", "trained"), "search.rank_by", self.rank_by, rule, "leave it out")
+
+    @property
+    def wanted_trainings(self) -> int:
+        """Trainings of candidates and finals, where ``trained`` is an objective."""
+        return self.trainings or DEFAULT_TRAININGS
 
     @property
     def proposed_at_once(self) -> int:
