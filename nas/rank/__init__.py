@@ -1,6 +1,7 @@
 """Whether a supernet's ranking of its subnetworks can be trusted: predictions against a benchmark table."""
 
-from nas.rank.predictions import KnownValues, Prediction, add_ranks, predict
+from nas.rank.prediction import Prediction, add_ranks
+from nas.rank.predictions import KnownValues, predict
 from nas.rank.ranking import Ranking, Row, rank, tables
 from nas.rank.report import scatter, write_report
 from nas.rank.target import RankTarget, load_target

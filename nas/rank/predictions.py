@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -17,33 +17,20 @@ from nas.console import track
 from nas.cost import PathFlops, PathParameters
 from nas.data import Batch
 from nas.journal import Journal
+from nas.rank.learned import learned
+from nas.rank.prediction import KINDS, Prediction, add_ranks
 from nas.rank.target import RankTarget
-from nas.score import PROXIES, rank_sum, score
+from nas.score import PROXIES, score
 from nas.search import Evaluator, Finetune
+from nas.search.surrogate import Column, Surrogate
 from nas.settings import RankRunSettings
-from nas.settings.rank import TRIVIAL
-from nas.space import extract, infer_widths
+from nas.settings.rank import FEATURES, SURROGATE, TRIVIAL
+from nas.space import Architecture, extract, infer_widths
 
-KINDS = ("supernet", "sum", "proxy", "trivial")
+CHOICES, PAIRS, COST, SUPERNET = FEATURES
+LOSS = "loss"
 _SAME = {"versions": versions()}
 """A part of every key: every value depends on it."""
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """The values that one predictor gives to the architectures."""
-
-    name: str
-    kind: str
-    """One of ``KINDS``."""
-    values: Tensor
-    """``(draws, n)``, float64: a draw is a checkpoint, or a draw of initial weights."""
-    lower_is_better: bool = False
-
-    @property
-    def goodness(self) -> Tensor:
-        """The values with the sign for which larger means better."""
-        return -self.values if self.lower_is_better else self.values
 
 
 class KnownValues:
@@ -86,22 +73,28 @@ def predict(target: RankTarget, settings: RankRunSettings, known: KnownValues) -
 
     Values in ``known`` are used again; all others are computed and added to it.
     """
-    found = _of_supernets(target, settings, known) if target.trained else []
+    seen = [LOSS] if SUPERNET in settings.features else []
+    found = _of_supernets(target, [*dict.fromkeys([*settings.asked, *seen])], settings, known)
     found += _of_proxies(target, settings, known)
     found += _trivial(target)
+    by_name = {prediction.name: prediction for prediction in found}
     if settings.summed:
-        by_name = {prediction.name: prediction for prediction in found}
         found.append(add_ranks([by_name[name] for name in settings.summed]))
+    if SURROGATE in settings.predictors:
+        found.append(_of_surrogate(target, settings, by_name))
+    found = [prediction for prediction in found if prediction.kind != "supernet" or prediction.name in settings.asked]
     return sorted(found, key=lambda prediction: KINDS.index(prediction.kind))
 
 
 # -------------------------------------------------------------------------------------------------- of a supernet
 
 
-def _of_supernets(target: RankTarget, settings: RankRunSettings, known: KnownValues) -> list[Prediction]:
-    """The requested predictors' values in each checkpoint; one evaluation gives both loss and accuracy."""
+def _of_supernets(
+    target: RankTarget, names: Sequence[str], settings: RankRunSettings, known: KnownValues
+) -> list[Prediction]:
+    """The predictors' values in each checkpoint; one evaluation gives both loss and accuracy."""
     found = []
-    for name in settings.predictors:
+    for name in names:
         metric, _, how = name.partition("_")
         draws = [_evaluated(target, number, how, settings, known) for number in range(len(target.trained))]
         values = _float64([[result[metric] for result in draw] for draw in draws])
@@ -184,16 +177,28 @@ def _float64(of_draws: Sequence[Sequence[float]]) -> Tensor:
     return torch.tensor(of_draws, dtype=torch.float64)
 
 
-# ---------------------------------------------------------------------------------------------------- put together
+# ----------------------------------------------------------------------------------------------- learned from trainings
 
 
-def add_ranks(members: Sequence[Prediction]) -> Prediction:
-    """Sum the members' ranks, larger is better; equal values share their mean rank.
+def _of_surrogate(target: RankTarget, settings: RankRunSettings, known: Mapping[str, Prediction]) -> Prediction:
+    """The regression of ``nas-search`` on the features that the settings name."""
+    features, architectures = settings.features, target.truth.architectures
+    members = {COST: TRIVIAL, SUPERNET: (LOSS,), **{name: (name,) for name in settings.proxies}}
+    columns = {
+        name: [_column(architectures, draw) for member in members[name] for draw in known[member].values]
+        for name in features
+        if name in members
+    }
+    surrogate = Surrogate(
+        target.space,
+        columns,
+        choices=CHOICES in features,
+        pairs=PAIRS in features,
+        reference=architectures,
+    )
+    return learned(surrogate, target.truth, settings.rank.trainings, settings.seed)
 
-    A member with fewer draws than another repeats its draws.
-    """
-    sums, higher = [], {member.name: not member.lower_is_better for member in members}
-    for draw in range(max(len(member.values) for member in members)):
-        columns = {member.name: member.values[draw % len(member.values)].tolist() for member in members}
-        sums.append(rank_sum(columns, higher))
-    return Prediction(" + ".join(higher), "sum", _float64(sums))
+
+def _column(architectures: Sequence[Architecture], values: Tensor) -> Column:
+    by_architecture = dict(zip(architectures, values.tolist(), strict=True))
+    return lambda asked: [by_architecture[a] for a in asked]

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from nas.console import ResultTable
-from nas.rank.predictions import KINDS, Prediction
+from nas.rank.prediction import KINDS, Prediction
 from nas.score.benchmark import BenchmarkTable
-from nas.score.correlation import Correlation, Difference, compare, correlate, resamples
+from nas.score.correlation import Correlation, Difference, best, compare, correlate, resamples
 from nas.score.noise import Ceiling, ceiling
 
 
@@ -25,10 +25,14 @@ class Row:
     correlation: Correlation
     also: str = ""
     """A predictor that orders the architectures exactly alike and so has no row of its own; empty for none."""
+    trainings: int = 0
+    """Trainings of the table that the predictor has learned from; it is held against other networks."""
 
     @property
     def label(self) -> str:
-        """The name, and that of the other one."""
+        """The name, with that of the other one, or with what it has learned from."""
+        if self.trainings:
+            return f"{self.name}, {self.trainings} trainings"
         return f"{self.name}, {self.also}" if self.also else self.name
 
 
@@ -53,11 +57,7 @@ def rank(predictions: Sequence[Prediction], truth: BenchmarkTable, seed: int = 0
     """
     counts, mean = resamples(len(truth.architectures), seed=seed), truth.mean
     same = _trivial_twins(predictions)
-    rows = [
-        Row(p.name, p.kind, correlate(p.goodness, mean, counts), same.get(p.name, ""))
-        for p in predictions
-        if p.name not in same.values()
-    ]
+    rows = [_row(p, mean, counts, same.get(p.name, "")) for p in predictions if p.name not in same.values()]
     rows.sort(key=lambda row: (KINDS.index(row.kind), -row.correlation.tau))
     limit = ceiling(truth.accuracies, seed, truth.trained)
     by_name = {prediction.name: prediction for prediction in predictions}
@@ -76,6 +76,13 @@ def _trivial_twins(predictions: Sequence[Prediction]) -> dict[str, str]:
     return twins
 
 
+def _row(one: Prediction, mean: Tensor, counts: Tensor, also: str) -> Row:
+    if one.unseen is None:
+        return Row(one.name, one.kind, correlate(one.goodness, mean, counts), also)
+    found = correlate(one.goodness, one.unseen.truth, counts, one.unseen.architectures)
+    return Row(one.name, one.kind, found, trainings=one.unseen.trainings)
+
+
 # ---------------------------------------------------------------------------------------------------- in plain words
 
 
@@ -83,14 +90,16 @@ def _conclude(
     rows: Sequence[Row], by_name: dict[str, Prediction], truth: Tensor, counts: Tensor, limit: Ceiling | None
 ) -> list[str]:
     """A sentence for each kind, comparing its best with the best trivial predictor; one on the pick; the ceiling."""
-    best = {kind: next((row for row in rows if row.kind == kind), None) for kind in KINDS}
-    trivial, sentences = best["trivial"], []
+    first_of = {kind: next((row for row in rows if row.kind == kind), None) for kind in KINDS}
+    trivial, sentences = first_of["trivial"], []
     assert trivial is not None, "parameters and FLOPs are always there"
     for kind in KINDS[:-1]:
-        row = best[kind]
+        row = first_of[kind]
         if row is None:
             continue
-        difference = compare(by_name[row.name].goodness, by_name[trivial.name].goodness, truth, counts)
+        one, other = by_name[row.name], by_name[trivial.name]
+        held = (truth, counts) if one.unseen is None else (one.unseen.truth, counts, one.unseen.architectures)
+        difference = compare(one.goodness, other.goodness, *held)
         sentences.append(f"{_subject(row, rows)} ranks {_verdict(difference)} {_called(trivial)} {_shown(difference)}.")
     first = rows[0].correlation
     sentences.append(
@@ -135,6 +144,8 @@ def _called(row: Row) -> str:
         return f"{name} (or {row.also}, which order alike)" if row.also else name
     if row.kind == "sum":
         return f"the rank-sum of {row.name.replace(' + ', ' and ')}"
+    if row.kind == "learned":
+        return f"a regression on {row.trainings} trainings"
     if row.kind == "proxy":
         return f"the proxy {row.name}"
     metric, _, how = row.name.partition("_")
@@ -147,13 +158,13 @@ def _called(row: Row) -> str:
 
 def tables(ranking: Ranking, truth: BenchmarkTable) -> list[ResultTable]:
     """The correlations as a table for a terminal."""
-    first = ranking.rows[0].correlation
+    n, top = len(truth.architectures), len(best(truth.mean))
     several = any(row.correlation.draws > 1 for row in ranking.rows)
     fewest, most = (int(number) for number in truth.trainings.aminmax())
     trainings = "1 training" if most == 1 else f"the mean of {_span(fewest, most)} trainings"
     low, high = float(truth.mean.min()), float(truth.mean.max())
-    title = f"{first.n:,} architectures against {trainings} each, {low:.1%} to {high:.1%} ({Path(truth.name).name})"
-    figures = ["Kendall tau", *(["draws"] if several else []), "rho", f"tau top {first.top_n}", "regret", "pick"]
+    title = f"{n:,} architectures against {trainings} each, {low:.1%} to {high:.1%} ({Path(truth.name).name})"
+    figures = ["Kendall tau", *(["draws"] if several else []), "rho", f"tau top {top}", "regret", "pick"]
     shown = ResultTable(title, ["predictor"], figures)
     for row, before in zip(ranking.rows, [None, *ranking.rows], strict=False):
         if before is not None and before.kind != row.kind:
@@ -167,9 +178,15 @@ def tables(ranking: Ranking, truth: BenchmarkTable) -> list[ResultTable]:
     spread = "; draws: their number, and the standard deviation of tau over them" if several else ""
     shown.caption = (
         "[low, high]: 95 % bootstrap over architectures; rho: Spearman's, its interval is in rank.csv; "
-        f"tau top {first.top_n}: among the truly best; regret: points of accuracy below the best; "
+        f"tau top {top}: among the truly best; regret: points of accuracy below the best; "
         f"pick: true rank of the predicted best{spread}"
     )
+    learned = next((row for row in ranking.rows if row.trainings), None)
+    if learned is not None:
+        shown.caption += (
+            f"; {learned.name}: learns from one training each of {learned.trainings} architectures of this table, "
+            f"drawn anew each time; its figures are of the other {learned.correlation.n:,}, on other seeds"
+        )
     return [shown]
 
 

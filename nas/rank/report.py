@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, astuple, fields
 from pathlib import Path
 from textwrap import indent
 
@@ -16,11 +16,11 @@ from nas.checkpoint import versions
 from nas.console import new_console
 from nas.draw import Panel, draw_scatter
 from nas.files import write_csv, write_json, write_whole
-from nas.rank.predictions import Prediction
+from nas.rank.prediction import Prediction
 from nas.rank.ranking import Ranking, tables
 from nas.rank.target import RankTarget
 from nas.score.benchmark import BenchmarkTable
-from nas.score.correlation import best
+from nas.score.correlation import Correlation, best
 from nas.settings import RankRunSettings
 from nas.space import SearchSpace
 from nas.track import Writer
@@ -34,8 +34,9 @@ def write_report(
     ranking: Ranking,
 ) -> None:
     """Write ``rank.csv``, ``predictions.csv``, ``report.json`` and ``scatter.png``, and log them to TensorBoard."""
-    rows = [{"predictor": row.name, "kind": row.kind, **asdict(row.correlation)} for row in ranking.rows]
-    write_csv(folder / "rank.csv", list(rows[0]), [list(row.values()) for row in rows])
+    head = ["predictor", "kind", "trainings", *(field.name for field in fields(Correlation))]
+    rows = [[row.name, row.kind, row.trainings, *astuple(row.correlation)] for row in ranking.rows]
+    write_csv(folder / "rank.csv", head, rows)
     _write_predictions(folder / "predictions.csv", predictions, target.truth, target.space)
     trainings = int(target.truth.trainings.sum())
     report = {

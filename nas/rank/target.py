@@ -14,6 +14,7 @@ from nas.score.proxies import check_names
 from nas.score.run import training_batches
 from nas.seeds import generator
 from nas.settings import RankRunSettings, SpaceSettings
+from nas.settings.rank import SURROGATE
 from nas.space import SearchSpace, build_space
 
 
@@ -68,7 +69,12 @@ def load_target(settings: RankRunSettings) -> RankTarget:
     input_shape = splits.input_shape if splits else (3, 32, 32)
     how = (2, settings.rank.proxy_images, settings.seed, "proxies", "rank.proxy_images")
     batches = training_batches(splits, *how) if splits and settings.proxies else []
-    return RankTarget(space, space_settings, _sampled(truth, settings), trained, input_shape, batches)
+    truth = _sampled(truth, settings)
+    if SURROGATE in settings.predictors:
+        trainings, n = settings.rank.trainings, len(truth.architectures)
+        rule, remedy = f"leaves {max(n - trainings, 0)} of {n} architectures to predict", f"write at most {n - 2}"
+        require(trainings <= n - 2, "rank.trainings", trainings, rule, remedy)
+    return RankTarget(space, space_settings, truth, trained, input_shape, batches)
 
 
 def _sampled(truth: BenchmarkTable, settings: RankRunSettings) -> BenchmarkTable:

@@ -9,9 +9,10 @@ divide by 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -180,64 +181,85 @@ def interval(values: Tensor) -> tuple[float, float]:
 # ------------------------------------------------------------------------------------------------- the comparison
 
 
-def correlate(prediction: Tensor, truth: Tensor, counts: Tensor | None = None) -> Correlation:
+def correlate(
+    prediction: Tensor, truth: Tensor, counts: Tensor | None = None, unseen: Tensor | None = None
+) -> Correlation:
     """Compare a predictor with the truth.
 
     Args:
         prediction: ``(n,)``, or ``(draws, n)`` for several draws of one predictor; larger means better.
-        truth: ``(n,)`` true accuracies.
+        truth: ``(n,)`` true accuracies, or ``(draws, n)`` where each draw has a truth of its own.
         counts: from :func:`resamples`; use the same for all predictors.
+        unseen: ``(draws, n)``, bool: the architectures that a draw is compared on, as many in each; None for all.
 
     Raises:
         NasError: there are fewer than 2 architectures, or a prediction is NaN.
     """
-    draws, truth = torch.atleast_2d(prediction).double(), truth.double()
-    _check(draws)
-    _check(truth)
-    counts = resamples(len(truth)) if counts is None else counts
-    taus = [kendall_tau(draw, truth) for draw in draws]
-    tau_low, tau_high = interval(_mean(kendall_taus, draws, truth, counts))
-    rho_low, rho_high = interval(_mean(spearman_rhos, draws, truth, counts))
-    top = best(truth)
-    regrets, ranks = zip(*(pick(draw, truth) for draw in draws), strict=True)
+    counts = resamples(truth.shape[-1]) if counts is None else counts
+    cases = _cases(prediction, truth, unseen)
+    taus = [kendall_tau(one.values, one.truth) for one in cases]
+    tau_low, tau_high = interval(_mean(kendall_taus, cases, counts))
+    rho_low, rho_high = interval(_mean(spearman_rhos, cases, counts))
+    tops = [best(one.truth) for one in cases]
+    regrets, ranks = zip(*(pick(one.values, one.truth) for one in cases), strict=True)
     return Correlation(
-        n=len(truth),
-        draws=len(draws),
+        n=len(cases[0].truth),
+        draws=len(cases),
         tau=fmean(taus),
         tau_low=tau_low,
         tau_high=tau_high,
         tau_spread=stdev(taus) if len(taus) > 1 else None,
-        rho=fmean(spearman_rho(draw, truth) for draw in draws),
+        rho=fmean(spearman_rho(one.values, one.truth) for one in cases),
         rho_low=rho_low,
         rho_high=rho_high,
-        top_n=len(top),
-        top_tau=fmean(kendall_tau(draw[top], truth[top]) for draw in draws),
+        top_n=len(tops[0]),
+        top_tau=fmean(kendall_tau(one.values[top], one.truth[top]) for one, top in zip(cases, tops, strict=True)),
         regret=fmean(regrets),
         pick_rank=fmean(ranks),
     )
 
 
-def compare(prediction: Tensor, other: Tensor, truth: Tensor, counts: Tensor | None = None) -> Difference:
+def compare(
+    prediction: Tensor, other: Tensor, truth: Tensor, counts: Tensor | None = None, unseen: Tensor | None = None
+) -> Difference:
     """Whether one predictor orders better than another: the difference of their taus, resampled in pairs.
 
     Args:
         prediction, other: ``(n,)`` or ``(draws, n)`` each; larger means better.
-        truth: ``(n,)``.
-        counts: from :func:`resamples`.
+        truth, counts, unseen: as in :func:`correlate`, for both.
     """
-    counts = resamples(len(truth)) if counts is None else counts
-    found, truth = [], truth.double()
+    counts = resamples(truth.shape[-1]) if counts is None else counts
+    found = []
     for values in (prediction, other):
-        draws = torch.atleast_2d(values).double()
-        mean = fmean(kendall_tau(draw, truth) for draw in draws)
-        found.append((mean, _mean(kendall_taus, draws, truth, counts)))
+        cases = _cases(values, truth, unseen)
+        found.append((fmean(kendall_tau(one.values, one.truth) for one in cases), _mean(kendall_taus, cases, counts)))
     (tau, resampled), (other_tau, other_resampled) = found
     return Difference(tau - other_tau, *interval(resampled - other_resampled))
 
 
-def _mean(function: Callable[..., Tensor], draws: Tensor, truth: Tensor, counts: Tensor) -> Tensor:
+class _Case(NamedTuple):
+    """A draw and what it is held against, and which of all architectures these are."""
+
+    values: Tensor
+    truth: Tensor
+    where: Tensor | slice
+
+
+def _cases(prediction: Tensor, truth: Tensor, unseen: Tensor | None) -> list[_Case]:
+    """One case for each draw of the predictor, or of the truth; the one with fewer draws repeats its own."""
+    values, truths = torch.atleast_2d(prediction).double(), torch.atleast_2d(truth).double()
+    _check(values)
+    _check(truths)
+    found = []
+    for draw in range(max(len(values), len(truths))):
+        where = slice(None) if unseen is None else unseen[draw]
+        found.append(_Case(values[draw % len(values)][where], truths[draw % len(truths)][where], where))
+    return found
+
+
+def _mean(function: Callable[..., Tensor], cases: Sequence[_Case], counts: Tensor) -> Tensor:
     """A statistic on each resample, averaged over the draws."""
-    return torch.stack([function(draw, truth, counts) for draw in draws]).mean(dim=0)
+    return torch.stack([function(one.values, one.truth, counts[:, one.where]) for one in cases]).mean(dim=0)
 
 
 def best(truth: Tensor) -> Tensor:

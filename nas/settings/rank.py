@@ -14,6 +14,11 @@ SUPERNET = ("loss", "accuracy", "loss_running", "accuracy_running", "loss_tuned"
 ones as training left them; and after fine-tuning each candidate for some steps."""
 TRIVIAL = ("parameters", "flops")
 """Predictors that need no images and no weights."""
+SURROGATE = "surrogate"
+"""The predictor that learns from trainings of the table."""
+FEATURES = ("choices", "pairs", "cost", "supernet")
+"""What a surrogate may see beside proxies: which choice each slot has, how two of what it sees go together, parameters
+and FLOPs, and the supernet's loss."""
 FINETUNE_STEPS = 40
 """Of each candidate, for ``loss_tuned`` and ``accuracy_tuned``."""
 
@@ -24,6 +29,11 @@ class RankSettings(Settings, group="rank"):
 
     sum: Any = None
     """Predictors whose ranks are added up; None takes loss and parameters where there is a loss."""
+    trainings: int = rules.at_least(4, 32, ": a regression learns from them")
+    """Trainings of the table that the ``surrogate`` learns from, one each of as many architectures."""
+    features: Any = None
+    """What the ``surrogate`` sees: choices, pairs, cost, supernet (its loss), or a proxy of this run; None takes the
+    first three, and supernet where there is a checkpoint."""
     proxy_images: int = rules.at_least(2, 64, ": proxies compare images")
     """Training images in a batch for the proxies."""
     images: int | None = rules.at_least_or_none(0)
@@ -44,6 +54,10 @@ class RankSettings(Settings, group="rank"):
         super().__post_init__()
         if self.sum is not None:
             self.sum = rules.names("rank.sum", self.sum, "rank.sum=[loss,parameters]")
+        if self.features is not None:
+            self.features = rules.names("rank.features", self.features, "rank.features=[choices,pairs,cost]")
+            rule, remedy = "must name more than pairs of other features", "write rank.features=[choices,pairs,cost]"
+            require(bool({*self.features} - {"pairs"}), "rank.features", self.features, rule, remedy)
 
 
 @dataclass
@@ -62,7 +76,7 @@ class RankRunSettings(Settings):
     truth: str = "own"
     """``own``, or a JSON or CSV file."""
     predictors: list[str] = field(default_factory=lambda: ["loss", "accuracy", "loss_running", "accuracy_running"])
-    """What is asked of the supernet."""
+    """What is asked of the supernet, and ``surrogate``: a regression on some of the table."""
     proxies: list[str] = field(default_factory=list)
     """Training-free proxies of nas-score, on initial weights."""
     architectures: int = rules.not_negative(0)
@@ -82,7 +96,7 @@ class RankRunSettings(Settings):
         rules.names("proxies", self.proxies, "proxies=[naswot]")
         rules.names("predictors", self.predictors, "predictors=[loss,accuracy]")
         for name in self.predictors:
-            rules.one_of("predictors", name, *SUPERNET)
+            rules.one_of("predictors", name, *SUPERNET, SURROGATE)
         rule = "must be 0 for all, or at least 2: one alone has no order"
         require(self.architectures != 1, "architectures", self.architectures, rule, "write architectures=200")
         for name in ("space", "data"):
@@ -90,12 +104,31 @@ class RankRunSettings(Settings):
             require(unused, name, "given", "a checkpoint has its own", f"leave {name} out, or the checkpoint")
         for name in self.rank.sum or ():
             rules.one_of("rank.sum", name, *self.known)
+        for name in self.rank.features or ():
+            rules.one_of("rank.features", name, *FEATURES[: 4 if self.checkpoint else 3], *self._proxies)
+
+    @property
+    def asked(self) -> list[str]:
+        """The predictors that a supernet gives; none without a checkpoint."""
+        return [name for name in self.predictors if self.checkpoint and name != SURROGATE]
 
     @property
     def known(self) -> tuple[str, ...]:
-        """All predictors but the rank-sum."""
-        asked = self.predictors if self.checkpoint else ()
-        return (*asked, *(name for name in self.proxies if name not in TRIVIAL), *TRIVIAL)
+        """All predictors but the rank-sum and the surrogate, which learns from the truth."""
+        return (*self.asked, *self._proxies, *TRIVIAL)
+
+    @property
+    def _proxies(self) -> list[str]:
+        return [name for name in self.proxies if name not in TRIVIAL]
+
+    @property
+    def features(self) -> list[str]:
+        """What the surrogate sees; nothing where it is not asked for."""
+        if SURROGATE not in self.predictors:
+            return []
+        if self.rank.features is None:
+            return [*FEATURES[: 4 if self.checkpoint else 3]]
+        return list(self.rank.features)
 
     @property
     def summed(self) -> list[str]:

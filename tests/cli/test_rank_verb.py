@@ -55,9 +55,12 @@ def test_without_a_checkpoint_proxies_and_sizes_are_ranked(nas_rank, made):
     assert (status, err) == (0, "")
     assert "naswot + flops" in out
     assert "supernet" not in out
-    status, out, err = nas_rank(*OF_CHAIN, candidates, table, *QUIET)
+    learns = ("predictors=[surrogate]", "rank.trainings=4")
+    status, out, err = nas_rank(*OF_CHAIN, candidates, table, *learns, *QUIET)
     assert (status, err) == (0, "")
     assert "naswot" not in out
+    assert "surrogate, 4 trainings" in out
+    assert "A regression on 4 trainings ranks" in out
 
 
 WRONG = {
@@ -65,6 +68,11 @@ WRONG = {
     "checkpoint=HERE/trained truth=gone.csv": r"truth=gone\.csv: there is no file gone\.csv; write truth=own .*",
     "checkpoint=HERE/trained truth=HERE/misfit.csv": r"truth=.*: 2 of 3 architectures do not fit space chain, first .*",
     "checkpoint=HERE/trained proxies=[foo]": r"proxies=foo: is not a proxy; there are jacob_cov, .*",
+    "checkpoint=HERE/trained predictors=[loss,surrogate] rank.trainings=8": (
+        r"rank\.trainings=8: leaves 1 of 9 architectures to predict; write at most 7"
+    ),
+    "rank.trainings=3": r"rank\.trainings=3: must be at least 4: a regression learns from them; .*",
+    "predictors=[surrogate] rank.features=[choices,supernet]": r"rank\.features=supernet: must be one of choices, .*",
     "rank.finetune_lr=0": r"rank\.finetune_lr=0\.0: must be above 0 and finite; .*",
     "space.widths=[8]": r".*space\.widths.*",
 }

@@ -12,7 +12,9 @@ from nas.cost import PathFlops
 from nas.errors import CheckpointError, DataError, NasError, SettingError
 from nas.rank import KnownValues, Prediction, add_ranks, load_target, predict
 from nas.rank import predictions as module
+from nas.rank.learned import DRAWS
 from nas.score import PROXIES, score
+from nas.search.surrogate import Surrogate
 from nas.settings import ChainSettings, CustomSettings, RankRunSettings, RankSettings, SyntheticSettings
 from nas.space import build_space, extract
 from nas.train import evaluate
@@ -241,3 +243,28 @@ def test_the_rank_sum_is_of_loss_and_parameters():
     assert RankRunSettings().summed == []
     assert RankRunSettings(proxies=["naswot"], rank=RankSettings(sum=["naswot", "flops"])).summed == ["naswot", "flops"]
     assert set(PROXIES) >= {"parameters", "flops"}
+
+
+def test_the_surrogate_sees_what_it_is_told_to(made, tmp_path, monkeypatch):
+    seen = []
+
+    def note(space, columns, *, choices, pairs, reference):
+        numbers = {name: [column(reference) for column in group] for name, group in columns.items()}
+        seen.append((numbers, choices, pairs))
+        return Surrogate(space, columns, choices=choices, pairs=pairs, reference=reference)
+
+    monkeypatch.setattr(module, "Surrogate", note)
+    few = replace(QUIET, trainings=4)
+    _, found = predicted(settings(made, "run0", "run1", predictors=["surrogate"], rank=few), tmp_path)
+    assert list(found) == ["surrogate", "parameters", "flops"]  # the loss is seen, and not shown
+    assert found["surrogate"].values.shape == (DRAWS, 9)
+    plain = predicted(settings(made, "run0", "run1", predictors=["loss"]), tmp_path)[1]
+    chosen = replace(few, features=["pairs", "naswot"])
+    more = {"predictors": ["surrogate"], "proxies": ["naswot"], "rank": chosen}
+    proxies = predicted(settings(made, "run0", **more), tmp_path)[1]
+    (first, *how), (second, *other) = seen
+    assert first["supernet"] == plain["loss"].values.tolist()
+    assert first["cost"] == [found[name].values[0].tolist() for name in ("parameters", "flops")]
+    assert (first.keys(), how) == ({"cost", "supernet"}, [True, True])
+    assert (second.keys(), other) == ({"naswot"}, [False, True])
+    assert second["naswot"] == proxies["naswot"].values.tolist()

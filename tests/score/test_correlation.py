@@ -109,6 +109,22 @@ def test_figures_of_several_draws_are_their_means():
     assert all_of_them.tau_low < all_of_them.tau < all_of_them.tau_high
 
 
+def test_each_draw_is_held_against_what_it_has_not_seen():
+    truths, draws = noise(3, 40), noise(3, 40) + noise(3, 40, seed=1)
+    unseen = torch.stack([noise(40, seed=2 + draw).argsort() < 30 for draw in range(3)])
+    counts = resamples(40)
+    found = correlate(draws, truths, counts, unseen)
+    alone = [correlate(d[u], t[u], counts[:, u]) for d, t, u in zip(draws, truths, unseen, strict=True)]
+    for name in ("tau", "rho", "top_tau", "regret", "pick_rank"):
+        assert getattr(found, name) == pytest.approx(sum(getattr(one, name) for one in alone) / 3), name
+    assert (found.n, found.draws, found.top_n) == (30, 3, 10)
+    other = noise(40, seed=9)
+    taus = [kendall_tau(other[u], t[u]) for t, u in zip(truths, unseen, strict=True)]
+    difference = compare(draws, other, truths, counts, unseen)
+    assert difference.difference == pytest.approx(found.tau - sum(taus) / 3)
+    assert difference.low < difference.difference < difference.high
+
+
 def test_the_top_is_a_tenth_with_its_ties():
     assert len(best(noise(256))) == 26
     assert len(best(noise(40))) == 10
