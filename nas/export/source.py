@@ -30,7 +30,8 @@ def find_source(checkpoint: str, search: str, architecture: str, weights: bool =
 
     Args:
         checkpoint: a checkpoint or the folder of a run; empty with ``search``.
-        search: the folder of a search; empty with ``checkpoint``.
+        search: the folder of a search; empty with ``checkpoint``. Where its best network was trained in its finals,
+            the weights are those of that training.
         architecture: as text, or ``best``, the best of the search or in the report of the run.
         weights: refuse a search without a checkpoint; otherwise its ``checkpoint`` is empty.
 
@@ -46,6 +47,8 @@ def find_source(checkpoint: str, search: str, architecture: str, weights: bool =
             raise CheckpointError("search", search, "is a run of nas-train", f"write checkpoint={search}")
         result = read_result(Path(search))
         chosen = result.best if architecture == "best" else architecture
+        if weights and chosen == result.best and result.weights and saved(Path(search) / result.weights):
+            return Source(str(Path(search) / result.weights), chosen)
         if result.checkpoint is None and not weights:
             return Source("", chosen)
         if not result.checkpoint:

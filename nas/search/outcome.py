@@ -154,6 +154,8 @@ class SearchResult:
         values: what was found of it, by name.
         front: for each architecture of the Pareto front ``architecture``, ``choices`` and ``values``.
         evaluated: number of architectures.
+        weights: of a search by trainings, the folder with the checkpoint of the best one's last training in the finals,
+            as seen from the folder of the search; None where there is none.
         verdict: of a search by trainings, the fields of a :class:`~nas.search.verdict.Verdict` and its sentence; None
             where there is none.
     """
@@ -168,6 +170,7 @@ class SearchResult:
     front: list[dict[str, Any]]
     evaluated: int
     verdict: dict[str, Any] | None = None
+    weights: str | None = None
 
 
 def read_result(folder: Path | str) -> SearchResult:

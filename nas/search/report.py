@@ -17,7 +17,9 @@ from nas.score import PROXIES
 from nas.search.objectives import COSTS, EVALUATED, LATENCY, RANK_SUM, TRAINED
 from nas.search.outcome import FILE, SearchOutcome, SearchResult, hypervolume_curve
 from nas.search.proposers import Trial
+from nas.search.stages import FINAL
 from nas.search.target import SearchTarget
+from nas.search.trainings import FOLDER, name_of
 from nas.search.verdict_report import VERDICT, as_code, as_json, drawn_verdict, pair_rows, verdict_lines
 from nas.settings import SearchRunSettings
 from nas.settings.plain import flat
@@ -56,8 +58,17 @@ def write_report(folder: Path, settings: SearchRunSettings, target: SearchTarget
         front=[{**_named(outcome.space, trial), "values": trial.values} for trial in outcome.front],
         evaluated=len(outcome.candidates),
         verdict=None if outcome.verdict is None else as_json(outcome.verdict),
+        weights=_weights(outcome),
     )
     write_json(folder / FILE, asdict(result))
+
+
+def _weights(outcome: SearchOutcome) -> str | None:
+    """The training of the best one in the finals, which keeps its checkpoint."""
+    assert outcome.best is not None
+    network, space = outcome.best.architecture, outcome.space
+    finals = [trial for trial in outcome.trials if trial.stage == FINAL and trial.architecture == network]
+    return f"{FOLDER}/{name_of(space, network)}_{finals[-1].draw}" if finals else None
 
 
 def files(folder: Path) -> list[str]:

@@ -16,7 +16,7 @@ from nas.train import make_report
 @pytest.fixture
 def search(trained, monkeypatch):
     digest = sha256(trained.path.read_bytes()).hexdigest()
-    found = SimpleNamespace(checkpoint=str(trained.path), checkpoint_digest=digest, best="1-0")
+    found = SimpleNamespace(checkpoint=str(trained.path), checkpoint_digest=digest, best="1-0", weights=None)
     monkeypatch.setattr(nas.search, "read_result", lambda folder: found, raising=False)
     return found
 
@@ -51,7 +51,7 @@ def test_a_search_without_its_checkpoint_is_refused(search):
     search.checkpoint = "nowhere/step_1.safetensors"
     with pytest.raises(CheckpointError, match=r"its checkpoint nowhere/step_1\.safetensors no longer exists"):
         find_source("", "first", "best")
-    search.checkpoint = None  # it searched untrained networks
+    search.checkpoint = None
     for search.best in ("1-0", "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"):
         with pytest.raises(CheckpointError, match="was made without a checkpoint") as caught:
             find_source("", "first", "best")

@@ -9,8 +9,9 @@ from support.processes import FORK, TIMEOUT_S
 from nas.cost.same_cost import other_networks, same_cost
 from nas.errors import SettingError
 from nas.search.objectives import Limits, objective
+from nas.search.proposers import Trial
 from nas.search.run import build_proposer
-from nas.search.stages import FINAL, RANDOM, SEARCH, WINNER, stages_of, winner
+from nas.search.stages import FINAL, RANDOM, SEARCH, WINNER, finalists, stages_of, winner
 from nas.search.study import Study
 from nas.seeds import derive
 from nas.settings import ChainSettings, SearchSettings
@@ -97,6 +98,8 @@ def test_stopped_trainings_and_broken_limits_do_not_win(tmp_path):
     known = {t.architecture: t for t in of_stage(study, SEARCH)}
     assert len(finals) == min(4, sum(t.feasible for t in known.values()))
     assert all(known[t.architecture].feasible for t in finals)
+    estimated = Trial(0, (2, 2, 2, 2), {"trained": 0.9}, feasible=True, finished=True, stopped=True)
+    assert finalists([estimated, *of_stage(study, SEARCH)], 4, COSTS) == [t.architecture for t in finals]
 
 
 def test_a_finalist_that_fails_does_not_win(tmp_path):

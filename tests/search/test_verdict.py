@@ -11,10 +11,11 @@ from search.test_stages import SMALL, accuracy, first_of, of_stage, open_study, 
 from support.runs import CHAIN, tiny
 
 import nas.search.run
+from nas.checkpoint import load_trained
 from nas.errors import CheckpointError
 from nas.export import find_source
 from nas.export.source import Source
-from nas.search import Search, read_result, search, summarize, summary
+from nas.search import Evaluator, Search, read_result, search, summarize, summary
 from nas.search.stages import FINAL, RANDOM, SEARCH, WINNER, Budget, Stages
 from nas.search.verdict import Pair, verdict_of
 from nas.search.verdict_report import verdict_lines
@@ -182,8 +183,14 @@ def test_a_search_by_trainings_ends_in_a_verdict(tmp_path, monkeypatch):
     assert (tmp_path / "verdict.png").read_bytes()[1:4] == b"PNG"
     assert {row["trainings"] for row in table(tmp_path / "front.csv")} <= {"1", "2", "5"}
     assert find_source("", str(tmp_path), "best", weights=False) == Source("", result.best)
+    trained = find_source("", str(tmp_path), "best")
+    assert trained == Source(str(tmp_path / "trainings" / f"{result.best}_1"), result.best)
+    (final,) = (row for row in rows if row["stage"] == FINAL)
+    (evaluated,) = Evaluator.of(load_trained(trained.checkpoint), recalibrate=False)([outcome.best.architecture])
+    assert evaluated.accuracy == float(final["trained"])
+    other = next(row["architecture"] for row in rows if row["architecture"] != result.best)
     with pytest.raises(CheckpointError, match="was made without a checkpoint, so it has no weights; train the best"):
-        find_source("", str(tmp_path), "best")
+        find_source("", str(tmp_path), other)
     assert json.loads((tmp_path / "result.json").read_text())["evaluated"] == 2
     monkeypatch.undo()
     with pytest.raises(CheckpointError, match=r"begun with other settings \(search\.trainings: 3 -> 24\)"):
