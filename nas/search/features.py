@@ -16,7 +16,7 @@ from nas.search.surrogate import Column
 from nas.search.surrogate_proposer import SurrogateProposer
 from nas.search.target import SearchTarget
 from nas.settings import SearchSettings
-from nas.settings.search import FEATURES
+from nas.settings.rank import FEATURES
 from nas.space import Architecture, extract
 
 CHOICES, PAIRS, COST, SUPERNET = FEATURES

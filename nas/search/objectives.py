@@ -81,7 +81,7 @@ def objective(name: str, bound: float | None = None) -> Objective:
     Raises:
         SettingError: there is none; the message lists them.
     """
-    known = {**EVALUATED, **COSTS, **{o.name: o for o in (TRAINED, LATENCY, RANK_SUM)}}
+    known = {**EVALUATED, **COSTS, **{o.name: o for o in (TRAINED, LATENCY, RANK_SUM, SURROGATE)}}
     if name in known:
         return known[name]
     if name not in PROXIES:

@@ -14,7 +14,7 @@ from nas.console import ResultTable
 from nas.draw import Axis, Points, draw_curve, draw_front, draw_values
 from nas.files import write_csv, write_json, write_whole
 from nas.score import PROXIES
-from nas.search.objectives import COSTS, EVALUATED, LATENCY, RANK_SUM, TRAINED
+from nas.search.objectives import COSTS, EVALUATED, LATENCY, RANK_SUM, SURROGATE, TRAINED
 from nas.search.outcome import FILE, SearchOutcome, SearchResult, hypervolume_curve
 from nas.search.proposers import Trial
 from nas.search.stages import FINAL
@@ -187,6 +187,10 @@ def how_measured(settings: SearchRunSettings, target: SearchTarget, outcome: Sea
     if RANK_SUM.name in names:
         summed = " and ".join(how.summed(trained is not None))
         lines.append(f"sum of ranks: of {summed}, among all that were evaluated; the best has the largest")
+    if SURROGATE.name in names:
+        lines.append(
+            "predicted: what a regression on the trainings of search and finals says, each network's own among them"
+        )
     if len(outcome.objectives) > 1 and outcome.feasible:
         ideal, reference = outcome.corner_texts()
         lines.append(

@@ -16,7 +16,7 @@ from nas.errors import SettingError
 from nas.search.derived import Derived, members_of_sum
 from nas.search.features import features_of, surrogate_proposer
 from nas.search.measure import Measures
-from nas.search.objectives import COSTS, EVALUATED, TRAINED, Limits, Objective, objective
+from nas.search.objectives import COSTS, EVALUATED, SURROGATE, TRAINED, Limits, Objective, objective
 from nas.search.outcome import SearchOutcome, summarize
 from nas.search.proposers import SEARCH, ExhaustiveProposer, Proposer, RandomProposer
 from nas.search.report import write_report
@@ -74,7 +74,7 @@ class Search:
             trials=self.trials,
             batch=how.proposed_at_once,
             definition=self._definition(_beyond(summed, [*self.objectives, *limited])),
-            derive=Derived(summed),
+            derive=Derived(space, summed, SURROGATE in self.objectives),
             halving=Halving(how.rungs),
             at_once=None if self.stages is None else 1,
         )

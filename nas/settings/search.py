@@ -16,8 +16,6 @@ DERIVED = ("rank_sum", "surrogate")
 """Objectives whose values depend on all finished trials."""
 RACED = ("loss", "accuracy", "loss_running", "accuracy_running")
 """What candidates can race by: fine-tuning takes longer than a look at a few images could save."""
-FEATURES = ("choices", "pairs", "cost", "supernet")
-"""Features of a surrogate beside the proxies."""
 DEFAULT_TRAININGS = 24
 
 

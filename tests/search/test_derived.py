@@ -9,19 +9,24 @@ from nas.rank import Prediction, add_ranks
 from nas.search import summarize
 from nas.search.derived import Derived, members_of_sum
 from nas.search.objectives import Limits, objective
-from nas.search.proposers import Trial
+from nas.search.proposers import SEARCH, Trial
 from nas.search.run import build_proposer
+from nas.search.stages import FINAL, RANDOM, WINNER
 from nas.search.study import Study
+from nas.search.surrogate import Surrogate
+from nas.seeds import generator
 from nas.settings import SearchSettings
 
-DERIVED = Derived([objective("loss"), objective("flops")])
+DERIVED = Derived(BIG, [objective("loss"), objective("flops")])
+PREDICTED = Derived(BIG, surrogate=True)
 LEARNING = ["tpe", "nsga2"]
 
 
-def open_study(folder, sampler, trials=40):
-    limits, objectives = Limits(BIG, {}, COSTS), [objective("rank_sum"), objective("flops")]
+def open_study(folder, sampler, trials=40, first="rank_sum"):
+    limits, objectives = Limits(BIG, {}, COSTS), [objective(first), objective("flops")]
+    derive = DERIVED if first == "rank_sum" else Derived(BIG, surrogate=True)
     proposer = build_proposer(sampler, BIG, limits, 0, objectives)
-    return Study(folder, proposer, objectives, trials=trials, batch=4, definition={}, derive=DERIVED)
+    return Study(folder, proposer, objectives, trials=trials, batch=4, definition={}, derive=derive)
 
 
 def test_the_sum_is_that_of_nas_rank():
@@ -71,6 +76,45 @@ def test_front_and_best_are_of_final_values(tmp_path):
     values = {t.number: t.values["rank_sum"] for t in outcome.trials}
     assert sum(values.values()) == 20 * 21
     assert values[outcome.best.number] == max(values.values()) == outcome.front[0].values["rank_sum"]
+
+
+def trained(number, architecture, accuracy, stage=SEARCH, epochs=8):
+    values = {"trained": accuracy, "flops": float(COSTS["flops"](architecture))}
+    return Trial(number, architecture, values, True, True, stage=stage, epochs=epochs)
+
+
+def test_the_surrogate_learns_from_search_and_finals():
+    some = BIG.sample_many(12, generator(0, "some"))
+    candidates = [trained(i, a, 0.5 + sum(a) / 100 + i % 3 / 50) for i, a in enumerate(some)]
+    flops = {"cost": [lambda asked: [COSTS["flops"](a) for a in asked]]}
+    expected = Surrogate(BIG, flops, reference=some).fit(some, [t.values["trained"] for t in candidates])
+    found = [t.values["surrogate"] for t in PREDICTED(candidates)]
+    assert found == pytest.approx(expected.predict(some)[0].tolist())
+    behind = [trained(12, some[0], 0.9, WINNER), trained(13, some[1], 0.1, RANDOM)]
+    assert [t.values.get("surrogate") for t in PREDICTED([*candidates, *behind])] == [*found, None, None]
+    final = PREDICTED([*candidates, trained(12, some[0], 0.9, FINAL)])
+    assert final[0].values["surrogate"] > found[0]
+    stopped = trained(12, (2, 2, 2, 2, 2, 2, 2, 2), 0.1, epochs=1)  # it is predicted, and nobody learns from it
+    more = PREDICTED([*candidates, stopped])
+    assert more[-1].values["surrogate"] > 0.5
+
+
+def test_the_surrogate_settles_trials_whatever_is_killed(tmp_path):
+    def train(study, most=None):
+        while not study.done() and most != 0:
+            for trial in study.claim()[:most]:
+                found = trained(trial.number, trial.architecture, values_of(trial.architecture)["accuracy"])
+                study.tell(trial, found.values, 0.1)
+                most = None if most is None else most - 1
+
+    whole, killed = (open_study(tmp_path / name, "tpe", 12, "surrogate") for name in ("whole", "killed"))
+    train(whole)
+    train(killed, most=6)
+    die(killed)
+    again = open_study(tmp_path / "killed", "tpe", 12, "surrogate")
+    train(again)
+    assert numbered(again) == numbered(whole)
+    assert all("surrogate" in trial.values for trial in whole.trials())
 
 
 def test_the_members_are_those_asked_for():

@@ -333,7 +333,7 @@ def test_the_best_is_by_the_objective_asked_for():
     objectives = [objective(name) for name in ("loss", "synflow", "flops")]
     trials = [trial(0, 0.1, 1.0, 9.0), trial(1, 0.2, 3.0, 8.0), trial(2, 0.3, 2.0, 7.0), trial(3, 0.4, 4.0, 6.0)]
     broken = replace(trial(4, 0.0, 9.0, 1.0), feasible=False)
-    found = Derived(objectives[:2])([*trials, broken])
+    found = Derived(None, objectives[:2])([*trials, broken])
     best = {by: summarize(None, objectives, found, by).best.number for by in ("", "synflow", "flops", "rank_sum")}
     assert best == {"": 0, "synflow": 3, "flops": 3, "rank_sum": 1}  # 4 + 1, 3 + 3, 2 + 2, 1 + 4, and 5 + 5
 
