@@ -8,23 +8,36 @@ from typing import Any
 from rich.table import Table
 
 from nas.bench.dist import dist_suite, dist_table
+from nas.bench.find import find_suite, find_table
 from nas.bench.gating_suite import gating_suite, gating_table
 from nas.bench.jac import jac_suite, jac_table
 from nas.bench.search import search_suite, search_table
 from nas.settings import BenchSettings
 
-Measure = Callable[[int, int, Callable[[str], None]], dict[str, Any]]
+Say = Callable[[str], None]
+Measure = Callable[[BenchSettings, Say], dict[str, Any]]
+
+
+def _timed(suite: Callable[[int, int, Say], dict[str, Any]]) -> Measure:
+    return lambda settings, say: suite(settings.rounds, settings.threads, say)
+
+
+def _find(settings: BenchSettings, say: Say) -> dict[str, Any]:
+    return find_suite(settings.rounds, settings.macro, say)
+
+
 SUITES: dict[str, tuple[Measure, Callable[[dict[str, Any]], Table]]] = {
-    "gating": (gating_suite, gating_table),
-    "jac": (jac_suite, jac_table),
-    "search": (search_suite, search_table),
-    "dist": (dist_suite, dist_table),
+    "gating": (_timed(gating_suite), gating_table),
+    "jac": (_timed(jac_suite), jac_table),
+    "search": (_timed(search_suite), search_table),
+    "dist": (_timed(dist_suite), dist_table),
+    "find": (_find, find_table),
 }
 
 
-def measure(settings: BenchSettings, say: Callable[[str], None]) -> dict[str, Any]:
+def measure(settings: BenchSettings, say: Say) -> dict[str, Any]:
     """Measure everything of a suite and return plain data; ``say`` is called with what comes next."""
-    return SUITES[settings.suite][0](settings.rounds, settings.threads, say)
+    return SUITES[settings.suite][0](settings, say)
 
 
 def table(result: dict[str, Any]) -> Table:

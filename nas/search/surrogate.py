@@ -24,7 +24,7 @@ LENGTHS = (0.7, 1.4, 2.8)
 """Distances at which the other part may fall; two networks that differ everywhere are about 1.4 apart."""
 NOISES = (0.03, 0.1, 0.3)
 """Variances of a single value, of targets whose variance is 1."""
-WEIGHT = 0.5
+WEIGHT = 0.7
 """How far the columns of one name spread, where all choices together spread by 1."""
 REFERENCE = 2000
 """Random architectures that columns are standardised on, in a space that has more."""

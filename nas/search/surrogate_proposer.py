@@ -8,6 +8,7 @@ from functools import cached_property
 from itertools import islice
 
 import numpy as np
+import torch
 
 from nas.search.objectives import Limits, Objective
 from nas.search.proposers import Proposer, Trial
@@ -88,7 +89,7 @@ class SurrogateProposer(Proposer):
     def design(self) -> list[Architecture]:
         """The initial design: the first proposals, in order."""
         large = largest(self.pool, self._costs, LARGEST)
-        mixed = spread(self.space, self.pool, large, fill_of(self.space), derive(self.seed, "design"))
+        mixed = spread(self.space, self.pool, large, fill_of(self.space), self.seed)
         random.Random(derive(self.seed, "design", "order")).shuffle(mixed)  # batches see both kinds
         return mixed
 
@@ -156,7 +157,7 @@ def spread(
     """
     chosen = one_hot(space, pool) > 0
     found = [pool.index(a) for a in first]
-    ties = np.array([random.Random(f"{seed}/{i}").random() for i in range(len(pool))])
+    ties = torch.rand(len(pool), generator=generator(seed, "ties"), dtype=torch.float64).numpy()
     while len(found) < min(len(first) + number, len(pool)):
         new = (chosen & ~chosen[found].any(axis=0)).sum(axis=1)
         apart = np.min([(chosen != chosen[i]).sum(axis=1) for i in found], axis=0)

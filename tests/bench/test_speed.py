@@ -4,7 +4,7 @@ import statistics
 
 import pytest
 
-from nas.bench import dist, gating, search
+from nas.bench import dist, find, gating, search
 from nas.bench.compare import interleave
 from nas.cost.allocator import keep_freed_memory
 
@@ -56,3 +56,7 @@ def test_shared_work_saves_half_of_the_time():
 def test_a_search_takes_little_time_a_trial():
     for sampler, times in search.overheads(rounds=3).items():
         assert statistics.median(times) < 20 * ROOM, sampler
+
+
+def test_a_surrogate_proposes_within_a_second():
+    assert statistics.median(find.proposal_seconds() for _ in range(3)) < 1 * ROOM

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from nas.score import kendall_tau, load_table
-from nas.search.surrogate import Features, Surrogate, one_hot
+from nas.search.surrogate import WEIGHT, Features, Surrogate, one_hot
 from nas.settings import CellSettings, ChainSettings
 from nas.space import build_space
 from tests.support.studies import BIG, SPACE
@@ -93,4 +93,4 @@ def test_features_have_the_variance_promised():
     features = Features(SPACE, {"cost": [lambda found: [sum(a) for a in found], lambda found: [a[0] for a in found]]})
     variances = features(EVERYTHING).var(axis=0)
     assert variances[:-2].sum() == pytest.approx(1)
-    assert variances[-2:].sum() == pytest.approx(0.25)
+    assert variances[-2:].sum() == pytest.approx(WEIGHT**2)
