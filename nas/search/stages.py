@@ -127,15 +127,18 @@ class Stages(Proposer):
         for draw in sorted(of_winner.keys() & of_random.keys()):
             accuracies = (trial.values.get(TRAINED.name) for trial in (of_winner[draw], of_random[draw]))
             pairs.append(Pair(draw, self.space.encode(of_random[draw].architecture), *accuracies))
-        return verdict_of(pairs, self._drawn_from(first))
+        return verdict_of(pairs, self._drawn_from(first, [trial.architecture for trial in of_random.values()]))
 
-    def _drawn_from(self, architecture: Architecture) -> str:
-        names = " and ".join({"flops": "FLOPs"}.get(name, name) for name in self.costs)
-        _, of_its_cost = self._comparators(architecture)
+    def _drawn_from(self, architecture: Architecture, others: Sequence[Architecture]) -> str:
+        """What the networks are that a winner was compared with, in words."""
+        named = {{"flops": "FLOPs"}.get(name, name): cost for name, cost in self.costs.items()}
+        names, (_, of_its_cost) = " and ".join(named), self._comparators(architecture)
         if of_its_cost >= FEWEST:
             return f"random networks of the same {names}"
         among = "within the limits" if self.limits.bounds else "of the space"
-        return f"random networks {among} ({of_its_cost} others have its {names}, too few)"
+        shares = {name: fmean(map(cost, others)) / cost(architecture) for name, cost in named.items() if others}
+        costs = " and ".join(f"{share:.0%} of its {name}" for name, share in shares.items())
+        return f"random networks {among}, with {costs} on average ({of_its_cost} others have as many, too few)"
 
     def _comparators(self, architecture: Architecture) -> tuple[list[Architecture], int]:
         """The networks that a winner is compared with, in random order, and how many others have its cost.

@@ -8,7 +8,7 @@ import pytest
 import torch
 from support.images import border_is_white, count, opened
 
-from nas.draw import Axis, Panel, Points, draw_curve, draw_front, draw_grid, draw_scatter, draw_values
+from nas.draw import Axis, Panel, Points, draw_curve, draw_front, draw_grid, draw_scatter, draw_values, draw_verdict
 from nas.draw.figure import BLUE, ORANGE
 from nas.draw.scatter import finite_mean, is_squashed
 
@@ -36,6 +36,14 @@ def test_values_and_hypervolume_are_drawn_over_the_trials():
         assert count(opened(png), BLUE) > 300
     assert LOSS.text == "loss, smaller is better"
     assert Axis("naswot (larger is better)", False).text == "naswot (larger is better)"
+
+
+def test_a_verdict_shows_every_pair():
+    shown = [opened(draw_verdict(range(n), [53.0] * n, [50.0 + i for i in range(n)], "better " * 20)) for n in (2, 8)]
+    for pixels in shown:
+        assert border_is_white(pixels)
+    for colour in (BLUE, ORANGE):
+        assert count(shown[1], colour) > 2 * count(shown[0], colour) > 100
 
 
 def test_a_scatter_fits_every_panel_and_takes_infinities():

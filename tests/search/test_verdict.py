@@ -7,7 +7,7 @@ from statistics import NormalDist, fmean
 
 import pytest
 import torch
-from search.test_stages import SMALL, accuracy, first_of, of_stage, open_study, work
+from search.test_stages import COSTS, SMALL, accuracy, first_of, of_stage, open_study, work
 from support.runs import CHAIN, tiny
 
 import nas.search.run
@@ -125,8 +125,11 @@ def test_the_verdict_says_when_few_networks_cost_the_same(tmp_path):
         study = open_study(tmp_path / among, space=SMALL, limit=limit)
         work(study)
         (line, _) = verdict_lines(outcome_of(study))
-        assert f"than the mean of 8 random networks {among} (" in line
-        assert "others have its FLOPs, too few)" in line
+        assert f"than the mean of 8 random networks {among}, with " in line
+        cost = COSTS["flops"]
+        share = fmean(cost(t.architecture) for t in of_stage(study, RANDOM)) / cost(first_of(study))
+        assert f"{share:.0%} of its FLOPs on average (" in line
+        assert "others have as many, too few)" in line
 
 
 def test_no_verdict_says_why(tmp_path):
