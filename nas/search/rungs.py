@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import fmean, linear_regression
 
-from nas.search.objectives import TRAINED
+from nas.search.objectives import TRAINED, Limits
 from nas.search.proposers import SEARCH, Trial
 
 LEAST = 3
@@ -57,7 +58,7 @@ class Halving:
         """What stopped trainings would have reached, by number of the trial; nothing while none has reached its end.
 
         A line through the whole trainings says which accuracy belongs to which loss at that rung. While fewer than
-        three of them are known, it falls by a unit of accuracy for a unit of an epoch's loss.
+        three of them are known, it falls by a unit of accuracy for a unit of loss.
         """
         whole = [t for t in trials if t.stage == SEARCH and t.epochs and not t.stopped and TRAINED.name in t.values]
         reached = [t.values[TRAINED.name] for t in whole]
@@ -65,12 +66,21 @@ class Halving:
         for trial in trials if whole else ():
             if not trial.stopped:
                 continue
-            losses, slope = [score(t.train_losses, trial.epochs) for t in whole], -1 / trial.epochs
+            losses, slope = [score(t.train_losses, trial.epochs) for t in whole], -1.0
             if len(whole) >= LEAST and len({*losses}) > 1:
                 slope = min(linear_regression(losses, reached).slope, 0.0)
             estimate = fmean(reached) + slope * (score(trial.train_losses, trial.epochs) - fmean(losses))
             found[trial.number] = min(max(estimate, 0.0), 1.0)
         return found
+
+    def estimated(self, trials: Sequence[Trial], limits: Limits) -> list[Trial]:
+        """The trials as a proposer sees them: stopped trainings with the accuracy that they would have reached."""
+        seen = list(trials)
+        for number, accuracy in self.estimates(trials).items():
+            values = {**seen[number].known, TRAINED.name: accuracy}
+            feasible = all(excess <= 0 for excess in limits.violations(values).values())
+            seen[number] = replace(seen[number], values=values, feasible=feasible)
+        return seen
 
 
 WHOLE = Halving()
@@ -78,11 +88,12 @@ WHOLE = Halving()
 
 
 def score(train_losses: Sequence[float], epochs: int) -> float:
-    """The sum of the training losses of the first ``epochs``; smaller is better.
+    """The training loss of the last of ``epochs``; smaller is better.
 
-    Ru, Lyle, Schut et al., Speedy Performance Estimation for Neural Architecture Search, NeurIPS 2021.
+    After Ru, Lyle, Schut et al., Speedy Performance Estimation for Neural Architecture Search (NeurIPS 2021), who sum
+    up the losses of the last epochs or of all; here one epoch ranks better than the sum.
     """
-    return sum(train_losses[:epochs])
+    return train_losses[epochs - 1]
 
 
 def _there(trials: Sequence[Trial], epochs: int) -> list[Trial]:

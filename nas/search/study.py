@@ -207,19 +207,10 @@ class Study:
         """Whether another worker, which is still there, is at it."""
         return worker not in (NOBODY, self._worker.name) and self._worker.alive(worker)
 
-    def _estimated(self) -> list[Trial]:
-        """The trials as a proposer sees them: stopped trainings with what they would have reached."""
-        trials = list(self._trials)
-        for number, accuracy in self._halving.estimates(trials).items():
-            values = {**trials[number].known, TRAINED.name: accuracy}
-            feasible = all(excess <= 0 for excess in self.limits.violations(values).values())
-            trials[number] = replace(trials[number], values=values, feasible=feasible)
-        return self._derive(trials)
-
     def _proposals(self, has_work: bool) -> list[Trial]:
         """The rest of the batch that was begun; another batch if there is none, and nothing else to do."""
         first = len(self._trials)
-        self._proposer.tell(self._estimated())
+        self._proposer.tell(self._derive(self._halving.estimated(self._trials, self.limits)))
         batch = self._proposer.batch_of(first, self._batch)
         begins = first == batch.start
         if self.used_up or (begins and (has_work or not self._proposer.ready(first))):

@@ -2,16 +2,19 @@
 
 import itertools
 import random
+from dataclasses import replace
 
 import pytest
 
 from nas.errors import SettingError
-from nas.search.objectives import TRAINED
+from nas.search.objectives import TRAINED, Limits
 from nas.search.proposers import Trial
 from nas.search.rungs import Halving, score
-from nas.settings import SearchSettings
+from nas.settings import ChainSettings, SearchSettings
+from nas.space import build_space
 
 EPOCHS = 4
+LIMITS, LIMITED = (Limits(build_space(ChainSettings(), 3, 32, 10), bounds, {}) for bounds in ({}, {"trained": 0.4}))
 
 
 def losses_of(quality, epochs=EPOCHS):
@@ -85,7 +88,10 @@ def test_an_estimate_is_what_the_curve_leads_to():
     assert few == pytest.approx(0.55 - (score(losses_of(0.3), 1) - score(losses_of(0.55), 1)))
     assert halving.estimates([stopped]) == {}
     assert halving.estimates([*whole, trial(8, -3.0, epochs=2)])[8] == 0.0
-    assert score(losses_of(0.4), 2) == pytest.approx(1.9 + 1.8)
+    assert score(losses_of(0.4), 2) == pytest.approx(1.8)
+    seen = halving.estimated([*whole, replace(stopped, number=3, known={"flops": 7.0})], LIMITS)[3]
+    assert (seen.values, seen.feasible, seen.weight) == ({"flops": 7.0, "trained": pytest.approx(0.3)}, True, 0.25)
+    assert not halving.estimated([*whole, replace(stopped, number=3)], LIMITED)[3].feasible
 
 
 def test_rungs_increase_and_stay_within_the_training():
