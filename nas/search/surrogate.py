@@ -112,7 +112,7 @@ class Surrogate:
         self._pairs, self._model, self._warp = pairs, None, Warp()
 
     def fit(
-        self, architectures: Sequence[Architecture], values: Sequence[float], counts: Sequence[int] | None = None
+        self, architectures: Sequence[Architecture], values: Sequence[float], counts: Sequence[float] | None = None
     ) -> Surrogate:
         """Learn from values.
 

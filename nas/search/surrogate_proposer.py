@@ -60,15 +60,15 @@ class SurrogateProposer(Proposer):
         super().__init__(space, limits, seed)
         self._target, self._costs, self._most = target, costs, COSTLY_POOL if costly else POOL
         self._how = {"columns": columns, "choices": choices, "pairs": pairs}
-        self._known: dict[Architecture, list[float]] = {}
+        self._known: dict[Architecture, list[tuple[float, float]]] = {}  # values and their weights
         self._fitted = False
 
     def tell(self, trials: Sequence[Trial]) -> None:
-        known: dict[Architecture, list[float]] = {}
+        known: dict[Architecture, list[tuple[float, float]]] = {}
         for trial in trials:
             if trial.values:
                 value = -self._target.oriented(trial.values[self._target.name])
-                known.setdefault(trial.architecture, []).append(value)
+                known.setdefault(trial.architecture, []).append((value, trial.weight))
         self._fitted &= known == self._known
         self._known = known
 
@@ -121,7 +121,7 @@ class SurrogateProposer(Proposer):
         return [cost(architecture) for cost in self._costs.values()]
 
     def _candidates(self) -> list[Architecture]:
-        best = sorted(self._known, key=lambda a: -float(np.mean(self._known[a])))[:BEST]
+        best = sorted(self._known, key=lambda a: -_mean(self._known[a]))[:BEST]
         near = (self.space.canonical(other) for a in best for other in self.space.neighbors(a))
         return list(dict.fromkeys([*self.pool, *filter(self.limits.within, near)]))
 
@@ -131,9 +131,14 @@ class SurrogateProposer(Proposer):
 
     def _fit(self) -> None:
         if not self._fitted:
-            values, counts = [float(np.mean(v)) for v in self._known.values()], [*map(len, self._known.values())]
-            self._surrogate.fit(list(self._known), values, counts)
+            counts = [sum(weight for _, weight in found) for found in self._known.values()]
+            self._surrogate.fit(list(self._known), [*map(_mean, self._known.values())], counts)
             self._fitted = True
+
+
+def _mean(found: Sequence[tuple[float, float]]) -> float:
+    """The weighted mean of values."""
+    return sum(value * weight for value, weight in found) / sum(weight for _, weight in found)
 
 
 def fill_of(space: SearchSpace) -> int:
