@@ -75,7 +75,7 @@ class Search:
             batch=how.proposed_at_once,
             definition=self._definition(_beyond(summed, [*self.objectives, *limited])),
             derive=Derived(space, summed, SURROGATE in self.objectives),
-            halving=Halving(how.rungs),
+            halving=Halving(how.halved_after),
             at_once=None if self.stages is None else 1,
         )
         self.measures.goes_on = self.study.goes_on
@@ -84,7 +84,7 @@ class Search:
         how = asdict(self.settings.search)
         for name in ("trials", "rank_by", "memory_mb", "threads", "tensorboard", "progress"):
             del how[name]  # these change nothing that is found out
-        how["batch"] = self.settings.search.proposed_at_once
+        how["batch"], how["rungs"] = self.settings.search.proposed_at_once, self.settings.search.halved_after
         how["trainings"] = None if self.stages is None else self.stages.budget.candidates + self.stages.budget.finals
         how["recalibrate"] = self.target.recalibrates(how["recalibrate"])
         how["features"] = features_of(self.settings.search, self.target.trained is not None)

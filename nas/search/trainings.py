@@ -72,7 +72,7 @@ class Trainings:
 
     def __init__(self, target: SearchTarget, settings: SearchSettings, folder: Path) -> None:
         self._target, self._folder, self._inherit = target, folder / FOLDER, settings.train.inherit
-        self._rungs = [rung for rung in settings.rungs if rung < settings.train.epochs]
+        self._rungs = settings.halved_after
         rule, remedy = "needs a supernet to inherit from", "add checkpoint=outputs/train/RUN, or leave it out"
         require(not self._inherit or target.trained is not None, "search.train.inherit", True, rule, remedy)
         plain = training_settings(target, settings)

@@ -60,8 +60,9 @@ class SearchSettings(Settings, group="search"):
     features: Any = None
     """With ``sampler=surrogate``, what predicts: choices, pairs (of choices, and of whatever else is given), cost,
     supernet (its loss), or a proxy; None takes the first three, and supernet where there is a checkpoint."""
-    rungs: list[int] = field(default_factory=list)
-    """With ``trained``: epochs after which the better half of the trainings goes on; empty trains all to the end."""
+    rungs: list[int] | None = None
+    """With ``trained``: epochs after which the better half of the trainings goes on; None takes 1, 2, 4 and so on, and
+    an empty list trains all to the end."""
     train: TrainingsSettings = field(default_factory=TrainingsSettings)
     verdict: VerdictSettings = field(default_factory=VerdictSettings)
     limit: dict[str, float] = field(default_factory=dict)
@@ -173,7 +174,7 @@ class SearchSettings(Settings, group="search"):
         trainings, rule = self.wanted_trainings, "leaves none to search with beside those of the finals"
         remedy = f"allow at least {self.finals + 1}, or lower search.finals={self.finals}"
         require(trainings > self.finals, "search.trainings", trainings, rule, remedy)
-        rungs, epochs = self.rungs, self.train.epochs
+        rungs, epochs = self.rungs or [], self.train.epochs
         rule, remedy = "must be epochs from 1 on that increase", "write for example search.rungs=[1,2,4]"
         ok = all(before < rung for before, rung in pairwise((0, *rungs)))
         require(ok, "search.rungs", rungs, rule, remedy)
@@ -188,6 +189,13 @@ class SearchSettings(Settings, group="search"):
     def wanted_trainings(self) -> int:
         """Trainings of candidates and finals, where ``trained`` is an objective."""
         return self.trainings or DEFAULT_TRAININGS
+
+    @property
+    def halved_after(self) -> list[int]:
+        """The rungs of trainings before their last epoch."""
+        doubled = [2**k for k in range(self.train.epochs.bit_length())]
+        rungs = doubled if self.rungs is None else self.rungs
+        return [rung for rung in rungs if rung < self.train.epochs]
 
     @property
     def proposed_at_once(self) -> int:

@@ -10,7 +10,7 @@ from nas.errors import SettingError
 from nas.search.objectives import TRAINED, Limits
 from nas.search.proposers import Trial
 from nas.search.rungs import Halving, score
-from nas.settings import ChainSettings, SearchSettings
+from nas.settings import ChainSettings, SearchSettings, TrainingsSettings
 from nas.space import build_space
 
 EPOCHS = 4
@@ -105,4 +105,12 @@ def test_rungs_increase_and_stay_within_the_training():
             SearchSettings(objectives=["trained"], rungs=[*rungs])
     with pytest.raises(SettingError, match=r"search\.rungs=\[1\]: is for the objective trained"):
         SearchSettings(rungs=[1])
-    assert SearchSettings(objectives=["trained"], rungs=[1, 8]).rungs == [1, 8]
+    for given, epochs, rungs in (
+        (None, 8, [1, 2, 4]),
+        (None, 1, []),
+        (None, 9, [1, 2, 4, 8]),
+        ([1, 8], 8, [1]),
+        ([], 8, []),
+    ):
+        how = SearchSettings(objectives=["trained"], rungs=given, train=TrainingsSettings(epochs=epochs))
+        assert how.halved_after == rungs
