@@ -41,6 +41,8 @@ class Evaluator:
         memory_bytes: the most memory for the activations that subnetworks share, as long as the evaluator lives. Less
             memory costs time and changes nothing else.
         finetune: what is done to each subnetwork before its evaluation; no work is shared then.
+        by_batch: BatchNorm normalises each batch by that batch; ``calibration`` is not looked at. Cheaper, and good
+            enough to compare subnetworks on the same batches.
 
     Raises:
         SpaceError: the supernet is ``Chained`` and breaks what it promises.
@@ -56,14 +58,15 @@ class Evaluator:
         precision: str = "float32",
         memory_bytes: int = 1 << 30,
         finetune: Finetune | None = None,
+        by_batch: bool = False,
     ) -> None:
         assert batches, "there is nothing to evaluate on"
-        self.space, self.finetune, self._precision = space, finetune, precision
+        self.space, self.finetune, self._precision, self._by_batch = space, finetune, precision, by_batch
         self._batches, self._calibration = batches, calibration
         self._model = copy.deepcopy(supernet).eval()
         self._walk: PrefixWalk | None = None
         if isinstance(self._model, Chained) and finetune is None:
-            self._walk = PrefixWalk(self._model, space, batches, calibration, precision, memory_bytes)
+            self._walk = PrefixWalk(self._model, space, batches, calibration, precision, memory_bytes, by_batch)
         self._evaluated_alone = 0
 
     @classmethod
@@ -155,7 +158,8 @@ class Evaluator:
         if self.finetune is not None:
             model = self.finetune(model, architecture, self._precision)
         self._evaluated_alone += len(architecture)
-        return architecture, logits_of(model, architecture, self._batches, self._calibration, self._precision)
+        how = self._batches, self._calibration, self._precision, self._by_batch
+        return architecture, logits_of(model, architecture, *how)
 
     def _result(self, of: tuple[Architecture, list[Tensor]]) -> EvalResult:
         return self._finite(result_of(*of, self._batches))

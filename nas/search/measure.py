@@ -18,7 +18,7 @@ from nas.score.run import training_batches
 from nas.search.evaluator import Evaluator, Finetune
 from nas.search.objectives import EVALUATED, TRAINED, Objective
 from nas.search.proposers import SEARCH, Trial
-from nas.search.race import CALIBRATION, LOOK, WORTH, Company, Race, named
+from nas.search.race import LOOK, WORTH, Company, Race, named
 from nas.search.target import SearchTarget
 from nas.search.trainings import Trainings
 from nas.seeds import generator
@@ -97,22 +97,17 @@ class Measures:
         how = (PROXY_BATCHES, settings.proxy_images, target.seed, "proxies", "search.proxy_images")
         self._batches = training_batches(target.splits, *how) if self._proxies else []
         ways = dict.fromkeys(name.partition("_")[2] for name in names if name in EVALUATED)
-        raced = next((name for name in names if name in EVALUATED), "") if settings.race else ""
-        shares, images = len(ways) + bool(raced), (settings.images, settings.recalibrate_images)
-        self._evaluators = {way: self._build_evaluator(way, shares, images) for way in ways}
-        self._race = self._build_race(raced, shares) if raced else None
+        shares = len(ways) + settings.race
+        self._evaluators = {way: self._build_evaluator(way, shares) for way in ways}
+        self._race = self._build_race((settings.memory_mb << 20) // shares) if settings.race else None
         self.goes_on: Callable[[Trial, int, Sequence[float]], bool] = lambda *_: True
         self.trainings = None
         if TRAINED.name in names:
             assert folder is not None, "trainings need a folder"
             self.trainings = Trainings(target, settings, folder)
 
-    def _build_evaluator(self, way: str, shares: int, images: tuple[int | None, int | None]) -> Evaluator:
-        """An evaluator that asks the supernet in one of the ``WAYS``, with a share of the memory.
-
-        Args:
-            images: held-out ones, and training images for BatchNorm statistics.
-        """
+    def _build_evaluator(self, way: str, shares: int) -> Evaluator:
+        """An evaluator that asks the supernet in one of the ``WAYS``, with a share of the memory."""
         how, trained = self._settings, self._target.trained
         if trained is None:
             rule, remedy = "accuracy and loss need a trained supernet", "add checkpoint=outputs/train/RUN"
@@ -128,16 +123,29 @@ class Measures:
         steps = how.finetune_steps or FINETUNE_STEPS
         finetune = Finetune.of(trained, steps, how.finetune_lr) if way == "tuned" else None
         recalibrate = way != "running" and self._target.recalibrates(how.recalibrate)
+        images = how.images, how.recalibrate_images
         return Evaluator.of(trained, how.split, (how.memory_mb << 20) // shares, recalibrate, finetune, *images)
 
-    def _build_race(self, raced: str, shares: int) -> Race:
-        metric, _, way = raced.partition("_")
+    def _build_race(self, memory_bytes: int) -> Race:
+        """A race by the one evaluated objective; the settings have seen to it that there is one."""
+        how, trained = self._settings, self._target.trained
+        assert trained is not None, "its evaluator was built"
+        name = next(name for name in how.objectives if name in EVALUATED)
+        metric, _, way = name.partition("_")
         evaluator, images = self._evaluators[way], WORTH * LOOK
         if evaluator.images < images:
             rule = f"needs {images:,} held-out images: it looks at {LOOK} first, and there are {evaluator.images:,}"
             raise SettingError("search.race", True, rule, "leave it out: all are evaluated in full then")
-        costs = [self.costs[name] for name in self._settings.objectives if name in self.costs]
-        return Race(evaluator, self._build_evaluator(way, shares, (LOOK, CALIBRATION)), metric, costs, way)
+        looks = Evaluator(
+            trained.supernet,
+            trained.space,
+            trained.batches(trained.held_out(how.split, LOOK), LOOK // 2),
+            None,
+            precision=trained.settings.train.precision,
+            memory_bytes=memory_bytes,
+            by_batch=way != "running" and self._target.recalibrates(how.recalibrate),
+        )
+        return Race(evaluator, looks, metric, [self.costs[n] for n in how.objectives if n in self.costs], way)
 
     def __call__(self, trials: Sequence[Trial], company: Company | None = None) -> Iterator[Measurement]:
         """Measure one after the other in lexicographic order, in which subnetworks share most work.

@@ -46,6 +46,7 @@ class PrefixWalk:
         precision_name: as in :func:`nas.train.evaluate`.
         memory_bytes: the most memory for activations, also between walks; what does not fit is computed again. The
             images, and what a single batch needs in passing, do not count.
+        by_batch: BatchNorm normalises each evaluated batch by that batch; ``calibration`` is not looked at.
 
     Attributes:
         block_evaluations: slots that were run over all images so far.
@@ -62,16 +63,19 @@ class PrefixWalk:
         calibration: Sequence[Batch] | None,
         precision_name: str,
         memory_bytes: int,
+        by_batch: bool = False,
     ) -> None:
         self._model, self._slots, self._memory = model, len(space.slots), memory_bytes
         self._precision, self._device = precision_name, batches[0][0].device
         with autocast(precision_name, self._device):
             self._pieces = survey(model, space.slots, batches[0][0][:2])
         # Without running statistics there is nothing to estimate.
-        self._calibrates = calibration is not None and any(piece.norms for piece in self._pieces)
-        images = [x for x, _ in calibration or ()] if self._calibrates else []
+        has_norms, images = any(piece.norms for piece in self._pieces), [x for x, _ in batches]
+        self._calibrates, self._by_batch = has_norms and (by_batch or calibration is not None), has_norms and by_batch
         self._path: Architecture = ()
-        self._levels = [_Level(0, images, [x for x, _ in batches])]  # along that path, ascending in depth
+        # along that path, ascending in depth; by batch, the evaluated images are those that calibrate
+        calibrating = [x for x, _ in calibration or ()] if self._calibrates else []
+        self._levels = [_Level(0, images, []) if self._by_batch else _Level(0, calibrating, images)]
         self.block_evaluations = 0
 
     def logits(self, order: Sequence[Architecture]) -> Iterator[tuple[Architecture, list[Tensor]]]:
@@ -92,7 +96,8 @@ class PrefixWalk:
             for depth in depths:
                 if depth > self._levels[-1].depth:
                     self._levels.append(self._advance(self._levels[-1], depth, architecture))
-            yield architecture, self._advance(self._levels[-1], len(self._pieces), architecture).evaluated
+            last = self._advance(self._levels[-1], len(self._pieces), architecture)
+            yield architecture, last.calibration if self._by_batch else last.evaluated
 
     def _depths_to_keep(self, order: Sequence[Architecture]) -> list[int]:
         # No two architectures share the output of the last slot: it is never kept.

@@ -1,11 +1,11 @@
 """Candidates are judged no longer than needed: those that are certainly behind get a look at a few images alone.
 
 What a subnetwork loses on an image is much the same mixture of what others lose on it. So each candidate gets a first
-look: its losses on :data:`LOOK` held-out images, after BatchNorm statistics of :data:`CALIBRATION` training images. A
-ridge regression on the looks of those that are known in full, its anchors, then predicts its value on all images, with
-a standard error (the regression estimator of survey sampling: Cochran, Sampling Techniques, 1977, chapter 7). The most
-promising ones are evaluated in full, a few at a time, and become anchors; when all others are certainly behind, these
-keep their predictions. What is evaluated in full has the same bits as without a race.
+look: its losses on :data:`LOOK` held-out images, with BatchNorm by batch. A ridge regression on the looks of those that
+are known in full, its anchors, then predicts its value on all images, with a standard error (the regression estimator
+of survey sampling: Cochran, Sampling Techniques, 1977, chapter 7). The most promising ones are evaluated in full, a few
+at a time, and become anchors; when all others are certainly behind, these keep their predictions. What is evaluated in
+full has the same bits as without a race.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from nas.search.proposers import Trial
 from nas.space import Architecture
 from nas.train import EvalResult
 
-LOOK, CALIBRATION = 512, 256
-"""Images of a first look; the training images for its BatchNorm statistics."""
-SHARE = 0.1
-"""The best share, of those that cost no more, is evaluated in full."""
-SURE = 3.0
+LOOK = 512
+"""Images of a first look, in two batches."""
+SHARE, SPARE = 0.1, 1
+"""Of those that cost no more, the best share and so many besides are evaluated in full."""
+SURE = 2.5
 """Standard errors by which one is certainly behind."""
 TOGETHER = 4
 """Evaluated in full before the others are predicted again."""
@@ -58,7 +58,7 @@ class Prediction:
 class Race:
     """Evaluates candidates, and drops those that are certainly behind.
 
-    One is behind if it is certainly not among the best tenth of those that cost no more, by the metric. What is
+    One is dropped if it is certainly not among the best tenth of those that cost no more, by the metric. What is
     dropped is a function of the candidates that were proposed together and of what is known before them.
 
     Args:
@@ -135,7 +135,8 @@ class Race:
         found = []
         for a in rest:
             cheaper = [values[b] for b in values if all(x <= y for x, y in zip(costs[b], costs[a], strict=True))]
-            bar = sorted(cheaper)[math.ceil(SHARE * len(cheaper)) - 1]
+            k = min(len(cheaper), math.ceil(SHARE * len(cheaper)) + SPARE)
+            bar = sorted(cheaper)[k - 1]
             if not predictions[a].value - SURE * predictions[a].error > bar:  # also if that is no number
                 found.append(a)
         return sorted(found, key=lambda a: (values[a], a))

@@ -33,6 +33,11 @@ def estimate_statistics(norms: Sequence[nn.modules.batchnorm._BatchNorm]) -> Ite
             norm.eval()
 
 
+def norms_with_statistics(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    """The BatchNorm layers of a network that track running statistics."""
+    return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+
+
 @torch.no_grad()
 def recalibrate(model: nn.Module, architecture: Architecture, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
     """Replace the BatchNorm statistics on a path by those of ``batches``, in place; ``model`` ends in eval mode.
@@ -40,7 +45,7 @@ def recalibrate(model: nn.Module, architecture: Architecture, batches: Iterable[
     Dropout is off meanwhile. Layers that track no statistics stay as they are.
     """
     model.eval()
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    norms = norms_with_statistics(model)
     if norms:
         with estimate_statistics(norms):
             for x, _ in batches:

@@ -15,6 +15,7 @@ from nas.dist import autocast
 from nas.gate import FairGate, Gate
 from nas.settings import FairGateSettings
 from nas.space import Architecture, recalibrate
+from nas.space.calibrate import estimate_statistics, norms_with_statistics
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,18 @@ def logits_of(
     batches: Sequence[Batch],
     calibration: Sequence[Batch] | None,
     precision: str,
+    by_batch: bool = False,
 ) -> list[Tensor]:
     """The logits ``(B, classes)`` of a subnetwork for each batch; arguments as in :func:`evaluate`.
 
     Args:
-        model: in eval mode; the BatchNorm statistics on the path become those of ``calibration``.
+        model: in eval mode; the BatchNorm statistics on the path become others.
+        by_batch: BatchNorm normalises each batch by that batch; ``calibration`` is not looked at.
     """
     with autocast(precision, batches[0][0].device):
+        if by_batch:
+            with estimate_statistics(norms_with_statistics(model)):
+                return [model(x, architecture) for x, _ in batches]
         if calibration is not None:
             recalibrate(model, architecture, calibration)
         return [model(x, architecture) for x, _ in batches]

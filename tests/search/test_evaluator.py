@@ -267,3 +267,20 @@ def test_images_and_recalibration_images_can_be_set(tmp_path):
     assert list(Evaluator.of(as_run)(some)) == run.evaluate("val", some)
     assert list(Evaluator.of(as_run, "test")(some)) == run.evaluate("test", some) == everything
     assert list(Evaluator.of(as_run, images=0)(some)) == list(Evaluator.of(trained)(some))
+
+
+def test_by_batch_each_batch_has_its_own_statistics():
+    for name, space in SPACES.items():
+        supernet, everything = lively(space), list(space.enumerate())
+        chained = Evaluator(supernet, space, BATCHES, None, by_batch=True)
+        assert_same(
+            chained.by_image(everything),
+            Evaluator(unchained(supernet), space, BATCHES, None, by_batch=True).by_image(everything),
+            name,
+        )
+        assert chained.block_evaluations < 3 * len(everything)
+        x, y = BATCHES[1]
+        own = evaluate(supernet, everything, [(x, y)], [(x, y)])
+        for found in Evaluator(supernet, space, [(x, y)], None, by_batch=True)(everything):
+            near = next(one for one in own if one.architecture == found.architecture)
+            assert found.loss == pytest.approx(near.loss, rel=0.2)  # but for the unbiased variance
