@@ -61,7 +61,8 @@ class Verdict:
     @property
     def sentence(self) -> str:
         """The verdict in words."""
-        interval = f"{100 * self.difference:.1f} points [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+        difference, low, high = (round(100 * x, 1) or 0.0 for x in (self.difference, self.low, self.high))
+        interval = f"{difference:.1f} points [{low:.1f}, {high:.1f}]"
         than = f"than the mean of {len(self.whole)} {self.drawn_from}"
         return f"better by {interval} {than}" if self.shown else f"not shown to be better {than}: {interval}"
 

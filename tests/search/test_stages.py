@@ -191,6 +191,21 @@ def test_a_network_is_left_out_under_every_name():
     assert all(sum(a) == 3 and a <= a[::-1] and a != (0, 0, 1, 2) for a in found)
 
 
+def test_random_networks_match_what_is_limited():
+    """Or else the costs that are objectives, or else the FLOPs."""
+    costs = {"flops": sum, "parameters": max}
+    for objectives, limit, matched in (
+        (["trained", "flops"], {"parameters": 2, "latency": 9}, ["parameters"]),
+        (["trained"], {"parameters": 2, "flops": 9}, ["parameters", "flops"]),
+        (["trained", "parameters"], {}, ["parameters"]),
+        (["trained", "latency"], {"latency": 9}, ["flops"]),
+    ):
+        search = build_proposer("random", SPACE, Limits(SPACE, {}, costs), 0, [])
+        stages = stages_of(search, SearchSettings(objectives=objectives, limit=limit), costs)
+        assert list(stages.costs) == matched
+        assert str(stages.budget) == "40 trainings: 20 to search, 4 finals, 16 for the verdict"
+
+
 def test_rare_networks_of_a_large_space_are_found():
     """Uniform samples of half a million networks hit these 78 about three times."""
     space = build_space(ChainSettings(depths=[12], **CHAIN))

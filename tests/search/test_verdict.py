@@ -90,6 +90,7 @@ def test_a_verdict_by_hand():
 
 
 def test_trainings_that_are_all_alike_have_a_verdict():
+    assert "-0.0" not in verdict_of([Pair(draw, "0", 0.5, 0.5001) for draw in range(8)], "").sentence
     for other, is_shown, share in ((0.5, False, 1.0), (0.25, True, 0.0)):
         verdict = verdict_of([Pair(draw, "0", 0.5, other) for draw in range(8)], "random networks")
         assert (verdict.shown, verdict.share) == (is_shown, share)
