@@ -14,7 +14,7 @@ from nas.settings import (
     TrainRunSettings,
 )
 from nas.space import build_space, extract
-from nas.train import BranchNorms, Loss
+from nas.train import BranchNorms, Loss, make_report
 
 CELL = CellSettings(cells=1, width=4)
 TEXT = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|none~1|nor_conv_1x1~2|"
@@ -36,6 +36,14 @@ def test_a_run_logs_every_slot_and_gives_networks(gate, tmp_path):
     assert "supernet" in board.Tags()["images"]
     shares = {tag for tag in board.Tags()["scalars"] if tag.startswith("gate/share")}
     assert {f"gate/share_{slot.name}/{choice}" for slot in run.space.slots for choice in slot.choices} == shares
+    learned = {tag for tag in board.Tags()["scalars"] if tag.startswith(("gate/probability", "gate/undecided"))}
+    favourite, report = run.gate.favourite(), make_report(run)
+    if gate is GATES[0]:
+        assert (learned, favourite, report.favourite) == (set(), None, "")
+    else:
+        assert learned == {"gate/undecided", *(tag.replace("share", "probability") for tag in shares)}
+        assert report.favourite == run.space.encode(favourite)
+        assert report.favourite in [row.architecture for row in report.subnetworks]
     norms = {tag.rpartition("/")[2] for tag in board.Tags()["scalars"] if tag.startswith("grad_norm")}
     assert norms <= {"nor_conv_1x1", "nor_conv_3x3"}
     assert norms
