@@ -97,7 +97,9 @@ def summary(outcome: SearchOutcome) -> list[str]:
     trials, feasible = outcome.candidates, len(outcome.feasible)
     broken = sum(not (t.feasible or t.failed or t.stopped) for t in trials)
     failed = [t for t in trials if t.failed]
-    lines = [f"{len(trials):,} of {outcome.space.size:,} architectures evaluated, {feasible:,} within the limits"]
+    to_the_end = "to the end and " if any(t.stopped for t in trials) else ""
+    evaluated = f"{len(trials):,} of {outcome.space.size:,} architectures evaluated"
+    lines = [f"{evaluated}, {feasible:,} {to_the_end}within the limits"]
     if outcome.spent is not None:
         lines.append(str(outcome.spent))
     if broken:
