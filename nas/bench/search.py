@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -16,9 +17,19 @@ from nas.bench.compare import frame, in_sections, interleave, measured, spread
 from nas.bench.gating import random_batch
 from nas.score import score
 from nas.search import Evaluator, Search, search
-from nas.settings import ChainSettings, SearchRunSettings, SearchSettings, SyntheticSettings
+from nas.settings import (
+    CellSettings,
+    ChainSettings,
+    EvaluateSettings,
+    SearchRunSettings,
+    SearchSettings,
+    SyntheticSettings,
+    TrackSettings,
+    TrainRunSettings,
+    TrainSettings,
+)
 from nas.space import build_space
-from nas.train import evaluate
+from nas.train import Run, evaluate, fit
 
 GRADIENT_PROXIES = ("ntk_condition", "jacob_cov", "synflow", "snip", "grasp", "grad_norm", "fisher", "zico")
 SAMPLERS = ("random", "tpe", "nsga2", "exhaustive")
@@ -26,7 +37,7 @@ IMAGES, SIDE = 128, 32
 """How many images subnetworks are evaluated on, and as many calibrate them."""
 SCORED = 16
 """Images in each of two batches."""
-TRIALS = 200
+TRIALS, RACED = 200, 64
 TOGETHER, APART = "together", "apart"
 Calls = dict[str, Callable[[], object]]
 
@@ -54,6 +65,10 @@ def search_suite(rounds: int, threads: int, say: Callable[[str], None]) -> dict[
     say("all subnetworks of a chain")
     network = "all 256 subnetworks of chain, recalibrated / each alone"
     rows = [_ratio(network, f"{IMAGES} + {IMAGES} images of 32x32", evaluation(IMAGES), 0.45, rounds // 20)]
+    say("a race")
+    network = f"nas-search for the loss of {RACED} random cells, with a race / without"
+    with race(RACED) as calls:
+        rows.append(_ratio(network, "4,100 + 1,024 images of 8x8", calls, 0.33, rounds // 20))
     say("gradient proxies")
     network, without = f"gradient proxies of a chain subnetwork, {SCORED} images / one by one", GRADIENT_PROXIES[1:]
     rows.append(_ratio(network, "all eight", proxies(GRADIENT_PROXIES, SCORED), 0.4, rounds // 5))
@@ -81,6 +96,32 @@ def evaluation(images: int) -> Calls:
         return list(Evaluator(supernet, space, batches, calibration)(everything))
 
     return {APART: lambda: evaluate(supernet, everything, batches, calibration), TOGETHER: together}
+
+
+@contextmanager
+def race(trials: int) -> Iterator[Calls]:
+    """Search random cells of a small supernet by their loss: with a race, and all in full."""
+    settings = TrainRunSettings(
+        space=CellSettings(cells=1, width=4),
+        data=SyntheticSettings(size=8200, image_size=8, val_fraction=0.5, crop=1),
+        train=TrainSettings(epochs=1),
+        evaluate=EvaluateSettings(recalibrate_images=1024, rounds=1),
+        track=TrackSettings(tensorboard=False, progress=False),
+    )
+
+    def call(checkpoint: Path, raced: bool) -> object:
+        how = SearchSettings(sampler="random", trials=trials, objectives=["loss"], race=raced, progress=False)
+        with tempfile.TemporaryDirectory() as folder:
+            begun = Search(SearchRunSettings(checkpoint=str(checkpoint), search=how), Path(folder))
+            found = search(begun)
+            begun.study.close()
+        return found
+
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(settings, Path(folder))
+        fit(run)
+        run.tracker.writer.close()
+        yield {APART: lambda: call(run.folder, False), TOGETHER: lambda: call(run.folder, True)}
 
 
 def proxies(names: Sequence[str], images: int) -> Calls:
