@@ -67,9 +67,10 @@ class Stages(Proposer):
     def tell(self, trials: Sequence[Trial]) -> None:
         self._trials = list(trials)
         candidates = [trial for trial in trials if trial.stage == SEARCH]
-        self._search.tell(candidates)
         if len(candidates) < len(trials):
-            self._end = len(candidates)
+            self._end = len(candidates)  # the search is over, and need not learn any more
+        else:
+            self._search.tell(candidates)
 
     def batch_of(self, number: int, size: int) -> range:
         if number >= self._end:
