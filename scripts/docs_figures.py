@@ -83,6 +83,42 @@ def branches(result: dict[str, Any]) -> Rows:
     return [["slot", *choices], *slots.values()]
 
 
+def regrets(result: dict[str, Any]) -> Rows:
+    """``nas-bench suite=find``: what a search lacks of the best network, a column for each table and limit."""
+    sections: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in result["rows"]:
+        where, _, what = row["network"].partition(": ")
+        if what == "regret" and "left out" not in where:
+            name = re.sub(r"^the \d+ ", "the N ", row["what"])
+            sections.setdefault(where, {})[name] = row
+    names = dict.fromkeys(name for section in sections.values() for name in section)
+    rows = [["", *sections]]
+    for name in names:
+        rows.append([name, *(mean(section.get(name)) for section in sections.values())])
+    bars = [next(row["bar"] for row in section.values() if row["bar"] is not None) for section in sections.values()]
+    return [*rows, ["- at most, for the surrogate", *(f"{bar:.2f}" for bar in bars)]]
+
+
+def others(result: dict[str, Any]) -> Rows:
+    """``nas-bench suite=find``: everything but :func:`regrets`, one figure in each row."""
+    rows, network = [["", "mean", "bar"]], None
+    for row in result["rows"]:
+        if row["network"].endswith(": regret") and "left out" not in row["network"]:
+            continue
+        if row["network"] != network:
+            network = row["network"]
+            rows.append([f"**{network}**"])
+        rows.append([row["what"], mean(row), "" if row["bar"] is None else f"{row['bar']:g}"])
+    return rows
+
+
+def mean(row: dict[str, Any] | None) -> str:
+    """The mean, with its error where there are several repeats."""
+    if row is None:
+        return ""
+    return f"{row['mean']:.2f}" + (f" ±{row['error']:.2f}" if row["repeats"] > 1 else "")
+
+
 def rows(result: dict[str, Any]) -> Rows:
     """A table that stands in the file as it is shown."""
     return [result["columns"], *result["rows"]]
@@ -93,7 +129,7 @@ def listed(result: dict[str, Any], key: str, columns: dict[str, str]) -> Rows:
     return [list(columns), *([form.format(**entry) for form in columns.values()] for entry in result[key])]
 
 
-KINDS = {function.__name__: function for function in (ratios, costs, branches, rows)}
+KINDS = {function.__name__: function for function in (ratios, costs, branches, rows, regrets, others)}
 
 
 def spread(figure: dict[str, float], digits: int = 2) -> str:
