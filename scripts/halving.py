@@ -1,7 +1,7 @@
 """What learning curves say after a few epochs, and what successive halving finds with them.
 
-    python scripts/make_table.py data.root=cifar10.zip --seeds 1 --first-seed 3 --networks 64 --out part.csv
-    python scripts/halving.py part_curves.csv --json halving.json
+    python scripts/make_table.py data.root=cifar10.zip --seeds 1 --first-seed 3 --networks 48 --out part.csv
+    python scripts/halving.py part_curves.csv
 
 Kendall's tau with the mean accuracy of the trainings in the package's table, which have other seeds. Then searches are
 replayed, by the surrogate and at random. Networks that have no curve in the file get one that has the shape of curves

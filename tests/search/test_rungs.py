@@ -8,8 +8,9 @@ import pytest
 
 from nas.errors import SettingError
 from nas.search.objectives import TRAINED, Limits
-from nas.search.proposers import Trial
+from nas.search.proposers import RandomProposer, Trial
 from nas.search.rungs import Halving, score
+from nas.search.study import Study
 from nas.settings import ChainSettings, SearchSettings, TrainingsSettings
 from nas.space import build_space
 
@@ -67,6 +68,30 @@ def test_the_best_is_never_stopped():
         assert sum(t.epochs for t in trials) < 0.75 * EPOCHS * len(trials)
         assert trials[qualities.index(max(qualities))].values
     assert [t.epochs for t in halve([0.1, 0.9, 0.5], rungs=())] == [EPOCHS] * 3
+
+
+def test_a_study_stops_and_promotes_the_same(tmp_path):
+    """As halving by itself does, and a process that comes later sees the same."""
+    qualities = [0.5, 0.4, 0.3, 0.2, 0.1, 0.6, 0.45]
+    alone, halving, promoted = halve(qualities), Halving((1, 2)), 0
+    assert qualities.index(0.4) in [t.number for t in alone if t.epochs == EPOCHS]  # stopped first, behind 0.5
+    how = {"trials": len(qualities), "batch": 1, "definition": {}, "halving": halving, "at_once": 1}
+
+    def opened():
+        return Study(tmp_path, RandomProposer(LIMITS.space, LIMITS, 0), [TRAINED], **how)
+
+    study = opened()
+    while not study.done():
+        for one in study.claim():
+            begun, quality = len(one.train_losses), qualities[one.number]
+            promoted += begun > 0
+            found = train(halving, one.number, quality, study.trials(), begun)
+            study.tell(one, found.values, 0.1, "", found.train_losses, found.stopped)
+    for seen in study, opened():
+        assert [(t.epochs, t.stopped) for t in seen.trials()] == [(t.epochs, t.stopped) for t in alone]
+        assert [t.feasible for t in seen.trials()] == [not t.stopped for t in alone]
+        assert seen.finished() == len(qualities)
+    assert promoted > 0
 
 
 def test_trainings_behind_the_search_are_never_stopped():
