@@ -25,9 +25,9 @@ import numpy as np
 from nas.cost import PathFlops, PathParameters
 from nas.score.benchmark import TABLE
 from nas.search.objectives import TRAINED, Limits
-from nas.search.proposers import Proposer, RandomProposer, Trial
-from nas.search.rungs import Halving
-from nas.search.surrogate_proposer import SurrogateProposer
+from nas.search.propose.proposers import Proposer, RandomProposer, Trial
+from nas.search.propose.surrogate_proposer import SurrogateProposer
+from nas.search.trained.rungs import Halving
 from nas.settings import ChainSettings
 from nas.space import Architecture, build_space
 

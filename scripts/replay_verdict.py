@@ -57,7 +57,7 @@ def _table() -> tuple[SearchSpace, dict[Architecture, list[float]]]:
 
 def replay(draws: int) -> list[dict[str, object]]:
     """A row for each kind of winner and number of pairs."""
-    from nas.search.verdict import Pair, verdict_of
+    from nas.search.trained.verdict import Pair, verdict_of
 
     rng, noise, networks = random.Random(0), residuals(), list(classes())
     kinds = {

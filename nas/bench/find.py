@@ -16,9 +16,9 @@ from nas.bench.compare import frame, in_sections, measured
 from nas.bench.replay import FINALS, InOrder, Truth, columns_of, regret, replay, unseen_tau
 from nas.score.benchmark import OWN
 from nas.search.objectives import Limits, objective
-from nas.search.proposers import Proposer, RandomProposer, Trial
-from nas.search.surrogate import Column
-from nas.search.surrogate_proposer import SurrogateProposer
+from nas.search.propose.proposers import Proposer, RandomProposer, Trial
+from nas.search.propose.surrogate import Column
+from nas.search.propose.surrogate_proposer import SurrogateProposer
 from nas.seeds import generator
 from nas.settings import ChainSettings, MacroSettings
 from nas.settings.rank import FEATURES

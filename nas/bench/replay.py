@@ -15,10 +15,10 @@ from nas.errors import DataError
 from nas.score import BenchmarkTable, kendall_tau, load_table
 from nas.score.benchmark import OWN, TABLE
 from nas.search.objectives import TRAINED, Limits
-from nas.search.proposers import Proposer, Trial
-from nas.search.stages import Budget, Stages
-from nas.search.surrogate import Column, Surrogate
-from nas.search.surrogate_proposer import SurrogateProposer
+from nas.search.propose.proposers import Proposer, Trial
+from nas.search.propose.stages import Budget, Stages
+from nas.search.propose.surrogate import Column, Surrogate
+from nas.search.propose.surrogate_proposer import SurrogateProposer
 from nas.seeds import generator
 from nas.settings import SpaceSettings
 from nas.settings.rank import FEATURES

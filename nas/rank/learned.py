@@ -19,7 +19,7 @@ DRAWS = 40
 
 
 class Regression(Protocol):
-    """What learns: :class:`nas.search.surrogate.Surrogate`, for example."""
+    """What learns: :class:`nas.search.propose.surrogate.Surrogate`, for example."""
 
     def fit(self, architectures: Sequence[Architecture], values: Sequence[float], /) -> object:
         """Learn from the accuracies of some architectures."""

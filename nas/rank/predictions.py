@@ -22,7 +22,7 @@ from nas.rank.prediction import KINDS, Prediction, add_ranks
 from nas.rank.target import RankTarget
 from nas.score import PROXIES, score
 from nas.search import Evaluator, Finetune
-from nas.search.surrogate import Column, Surrogate
+from nas.search.propose.surrogate import Column, Surrogate
 from nas.settings import RankRunSettings
 from nas.settings.rank import FEATURES, SURROGATE, TRIVIAL
 from nas.space import Architecture, extract, infer_widths

@@ -1,6 +1,6 @@
 """Searching a space for good subnetworks: objectives, proposers, the evaluation of candidates, and the study."""
 
-from nas.search.evaluator import Evaluator, Finetune
+from nas.search.evaluate.evaluator import Evaluator, Finetune
 from nas.search.outcome import SearchOutcome, SearchResult, read_result, summarize
 from nas.search.report import files, front_table, summary
 from nas.search.run import Search, search

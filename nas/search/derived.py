@@ -9,9 +9,9 @@ from statistics import fmean
 from nas.errors import SettingError
 from nas.score import PROXIES, rank_sum
 from nas.search.objectives import COSTS, EVALUATED, RANK_SUM, SURROGATE, TRAINED, Objective, objective
-from nas.search.proposers import SEARCH, Trial
-from nas.search.stages import FINAL, trainings_of
-from nas.search.surrogate import Column, Surrogate
+from nas.search.propose.proposers import SEARCH, Trial
+from nas.search.propose.stages import FINAL, trainings_of
+from nas.search.propose.surrogate import Column, Surrogate
 from nas.settings import SearchSettings
 from nas.space import SearchSpace
 

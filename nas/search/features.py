@@ -9,11 +9,11 @@ from nas.console import track
 from nas.errors import SettingError
 from nas.score import PROXIES, score
 from nas.score.run import training_batches
-from nas.search.evaluator import Evaluator
+from nas.search.evaluate.evaluator import Evaluator
 from nas.search.measure import PROXY_BATCHES
 from nas.search.objectives import TRAINED, Limits, Objective
-from nas.search.surrogate import Column
-from nas.search.surrogate_proposer import SurrogateProposer
+from nas.search.propose.surrogate import Column
+from nas.search.propose.surrogate_proposer import SurrogateProposer
 from nas.search.target import SearchTarget
 from nas.settings import SearchSettings
 from nas.settings.rank import FEATURES

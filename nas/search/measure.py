@@ -15,12 +15,12 @@ from nas.cost import PathFlops, PathParameters, latency
 from nas.errors import DivergedError, SettingError, SpaceError
 from nas.score import PROXIES, ScoreError, score
 from nas.score.run import training_batches
-from nas.search.evaluator import Evaluator, Finetune
+from nas.search.evaluate.evaluator import Evaluator, Finetune
+from nas.search.evaluate.race import LOOK, WORTH, Company, Race, named
 from nas.search.objectives import EVALUATED, TRAINED, Objective
-from nas.search.proposers import SEARCH, Trial
-from nas.search.race import LOOK, WORTH, Company, Race, named
+from nas.search.propose.proposers import SEARCH, Trial
 from nas.search.target import SearchTarget
-from nas.search.trainings import Trainings
+from nas.search.trained.trainings import Trainings
 from nas.seeds import generator
 from nas.settings import SearchSettings
 from nas.settings.rank import FINETUNE_STEPS

@@ -15,12 +15,13 @@ from nas.draw import Axis, Points, draw_curve, draw_front, draw_values
 from nas.files import write_csv, write_json, write_whole
 from nas.score import PROXIES
 from nas.search.objectives import COSTS, EVALUATED, LATENCY, RANK_SUM, SURROGATE, TRAINED
-from nas.search.outcome import FILE, SearchOutcome, SearchResult, hypervolume_curve
-from nas.search.proposers import Trial
-from nas.search.stages import FINAL
+from nas.search.outcome import FILE, SearchOutcome, SearchResult
+from nas.search.pareto import hypervolume_curve
+from nas.search.propose.proposers import Trial
+from nas.search.propose.stages import FINAL
 from nas.search.target import SearchTarget
-from nas.search.trainings import FOLDER, name_of
-from nas.search.verdict_report import VERDICT, as_code, as_json, drawn_verdict, pair_rows, verdict_lines
+from nas.search.trained.trainings import FOLDER, name_of
+from nas.search.trained.verdict_report import VERDICT, as_code, as_json, drawn_verdict, pair_rows, verdict_lines
 from nas.settings import SearchRunSettings
 from nas.settings.plain import flat
 from nas.settings.rank import FINETUNE_STEPS

@@ -18,12 +18,12 @@ from nas.search.features import features_of, surrogate_proposer
 from nas.search.measure import Measures
 from nas.search.objectives import COSTS, EVALUATED, SURROGATE, TRAINED, Limits, Objective, objective
 from nas.search.outcome import SearchOutcome, summarize
-from nas.search.proposers import SEARCH, ExhaustiveProposer, Proposer, RandomProposer
+from nas.search.propose.proposers import SEARCH, ExhaustiveProposer, Proposer, RandomProposer
+from nas.search.propose.stages import FINAL, stages_of
 from nas.search.report import write_report
-from nas.search.rungs import Halving
-from nas.search.stages import FINAL, stages_of
 from nas.search.study import Study
 from nas.search.target import SearchTarget
+from nas.search.trained.rungs import Halving
 from nas.settings import SearchRunSettings
 from nas.signals import Interrupted, stop_signals
 from nas.space import SearchSpace
@@ -225,6 +225,6 @@ def build_proposer(
         return RandomProposer(space, limits, seed)
     if name == "exhaustive":
         return ExhaustiveProposer(space, limits, seed)
-    from nas.search.optuna_proposer import OptunaProposer  # importing Optuna takes a second
+    from nas.search.propose.optuna_proposer import OptunaProposer  # importing Optuna takes a second
 
     return OptunaProposer(name, space, limits, seed, objectives)

@@ -12,9 +12,9 @@ from uuid import UUID, uuid4
 from nas.files import lock
 from nas.journal import Journal
 from nas.search.objectives import TRAINED, Objective, points
-from nas.search.proposers import SEARCH, Proposer, Trial
-from nas.search.rungs import WHOLE, Halving
-from nas.search.stages import STAGES
+from nas.search.propose.proposers import SEARCH, Proposer, Trial
+from nas.search.propose.stages import STAGES
+from nas.search.trained.rungs import WHOLE, Halving
 
 NOBODY = ""
 """Whose a trial is that was proposed and not claimed."""

@@ -12,7 +12,7 @@ from rich.console import Console
 from nas.bench import find, suites
 from nas.bench.replay import InOrder, Truth, columns_of, regret, replay, unseen_tau
 from nas.errors import DataError, SettingError
-from nas.search.proposers import RandomProposer
+from nas.search.propose.proposers import RandomProposer
 from nas.settings import BenchSettings, ChainSettings, MacroSettings
 from nas.settings.rank import FEATURES
 

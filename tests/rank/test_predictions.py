@@ -14,7 +14,7 @@ from nas.rank import KnownValues, Prediction, add_ranks, load_target, predict
 from nas.rank import predictions as module
 from nas.rank.learned import DRAWS
 from nas.score import PROXIES, score
-from nas.search.surrogate import Surrogate
+from nas.search.propose.surrogate import Surrogate
 from nas.settings import ChainSettings, CustomSettings, RankRunSettings, RankSettings, SyntheticSettings
 from nas.space import build_space, extract
 from nas.train import evaluate

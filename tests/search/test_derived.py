@@ -9,11 +9,11 @@ from nas.rank import Prediction, add_ranks
 from nas.search import summarize
 from nas.search.derived import Derived, members_of_sum
 from nas.search.objectives import Limits, objective
-from nas.search.proposers import SEARCH, Trial
+from nas.search.propose.proposers import SEARCH, Trial
+from nas.search.propose.stages import FINAL, RANDOM, WINNER
+from nas.search.propose.surrogate import Surrogate
 from nas.search.run import build_proposer
-from nas.search.stages import FINAL, RANDOM, WINNER
 from nas.search.study import Study
-from nas.search.surrogate import Surrogate
 from nas.seeds import generator
 from nas.settings import SearchSettings
 

@@ -14,7 +14,7 @@ from torch import nn
 from nas.checkpoint import load_trained
 from nas.errors import ArchitectureError, DivergedError, SettingError, SpaceError
 from nas.search import Evaluator
-from nas.search.prefix import PrefixWalk, depths_to_keep
+from nas.search.evaluate.prefix import PrefixWalk, depths_to_keep
 from nas.settings import ChainSettings, MacroSettings
 from nas.space import Chained, build_space
 from nas.train import evaluate

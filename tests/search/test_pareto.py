@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from nas.search.outcome import corners, dominates, front, hypervolume, hypervolume_curve
+from nas.search.pareto import corners, dominates, front, hypervolume, hypervolume_curve
 
 
 def cloud(number, dimensions, seed=0, side=6):

@@ -11,8 +11,8 @@ from support.runs import finish, tiny
 from nas.checkpoint import load_trained
 from nas.errors import DivergedError, SettingError
 from nas.search import Evaluator, Search, search
-from nas.search.outcome import front
-from nas.search.race import LOOK, Race, regress
+from nas.search.evaluate.race import LOOK, Race, regress
+from nas.search.pareto import front
 from nas.settings import ChainSettings, SearchRunSettings, SearchSettings, SyntheticSettings, TrainRunSettings
 from nas.signals import Interrupted
 from nas.train import EvalResult

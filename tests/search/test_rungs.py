@@ -8,9 +8,9 @@ import pytest
 
 from nas.errors import SettingError
 from nas.search.objectives import TRAINED, Limits
-from nas.search.proposers import RandomProposer, Trial
-from nas.search.rungs import Halving, score
+from nas.search.propose.proposers import RandomProposer, Trial
 from nas.search.study import Study
+from nas.search.trained.rungs import Halving, score
 from nas.settings import ChainSettings, SearchSettings, TrainingsSettings
 from nas.space import build_space
 

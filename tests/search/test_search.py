@@ -22,8 +22,8 @@ from nas.search import Evaluator, Finetune, Search, SearchTarget, read_result, s
 from nas.search.derived import Derived
 from nas.search.measure import Measures
 from nas.search.objectives import objective
-from nas.search.outcome import front
-from nas.search.proposers import Trial
+from nas.search.pareto import front
+from nas.search.propose.proposers import Trial
 from nas.search.report import how_measured
 from nas.search.run import LINES, SearchBar
 from nas.settings import (

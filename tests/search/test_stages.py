@@ -9,9 +9,9 @@ from support.processes import FORK, TIMEOUT_S
 from nas.cost.same_cost import other_networks, same_cost
 from nas.errors import SettingError
 from nas.search.objectives import Limits, objective
-from nas.search.proposers import Trial
+from nas.search.propose.proposers import Trial
+from nas.search.propose.stages import FINAL, RANDOM, SEARCH, WINNER, finalists, stages_of, winner
 from nas.search.run import build_proposer
-from nas.search.stages import FINAL, RANDOM, SEARCH, WINNER, finalists, stages_of, winner
 from nas.search.study import Study
 from nas.seeds import derive
 from nas.settings import ChainSettings, SearchSettings

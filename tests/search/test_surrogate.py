@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from nas.score import kendall_tau, load_table
-from nas.search.surrogate import WEIGHT, Features, Surrogate, one_hot
+from nas.search.propose.surrogate import WEIGHT, Features, Surrogate, one_hot
 from nas.settings import CellSettings, ChainSettings
 from nas.space import build_space
 from tests.support.studies import BIG, SPACE

@@ -5,9 +5,9 @@ import pytest
 from nas.errors import SettingError
 from nas.search import Search, search
 from nas.search.objectives import Limits, objective
-from nas.search.proposers import RandomProposer, Trial
+from nas.search.propose.proposers import RandomProposer, Trial
+from nas.search.propose.surrogate_proposer import LARGEST, SurrogateProposer, fill_of, largest, spread
 from nas.search.study import Study
-from nas.search.surrogate_proposer import LARGEST, SurrogateProposer, fill_of, largest, spread
 from nas.settings import ChainSettings, SearchRunSettings, SearchSettings, SyntheticSettings
 from nas.space import build_space
 from tests.support.studies import BIG, CHAIN, COSTS, SPACE, die, numbered, work

@@ -11,13 +11,13 @@ import torch
 from support.runs import CHAIN, finish, tiny
 
 import nas.search.run
-import nas.search.trainings
+import nas.search.trained.trainings
 from nas.checkpoint import load_trained, plain_network, saved
 from nas.errors import SettingError
 from nas.search import Search, SearchTarget, search
+from nas.search.propose.stages import Budget, Stages
 from nas.search.run import SearchBar
-from nas.search.stages import Budget, Stages
-from nas.search.trainings import Trainings, name_of
+from nas.search.trained.trainings import Trainings, name_of
 from nas.settings import (
     CellSettings,
     EvaluateSettings,
@@ -149,7 +149,7 @@ def test_settings_are_those_of_the_checkpoint(checkpoint, tmp_path):
 
 def test_an_inherited_training_begins_with_the_supernets_weights(checkpoint, tmp_path, monkeypatch):
     target, runs = SearchTarget.of(settings(checkpoint)), []
-    monkeypatch.setattr(nas.search.trainings, "fit", lambda run, until: runs.append(run) or die())
+    monkeypatch.setattr(nas.search.trained.trainings, "fit", lambda run, until: runs.append(run) or die())
     for inherit in True, False:
         with pytest.raises(KeyboardInterrupt):
             trainings(target, tmp_path / str(inherit), checkpoint=checkpoint, inherit=inherit)((2, 1))

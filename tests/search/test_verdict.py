@@ -16,9 +16,9 @@ from nas.errors import CheckpointError
 from nas.export import find_source
 from nas.export.source import Source
 from nas.search import Evaluator, Search, read_result, search, summarize, summary
-from nas.search.stages import FINAL, RANDOM, SEARCH, WINNER, Budget, Stages
-from nas.search.verdict import Pair, verdict_of
-from nas.search.verdict_report import verdict_lines
+from nas.search.propose.stages import FINAL, RANDOM, SEARCH, WINNER, Budget, Stages
+from nas.search.trained.verdict import Pair, verdict_of
+from nas.search.trained.verdict_report import verdict_lines
 from nas.settings import SearchRunSettings, SearchSettings, TrainingsSettings
 
 NOISE, CLASS = 0.9, 1.4

@@ -13,7 +13,7 @@ from dataclasses import replace
 from statistics import fmean, linear_regression
 
 from nas.search.objectives import TRAINED, Limits
-from nas.search.proposers import SEARCH, Trial
+from nas.search.propose.proposers import SEARCH, Trial
 
 LEAST = 3
 """Whole trainings that a regression needs."""

@@ -11,7 +11,7 @@ from optuna.samplers import NSGAIISampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nas.search.objectives import Limits, Objective
-from nas.search.proposers import Proposer, Trial
+from nas.search.propose.proposers import Proposer, Trial
 from nas.seeds import derive
 from nas.space import Architecture, SearchSpace
 

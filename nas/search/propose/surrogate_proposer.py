@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from nas.search.objectives import Limits, Objective
-from nas.search.proposers import Proposer, Trial
-from nas.search.surrogate import Column, Surrogate, one_hot
+from nas.search.propose.proposers import Proposer, Trial
+from nas.search.propose.surrogate import Column, Surrogate, one_hot
 from nas.seeds import derive, generator
 from nas.space import Architecture, SearchSpace
 
@@ -29,7 +29,7 @@ Costs = Mapping[str, Callable[[Architecture], float]]
 
 
 class SurrogateProposer(Proposer):
-    """Proposes what a :class:`~nas.search.surrogate.Surrogate` of the trials so far expects most of.
+    """Proposes what a :class:`~nas.search.propose.surrogate.Surrogate` of the trials so far expects most of.
 
     First comes an initial design: the largest networks within the limits, and networks far from each other in which
     each choice of each slot occurs. Then proposals are by turns the network with the best expected value, and the best
@@ -39,8 +39,8 @@ class SurrogateProposer(Proposer):
         space, limits, seed: as in :class:`Proposer`.
         target: the objective that is predicted.
         costs: by name, what makes a network large; each can be computed at once.
-        columns: by name, numbers that predict the objective, as in :class:`~nas.search.surrogate.Features`.
-        choices, pairs: as in :class:`~nas.search.surrogate.Surrogate`.
+        columns: by name, numbers that predict the objective, as in :class:`~nas.search.propose.surrogate.Features`.
+        choices, pairs: as in :class:`~nas.search.propose.surrogate.Surrogate`.
         costly: finding a column's number takes an evaluation.
     """
 

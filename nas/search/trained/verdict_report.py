@@ -8,8 +8,8 @@ from typing import Any
 from nas.draw import draw_verdict
 from nas.search.objectives import TRAINED
 from nas.search.outcome import SearchOutcome
-from nas.search.proposers import SEARCH
-from nas.search.verdict import Verdict
+from nas.search.propose.proposers import SEARCH
+from nas.search.trained.verdict import Verdict
 
 VERDICT = "verdict"
 """Name of the image."""

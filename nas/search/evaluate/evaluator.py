@@ -16,7 +16,7 @@ from nas.checkpoint import Trained
 from nas.data import Batch, Batches
 from nas.errors import DivergedError, SettingError, require
 from nas.nn import indices_of
-from nas.search.prefix import PrefixWalk
+from nas.search.evaluate.prefix import PrefixWalk
 from nas.seeds import derive
 from nas.settings import SGDSettings, TrainSettings
 from nas.space import Architecture, Chained, SearchSpace

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from nas.errors import DivergedError
-from nas.search.evaluator import Evaluator
-from nas.search.proposers import Trial
+from nas.search.evaluate.evaluator import Evaluator
+from nas.search.propose.proposers import Trial
 from nas.space import Architecture
 from nas.train import EvalResult
 

@@ -13,8 +13,8 @@ from statistics import fmean
 
 from nas.cost.same_cost import other_networks, same_cost
 from nas.search.objectives import TRAINED
-from nas.search.proposers import SEARCH, Proposer, Trial
-from nas.search.verdict import Pair, Verdict, verdict_of
+from nas.search.propose.proposers import SEARCH, Proposer, Trial
+from nas.search.trained.verdict import Pair, Verdict, verdict_of
 from nas.settings import SearchSettings
 from nas.settings.search import DEFAULT_TRAININGS
 from nas.space import Architecture

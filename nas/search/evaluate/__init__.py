@@ -1,0 +1,1 @@
+"""What a supernet says of its subnetworks."""

@@ -1,0 +1,1 @@
+"""Networks that are trained alone, and what is made of their trainings."""
