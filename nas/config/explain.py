@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from argparse import ArgumentError, Namespace
 from collections.abc import Sequence
-from typing import Any, get_type_hints
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -114,9 +115,15 @@ def _explain_value(error: OmegaConfBaseException, overrides: Sequence[str]) -> s
         case InterpolationResolutionError():
             return f"{given}: {first_line}; put quotes and a backslash before a $ that is meant as such"
         case ValidationError() if error.key in types:
-            rule = KINDS.get(types[error.key], f"is a group of settings, set one by one as {key}.NAME=VALUE")
+            rule = KINDS.get(_given(types[error.key]), f"is a group of settings, set one by one as {key}.NAME=VALUE")
             return f"{given}: {rule}; {SEE_ALL}"
     return f"{given}: {first_line}; {SEE_ALL}"
+
+
+def _given(kind: Any) -> Any:
+    """The type of a setting where it is not null."""
+    inner = [one for one in get_args(kind) if one is not NoneType]
+    return inner[0] if NoneType in get_args(kind) and len(inner) == 1 else kind
 
 
 def _is_about(override: str, key: str) -> bool:

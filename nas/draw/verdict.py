@@ -25,7 +25,8 @@ def draw_verdict(draws: Sequence[int], winner: Sequence[float], random: Sequence
         panel.axhline(fmean(values), color=colour, linewidth=1.0, linestyle="--", zorder=1)
         more = {"edgecolors": INK, "linewidths": 0.6} if marker == "*" else {"linewidths": 0}
         size = 130 if marker == "*" else 34
-        panel.scatter(places, values, s=size, marker=marker, c=colour, zorder=3, label=label, **more)
+        above = 3 if marker == "*" else 2  # where both are equal, the dot shows between the rays of the star
+        panel.scatter(places, values, s=size, marker=marker, c=colour, zorder=above, label=label, **more)
     panel.plot([], [], color=GREY, linewidth=1.0, linestyle="--", label="mean")
     style(panel, "draw: the number of the seed", "accuracy after training (%)")
     panel.set_xticks(places, [str(draw) for draw in draws])

@@ -121,7 +121,8 @@ def summarize(
     if stages is not None:
         won, verdict = stages.winner(finished), stages.verdict(finished)
         best = next((trial for trial in feasible if trial.architecture == won), None)
-        more |= {"best_by": "the mean of search and finals", "staged": True, "verdict": verdict}
+        best_by = "the mean of search and finals" if stages.budget.finals else "its training in the search"
+        more |= {"best_by": best_by, "staged": True, "verdict": verdict}
         return SearchOutcome(space, objectives, finished, candidates, on_front, best, **more)
     by = objective(rank_by) if rank_by else objectives[0]
     best = min(feasible, key=lambda t: (by.oriented(t.values[by.name]), _cost(t)), default=None)

@@ -14,10 +14,10 @@ from rich.console import Console
 from nas.console import ProgressBar, new_console
 from nas.errors import SettingError
 from nas.search.derived import Derived, members_of_sum
-from nas.search.features import features_of, surrogate_proposer
 from nas.search.measure import Measures
 from nas.search.objectives import COSTS, EVALUATED, SURROGATE, TRAINED, Limits, Objective, objective
 from nas.search.outcome import SearchOutcome, summarize
+from nas.search.propose.features import features_of, surrogate_proposer
 from nas.search.propose.proposers import SEARCH, ExhaustiveProposer, Proposer, RandomProposer
 from nas.search.propose.stages import FINAL, stages_of
 from nas.search.report import write_report

@@ -120,6 +120,9 @@ class SearchSettings(Settings, group="search"):
         for name, bound in self.limit.items():
             remedy = f"write for example search.limit.{name}=1e6"
             require(math.isfinite(bound), f"search.limit.{name}", bound, "must be a finite number", remedy)
+            share = name == "trained" or name.partition("_")[0] == "accuracy"
+            rule, remedy = "must be a share, from 0 to 1", f"write for example search.limit.{name}=0.5 for 50 %"
+            require(not share or 0 <= bound <= 1, f"search.limit.{name}", bound, rule, remedy)
             rule, remedy = "depends on the other trials, so it is no limit", "limit what it is made of"
             require(name not in DERIVED, f"search.limit.{name}", bound, rule, remedy)
         self._check_predictors()
@@ -171,9 +174,10 @@ class SearchSettings(Settings, group="search"):
         return found
 
     def _check_trainings(self) -> None:
-        trainings, rule = self.wanted_trainings, "leaves none to search with beside those of the finals"
-        remedy = f"allow at least {self.finals + 1}, or lower search.finals={self.finals}"
-        require(trainings > self.finals, "search.trainings", trainings, rule, remedy)
+        trainings, least = self.wanted_trainings, max(1, 2 * self.finals)
+        rule = f"leaves fewer candidates than search.finals={self.finals}, whose trainings are among them"
+        remedy = f"allow at least {least}, or lower search.finals"
+        require(trainings >= least, "search.trainings", trainings, rule, remedy)
         rungs, epochs = self.rungs or [], self.train.epochs
         rule, remedy = "must be epochs from 1 on that increase", "write for example search.rungs=[1,2,4]"
         ok = all(before < rung for before, rung in pairwise((0, *rungs)))

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from support.runs import finish, tiny
+from support.studies import run
 
 from nas.checkpoint import load_trained
 from nas.errors import DivergedError, SettingError
@@ -166,18 +167,10 @@ def settings(checkpoint, **how):
     return SearchRunSettings(checkpoint=str(checkpoint), search=SearchSettings(**how))
 
 
-def run(run_settings, folder):
-    begun = Search(run_settings, folder)
-    try:
-        return search(begun)
-    finally:
-        begun.study.close()
-
-
 def test_a_search_races_and_says_so(checkpoint, tmp_path, few):
     trained = load_trained(checkpoint)
     alone = {j.architecture: j for j in Evaluator.of(trained)(trained.space.enumerate())}
-    found = run(settings(checkpoint, objectives=["loss"]), tmp_path)
+    _, found = run(settings(checkpoint, objectives=["loss"]), tmp_path)
     assert {trial.images for trial in found.trials} == {14, 60}
     for trial in (t for t in found.trials if t.images == 60):
         one = alone[trial.architecture]
@@ -194,7 +187,7 @@ def test_a_search_races_and_says_so(checkpoint, tmp_path, few):
 
 
 def test_a_killed_race_goes_on_as_it_would_have(checkpoint, tmp_path, few, monkeypatch):
-    whole = run(settings(checkpoint), tmp_path / "whole")
+    _, whole = run(settings(checkpoint), tmp_path / "whole")
     begun = Search(settings(checkpoint), tmp_path / "killed")
     tell = begun.study.tell
 
@@ -207,7 +200,7 @@ def test_a_killed_race_goes_on_as_it_would_have(checkpoint, tmp_path, few, monke
     with pytest.raises(Interrupted):
         search(begun)
     begun.study.close()
-    again = run(settings(checkpoint), tmp_path / "killed")
+    _, again = run(settings(checkpoint), tmp_path / "killed")
     assert [(t.architecture, t.values, t.images) for t in again.trials] == [
         (t.architecture, t.values, t.images) for t in whole.trials
     ]
@@ -219,5 +212,5 @@ def test_without_a_race_all_are_evaluated_in_full(checkpoint, tmp_path, few, how
         with pytest.raises(SettingError, match=r"search\.race=True"):
             run(settings(checkpoint, trials=4, proxy_images=8, **how), tmp_path)
     how = {**how, "race": False}
-    found = run(settings(checkpoint, trials=4, proxy_images=8, **how), tmp_path)
+    _, found = run(settings(checkpoint, trials=4, proxy_images=8, **how), tmp_path)
     assert {t.images for t in found.trials} == {60}

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from support.runs import CHAIN, finish, tiny
+from support.studies import run
 
 import nas.search.run
 import nas.search.trained.trainings
@@ -160,14 +161,6 @@ def test_an_inherited_training_begins_with_the_supernets_weights(checkpoint, tmp
     assert not all(same[1])
     with pytest.raises(SettingError, match=r"search\.train\.inherit=True: needs a supernet to inherit from; add"):
         trainings(SearchTarget.of(settings()), tmp_path, inherit=True)
-
-
-def run(wanted, folder):
-    begun = Search(wanted, folder)
-    try:
-        return begun, search(begun)
-    finally:
-        begun.study.close()
 
 
 def told(outcome):

@@ -1,5 +1,6 @@
 """Small spaces for studies, objectives that are at odds, and a worker that evaluates, or dies."""
 
+from nas.search import Search, search
 from nas.settings import ChainSettings
 from nas.space import build_space
 
@@ -42,3 +43,12 @@ def die(study):
 
 def numbered(study):
     return [(t.number, t.architecture, t.values) for t in study.trials()]
+
+
+def run(settings, folder):
+    """A whole search; returns it and its outcome."""
+    begun = Search(settings, folder)
+    try:
+        return begun, search(begun)
+    finally:
+        begun.study.close()

@@ -139,7 +139,8 @@ class Stages(Proposer):
         among = "within the limits" if self.limits.bounds else "of the space"
         shares = {name: fmean(map(cost, others)) / cost(architecture) for name, cost in named.items() if others}
         costs = " and ".join(f"{share:.0%} of its {name}" for name, share in shares.items())
-        return f"random networks {among}, with {costs} on average ({of_its_cost} others have as many, too few)"
+        few = f"only {of_its_cost} other{'s have' if of_its_cost > 1 else ' has'}" if of_its_cost else "no other has"
+        return f"random networks {among}, with {costs} on average ({few} as many)"
 
     def _comparators(self, architecture: Architecture) -> tuple[list[Architecture], int]:
         """The networks that a winner is compared with, in random order, and how many others have its cost.

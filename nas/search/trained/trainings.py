@@ -76,6 +76,9 @@ class Trainings:
         rule, remedy = "needs a supernet to inherit from", "add checkpoint=outputs/train/RUN, or leave it out"
         require(not self._inherit or target.trained is not None, "search.train.inherit", True, rule, remedy)
         plain = training_settings(target, settings)
+        size, images = plain.train.batch_size, len(target.splits.train)
+        rule, remedy = f"the train split has only {images} images", f"write search.train.batch_size={images} or less"
+        require(size <= images, "search.train.batch_size", size, rule, remedy)
         self._steps_per_epoch = Batches.of(target.splits, plain).steps_per_epoch
         # A point of the curve is an epoch. The validation images are looked at where it ends and not before.
         track = TrackSettings(log_every=self._steps_per_epoch, tensorboard=settings.tensorboard, progress=False)

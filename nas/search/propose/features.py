@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 
 from nas.console import track
 from nas.errors import SettingError
@@ -80,7 +80,7 @@ def columns_of(
     if COST in names:
         found[COST] = [partial(_costs, cost) for cost in costs.values()]
     if SUPERNET in names:
-        found[SUPERNET] = [partial(_losses, target, settings)]
+        found[SUPERNET] = [SupernetLoss(target, settings)]
     proxies = [name for name in names if name not in FEATURES]
     if proxies:
         how = (PROXY_BATCHES, settings.proxy_images, target.seed, "proxies", "search.proxy_images")
@@ -93,13 +93,25 @@ def _costs(cost: Callable[[Architecture], float], architectures: Sequence[Archit
     return [float(cost(a)) for a in architectures]
 
 
-def _losses(target: SearchTarget, settings: SearchSettings, architectures: Sequence[Architecture]) -> list[float]:
-    assert target.trained is not None, "features_of has looked"
-    recalibrate, images = target.recalibrates(settings.recalibrate), (settings.images, settings.recalibrate_images)
-    evaluator = Evaluator.of(target.trained, settings.split, settings.memory_mb << 20, recalibrate, None, *images)
-    results = track(evaluator(architectures), "feature supernet", len(architectures), settings.progress)
-    found = {result.architecture: result.loss for result in results}
-    return [found[a] for a in architectures]
+class SupernetLoss:
+    """What the supernet says of architectures, by one evaluator, which is built when the first are asked for."""
+
+    def __init__(self, target: SearchTarget, settings: SearchSettings) -> None:
+        self._target, self._settings = target, settings
+
+    @cached_property
+    def _evaluator(self) -> Evaluator:
+        how, trained = self._settings, self._target.trained
+        assert trained is not None, "features_of has looked"
+        recalibrate, images = self._target.recalibrates(how.recalibrate), (how.images, how.recalibrate_images)
+        return Evaluator.of(trained, how.split, how.memory_mb << 20, recalibrate, None, *images)
+
+    def __call__(self, architectures: Sequence[Architecture]) -> list[float]:
+        """The recalibrated loss of each."""
+        results = self._evaluator(architectures)
+        shown = track(results, "feature supernet", len(architectures), self._settings.progress)
+        found = {result.architecture: result.loss for result in shown}
+        return [found[a] for a in architectures]
 
 
 def _scores(
