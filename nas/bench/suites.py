@@ -10,7 +10,7 @@ from rich.table import Table
 from nas.bench.dist import dist_suite, dist_table
 from nas.bench.find import find_suite, find_table
 from nas.bench.gating_suite import gating_suite, gating_table
-from nas.bench.jac import jac_suite, jac_table
+from nas.bench.jac.suite import jac_suite, jac_table
 from nas.bench.search import search_suite, search_table
 from nas.settings import BenchSettings
 

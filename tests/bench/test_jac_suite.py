@@ -11,10 +11,10 @@ from rich.console import Console
 from support.processes import Started
 from torch import nn
 
-from nas.bench import jac, jac_memory, suites
-from nas.bench import jac_cases as cases
-from nas.bench.jac_cases import BASELINE, OURS, Net
-from nas.bench.jac_jax import Jax
+from nas.bench import suites
+from nas.bench.jac import cases, memory, suite
+from nas.bench.jac.cases import BASELINE, OURS, Net
+from nas.bench.jac.jax import Jax
 from nas.cost.allocator import keep_freed_memory
 from nas.jac import jacobian_det
 from nas.settings import BenchSettings
@@ -31,15 +31,15 @@ def jax():
 def tiny_cases(jax):
     """A case of each kind, at sizes that take no time."""
     calls = cases.determinant(4) | jax.determinant(4)
-    yield jac.Case("determinant", "mse", "batch 4", calls, {OURS: 1.2})
+    yield suite.Case("determinant", "mse", "batch 4", calls, {OURS: 1.2})
     calls = cases.one_sample()
-    yield jac.Case("jacobian", "jacrev", "one sample", calls | jax.samples(1), {OURS: 0.2})
-    yield jac.Case("jacobian", "product", "batch 3", cases.many_samples(3) | jax.samples(3), {OURS: 1.5})
+    yield suite.Case("jacobian", "jacrev", "one sample", calls | jax.samples(1), {OURS: 0.2})
+    yield suite.Case("jacobian", "product", "batch 3", cases.many_samples(3) | jax.samples(3), {OURS: 1.5})
     few = cases.products(1000, 2)
-    yield jac.Case("gram", "jvp(vjp)", "few", few, {OURS: 0.3}, share=10, memory="tiny", memory_bars={"mb": 32})
+    yield suite.Case("gram", "jvp(vjp)", "few", few, {OURS: 0.3}, share=10, memory="tiny", memory_bars={"mb": 32})
     calls = cases.kernel(TINY, 3) | jax.kernel(TINY, 3)
-    yield jac.Case("ntk", "contraction", "full", calls, {OURS: 0.5}, memory="tiny", memory_bars={"ratio": 0.4})
-    yield jac.Case("ntk", "contraction", "sum", cases.sum_kernel(TINY, 3), {OURS: 0.15}, share=10)
+    yield suite.Case("ntk", "contraction", "full", calls, {OURS: 0.5}, memory="tiny", memory_bars={"ratio": 0.4})
+    yield suite.Case("ntk", "contraction", "sum", cases.sum_kernel(TINY, 3), {OURS: 0.15}, share=10)
 
 
 def values(calls):
@@ -80,8 +80,8 @@ def test_variants_compute_gram_products_and_determinants():
 
 
 def test_the_table_has_every_figure_of_the_suite(monkeypatch, jax):
-    monkeypatch.setattr(jac, "all_cases", tiny_cases)
-    monkeypatch.setattr(jac, "peak_mb", lambda case, variant, threads: {OURS: 12.5, BASELINE: 50.0}[variant])
+    monkeypatch.setattr(suite, "all_cases", tiny_cases)
+    monkeypatch.setattr(suite, "peak_mb", lambda case, variant, threads: {OURS: 12.5, BASELINE: 50.0}[variant])
     told = []
     result = suites.measure(BenchSettings(suite="jac", rounds=3), told.append)
     assert json.loads(json.dumps(result)) == result
@@ -111,21 +111,21 @@ def test_the_table_has_every_figure_of_the_suite(monkeypatch, jax):
 def figures(row):
     """What must stand in a row's line."""
     bar = {f"{row['bar']:g}"} if row["bar"] else set()
-    return bar | {f"{row['median']:.{jac.digits(row['median'])}f}", row["unit"]}
+    return bar | {f"{row['median']:.{suite.digits(row['median'])}f}", row["unit"]}
 
 
 def test_bars_hold_the_ratio_or_what_is_taken():
-    row = jac.Row("", "", 0.5, 0.4, 0.6, 3, 12.0, 24.0, "MB")
+    row = suite.Row("", "", 0.5, 0.4, 0.6, 3, 12.0, 24.0, "MB")
     assert row.held
-    assert not jac.replace(row, bar=0.4).held
-    assert jac.replace(row, bar=0.6).held
-    assert jac.replace(row, bar=32, bar_of="taken").held
-    assert not jac.replace(row, bar=10, bar_of="taken").held
+    assert not suite.replace(row, bar=0.4).held
+    assert suite.replace(row, bar=0.6).held
+    assert suite.replace(row, bar=32, bar_of="taken").held
+    assert not suite.replace(row, bar=10, bar_of="taken").held
 
 
 def test_figures_keep_the_digits_that_count():
-    assert [jac.digits(value) for value in (0, 12.3, 1.0, 0.12, 0.012, 0.0012)] == [2, 2, 2, 2, 3, 4]
-    assert [jac.quantity(value, "ms") for value in (1730.4, 25.13, 2.513, 0.2513, 0.0251)] == [
+    assert [suite.digits(value) for value in (0, 12.3, 1.0, 0.12, 0.012, 0.0012)] == [2, 2, 2, 2, 3, 4]
+    assert [suite.quantity(value, "ms") for value in (1730.4, 25.13, 2.513, 0.2513, 0.0251)] == [
         "1,730 ms",
         "25.1 ms",
         "2.51 ms",
@@ -136,9 +136,9 @@ def test_figures_keep_the_digits_that_count():
 
 def test_memory_is_that_of_the_call_alone(tmp_path, monkeypatch):
     # Two directions and two inputs of 1,000 float32: hundreds of kilobytes at most, and no import of a library.
-    monkeypatch.setattr(sys, "argv", ["jac_memory", "tiny", OURS, "1"])
+    monkeypatch.setattr(sys, "argv", ["memory", "tiny", OURS, "1"])
     (tmp_path / "here").mkdir()
-    status, out, err = Started(jac_memory.main, folder=tmp_path / "here").end()
+    status, out, err = Started(memory.main, folder=tmp_path / "here").end()
     assert status == 0, err
     assert 0 <= json.loads(out)["peak_mb"] < 16
 
@@ -153,6 +153,6 @@ def test_a_package_that_does_not_import_is_named(monkeypatch):
 @pytest.mark.speed
 def test_the_bars_hold():
     keep_freed_memory()
-    result = jac.jac_suite(30, 1, lambda what: None)
-    missed = [row for row in result["rows"] if not jac.Row(**row).held]
+    result = suite.jac_suite(30, 1, lambda what: None)
+    missed = [row for row in result["rows"] if not suite.Row(**row).held]
     assert not missed, "\n".join(f"{row['network']}, {row['what']}: {row['median']:.3f}" for row in missed)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nas.bench.jac_cases import Call, Net, classifier, normal, square_net
+from nas.bench.jac.cases import Call, Net, classifier, normal, square_net
 
 Rows = dict[str, Call]
 """By their name in the table."""

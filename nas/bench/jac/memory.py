@@ -1,4 +1,4 @@
-"""How much memory a case takes: ``python -m nas.bench.jac_memory CASE VARIANT THREADS`` prints it as JSON.
+"""How much memory a case takes: ``python -m nas.bench.jac.memory CASE VARIANT THREADS`` prints it as JSON.
 
 A process of its own for each measurement, because a process keeps the memory that an earlier call has used. What counts
 is the peak of the resident size during the call above its size before. Nothing of the call is warmed up; but torch
@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch.func import jacrev, jvp, vjp, vmap
 
-from nas.bench.jac_cases import CNN, MLP, Calls, kernel, products
+from nas.bench.jac.cases import CNN, MLP, Calls, kernel, products
 
 CASES: dict[str, Callable[[], Calls]] = {
     "gram": lambda: products(1_000_000, 10),
@@ -32,7 +32,7 @@ MB = 10**6
 
 def peak_mb(case: str, variant: str, threads: int) -> float:
     """Peak resident size of a fresh process during the call, in MB (10^6 bytes) above its size before."""
-    command = [sys.executable, "-m", "nas.bench.jac_memory", case, variant, str(threads)]
+    command = [sys.executable, "-m", "nas.bench.jac.memory", case, variant, str(threads)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     result: float = json.loads(done.stdout)["peak_mb"]
     return result

@@ -13,11 +13,11 @@ from typing import Any
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
-from nas.bench import jac_cases as cases
 from nas.bench.compare import frame, in_sections, interleave, machine, spread
-from nas.bench.jac_cases import BASELINE, CNN, MLP, OURS, Calls
-from nas.bench.jac_jax import Jax
-from nas.bench.jac_memory import peak_mb
+from nas.bench.jac import cases
+from nas.bench.jac.cases import BASELINE, CNN, MLP, OURS, Calls
+from nas.bench.jac.jax import Jax
+from nas.bench.jac.memory import peak_mb
 
 TURN = 20
 """Timed calls in a turn where one takes a fraction of a millisecond."""
@@ -42,7 +42,7 @@ class Case:
     share: int = 1
     """Of the rounds that are asked for, one in so many: where a call takes a second."""
     memory: str = ""
-    """The name of the same case in ``jac_memory``, if its memory counts too."""
+    """The name of the same case in ``memory``, if its memory counts too."""
     memory_bars: dict[str, float] = field(default_factory=dict)
     """``ratio``: of the memory; ``mb``: of ours."""
 

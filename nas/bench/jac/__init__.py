@@ -1,0 +1,1 @@
+"""What Jacobians and tangent kernels cost, beside autograd written by hand and JAX."""
