@@ -162,7 +162,8 @@ def _stop_if_all_failed(run: Search) -> None:
     trials = [trial for trial in run.study.trials() if trial.finished]
     if trials and all(trial.failed for trial in trials):
         rule = f"not one of {len(trials)} architectures could be evaluated; the last: {trials[-1].failed}"
-        raise SettingError("search.objectives", run.settings.search.objectives, rule, "leave that one out")
+        remedy = "lower search.train.lr, or leave that one out" if run.measures.trainings else "leave that one out"
+        raise SettingError("search.objectives", run.settings.search.objectives, rule, remedy)
 
 
 class SearchBar(ProgressBar):
