@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.console import Console
 
 from nas.console import ProgressBar, new_console
+from nas.track.tags import ACCURACY, BEST_ACCURACY, EPOCH_LOSS, VAL_LOSS
 from nas.track.tracker import Tracker
 
 
@@ -24,17 +27,16 @@ class Progress(ProgressBar):
     ) -> None:
         super().__init__("training", total_steps, step, shown, console or new_console(quiet=not shown))
         self.total_steps, self.steps_per_epoch = total_steps, steps_per_epoch
-        self._loss: float | None = None  # of the last step of this process
 
-    def advance(self, step: int, loss: float, tracker: Tracker) -> None:
-        """Note that ``step`` steps have been made."""
-        self._loss = loss
-        if self.is_due(step):
+    def advance(self, step: int, tracker: Tracker) -> None:
+        """Note that ``step`` steps have been made; the loss that is shown is the mean since the last evaluation."""
+        loss = tracker.epoch_loss()
+        if loss is not None and self.is_due(step):
             self.update(step, f"loss {loss:.3f}  {tracker.images_per_s():,.0f} images/s")
 
-    def epoch(self, step: int, mean: float, best: float, tracker: Tracker) -> None:
-        """Print a line for an evaluation: mean and best accuracy of the evaluated subnetworks, 0 to 1."""
+    def epoch(self, step: int, values: Mapping[str, float], tracker: Tracker) -> None:
+        """Print a line for an evaluation, with what :meth:`Tracker.evaluated` returned."""
         epoch, epochs = step / self.steps_per_epoch, self.total_steps // self.steps_per_epoch
-        loss = "" if self._loss is None else f"loss {self._loss:.3f}  "
-        accuracy = f"val accuracy {mean:.1%} (best {best:.1%})"
-        self.console.print(f"epoch {epoch:.4g}/{epochs}  {loss}{accuracy}  {tracker.images_per_s():,.0f} images/s")
+        losses = f"loss {values[EPOCH_LOSS]:.3f}  val loss {values[VAL_LOSS]:.3f}"
+        accuracy = f"val accuracy {values[ACCURACY]:.1%} (best {values[BEST_ACCURACY]:.1%})"
+        self.console.print(f"epoch {epoch:.4g}/{epochs}  {losses}  {accuracy}  {tracker.images_per_s():,.0f} images/s")

@@ -13,7 +13,10 @@ MAX_CURVES = 16
 """A slot with more choices than this gets no curve a choice: nobody can tell 128 lines in one chart apart."""
 
 SHARE = "gate/share"
-ACCURACY = "val/accuracy"
+ACCURACY = "val/accuracy"  # the mean over the evaluated subnetworks, as the next but one
+BEST_ACCURACY = "val/best_accuracy"
+VAL_LOSS = "val/loss"
+EPOCH_LOSS = "train/epoch_loss"  # the mean over the steps since the evaluation before
 GRAD_NORM = "grad_norm"
 STEP_MS = "time/step_ms"
 PROBABILITY = "gate/probability"  # of a learned gate, as the next

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -13,7 +13,7 @@ from nas.draw import draw_grid, draw_supernet
 from nas.settings.plain import filled
 from nas.space import Architecture, Slot
 from nas.track.means import Branch, BranchMeans, branches_of
-from nas.track.tags import ACCURACY, GRAD_NORM, SHARE, STEP_MS, Tags
+from nas.track.tags import ACCURACY, BEST_ACCURACY, EPOCH_LOSS, GRAD_NORM, SHARE, STEP_MS, VAL_LOSS, Tags
 from nas.track.writer import Writer
 
 
@@ -30,6 +30,22 @@ class Window:
 
 
 @dataclass
+class Epoch:
+    """The losses since the last evaluation, or those before it until a step follows."""
+
+    steps: int = 0
+    loss: float = 0.0
+    over: bool = False
+
+    def add(self, loss: float) -> None:
+        """Take note of a step's loss; the first one after an evaluation begins anew."""
+        if self.over:
+            self.steps, self.loss, self.over = 0, 0.0, False
+        self.steps += 1
+        self.loss += loss
+
+
+@dataclass
 class State:
     """What a checkpoint keeps of a tracker."""
 
@@ -41,6 +57,7 @@ class State:
     accuracies: list[list[float]]
     step_s: list[list[float]]
     grad_norms: list[list[float]]
+    epoch: Epoch = field(default_factory=Epoch)  # which older checkpoints have not
 
 
 class Tracker:
@@ -62,6 +79,7 @@ class Tracker:
         self._run_s = 0.0
         self._evaluations = 0
         self._accuracies = BranchMeans()  # of the last evaluation
+        self._epoch = Epoch()
         self._begin_window()
 
     def _begin_window(self) -> None:
@@ -95,6 +113,7 @@ class Tracker:
             path_s: seconds of each path; they share the rest of ``step_s``, or all of it, evenly.
             grad_norms: (slot, choice) -> gradient norm of the branch's parameters, in the steps that have it.
         """
+        self._epoch.add(loss)
         window = self._window
         window.steps += 1
         window.loss += loss
@@ -169,18 +188,32 @@ class Tracker:
         self._run_s += seconds
         self._begin_window()
 
-    def evaluated(self, step: int, accuracies: Sequence[tuple[Architecture, float]]) -> None:
-        """Write the accuracies, in [0, 1], of subnetworks on held-out images, and how often each choice ran."""
+    def evaluated(self, step: int, accuracies: Sequence[tuple[Architecture, float]], loss: float) -> dict[str, float]:
+        """Write how subnetworks do on held-out images, the training loss since the last time, and how often each ran.
+
+        Args:
+            step: number of steps made so far.
+            accuracies: of each subnetwork, in [0, 1].
+            loss: mean over the subnetworks.
+
+        Returns:
+            The losses and accuracies that were written, by tag; the branches' are not among them.
+        """
         assert accuracies, "nothing was evaluated"
         self._evaluations += 1
+        self._epoch.over = True
         self._accuracies = BranchMeans()
         for path, accuracy in accuracies:
             for branch in branches_of(path):
                 self._accuracies.add(branch, accuracy)
-        overall = sum(accuracy for _, accuracy in accuracies) / len(accuracies)
-        self.writer.scalars(step, {ACCURACY: overall, **self.tags.curves(ACCURACY, self._accuracies.means())})
+        found = [accuracy for _, accuracy in accuracies]
+        values = {VAL_LOSS: loss, ACCURACY: sum(found) / len(found), BEST_ACCURACY: max(found)}
+        if (trained := self.epoch_loss()) is not None:
+            values[EPOCH_LOSS] = trained
+        self.writer.scalars(step, {**values, **self.tags.curves(ACCURACY, self._accuracies.means())})
         for name, counts in zip(self.tags.slots, self.counts, strict=True):
             self.writer.histogram(f"gate/counts_{name}", counts, step)
+        return values
 
     def image(self, step: int, last: bool = False) -> None:
         """Write an image of the supernet, with shares and the last evaluation's accuracies drawn in.
@@ -200,6 +233,10 @@ class Tracker:
     def shares(self) -> list[list[float]]:
         """:attr:`counts` of each slot divided by their sum; zeros before the first step."""
         return [[count / max(sum(row), 1) for count in row] for row in self.counts]
+
+    def epoch_loss(self) -> float | None:
+        """Mean training loss since the last evaluation, or up to it if no step followed; None before the first step."""
+        return self._epoch.loss / self._epoch.steps if self._epoch.steps else None
 
     def seconds(self) -> float:
         """Seconds of training over the whole run, waiting for data included."""
@@ -227,7 +264,7 @@ class Tracker:
         """Everything that was collected, as JSON has it, for a checkpoint."""
         totals = self._run_images, self._run_s, self._evaluations
         tables = self._accuracies.rows(), self._step_s.rows(), self._grad_norms.rows()
-        return asdict(State(self.counts, *totals, self._window, *tables))
+        return asdict(State(self.counts, *totals, self._window, *tables, self._epoch))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what :meth:`state_dict` returned.
@@ -237,7 +274,7 @@ class Tracker:
         """
         new = filled(State, state)
         rows = [*new.accuracies, *new.step_s, *new.grad_norms]
-        numbers = [new.run_s, *asdict(new.window).values(), *(number for row in rows for number in row)]
+        numbers = [new.run_s, new.epoch.loss, *asdict(new.window).values(), *(number for row in rows for number in row)]
         known = {(slot, choice) for slot, row in enumerate(self.counts) for choice in range(len(row))}
         if (
             list(map(len, new.counts)) != list(map(len, self.counts))
@@ -247,6 +284,6 @@ class Tracker:
             raise ValueError("they are damaged, or those of another search space")
         self.counts = [list(row) for row in new.counts]
         self._run_images, self._run_s, self._evaluations = new.run_images, new.run_s, new.evaluations
-        self._window = new.window
+        self._window, self._epoch = new.window, new.epoch
         self._accuracies, self._step_s = BranchMeans(new.accuracies), BranchMeans(new.step_s)
         self._grad_norms = BranchMeans(new.grad_norms)

@@ -41,6 +41,9 @@ class SubnetRow:
     choices: str
     val_accuracy: float
     test_accuracy: float
+    val_loss: float | None = None
+    """Mean cross-entropy, as the next; None in a report of an older version."""
+    test_loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ class Report:
     processes: int = 1
     favourite: str = ""
     """What a gate that learns prefers, one of ``subnetworks``."""
+    train_loss: float | None = None
+    """Mean over the steps between the last two evaluations; None in a report of an older version."""
 
 
 def make_report(run: Run) -> Report:
@@ -78,7 +83,7 @@ def make_report(run: Run) -> Report:
             accuracy = sum(found) / len(found) if found else None
             branches.append(BranchRow(slot.name, name, accuracy, len(found), share))
     subnets = [
-        SubnetRow(space.encode(v.architecture), space.describe(v.architecture), v.accuracy, t.accuracy)
+        SubnetRow(space.encode(v.architecture), space.describe(v.architecture), v.accuracy, t.accuracy, v.loss, t.loss)
         for v, t in sorted(zip(on_val, on_test, strict=True), key=lambda pair: -pair[0].accuracy)
     ]
     report = Report(
@@ -92,6 +97,7 @@ def make_report(run: Run) -> Report:
         versions=versions(),
         processes=run.world.size,
         favourite=space.encode(favourite) if (favourite := run.gate.favourite()) else "",
+        train_loss=run.tracker.epoch_loss(),
     )
     write_json(run.folder / "report.json", {"settings": comparable(run.settings), **asdict(report)})
     return report

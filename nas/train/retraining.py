@@ -121,7 +121,7 @@ def retrain(
         )
         with closing(run.tracker.writer):
             if run.step == 0:
-                run.tracker.evaluated(0, [(found.architecture, found.accuracy) for found in run.evaluate("val")])
+                run.note(run.evaluate("val"))
             begun = f"going on at step {run.step} of {run.total_steps}" if run.step else f"{run.total_steps} steps"
             text = f"{space.encode(part.architecture)} ({space.describe(part.architecture)})"
             say(f"{part.name}: {text}, {part.flops:,} FLOPs, {begun}, on {run.device}; {run.folder}")

@@ -180,7 +180,7 @@ class Run:
             grad_norms=result.grad_norms,
         )
         self.step += 1
-        self.progress.advance(self.step, result.loss, self.tracker)
+        self.progress.advance(self.step, self.tracker)
 
     def log(self, lr: float, paths: Sequence[Architecture]) -> None:
         """Write the training curves of the steps since the last call; ``paths`` are those of the last step."""
@@ -206,6 +206,11 @@ class Run:
         weights, precision = self.optimizer.averages(), settings.train.precision
         return evaluate(self.supernet, architectures, images, calibration, weights, precision)
 
+    def note(self, results: Sequence[EvalResult]) -> dict[str, float]:
+        """Write what an evaluation at this step has found; returns the means and the best, by tag."""
+        accuracies = [(found.architecture, found.accuracy) for found in results]
+        return self.tracker.evaluated(self.step, accuracies, sum(found.loss for found in results) / len(results))
+
     def validate(self) -> None:
         """Evaluate subnetworks on the validation split and write the results: rank 0 for all.
 
@@ -219,10 +224,9 @@ class Run:
             self.save()
         self.evaluated = results = self.evaluate("val")
         self.to_be_evaluated = False
-        self.tracker.evaluated(self.step, [(found.architecture, found.accuracy) for found in results])
+        values = self.note(results)
         self.tracker.image(self.step, last=self.step == self.total_steps)
-        mean = sum(found.accuracy for found in results) / len(results)
-        self.progress.epoch(self.step, mean, max(found.accuracy for found in results), self.tracker)
+        self.progress.epoch(self.step, values, self.tracker)
 
     def save(self) -> None:
         """Write a checkpoint of this step: rank 0 for all.

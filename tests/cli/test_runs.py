@@ -1,5 +1,6 @@
 """What a run prints, how it is stopped, and that the same command goes on with it."""
 
+import json
 import os
 import re
 import resource
@@ -8,11 +9,16 @@ import signal
 from contextlib import contextmanager
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import nas.train
 from nas.cli.entry import end_stopped
 from nas.console import new_console
 from nas.signals import Abandoned
+from nas.track.tags import BEST_ACCURACY
+
+EPOCH = re.compile(r"^epoch .*%\)", re.MULTILINE)
+"""What a line of an evaluation says, but for the images in a second."""
 
 
 def test_output_is_plain_when_piped(nas_train, tiny, tmp_path):
@@ -48,11 +54,35 @@ def test_the_folder_can_be_chosen(nas_train, tiny, tmp_path):
     assert logdir == str(tmp_path / "my runs")
 
 
+def test_console_metrics_report_and_tensorboard_agree(nas_train, tiny, tmp_path):
+    words = [*tiny[:-1], "train.epochs=3", "optimizer.lr=0.3", "evaluate.images=9", "track.log_every=1", "run=first"]
+    out, folder = nas_train(*words).out, tmp_path / "outputs" / "train" / "first"
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    ends = [line for line in lines if "val/loss" in line]
+    printed = re.findall(r"^epoch (.)/3  loss (\S+)  val loss (\S+)  val accuracy (\S+)% \(best (\S+)%\)", out, re.M)
+    assert len(printed) == len(ends) == 3
+    board = EventAccumulator(str(folder)).Reload()
+    for number, (line, shown) in enumerate(zip(ends, printed, strict=True)):
+        steps = [one["train/loss"] for one in lines if "train/loss" in one][4 * number : 4 * number + 4]
+        assert line["train/epoch_loss"] == pytest.approx(sum(steps) / 4)
+        losses, accuracies = (line["train/epoch_loss"], line["val/loss"]), (line["val/accuracy"], line[BEST_ACCURACY])
+        assert shown == (f"{number + 1}", *(f"{x:.3f}" for x in losses), *(f"{100 * x:.1f}" for x in accuracies))
+        for tag, value in line.items() - {("step", line["step"])}:
+            assert {point.step: point.value for point in board.Scalars(tag)}[line["step"]] == pytest.approx(value), tag
+    report = json.loads((folder / "report.json").read_text())
+    rows = report["subnetworks"]
+    assert report["train_loss"] == ends[-1]["train/epoch_loss"]
+    assert sum(row["val_loss"] for row in rows) / len(rows) == pytest.approx(ends[-1]["val/loss"])
+    assert sum(row["val_accuracy"] for row in rows) / len(rows) == pytest.approx(ends[-1]["val/accuracy"])
+    assert rows[0]["val_accuracy"] == ends[-1][BEST_ACCURACY] > rows[-1]["val_accuracy"], "best and mean must differ"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_saves_and_the_printed_command_resumes(nas_train, stopped_at, tiny, tmp_path, same_weights, number):
     words = (*tiny, "train.epochs=3", "train.save_every=3", "space=chain", "space.candidates=[skip,conv1]")
     with stopped_at("*/step_*", number):
         ended = nas_train(*words, "run=stopped")
+    epochs = EPOCH.findall(ended.out)
     assert (ended.status, ended.err) == (128 + number, "")
     last = ended.out.splitlines()[-1]
     found = re.fullmatch(rf"stopped by {number.name} at step (\d+), saved; to go on: (.*)", last)
@@ -65,7 +95,8 @@ def test_a_stop_saves_and_the_printed_command_resumes(nas_train, stopped_at, tin
     ended = nas_train(*printed)
     assert ended.status == 0, ended.err
     assert f"going on at step {found[1]} of 12" in ended.out
-    assert nas_train(*words, "run=undisturbed").status == 0
+    epochs += EPOCH.findall(ended.out)
+    assert epochs == EPOCH.findall(nas_train(*words, "run=undisturbed").out)
     undisturbed = tmp_path / "outputs" / "train" / "undisturbed"
     assert same_weights(folder, undisturbed)
     assert (folder / "metrics.jsonl").read_text().count("\n") == (undisturbed / "metrics.jsonl").read_text().count("\n")

@@ -11,6 +11,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from nas.draw import draw_grid
 from nas.space import Slot
 from nas.track import Tracker, Writer
+from nas.track.tags import EPOCH_LOSS
 
 SLOTS = (Slot("mix", ("conv1", "conv11", "skip")), Slot("mix.1", ("a", "b")))
 STEP = {"loss": 1.0, "correct": 3, "images": 4, "step_s": 0.01, "data_s": 0.0}
@@ -104,12 +105,26 @@ def test_paths_of_one_step_share_nobodys_time(writer, lines):
 def test_a_choices_accuracy_averages_the_architectures_with_it(writer, events, lines):
     tracker = Tracker(writer, SLOTS)
     tracker.step([((0, 2), 1)], **STEP)
-    tracker.evaluated(0, [((2, 1), 0.1)])  # which the next evaluation replaces
-    tracker.evaluated(1, [((0, 0), 0.4), ((0, 1), 0.6), (((0, 1), 1), 0.8)])
-    want = {"step": 1, "val/accuracy": 0.6, "val/accuracy_mix/conv1": 0.6, "val/accuracy_mix/conv11": 0.8}
+    tracker.evaluated(0, [((2, 1), 0.1)], 2.5)  # which the next evaluation replaces
+    means = tracker.evaluated(1, [((0, 0), 0.4), ((0, 1), 0.6), (((0, 1), 1), 0.8)], 0.9)
+    assert means == {"val/loss": 0.9, "val/accuracy": pytest.approx(0.6), "val/best_accuracy": 0.8, EPOCH_LOSS: 1.0}
+    want = {"step": 1, **means, "val/accuracy_mix/conv1": 0.6, "val/accuracy_mix/conv11": 0.8}
     assert lines()[1] == pytest.approx({**want, "val/accuracy_mix.1/a": 0.4, "val/accuracy_mix.1/b": 0.7})
     writer.flush()
     assert events().Histograms("gate/counts_mix")[0].histogram_value.bucket == [1, 0, 1]
+
+
+def test_an_epochs_loss_is_the_mean_since_the_last_evaluation(writer):
+    tracker, seen = Tracker(writer, SLOTS), []
+    for step, loss in enumerate((5.0, 3.0, 2.0, 1.5, 1.0)):
+        tracker.step([(0, 0)], **{**STEP, "loss": loss})
+        tracker = resumed(writer, tracker.state_dict())
+        if step % 2:
+            tracker.log(step, lr=0.1)  # which begins a new window, and no new epoch
+            seen.append(tracker.evaluated(step, [((0, 0), 0.5)], 1.0)[EPOCH_LOSS])
+            tracker = resumed(writer, tracker.state_dict())
+        seen.append(tracker.epoch_loss())
+    assert seen == [5.0, 4.0, 4.0, 2.0, 1.75, 1.75, 1.0]
 
 
 def test_state_round_trip_gives_the_same_values(tmp_path, lines):
@@ -121,7 +136,7 @@ def test_state_round_trip_gives_the_same_values(tmp_path, lines):
     first = Writer(tmp_path / "cut", tensorboard=False)
     killed = Tracker(first, SLOTS)
     run(killed, range(1, 11))  # in the middle of a window
-    killed.evaluated(10, [((0, 1), 0.5), (((0, 2), 0), 0.25)])
+    killed.evaluated(10, [((0, 1), 0.5), (((0, 2), 0), 0.25)], 1.0)
     state, size = killed.state_dict(), first.flush()
     text = json.dumps(state)
     run(killed, range(11, 15))
@@ -171,7 +186,7 @@ def test_images_come_at_doubling_evaluations_and_the_last(writer, events, monkey
     monkeypatch.setattr("nas.track.tracker.draw_supernet", lambda *_: draw_grid(torch.rand(1, 1, 8, 8)))
     tracker = Tracker(writer, SLOTS)
     for step in range(1, 12):
-        tracker.evaluated(step, [((0, 1), 0.5)])
+        tracker.evaluated(step, [((0, 1), 0.5)], 1.0)
         tracker.image(step, last=step == 11)
         tracker = resumed(writer, tracker.state_dict())
     writer.flush()
@@ -185,7 +200,7 @@ def test_layout_names_tags_that_exist(writer, events):
         path = (choice, choice % 2, choice)
         tracker.step([path], grad_norms=dict.fromkeys(enumerate(path), 1.0), **STEP)
     tracker.log(3, lr=0.1)
-    tracker.evaluated(3, [((k, k % 2, k), 0.5) for k in range(3)])
+    tracker.evaluated(3, [((k, k % 2, k), 0.5) for k in range(3)], 1.0)
     writer.flush()
     found = events()
     layout = layout_pb2.Layout()
@@ -216,7 +231,7 @@ def test_many_choices_have_a_histogram_and_no_curves(writer, events):
     tracker.start("seed: 0")
     tracker.step([(16, 0)], grad_norms={(0, 16): 1.0, (1, 0): 1.0}, **STEP)
     tracker.log(1, lr=0.1)
-    tracker.evaluated(1, [((16, 0), 0.5)])
+    tracker.evaluated(1, [((16, 0), 0.5)], 1.0)
     tracker.image(1)
     writer.flush()
     tags = events().Tags()

@@ -161,7 +161,7 @@ class _Watched(Progress):
         super().__init__(trainings.settings.train.epochs * steps_per_epoch, steps_per_epoch, 0, shown=False)
         self._watch = trainings.watch
 
-    def advance(self, step: int, loss: float, tracker: Tracker) -> None:
+    def advance(self, step: int, tracker: Tracker) -> None:
         """Say that ``step`` steps have been made."""
         self._watch(step / self.total_steps)
 
