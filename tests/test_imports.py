@@ -12,7 +12,7 @@ import nas
 PACKAGE = Path(nas.__file__).parent
 ORDER = (
     ("errors",),
-    ("files",),
+    ("files", "plugin"),
     ("console",),
     ("signals",),
     ("settings",),

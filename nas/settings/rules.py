@@ -112,6 +112,12 @@ def run_name() -> Any:
     return _ruled("unnamed", (lambda run: re.fullmatch(r"(?!\.\.?$)[\w.+-]+", run) is not None, rule, remedy))
 
 
+def is_import_name(text: str) -> bool:
+    """Whether ``text`` reads ``package.module:name``, the form of what a user has written."""
+    module, _, attribute = text.partition(":")  # without a colon the attribute is empty
+    return all(part.isidentifier() for part in (attribute, *module.split(".")))
+
+
 def one_of(key: str, value: object, *allowed: str) -> None:
     """``value`` is one of ``allowed``."""
     require(value in allowed, key, value, f"must be one of {', '.join(allowed)}", "choose one of them")

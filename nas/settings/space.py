@@ -95,7 +95,6 @@ class CustomSettings(SpaceSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        module, _, attribute = self.factory.partition(":")  # without a colon the attribute is empty
-        ok = all(part.isidentifier() for part in (attribute, *module.split(".")))
+        ok = rules.is_import_name(self.factory)
         remedy = "write for example space.factory=my_pkg.my_net:MyNet"
         require(ok, "space.factory", self.factory, "must read package.module:callable", remedy)

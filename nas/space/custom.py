@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from torch import nn
 
 from nas.errors import SettingError, SpaceError
 from nas.nn import gated_slots
+from nas.plugin import load_named
 from nas.settings import CustomSettings
 from nas.space.base import Architecture, SearchSpace, Slot
 
@@ -56,7 +54,8 @@ class CustomSpace(SearchSpace):
         return found
 
     def build(self) -> nn.Module:
-        factory, kwargs = _load(self._settings.factory), self._settings.kwargs
+        kwargs = self._settings.kwargs
+        factory = load_named("space.factory", self._settings.factory)
         try:
             inspect.signature(factory).bind(**kwargs)
         except TypeError as error:  # what the call itself may raise is the user's to see in full
@@ -67,20 +66,3 @@ class CustomSpace(SearchSpace):
             rule = f"gave a {type(module).__name__}, not a torch.nn.Module"
             raise SettingError("space.factory", self._settings.factory, rule, "return the supernet")
         return module
-
-
-def _load(factory: str) -> type[nn.Module]:
-    module_name, _, attribute = factory.partition(":")
-    # A console command does not look for modules where it is called; a user's network usually lies there.
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        loaded: type[nn.Module] = getattr(importlib.import_module(module_name), attribute)
-    except ModuleNotFoundError as error:
-        rule = f"there is no module {error.name}"
-        raise SettingError("space.factory", factory, rule, f"run from the folder that holds it ({here})") from None
-    except AttributeError:
-        rule = f"{module_name} has no {attribute}"
-        raise SettingError("space.factory", factory, rule, "name a class or function in it") from None
-    return loaded
