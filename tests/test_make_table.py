@@ -90,7 +90,7 @@ def test_a_row_is_what_nas_train_reports(made, tmp_path):
     for text, seed in (("1", 1), ("0", 0)):
         settings = make_table.compose([
             *make_table.DEFAULTS, *TINY, "gate=fixed", f"gate.architecture='{text}'", f"seed={seed}",
-            "evaluate.recalibrate=false", "track.progress=false", "track.tensorboard=false", "track.log_every=6",
+            "evaluate.recalibrate=false", "track.progress=false", "track.writers=[]", "track.log_every=6",
         ])  # fmt: skip
         run = Run(settings, tmp_path / text)
         fit(run)

@@ -14,6 +14,7 @@ SLOW = {
     "scipy",
     "sklearn",
     "sympy",
+    "tensorboard",
     "torch._dynamo",
     "torch._inductor",
     "torchvision",
@@ -31,7 +32,7 @@ WORDS = (
     "train.batch_size=8",
     "train.epochs=1",
     "train.threads=1",
-    "track.tensorboard=false",
+    "track.writers=[]",
     "run=tiny",
 )
 

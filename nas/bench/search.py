@@ -106,7 +106,7 @@ def race(trials: int) -> Iterator[Calls]:
         data=SyntheticSettings(size=8200, image_size=8, val_fraction=0.5, crop=1),
         train=TrainSettings(epochs=1),
         evaluate=EvaluateSettings(recalibrate_images=1024, rounds=1),
-        track=TrackSettings(tensorboard=False, progress=False),
+        track=TrackSettings(writers=[], progress=False),
     )
 
     def call(checkpoint: Path, raced: bool) -> object:

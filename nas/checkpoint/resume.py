@@ -27,13 +27,14 @@ class Initial:
 
 
 def comparable(settings: TrainRunSettings) -> dict[str, Any]:
-    """The settings that decide what a training gives, as plain data: not the run's name, nor how progress is shown."""
+    """The settings that decide what a training gives, as plain data: not the run's name, nor who is shown it."""
     data = asdict(settings)
     for name in ("run", "architecture", "checkpoint", "search"):
         data.pop(name)
     for name in ("check_every", "timeout_s"):
         data["dist"].pop(name)
-    data["track"].pop("progress")
+    for name in ("progress", "writers"):
+        data["track"].pop(name)
     return data
 
 

@@ -32,7 +32,9 @@ def retrain_job(settings: TrainRunSettings, folder: Path, out: Console) -> dict[
     with only_one(folder), stoppable(out, settings.run, lambda: ", saved"):
         result = retrain(settings, folder, text, out.print if settings.track.progress else lambda line: None)
     out.print(comparison(result))
-    out.print(f"run:         {folder}\n{tensorboard(folder)}")
+    out.print(f"run:         {folder}")
+    if "tensorboard" in settings.track.writers:
+        out.print(tensorboard(folder))
     return figures(result.rows[0])
 
 

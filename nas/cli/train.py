@@ -64,7 +64,9 @@ def _train(settings: TrainRunSettings, folder: Path, world: World, out: Console)
     threads = "1 thread" if report.threads == 1 else f"{report.threads} threads"
     processes = f", {report.processes} processes of" if report.processes > 1 else ","
     out.print(*tables(report), f"{report.images_per_s:,.0f} images/s on {report.device}{processes} {threads}", sep="\n")
-    out.print(f"run:         {folder}\n{tensorboard(folder.parent)}")
+    out.print(f"run:         {folder}")
+    if "tensorboard" in settings.track.writers:
+        out.print(tensorboard(folder.parent))
     return {**figures(report.subnetworks[0]), "images_per_s": report.images_per_s}
 
 

@@ -23,7 +23,7 @@ from nas.score.benchmark import BenchmarkTable
 from nas.score.correlation import Correlation, best
 from nas.settings import RankRunSettings
 from nas.space import SearchSpace
-from nas.track import Writer
+from nas.track import Writers
 
 
 def write_report(
@@ -52,7 +52,7 @@ def write_report(
     write_json(folder / "report.json", report)
     image = scatter(predictions, ranking, target.truth)
     write_whole(folder / "scatter.png", image)
-    with closing(Writer(folder, settings.rank.tensorboard)) as writer:
+    with closing(Writers(folder, ["tensorboard"] if settings.rank.tensorboard else [])) as writer:
         writer.scalars(0, {f"tau/{row.name.replace(' ', '')}": row.correlation.tau for row in ranking.rows})
         writer.text("rank", _markdown(ranking, target.truth))
         writer.image("rank/scatter", image)

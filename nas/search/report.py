@@ -24,7 +24,7 @@ from nas.search.trained.verdict_report import VERDICT, as_code, as_json, drawn_v
 from nas.settings import SearchRunSettings
 from nas.settings.plain import flat
 from nas.space import SearchSpace
-from nas.track import Writer
+from nas.track import Writers
 
 SHOWN = 40
 """Rows that a table has at most; the files have all."""
@@ -212,7 +212,7 @@ def _write_board(folder: Path, enabled: bool, outcome: SearchOutcome, page: str,
     curves = {f"search/best_{o.name}": outcome.best_so_far(o) for o in outcome.objectives}
     if len(outcome.objectives) > 1:
         curves["search/hypervolume"] = hypervolume_curve(outcome.points())
-    with closing(Writer(folder, enabled)) as board:
+    with closing(Writers(folder, ["tensorboard"] if enabled else [])) as board:
         for i, trial in enumerate(outcome.feasible):
             values = {f"trial/{name}": value for name, value in trial.values.items()}
             board.scalars(trial.number + 1, {**values, **{tag: curve[i] for tag, curve in curves.items()}})

@@ -26,6 +26,10 @@ GROUPS: dict[str, dict[str, type]] = {
 }
 """The dataclass behind each ``<group>=<name>``."""
 
+_NOT_OF_A_FILE = ("tensorboard", "writers")
+"""Of ``track``: an older version's switch, and where curves go, which is for the user of now to say: a file of somebody
+else must not name code that is then called."""
+
 
 def train_settings(data: dict[str, Any]) -> TrainRunSettings:
     """The settings of a training run from ``dataclasses.asdict`` of them; what is absent takes its default.
@@ -35,6 +39,8 @@ def train_settings(data: dict[str, Any]) -> TrainRunSettings:
             another type than it must be.
     """
     _must_fit("settings", data, dict)
+    if isinstance(track := data.get("track"), dict):
+        data = data | {"track": {key: value for key, value in track.items() if key not in _NOT_OF_A_FILE}}
     values: dict[str, Any] = {}
     kinds = get_type_hints(TrainRunSettings)
     for key, value in data.items():

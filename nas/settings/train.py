@@ -11,6 +11,9 @@ from nas.settings.gate import GateSettings, UniformGateSettings
 from nas.settings.rules import MISSING, Settings
 from nas.settings.space import SpaceSettings, TwoBranchSettings
 
+WRITERS = ("tensorboard", "csv", "wandb", "mlflow")
+"""What ``track.writers`` knows by name."""
+
 
 @dataclass
 class OptimizerSettings(Settings, group="optimizer"):
@@ -93,8 +96,18 @@ class TrackSettings(Settings, group="track"):
 
     log_every: int = rules.positive(20)
     """Steps between two points of the training curves."""
-    tensorboard: bool = True
+    writers: list[str] = field(default_factory=lambda: ["tensorboard"])
+    """Where the curves go beside ``metrics.jsonl``: names of writers, or ``package.module:class`` of your own."""
     progress: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        remedy = "write for example track.writers=[tensorboard,csv]"
+        for name in self.writers:
+            ok = name in WRITERS or rules.is_import_name(name)
+            rule = f"must be of {', '.join(WRITERS)}, or your own as in my_pkg.my:MyWriter"
+            require(ok, "track.writers", name, rule, remedy)
+            require(self.writers.count(name) == 1, "track.writers", name, "must be named once", remedy)
 
 
 @dataclass

@@ -1,8 +1,8 @@
-"""What is logged and where: TensorBoard event files and ``metrics.jsonl``, side by side in the run's folder."""
+"""What is logged and where: ``metrics.jsonl``, TensorBoard event files and whatever else, in the run's folder."""
 
 from nas.track.progress import Progress
 from nas.track.tags import PROBABILITY
 from nas.track.tracker import Tracker
-from nas.track.writer import NullWriter, Writer
+from nas.track.writers import NullWriter, Writer, Writers
 
-__all__ = ["PROBABILITY", "NullWriter", "Progress", "Tracker", "Writer"]
+__all__ = ["PROBABILITY", "NullWriter", "Progress", "Tracker", "Writer", "Writers"]

@@ -14,7 +14,7 @@ from nas.settings.plain import filled
 from nas.space import Architecture, Slot
 from nas.track.means import Branch, BranchMeans, branches_of
 from nas.track.tags import ACCURACY, BEST_ACCURACY, EPOCH_LOSS, GRAD_NORM, SHARE, STEP_MS, VAL_LOSS, Tags
-from nas.track.writer import Writer
+from nas.track.writers import Writers
 
 
 @dataclass
@@ -71,7 +71,7 @@ class Tracker:
         slots: the slots of the search space, for their names.
     """
 
-    def __init__(self, writer: Writer, slots: Sequence[Slot]) -> None:
+    def __init__(self, writer: Writers, slots: Sequence[Slot]) -> None:
         self.writer, self.slots, self.tags = writer, slots, Tags(slots)
         self.counts = [[0] * len(slot.choices) for slot in slots]
         """How often each choice of each slot ran since the beginning of the run."""
@@ -144,7 +144,7 @@ class Tracker:
         if classes:
             listing = "\n".join(f"{label}. {name}" for label, name in enumerate(classes))
             self.writer.text("classes", f"```\n{listing}\n```", self.writer.step)
-        if sample is not None and self.writer.tensorboard:
+        if sample is not None and self.writer.take_images:
             self.writer.image("sample", draw_grid(sample), self.writer.step)
         self.writer.layout(self.tags.layout())
 
@@ -222,7 +222,7 @@ class Tracker:
         images of a tag, and drawing one takes as long as a few hundred small steps.
         """
         is_power_of_two = self._evaluations & (self._evaluations - 1) == 0
-        if self.writer.tensorboard and (last or is_power_of_two):
+        if self.writer.take_images and (last or is_power_of_two):
             known: list[dict[int, float]] = [{} for _ in self.slots]
             for (slot, choice), accuracy in self._accuracies.means().items():
                 known[slot][choice] = accuracy

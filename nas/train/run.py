@@ -20,7 +20,7 @@ from nas.settings import TrainRunSettings
 from nas.settings.plain import flat
 from nas.space import Architecture, build_space, check_supernet
 from nas.state import load_weights, must_fit
-from nas.track import NullWriter, Progress, Tracker, Writer
+from nas.track import NullWriter, Progress, Tracker, Writers
 from nas.train.evaluation import EvalResult, architectures_to_evaluate, evaluate
 from nas.train.gate_trainer import GateTrainer, NoGateTrainer
 from nas.train.optimize import GatedOptimizer
@@ -127,17 +127,17 @@ class Run:
             self.train_gate = GateTrainer(self.gate, self.supernet, plain, held_out, world)
 
     def _begin(self, state: dict[str, Any] | None, config_text: str) -> None:
-        board, is_main = self.settings.track.tensorboard, self.world.is_main
+        names, is_main = self.settings.track.writers, self.world.is_main
         self.tracker = Tracker(NullWriter(), self.space.slots)
         if state is not None:
             remedy, whose = "take another run=NAME, or the network as it was", "its checkpoint "
             with must_fit(CheckpointError, "run", self.folder, remedy, whose):
                 self._restore(state)
         if is_main and state is not None:
-            self.tracker.writer = Writer(self.folder, board, self.step, state["metrics_bytes"])
+            self.tracker.writer = Writers(self.folder, names, self.step, state["metrics_bytes"])
         elif is_main:
             (self.folder / "report.json").unlink(missing_ok=True)  # of a run whose checkpoints are gone
-            self.tracker.writer = Writer(self.folder, board)
+            self.tracker.writer = Writers(self.folder, names)
             sample = unnormalise(self.batches.batch(0)[0].cpu(), self.splits.mean, self.splits.std)
             self.tracker.start(config_text, sample, self.splits.classes)
             self.tracker.writer.hparams(flat(comparable(self.settings)), ["val/accuracy", "train/loss"])

@@ -17,7 +17,7 @@ from support.processes import Started, verb
 
 from nas import checkpoint
 
-TINY = ("data=synthetic", "data.size=300", "train.threads=1", "train.epochs=1", "track.tensorboard=false")
+TINY = ("data=synthetic", "data.size=300", "train.threads=1", "train.epochs=1", "track.writers=[]")
 """Four steps."""
 
 

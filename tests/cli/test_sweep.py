@@ -35,7 +35,7 @@ def rows_of(folder):
 
 def test_a_sweep_goes_on_after_a_failed_run(nas_train, tiny, tmp_path):
     ended = nas_train("-m", *tiny, "run=mixed", "seed=1,-2,3")
-    assert ended.out.count("TensorBoard: tensorboard --logdir ") == 2
+    assert ended.out.count("\nrun:         ") == 2
     sweep = tmp_path / "outputs" / "train" / "mixed"
     reason = "seed=-2: must not be negative; write for example seed=1"
     assert ended.status == 1

@@ -5,7 +5,7 @@ from dataclasses import asdict, fields
 import pytest
 
 from nas.errors import SettingError
-from nas.settings import GROUPS, ChainSettings, CustomSettings, TrainRunSettings, train_settings
+from nas.settings import GROUPS, ChainSettings, CustomSettings, TrackSettings, TrainRunSettings, train_settings
 
 NEEDED = {"custom": {"factory": "pkg.net:Net"}, "folder": {"root": "here"}, "fixed": {"architecture": "0"}}
 
@@ -48,6 +48,12 @@ WRONG = [
     ({"run": 3}, "run=3: must be str"),
     ({"seed": [[0] * 1000] * 1000}, r"seed=\[\[0, 0, .{1,200}: must be int"),
 ]
+
+
+def test_no_file_says_who_writes():
+    """An older version's switch is read; code that a file names is not called."""
+    found = train_settings({"track": {"log_every": 7, "tensorboard": False, "writers": ["os:getcwd"]}})
+    assert found.track == TrackSettings(log_every=7)
 
 
 def test_data_of_a_wrong_type_are_one_line():

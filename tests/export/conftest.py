@@ -21,7 +21,7 @@ def make_trained(tmp_path_factory):
             folder = tmp_path_factory.mktemp("run")
             small = tiny(settings, epochs=1, batch_size=24, **train)
             with torch.random.fork_rng():
-                finish(replace(small, track=replace(small.track, tensorboard=False)), folder)
+                finish(replace(small, track=replace(small.track, writers=[])), folder)
             made[key] = load_trained(folder, factory=getattr(settings.space, "factory", ""))
         return made[key]
 

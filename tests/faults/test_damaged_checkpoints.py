@@ -67,7 +67,7 @@ def test_a_flipped_bit_anywhere_is_refused(run, tmp_path, number):
 
 
 WORDS = ("data=synthetic", "data.size=300", "train.threads=1", "train.epochs=1", "train.save_every=2")
-WORDS = (*WORDS, "track.tensorboard=false", "run=cut")
+WORDS = (*WORDS, "track.writers=[]", "run=cut")
 
 
 def test_the_command_names_the_damage_and_goes_on(tmp_path):

@@ -14,7 +14,7 @@ from support.processes import FORK, verb
 from nas.errors import CheckpointError, NasWarning
 from nas.files import LOCK, OWNER, lock, only_one
 
-TINY = ("data=synthetic", "data.size=300", "train.threads=1", "track.tensorboard=false", "run=one")
+TINY = ("data=synthetic", "data.size=300", "train.threads=1", "track.writers=[]", "run=one")
 LONG = ("train.epochs=100", "train.save_every=10")
 
 

@@ -99,7 +99,7 @@ def test_a_training_is_a_run_of_nas_train(target, tmp_path):
         gate=FixedGateSettings(architecture="2-1"),
         train=replace(TrainRunSettings().train, epochs=2, batch_size=8),
         evaluate=EvaluateSettings(recalibrate=False, every_epochs=2),
-        track=TrackSettings(log_every=11, tensorboard=False, progress=False),
+        track=TrackSettings(log_every=11, writers=[], progress=False),
         seed=trainings(target, tmp_path).seed_of(1),
     )
     alone = finish(run, tmp_path / "run")

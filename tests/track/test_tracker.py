@@ -10,7 +10,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 
 from nas.draw import draw_grid
 from nas.space import Slot
-from nas.track import Tracker, Writer
+from nas.track import Tracker, Writers
 from nas.track.tags import EPOCH_LOSS
 
 SLOTS = (Slot("mix", ("conv1", "conv11", "skip")), Slot("mix.1", ("a", "b")))
@@ -19,7 +19,7 @@ STEP = {"loss": 1.0, "correct": 3, "images": 4, "step_s": 0.01, "data_s": 0.0}
 
 @pytest.fixture
 def writer(tmp_path):
-    writer = Writer(tmp_path)
+    writer = Writers(tmp_path)
     yield writer
     writer.close()
 
@@ -128,12 +128,12 @@ def test_an_epochs_loss_is_the_mean_since_the_last_evaluation(writer):
 
 
 def test_state_round_trip_gives_the_same_values(tmp_path, lines):
-    whole = Writer(tmp_path / "whole", tensorboard=False)
+    whole = Writers(tmp_path / "whole", names=[])
     tracker = Tracker(whole, SLOTS)
     run(tracker, range(1, 21))
     whole.close()
 
-    first = Writer(tmp_path / "cut", tensorboard=False)
+    first = Writers(tmp_path / "cut", names=[])
     killed = Tracker(first, SLOTS)
     run(killed, range(1, 11))  # in the middle of a window
     killed.evaluated(10, [((0, 1), 0.5), (((0, 2), 0), 0.25)], 1.0)
@@ -143,7 +143,7 @@ def test_state_round_trip_gives_the_same_values(tmp_path, lines):
     first.close()
     assert json.dumps(state) == text, "it is a copy"
 
-    second = Writer(tmp_path / "cut", tensorboard=False, step=10, metrics_bytes=size)
+    second = Writers(tmp_path / "cut", names=[], step=10, metrics_bytes=size)
     other = resumed(second, json.loads(text))
     assert other.state_dict() == json.loads(text) == state
     run(other, range(11, 21))

@@ -28,7 +28,7 @@ MORE_STOPS = [("inherited", 7), ("random", 21)]
 
 
 def quiet(settings):
-    return replace(settings, track=replace(settings.track, tensorboard=False))
+    return replace(settings, track=replace(settings.track, writers=[]))
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ NAME = "chain-fair-adamw-ema"
 
 def settings_of(name):
     small = tiny(RUNS[name], epochs=1)
-    return replace(small, track=replace(small.track, tensorboard=False))
+    return replace(small, track=replace(small.track, writers=[]))
 
 
 @pytest.fixture(scope="module")

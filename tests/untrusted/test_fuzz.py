@@ -146,7 +146,7 @@ def trained(tmp_path_factory):
     """A finished run with averages, its checkpoint and an export of it."""
     folder = tmp_path_factory.mktemp("run")
     asked = tiny(RUNS["chain-fair-adamw-ema"], epochs=1)
-    asked = replace(asked, track=replace(asked.track, tensorboard=False))
+    asked = replace(asked, track=replace(asked.track, writers=[]))
     with torch.random.fork_rng():
         make_report(finish(asked, folder))
     exported = tmp_path_factory.mktemp("export") / "one"

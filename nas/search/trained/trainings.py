@@ -81,7 +81,8 @@ class Trainings:
         require(size <= images, "search.train.batch_size", size, rule, remedy)
         self._steps_per_epoch = Batches.of(target.splits, plain).steps_per_epoch
         # A point of the curve is an epoch. The validation images are looked at where it ends and not before.
-        track = TrackSettings(log_every=self._steps_per_epoch, tensorboard=settings.tensorboard, progress=False)
+        writers = ["tensorboard"] if settings.tensorboard else []
+        track = TrackSettings(log_every=self._steps_per_epoch, writers=writers, progress=False)
         self.settings = replace(plain, track=track)
         self.watch: Callable[[float], None] = lambda share: None
 

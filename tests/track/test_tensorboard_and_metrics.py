@@ -13,7 +13,7 @@ from tensorboard.util.tensor_util import make_ndarray
 
 from nas.draw import draw_grid
 from nas.errors import DivergedError, NasWarning
-from nas.track import NullWriter, Writer
+from nas.track import NullWriter, Writers
 
 PNG = draw_grid(torch.rand(1, 3, 8, 10))
 
@@ -25,7 +25,7 @@ def write(writer, steps, sign=1):
 
 def test_resumed_curves_have_no_gaps_and_no_doubles(tmp_path, curve, lines):
     folder = tmp_path / "new" / "run"
-    killed = Writer(folder)
+    killed = Writers(folder)
     assert killed.flush() == 0
     write(killed, [20, 40, 60])
     size = killed.flush()
@@ -39,7 +39,7 @@ def test_resumed_curves_have_no_gaps_and_no_doubles(tmp_path, curve, lines):
     (events,) = folder.glob("events.*")
     events.write_bytes(events.read_bytes()[:-5])  # and the record
 
-    resumed = Writer(folder, step=60, metrics_bytes=size)
+    resumed = Writers(folder, step=60, metrics_bytes=size)
     write(resumed, [80, 120], sign=-1)  # without a 100, which the first run had
     resumed.close()
     want = [(20, 20), (40, 40), (60, 60), (80, -80), (120, -120)]
@@ -50,16 +50,16 @@ def test_resumed_curves_have_no_gaps_and_no_doubles(tmp_path, curve, lines):
 def test_a_resumed_event_file_is_read_last(tmp_path):
     earlier = tmp_path / f"events.out.tfevents.{int(time.time()):010d}.zzz"  # sorts last within its second
     earlier.touch()
-    Writer(tmp_path, step=20).close()
+    Writers(tmp_path, step=20).close()
     assert min(tmp_path.glob("events.*")) == earlier
 
 
 def test_fresh_start_drops_all_earlier_points(tmp_path, events, curve, lines):
-    old = Writer(tmp_path)
+    old = Writers(tmp_path)
     write(old, [0, 20, 40])
     old.scalars(40, {"only/old": 1.0})
     old.close()
-    fresh = Writer(tmp_path)
+    fresh = Writers(tmp_path)
     # A TensorBoard that was open all the time has old points in memory: the new file's purge drops them.
     starts = [event for event in _raw(tmp_path) if event.HasField("session_log")]
     assert [(event.step, event.session_log.status) for event in starts] == [(0, SessionLog.START)]
@@ -74,14 +74,14 @@ def test_fresh_start_drops_all_earlier_points(tmp_path, events, curve, lines):
 def test_lost_metrics_are_told_and_not_zero_filled(tmp_path, lines):
     (tmp_path / "metrics.jsonl").write_text('{"step": 20}\n{"st')
     with pytest.warns(NasWarning, match="remembers 900"):
-        writer = Writer(tmp_path, tensorboard=False, step=60, metrics_bytes=900)
+        writer = Writers(tmp_path, names=[], step=60, metrics_bytes=900)
     write(writer, [80])
     writer.close()
     assert [line["step"] for line in lines()] == [20, 80]
 
 
 def test_non_finite_scalar_is_refused(tmp_path, events, lines):
-    writer = Writer(tmp_path)
+    writer = Writers(tmp_path)
     for value in (math.nan, math.inf, -math.inf):
         with pytest.raises(DivergedError, match=r"train/loss=.*finite.*step 20"):
             writer.scalars(20, {"train/accuracy": 0.5, "train/loss": value})
@@ -91,7 +91,7 @@ def test_non_finite_scalar_is_refused(tmp_path, events, lines):
 
 
 def test_hparams_make_no_extra_folder(tmp_path, events, curve):
-    writer = Writer(tmp_path)
+    writer = Writers(tmp_path)
     write(writer, [20])
     params = {"optimizer.lr": 0.1, "gate": "uniform", "flip": True, "widths": [16, 32], "none": None}
     writer.hparams(params, ["train/accuracy"])
@@ -106,21 +106,21 @@ def test_hparams_make_no_extra_folder(tmp_path, events, curve):
 
 
 def test_without_tensorboard_only_metrics_and_without_folder_nothing(tmp_path):
-    for writer in (Writer(tmp_path, tensorboard=False), NullWriter()):
+    for writer in (Writers(tmp_path, names=[]), NullWriter()):
         write(writer, [20])
         writer.text("config", "a: 1")
         writer.image("image", PNG)
         writer.histogram("counts", [1, 2], 20)
         writer.layout({"slot": {"share": "gate/"}})
         writer.hparams({"lr": 0.1}, ["train/accuracy"])
-        assert not writer.tensorboard
+        assert not writer.take_images
         assert bool(writer.flush()) == (not isinstance(writer, NullWriter))
         writer.close()
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
 def test_histograms_and_images_come_back(tmp_path, events):
-    writer = Writer(tmp_path)
+    writer = Writers(tmp_path)
     writer.histogram("counts", [0, 5, 0, 2, 0], 20)
     writer.histogram("nothing", [0, 0], 20)
     writer.image("image", PNG, 20)
