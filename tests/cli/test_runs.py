@@ -46,7 +46,7 @@ def test_a_finished_run_reports_the_same_again(nas_train, tiny, tmp_path):
 
 
 def test_the_folder_can_be_chosen(nas_train, tiny, tmp_path):
-    ended = nas_train(*tiny, "hydra.run.dir=my runs/one")
+    ended = nas_train(*tiny, "hydra.run.dir=my runs/one", "track.writers=[tensorboard]")
     assert ended.status == 0
     assert (tmp_path / "my runs" / "one" / "report.json").is_file()
     assert not (tmp_path / "outputs").exists()
