@@ -45,8 +45,9 @@ def load_weights(network: nn.Module, weights: Mapping[str, object]) -> None:
             check_values(name, value, own[name])
     try:
         network.load_state_dict(weights, assign=any(p.is_meta for p in network.parameters()))
-    except RuntimeError as error:  # torch lists all misfits, each on a line of its own behind a headline
-        raise ValueError(str(error).partition("\n")[2].strip()[:300] or str(error)[:300]) from None
+    except RuntimeError as error:  # torch lists all misfits behind a headline; the first one is enough
+        first = str(error).partition("\n")[2].strip().partition("\n")[0].partition(', "')[0]
+        raise ValueError(first[:300] or str(error)[:300]) from None
 
 
 def check_values(name: str, value: Tensor, own: Tensor) -> None:

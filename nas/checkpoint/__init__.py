@@ -1,16 +1,17 @@
 """Checkpoints: the file, who may go on with it, and a supernet or a subnetwork out of one."""
 
 from nas.checkpoint.file import KEPT, check_storable, load, load_newest, save, saved, versions
-from nas.checkpoint.resume import Initial, check_same_run, comparable
+from nas.checkpoint.initial import Initial
+from nas.checkpoint.resume import begin_with, comparable
 from nas.checkpoint.subnetwork import calibrated, plain_network
-from nas.checkpoint.trained import Trained, load_trained
+from nas.checkpoint.trained import Trained, load_trained, settings_of
 
 __all__ = [
     "KEPT",
     "Initial",
     "Trained",
+    "begin_with",
     "calibrated",
-    "check_same_run",
     "check_storable",
     "comparable",
     "load",
@@ -19,5 +20,6 @@ __all__ = [
     "plain_network",
     "save",
     "saved",
+    "settings_of",
     "versions",
 ]

@@ -60,6 +60,22 @@ def saved(folder: Path) -> list[Path]:
     return found
 
 
+def newest(path: Path | str, key: str = "checkpoint") -> Path:
+    """The checkpoint that a user means by ``path``: that file, or the newest one in a run's folder, damaged or not.
+
+    Raises:
+        CheckpointError: there is none; it names the setting ``key``.
+    """
+    path, remedy = Path(path), "name the folder of a run of nas-train"
+    if not path.exists():
+        raise CheckpointError(key, path, "does not exist", remedy)
+    if not path.is_dir():
+        return path
+    if found := saved(path):
+        return found[0]
+    raise CheckpointError(key, path, "has no checkpoint in it", remedy)
+
+
 def _outdated(key: str, path: Path, rule: str) -> CheckpointError:
     return CheckpointError(key, path, rule, "train again with another run=NAME, or use the version that wrote it")
 

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
+from nas.checkpoint.initial import Initial, initial_of
 from nas.errors import CheckpointError, SettingError
 from nas.settings import TrainRunSettings, train_settings
 from nas.settings.plain import differences
-
-
-@dataclass(frozen=True, eq=False)
-class Initial:
-    """Weights that a run begins with instead of those of its seed.
-
-    Attributes:
-        weights: tensors by name, for the whole supernet or a part of it.
-        origin: identifies where the weights come from; a run goes on only with weights of the same origin.
-    """
-
-    weights: dict[str, Tensor]
-    origin: str
 
 
 def comparable(settings: TrainRunSettings) -> dict[str, Any]:
@@ -35,17 +21,38 @@ def comparable(settings: TrainRunSettings) -> dict[str, Any]:
         data["dist"].pop(name)
     for name in ("progress", "writers"):
         data["track"].pop(name)
+    data["train"].pop("extend")  # what it has done is in the checkpoint
     return data
 
 
-def check_same_run(folder: Path, state: dict[str, Any], settings: TrainRunSettings, origin: str) -> None:
-    """Refuse to go on with a run under other settings, or from other initial weights.
+def begin_with(
+    folder: Path, state: dict[str, Any] | None, settings: TrainRunSettings, initial: Initial | None = None
+) -> Initial:
+    """The weights that a run begins with; none for one that goes on, which has its own, but their origin.
+
+    Where ``train.init`` names them, a run that goes on does not look there again: that run may be gone or longer now.
 
     Args:
         folder: of the run.
-        state: its checkpoint.
-        settings: of the run that wants to go on.
-        origin: digest of the weights that it begins with; empty for those of the seed.
+        state: its checkpoint; None for a run that begins.
+        settings: of the run.
+        initial: weights instead of those of the seed.
+
+    Raises:
+        CheckpointError: the run was begun with other settings or weights, or ``train.init`` cannot be read.
+    """
+    assert initial is None or not settings.train.init, "two sources of weights"
+    if state is None:
+        return initial_of(settings.train.init) if settings.train.init else initial or Initial()
+    origin = state["initial"] if settings.train.init else initial.origin if initial else ""
+    _check_same_run(folder, state, settings, origin)
+    return Initial(origin=origin)
+
+
+def _check_same_run(folder: Path, state: dict[str, Any], settings: TrainRunSettings, origin: str) -> None:
+    """Refuse to go on with a run under other settings, or from other initial weights.
+
+    Whether it may have another length alone is decided where the schedule is known (``nas/train/longer.py``).
 
     Raises:
         CheckpointError: they differ; it names each setting that does.
@@ -57,6 +64,6 @@ def check_same_run(folder: Path, state: dict[str, Any], settings: TrainRunSettin
         raise CheckpointError("run", folder, rule, "take another run=NAME, or the version it was begun with") from None
     began = {"initial weights": state["initial"]}
     changed = differences({**before, **began}, {**comparable(settings), "initial weights": origin})
-    if changed:
+    if changed and not (len(changed) == 1 and changed[0].startswith("train.epochs:")):
         rule = f"was begun with other settings ({'; '.join(changed)})"
         raise CheckpointError("run", folder, rule, "take another run=NAME, or the settings it was begun with")

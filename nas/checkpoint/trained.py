@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from nas.checkpoint.file import load, saved
+from nas.checkpoint.file import load, newest
+from nas.checkpoint.initial import AVERAGE
 from nas.data import Batch, ImageSet, Splits, load_splits, ordered, ranking_images
 from nas.errors import CheckpointError, DataError, SettingError
 from nas.files import sha256_of
@@ -24,9 +25,6 @@ from nas.settings import (
 )
 from nas.space import SearchSpace, build_space, infer_widths
 from nas.state import load_weights, must_fit, restore
-
-AVERAGE = "average/"
-"""What the names of moving averages begin with among those of an optimizer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,21 +98,9 @@ def load_trained(path: Path | str, progress: bool = False, factory: str = "") ->
             not the one that it names.
         DataError: the run's images cannot be had.
     """
-    path, remedy = Path(path), "name the folder of a run of nas-train"
-    if not path.exists():
-        raise CheckpointError("checkpoint", path, "does not exist", remedy)
-    if path.is_dir():
-        found = saved(path)
-        if not found:
-            raise CheckpointError("checkpoint", path, "has no checkpoint in it", remedy)
-        path = found[0]  # and if it is damaged, that is an error: an older one is another supernet
+    path = newest(path)
     state = load(path)
-    try:
-        settings = train_settings(state["settings"])
-    except SettingError as error:
-        wrote = state["versions"].get("gated-nas")
-        rule = f"was written by gated-nas {wrote}: {error.key}={error.value} {error.rule}"
-        raise CheckpointError("checkpoint", path, rule, error.remedy) from None
+    settings = _settings_of(path, state)
     _must_be_named(path, settings.space, factory)
     splits = _load_images(settings, progress)
     space = build_space(settings.space, *splits.sizes)
@@ -123,6 +109,25 @@ def load_trained(path: Path | str, progress: bool = False, factory: str = "") ->
     if settings.train.channels_last:
         supernet = supernet.to(memory_format=torch.channels_last)
     return Trained(path, state["step"], settings, splits, space, supernet.eval())
+
+
+def settings_of(path: Path | str) -> TrainRunSettings:
+    """The settings of the run that wrote a checkpoint, or of the newest checkpoint in a run's folder.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or it is of another version.
+    """
+    path = newest(path)
+    return _settings_of(path, load(path))
+
+
+def _settings_of(path: Path, state: dict[str, Any]) -> TrainRunSettings:
+    try:
+        return train_settings(state["settings"])
+    except SettingError as error:
+        wrote = state["versions"].get("gated-nas")
+        rule = f"was written by gated-nas {wrote}: {error.key}={error.value} {error.rule}"
+        raise CheckpointError("checkpoint", path, rule, error.remedy) from None
 
 
 def _supernet_of(path: Path, state: dict[str, Any], settings: TrainRunSettings, space: SearchSpace) -> nn.Module:

@@ -47,6 +47,8 @@ def _train(settings: TrainRunSettings, folder: Path, world: World, out: Console)
     run = Run(settings, folder, yaml_of(settings), world=world)
     if settings.track.progress:
         begun = f"going on at step {run.step} of {run.total_steps}" if run.step else f"{run.total_steps} steps"
+        if len(run.cycle_ends) > 1:
+            begun += ", a new cycle from step {} to {}".format(*run.cycle_ends[-2:])
         on = f"{run.device}" if world.size == 1 else f"{world.size} processes, {run.device.type}"
         out.print(f"{run.space.name}: {run.space.size:,} architectures, {begun}, on {on}; {folder}")
     with closing(run.tracker.writer):

@@ -55,6 +55,7 @@ class TrainSettings(Settings, group="train"):
     """Length, batch size, schedule, precision and device of a training."""
 
     epochs: int = rules.positive(20)
+    """A run can be given more of them, where that gives the run that it would have been, or with ``extend``."""
     batch_size: int = rules.at_least(2, 64, ": BatchNorm has no variance of one image")
     schedule: str = rules.choice("cosine", "onecycle", "constant")
     warmup_epochs: float = rules.not_negative(1.0)
@@ -73,6 +74,10 @@ class TrainSettings(Settings, group="train"):
     """CPU threads; 0 leaves torch's own choice. The same number is needed for the same bits."""
     save_every: int = rules.not_negative(0)
     """Steps between checkpoints; 0 saves once an epoch."""
+    extend: bool = False
+    """Begin a new cycle of the schedule for the epochs that a run is given more of."""
+    init: str = ""
+    """A run or checkpoint whose weights a new run begins with, in place of those of its seed."""
 
 
 @dataclass
@@ -163,6 +168,12 @@ class TrainRunSettings(Settings):
         ok = self.architecture != "best" or given is not None
         remedy = "write checkpoint=outputs/train/NAME or search=outputs/search/NAME beside it"
         require(ok, "architecture", "best", "of what, has to be said", remedy)
+        for key, value, remedy in (
+            ("train.init", self.train.init, "write checkpoint= for the weights that one of them inherits"),
+            ("train.extend", self.train.extend, "take another run=NAME"),
+        ):
+            rule = "is for one run, and architecture= makes several"
+            require(not (self.architecture and value), key, value, rule, remedy)
         ok = not self.architecture or isinstance(self.gate, UniformGateSettings)
         rule = "must be left out where architecture= is given: that is trained with a fixed gate"
         require(ok, "gate", getattr(self.gate, "name", self.gate), rule, "leave out one of them")

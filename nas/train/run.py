@@ -9,22 +9,21 @@ from typing import Any
 import torch
 
 from nas import checkpoint
-from nas.checkpoint import Initial, check_same_run, comparable
-from nas.cost import PathFlops
+from nas.checkpoint import Initial, begin_with, comparable
 from nas.data import Batch, Batches, ImageSet, Splits, load_splits, ordered, ranking_images, unnormalise
-from nas.dist import NO_EXCHANGE, SINGLE, GradientExchange, World, choose_device, synchronise
+from nas.dist import NO_EXCHANGE, SINGLE, GradientExchange, World, choose_device
 from nas.errors import CheckpointError, require
 from nas.gate import build_gate
-from nas.nn import gated_blocks
 from nas.settings import TrainRunSettings
 from nas.settings.plain import flat
-from nas.space import Architecture, build_space, check_supernet
+from nas.space import Architecture, build_space
 from nas.state import load_weights, must_fit
 from nas.track import NullWriter, Progress, Tracker, Writers
 from nas.train.evaluation import EvalResult, architectures_to_evaluate, evaluate
 from nas.train.gate_trainer import GateTrainer, NoGateTrainer
+from nas.train.network import build_network
 from nas.train.optimize import GatedOptimizer
-from nas.train.schedule import Every, learning_rate
+from nas.train.schedule import Every, cycle_ends, rate_in_cycles
 from nas.train.step import BranchNorms, Loss, StepResult, TrainStep, check_finite
 
 NORMS_EVERY = 10
@@ -59,13 +58,12 @@ class Run:
     ) -> None:
         one, remedy = not settings.architecture, "call nas.train.retrain, or train it with a fixed gate"
         require(one, "architecture", settings.architecture, "makes several runs, not one", remedy)
-        self.settings, self.folder, self.origin = settings, folder, initial.origin if initial else ""
-        self.world = world
+        self.settings, self.folder, self.world = settings, folder, world
         state = checkpoint.load_newest(folder)
-        if state is not None:
-            check_same_run(folder, state, settings, self.origin)
+        initial = begin_with(folder, state, settings, initial)
+        self.origin = initial.origin
         place = (state["step"], state["metrics_bytes"]) if state is not None else 0
-        begun = (place, comparable(settings), self.origin, checkpoint.versions())
+        begun = (place, comparable(settings), settings.train.extend, self.origin, checkpoint.versions())
         rule, remedy = "has other settings, versions or checkpoints", "give all processes the same command and folder"
         world.assert_equal_across_ranks(begun, "run", folder, rule, remedy)
         self.device = choose_device(settings.train.device, world.local_rank if world.size > 1 else None)
@@ -75,42 +73,23 @@ class Run:
             shown = settings.track.progress and world.is_main
             self.splits = splits or load_splits(settings.data, settings.seed, shown)
         self.space = build_space(settings.space, *self.splits.sizes)
-        self._build_supernet(initial.weights if initial and state is None else {})
-        self._build_steps()
+        self.supernet, self.flops = build_network(settings, self.space, self.splits, initial, self.device, world)
+        self._build_steps(state)
         self.step, self.to_be_evaluated = 0, False
         self.evaluated: list[EvalResult] = []  # by the last evaluation of this process
         self._begin(state, config_text)
         shown = settings.track.progress and world.is_main
         self.progress = progress or Progress(self.total_steps, self.steps_per_epoch, self.step, shown)
 
-    def _build_supernet(self, initial: dict[str, torch.Tensor]) -> None:
-        """The network on its device, with the weights of the seed except for ``initial``; the same on all ranks."""
-        train, splits = self.settings.train, self.splits
-        supernet = self.space.supernet(self.settings.seed)
-        unknown = supernet.load_state_dict(initial, strict=False).unexpected_keys
-        assert not unknown, f"initial weights of another network: {unknown}"
-        checkpoint.check_storable("model", supernet.state_dict())
-        check_supernet(self.space, supernet, *splits.sizes)
-        self.flops = PathFlops(self.space, supernet, splits.input_shape)
-        self.supernet = supernet.to(self.device)
-        if train.channels_last:
-            self.supernet = self.supernet.to(memory_format=torch.channels_last)
-        self.world.broadcast_(self.supernet.state_dict().values())
-        if train.compile == "branches":
-            for block in gated_blocks(self.supernet).values():
-                for branch in block.branches:
-                    branch.compile()
-        if self.world.size > 1 and self.settings.dist.batchnorm == "sync":
-            synchronise(self.supernet, self.world)
-
-    def _build_steps(self) -> None:
+    def _build_steps(self, state: dict[str, Any] | None) -> None:
         """What the loop calls in each step, and when the rest is due."""
         settings, train, world = self.settings, self.settings.train, self.world
         part = world.rank, world.size
         self.batches = Batches.of(self.splits, settings, "train", self.device, part)
         self.steps_per_epoch = self.batches.steps_per_epoch
-        self.total_steps = train.epochs * self.steps_per_epoch
-        epoch, last = self.steps_per_epoch, self.total_steps
+        self.cycle_ends = cycle_ends(self.folder, state, settings, self.steps_per_epoch)
+        epoch, last = self.steps_per_epoch, self.cycle_ends[-1]
+        self.total_steps = last
         self.log_due = Every(settings.track.log_every, last)
         self.validation_due = Every(settings.evaluate.every_epochs * epoch, last)
         self.save_due = Every(train.save_every or epoch, last)
@@ -119,7 +98,7 @@ class Run:
         exchange = GradientExchange(world, self.optimizer, settings.dist) if world.size > 1 else NO_EXCHANGE
         norms = BranchNorms(self.supernet, NORMS_EVERY)
         self.train_step = TrainStep(self.supernet, self.optimizer, loss_fn, exchange, norms)
-        self.gate = build_gate(settings.gate, self.space, settings.seed, self.total_steps, self.flops)
+        self.gate = build_gate(settings.gate, self.space, settings.seed, self.cycle_ends[0], self.flops)
         self.train_gate = NoGateTrainer()
         if self.gate.learns:
             plain = Loss(precision=train.precision)
@@ -133,10 +112,11 @@ class Run:
             remedy, whose = "take another run=NAME, or the network as it was", "its checkpoint "
             with must_fit(CheckpointError, "run", self.folder, remedy, whose):
                 self._restore(state)
+        if is_main and self.step < self.total_steps:
+            (self.folder / "report.json").unlink(missing_ok=True)  # of a run that was shorter, or is gone
         if is_main and state is not None:
             self.tracker.writer = Writers(self.folder, names, self.step, state["metrics_bytes"])
         elif is_main:
-            (self.folder / "report.json").unlink(missing_ok=True)  # of a run whose checkpoints are gone
             self.tracker.writer = Writers(self.folder, names)
             sample = unnormalise(self.batches.batch(0)[0].cpu(), self.splits.mean, self.splits.std)
             self.tracker.start(config_text, sample, self.splits.classes)
@@ -163,8 +143,7 @@ class Run:
 
     def learning_rate(self) -> float:
         """The learning rate of this step."""
-        peak = self.settings.optimizer.lr
-        return learning_rate(self.settings.train, peak, self.step, self.total_steps, self.steps_per_epoch)
+        return rate_in_cycles(self.settings, self.step, self.cycle_ends, self.steps_per_epoch)
 
     def record(self, result: StepResult, all_paths: Sequence[Architecture], data_s: float, step_s: float) -> None:
         """Count a step that was made, which took ``step_s`` seconds after ``data_s`` seconds for its batch."""
@@ -247,6 +226,7 @@ class Run:
             "gate": self.gate.state_dict(),
             "track": self.tracker.state_dict(),
             "metrics_bytes": self.tracker.writer.flush(),
+            "cycles": list(self.cycle_ends[:-1]),
             "to_be_evaluated": self.to_be_evaluated,
         }
         checkpoint.save(self.folder, self.step, state)

@@ -1,11 +1,17 @@
-"""When something is due in a run, and the learning rate of each step."""
+"""When something is due in a run, the learning rate of each step, and runs that get longer than they were begun."""
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from nas.settings import TrainSettings
+from nas.errors import CheckpointError, require
+from nas.settings import LearnedGateSettings, TrainRunSettings, TrainSettings, train_settings
+from nas.settings.plain import fits
 
 
 @dataclass(frozen=True)
@@ -39,3 +45,59 @@ def learning_rate(settings: TrainSettings, peak: float, step: int, total_steps: 
     if settings.schedule == "constant":
         return peak
     return peak * (1 + math.cos(math.pi * (step - warmup) / (total_steps - warmup))) / 2
+
+
+def rate_in_cycles(settings: TrainRunSettings, step: int, ends: Sequence[int], steps_per_epoch: int) -> float:
+    """The learning rate of update ``step`` of a run in which a cycle of the schedule ends at each step of ``ends``."""
+    cycle = bisect_right(ends, step)
+    begin = ends[cycle - 1] if cycle else 0
+    return learning_rate(settings.train, settings.optimizer.lr, step - begin, ends[cycle] - begin, steps_per_epoch)
+
+
+def cycle_ends(
+    folder: Path, state: dict[str, Any] | None, settings: TrainRunSettings, steps_per_epoch: int
+) -> tuple[int, ...]:
+    """The steps at which the cycles of a run's schedule end; the last one is the end of the run.
+
+    A run has one cycle. It may go on with another number of epochs if a run with that number would have begun with the
+    steps that it has made. Otherwise ``train.extend`` makes the epochs that are added a cycle of their own.
+
+    Args:
+        folder: of the run.
+        state: its checkpoint, with the same settings but perhaps another length; None for a run that begins.
+        settings: of the run.
+        steps_per_epoch: of the run.
+
+    Raises:
+        SettingError: there is no run to extend.
+        CheckpointError: the run is longer already, or its steps are not those of a run of that length.
+    """
+    epochs, total, extend = settings.train.epochs, settings.train.epochs * steps_per_epoch, settings.train.extend
+    if state is None:
+        require(not extend, "train.extend", "true", f"there is no run in {folder} to make longer", "leave it out")
+        return (total,)
+    step, planned = state["step"], train_settings(state["settings"]).train.epochs
+    earlier = state.get("cycles", [])
+    ends = (*earlier, planned * steps_per_epoch) if fits(earlier, list[int]) else ()
+    if list(ends) != sorted({end for end in ends if end > 0}) or not ends:
+        raise CheckpointError("run", folder, "its checkpoint has cycles out of order", "take another run=NAME")
+    if total == ends[-1]:
+        return ends
+    if extend and total > ends[-1]:
+        return (*ends, total)
+    if total < step:
+        rule, remedy = f"the run in {folder} has made {step / steps_per_epoch:.4g}", f"write train.epochs={planned}"
+        raise CheckpointError("train.epochs", epochs, rule, remedy)
+    other, why = (*(end for end in earlier if end < total), total), ""
+    if any(len({rate_in_cycles(settings, i, e, steps_per_epoch) for e in (ends, other)}) > 1 for i in range(step)):
+        why = f"the {settings.train.schedule} schedule"
+    elif isinstance(settings.gate, LearnedGateSettings) and ends[0] != other[0]:
+        why = "the learned gate" if step > settings.gate.warmup * min(ends[0], other[0]) > 0 else ""
+    if not why:
+        return other
+    rule = f"was begun with other settings (train.epochs: {planned} -> {epochs})"
+    rule += f", and {why} of a run of {epochs} epochs would have made its {step} steps others"
+    remedy = "take another run=NAME"
+    if total > ends[-1]:
+        remedy = f"add train.extend=true for a new cycle of the schedule from step {ends[-1]}, or {remedy}"
+    raise CheckpointError("run", folder, rule, remedy)

@@ -58,14 +58,18 @@ def doubled(batch):
 def trained(world, settings, folder, steps=None):
     """Train in ``folder``; or until the last rank is told to stop in the last of ``steps`` steps."""
     run = Run(settings, folder, world=world)
-    batch = run.batches.batch
+    batch, record, losses = run.batches.batch, run.record, []
 
     def stopping(step):
         if steps == step + 1 and world.rank == world.size - 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return batch(step)
 
-    run.batches.batch = stopping
+    def recording(result, *rest, **how):
+        losses.append(result.loss)
+        record(result, *rest, **how)
+
+    run.batches.batch, run.record = stopping, recording
     if steps is None:
         fit(run)
     else:
@@ -75,7 +79,7 @@ def trained(world, settings, folder, steps=None):
     run.tracker.writer.close()
     state = state_of(run)
     del state["random"]
-    return {**state, "losses": run.progress._loss}
+    return {**state, "losses": losses[-1]}
 
 
 def assert_close(a, b, where=""):

@@ -179,6 +179,7 @@ def training_settings(target: SearchTarget, settings: SearchSettings) -> TrainRu
         base.train,
         epochs=how.epochs,
         batch_size=how.batch_size or base.train.batch_size,
+        init="",
         threads=0,  # they are set for the whole search
     )
     return replace(

@@ -1,0 +1,53 @@
+"""The supernet of a run: with the weights it begins with, on its device, the same on all ranks."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from nas.checkpoint import Initial, check_storable
+from nas.cost import PathFlops
+from nas.data import Splits
+from nas.dist import World, synchronise
+from nas.nn import gated_blocks
+from nas.settings import TrainRunSettings
+from nas.space import SearchSpace, check_supernet
+
+
+def build_network(
+    settings: TrainRunSettings,
+    space: SearchSpace,
+    splits: Splits,
+    initial: Initial,
+    device: torch.device,
+    world: World,
+) -> tuple[nn.Module, PathFlops]:
+    """The supernet, and what its paths cost.
+
+    Args:
+        settings: of the run.
+        space: whose supernet is built.
+        splits: the images that it is for.
+        initial: weights in place of those of the seed.
+        device: where it is trained.
+        world: the processes; all get the weights of rank 0.
+
+    Raises:
+        NasError: the network cannot be trained or saved, or ``initial`` is of another one.
+    """
+    train, supernet = settings.train, space.supernet(settings.seed)
+    initial.put_into(supernet)
+    check_storable("model", supernet.state_dict())
+    check_supernet(space, supernet, *splits.sizes)
+    flops = PathFlops(space, supernet, splits.input_shape)
+    supernet = supernet.to(device)
+    if train.channels_last:
+        supernet = supernet.to(memory_format=torch.channels_last)
+    world.broadcast_(supernet.state_dict().values())
+    if train.compile == "branches":
+        for block in gated_blocks(supernet).values():
+            for branch in block.branches:
+                branch.compile()
+    if world.size > 1 and settings.dist.batchnorm == "sync":
+        synchronise(supernet, world)
+    return supernet, flops
