@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -37,13 +37,14 @@ VERBS: dict[str, Any] = {
 }
 
 
-def register(words: Sequence[str] = ()) -> None:
+def register(words: Sequence[str] = (), verbs: Iterable[str] = VERBS) -> None:
     """Give Hydra the schema with its defaults, and the resolver that names the folders of a sweep's runs.
 
     Hydra hands both on to the processes in which a launcher starts the runs.
 
     Args:
         words: of the command line.
+        verbs: whose schemas; Hydra copies all it has several times, which takes a second for ``--help``.
     """
     store = ConfigStore.instance()
     for group, schemas in SCHEMAS.items():
@@ -55,11 +56,11 @@ def register(words: Sequence[str] = ()) -> None:
     learned = OmegaConf.structured(settings.LearnedGateSettings)
     OmegaConf.set_struct(learned.target, False)  # a name that is no cost has an error of its own
     store.store(group="schema/gate", name="learned", node=learned)
-    for verb, schema in VERBS.items():
+    for verb in verbs:
+        schema = OmegaConf.structured(VERBS[verb])
+        if verb == "search":
+            OmegaConf.set_struct(schema.search.limit, False)  # any objective can have one
         store.store(group="schema", name=verb, node=schema)
-    search = OmegaConf.structured(VERBS["search"])
-    OmegaConf.set_struct(search.search.limit, False)  # any objective can have one
-    store.store(group="schema", name="search", node=search)
     OmegaConf.register_new_resolver("swept", lambda overrides: swept(overrides, words), replace=True)
 
 

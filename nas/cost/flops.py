@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import flop_registry
 
 from nas.cost.paths import PathCost
 from nas.eager import EagerDispatchMode
@@ -24,12 +24,18 @@ class FlopCounter(EagerDispatchMode):
 
     total = 0
 
+    def __init__(self) -> None:
+        super().__init__()
+        from torch.utils.flop_counter import flop_registry  # imports Triton, which takes a tenth of a second
+
+        self._formulas = flop_registry
+
     def __torch_dispatch__(
         self, func: Any, types: Iterable[type], args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func.overloadpacket in flop_registry:
-            self.total += flop_registry[func.overloadpacket](*args, **(kwargs or {}), out_val=result)
+        if func.overloadpacket in self._formulas:
+            self.total += self._formulas[func.overloadpacket](*args, **(kwargs or {}), out_val=result)
         return result
 
 
@@ -47,9 +53,11 @@ class PathFlops(PathCost):
     def __init__(self, space: SearchSpace, supernet: nn.Module, image_shape: tuple[int, int, int]) -> None:
         self._probe, self._image_shape = copy.deepcopy(supernet).cpu().eval(), image_shape
         super().__init__(space)
-        everything: Architecture = tuple(tuple(range(len(slot.choices))) for slot in space.slots)
-        self.everything = self.count(everything)
+
+    @cached_property
+    def everything(self) -> int:
         """With all gates open."""
+        return self.count(tuple(tuple(range(len(slot.choices))) for slot in self._space.slots))
 
     def count(self, architecture: Architecture) -> int:
         """Forward FLOPs of any architecture for one image, counted by running it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import TypeVar
 
 from nas.space import Architecture, SearchSpace
@@ -14,7 +15,7 @@ Entry = tuple[int, int]
 
 
 class PathCost(ABC):
-    """The cost of any path, from one count a choice.
+    """The cost of any path, from one count a choice, made when the first cost is asked for.
 
     It adds up the entries of a path's canonical form, which says what runs. This is exact where what a choice adds does
     not depend on the choices of the other slots.
@@ -22,7 +23,11 @@ class PathCost(ABC):
 
     def __init__(self, space: SearchSpace) -> None:
         self._space = space
-        self._base, self._added = added_up(space, self.count)
+
+    @cached_property
+    def _costs(self) -> tuple[int, list[dict[int, int]]]:
+        """What all paths cost, and by slot what each choice adds."""
+        return added_up(self._space, self.count)
 
     @abstractmethod
     def count(self, architecture: Architecture) -> int:
@@ -30,8 +35,8 @@ class PathCost(ABC):
 
     def __call__(self, architecture: Architecture) -> int:
         """The cost of an architecture, added up where one branch a slot is open."""
-        total = self._base
-        for added, entry in zip(self._added, self._space.canonical(architecture), strict=True):
+        total, by_slot = self._costs
+        for added, entry in zip(by_slot, self._space.canonical(architecture), strict=True):
             if entry not in added:
                 return self.count(architecture)
             total += added[entry]
@@ -39,12 +44,12 @@ class PathCost(ABC):
 
     def smallest(self) -> tuple[Architecture, int]:
         """The cheapest architecture with one open branch a slot (of equals the first), and its cost."""
-        architecture = tuple(min(sorted(added), key=added.__getitem__) for added in self._added)
+        architecture = tuple(min(sorted(added), key=added.__getitem__) for added in self._costs[1])
         return architecture, self(architecture)
 
     def largest(self) -> tuple[Architecture, int]:
         """The most expensive architecture with one open branch a slot (of equals the first), and its cost."""
-        architecture = tuple(max(sorted(added), key=added.__getitem__) for added in self._added)
+        architecture = tuple(max(sorted(added), key=added.__getitem__) for added in self._costs[1])
         return architecture, self(architecture)
 
 
