@@ -27,8 +27,8 @@ import nas.score, nas.search, nas.rank, nas.export
 print(*sys.modules, file=sys.stderr)
 """
 WORDS = (
-    "data=synthetic",
-    "data.size=100",
+    "data=digits",
+    "data.train_images=100",
     "train.batch_size=8",
     "train.epochs=1",
     "train.threads=1",

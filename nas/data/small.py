@@ -37,7 +37,7 @@ def load_digits(settings: DigitsSettings, seed: int) -> tuple[ImageSet, ImageSet
 
 
 def _digits_file() -> Path:
-    """scikit-learn's file of 64 pixels and a label a line, found without importing scikit-learn: that takes a second."""
+    """scikit-learn's file of 64 pixels and a label a line; importing scikit-learn for it would take a second."""
     found = find_spec("sklearn")
     assert found is not None, "scikit-learn is one of the package's dependencies"
     assert found.origin is not None, found

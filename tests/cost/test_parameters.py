@@ -91,6 +91,7 @@ class Weighed(PathCost):
 def test_costs_add_up_over_canonical_forms():
     space = Masked(3, 3, 3)
     cost = Weighed(space)
+    cost((0, 0, 0))
     assert cost.counted == 1 + 3 * 2
     found = {architecture: cost(architecture) for architecture in space.enumerate()}
     assert cost.counted == 1 + 3 * 2, "the others are added up"

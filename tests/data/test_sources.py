@@ -1,10 +1,13 @@
 import sys
+from collections import Counter
 from types import SimpleNamespace
 from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
+from torch.nn.functional import interpolate
 
 from nas.data import Splits, load_splits
 from nas.data.images import statistics
@@ -38,6 +41,18 @@ def test_digits_have_their_documented_shape():
     assert torch.equal(splits.train.images[:, 0], splits.train.images[:, 2])
     with pytest.raises(SettingError, match=r"data\.test_fraction=0.*must be above 0"):
         load_splits(DigitsSettings(test_fraction=0), 0)
+
+
+def test_digits_are_those_of_scikit_learn():
+    theirs = load_digits()
+    sharp = torch.from_numpy(theirs.images).float()[:, None] * (255 / 16)
+    images = interpolate(sharp, size=(32, 32), mode="bilinear").round().to(torch.uint8)
+    expected = Counter((x.numpy().tobytes(), int(y)) for x, y in zip(images, theirs.target, strict=True))
+    ours = load_splits(DigitsSettings(), 0)
+    parts = [
+        (x, y) for part in (ours.train, ours.val, ours.test) for x, y in zip(part.images, part.labels, strict=True)
+    ]
+    assert Counter((x[:1].numpy().tobytes(), int(y)) for x, y in parts) == expected
 
 
 def test_synthetic_images_can_be_learned():
