@@ -26,6 +26,7 @@ ORDER = (
     ("cost",),
     ("gate",),
     ("draw",),
+    ("runs",),
     ("track",),
     ("dist",),
     ("checkpoint",),

@@ -1,5 +1,6 @@
 """Every image the project draws, as the bytes of a PNG; matplotlib is imported when one is drawn, not before."""
 
+from nas.draw.curves import MOST, draw_curves
 from nas.draw.grid import draw_grid
 from nas.draw.maps import Map, draw_maps
 from nas.draw.scatter import Panel, draw_scatter
@@ -8,11 +9,13 @@ from nas.draw.supernet import draw_supernet
 from nas.draw.verdict import draw_verdict
 
 __all__ = [
+    "MOST",
     "Axis",
     "Map",
     "Panel",
     "Points",
     "draw_curve",
+    "draw_curves",
     "draw_front",
     "draw_grid",
     "draw_maps",

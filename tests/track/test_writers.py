@@ -137,8 +137,8 @@ class FakeClient:
     def log_text(self, run_id, text, name):
         self.files.append(name)
 
-    def log_artifact(self, run_id, path, folder):
-        self.files.append(folder)
+    def log_image(self, run_id, image, name):
+        self.files.append((image.size, name))
 
     def set_terminated(self, run_id):
         self.open[run_id] = False

@@ -1,4 +1,4 @@
-"""MLflow, through its client: ``create_run``, ``log_batch``, ``log_text``, ``log_artifact``, ``set_terminated``."""
+"""MLflow, through its client: ``create_run``, ``log_batch``, ``log_text``, ``log_image``, ``set_terminated``."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
+from PIL import Image
 
 from nas.errors import SettingError
 from nas.track.writers.base import Writer
@@ -58,16 +59,14 @@ class MlflowWriter(Writer):
             self._client.log_text(self._id, markdown, f"{_fit(tag)}.md")
 
     def image(self, tag: str, png: bytes, step: int = 0) -> None:
-        with _told(), TemporaryDirectory() as folder:
-            file = Path(folder, f"{step:08d}.png")
-            file.write_bytes(png)
-            self._client.log_artifact(self._id, str(file), _fit(tag))
+        with _told():
+            self._client.log_image(self._id, Image.open(BytesIO(png)), f"{_fit(tag)}/{step:08d}.png")
 
     def hparams(self, params: Mapping[str, Any], metrics: Sequence[str]) -> None:
-        all_of_them = [Param(_fit(name), str(value)) for name, value in params.items()]
+        given = [Param(_fit(name), str(value)) for name, value in params.items()]
         with _told():
-            for first in range(0, len(all_of_them), MOST):
-                self._client.log_batch(self._id, params=all_of_them[first : first + MOST])
+            for first in range(0, len(given), MOST):
+                self._client.log_batch(self._id, params=given[first : first + MOST])
 
     def close(self) -> None:
         with _told():
