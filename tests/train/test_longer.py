@@ -78,6 +78,9 @@ def test_lengths_of_another_run_are_refused(tmp_path):
     finish(made(2, RUNS["chain-learned"], **constant), tmp_path / "gate")
     with pytest.raises(CheckpointError, match=r"and the learned gate of a run of 3 epochs"):
         Run(made(3, RUNS["chain-learned"], **constant), tmp_path / "gate")
+    longer = Run(made(9, RUNS["chain-learned"], extend=True, **constant), tmp_path / "gate")
+    longer.tracker.writer.close()
+    assert longer.gate.compared(23), "a new cycle warms the gate up again"
     finish(made(1, schedule="constant"), tmp_path / "short")
     with pytest.raises(CheckpointError, match=r"and the constant schedule of a run of 2 epochs"):
         Run(made(2, schedule="constant"), tmp_path / "short")
