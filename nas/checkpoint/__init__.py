@@ -1,5 +1,6 @@
 """Checkpoints: the file, who may go on with it, and a supernet or a subnetwork out of one."""
 
+from nas.checkpoint.agreement import agreed
 from nas.checkpoint.file import KEPT, check_storable, load, load_newest, save, saved, versions
 from nas.checkpoint.initial import Initial
 from nas.checkpoint.resume import begin_with, comparable
@@ -10,6 +11,7 @@ __all__ = [
     "KEPT",
     "Initial",
     "Trained",
+    "agreed",
     "begin_with",
     "calibrated",
     "check_storable",

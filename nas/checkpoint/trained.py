@@ -18,11 +18,13 @@ from nas.files import sha256_of
 from nas.settings import (
     CifarSettings,
     CustomSettings,
+    DataSettings,
     FolderSettings,
     SpaceSettings,
     TrainRunSettings,
     train_settings,
 )
+from nas.settings.data import PLACE
 from nas.space import SearchSpace, build_space, infer_widths
 from nas.state import load_weights, must_fit, restore
 
@@ -80,7 +82,9 @@ class Trained:
         return self.batches(self.splits.calibration(self.settings.seed, number))
 
 
-def load_trained(path: Path | str, progress: bool = False, factory: str = "") -> Trained:
+def load_trained(
+    path: Path | str, progress: bool = False, factory: str = "", data: DataSettings | None = None
+) -> Trained:
     """The supernet of a checkpoint, or of the newest checkpoint in a run's folder.
 
     The file may come from anybody: reading it runs no code, nothing that it names is imported or called, and nothing is
@@ -92,6 +96,7 @@ def load_trained(path: Path | str, progress: bool = False, factory: str = "") ->
         progress: show a bar while images are decoded.
         factory: of a ``custom`` space, ``package.module:callable``, the one that the checkpoint names too; it is called
             with the checkpoint's ``kwargs``. Not looked at where the space is another.
+        data: where the images are now, if it is of the same kind as the checkpoint's; no more of it is looked at.
 
     Raises:
         CheckpointError: there is none, it is damaged, it is of another version or another network, or ``factory`` is
@@ -101,8 +106,13 @@ def load_trained(path: Path | str, progress: bool = False, factory: str = "") ->
     path = newest(path)
     state = load(path)
     settings = _settings_of(path, state)
-    _must_be_named(path, settings.space, factory)
-    splits = _load_images(settings, progress)
+    must_be_named(path, settings.space, factory)
+    if type(data) is type(settings.data):
+        place = {name: getattr(data, name) for name in PLACE if hasattr(data, name)}
+        settings = replace(settings, data=replace(settings.data, **place))
+        splits = load_splits(settings.data, settings.seed, progress)
+    else:
+        splits = _load_images(settings, progress)
     space = build_space(settings.space, *splits.sizes)
     supernet = _supernet_of(path, state, settings, space)
     infer_widths(supernet, splits.input_shape)
@@ -147,22 +157,28 @@ def _supernet_of(path: Path, state: dict[str, Any], settings: TrainRunSettings, 
     return supernet
 
 
-def _must_be_named(path: Path, settings: SpaceSettings, factory: str) -> None:
+def must_be_named(path: Path | str, settings: SpaceSettings, factory: str, key: str = "factory") -> None:
     """Refuse to call what a file names: any function of any module could stand there."""
     if isinstance(settings, CustomSettings) and settings.factory != factory:
         rule = f"the network of {path} is built by {settings.factory}, which is called only if you name it too"
-        raise CheckpointError("factory", factory or "''", rule, f"write factory={settings.factory} if you trust it")
+        word = f"{key}={settings.factory}" if key == "factory" else f"space=custom {key}={settings.factory}"
+        raise CheckpointError(key, factory or "''", rule, f"write {word} if you trust it")
+
+
+def harmless(data: DataSettings) -> DataSettings:
+    """The data set that a file names, where it has no say in what is downloaded and what folder is made."""
+    if isinstance(data, FolderSettings) and not Path(data.cache).expanduser().is_dir():
+        return replace(data, cache=FolderSettings.cache)
+    return replace(data, download=False) if isinstance(data, CifarSettings) else data
 
 
 def _load_images(settings: TrainRunSettings, progress: bool) -> Splits:
-    """The images from where the file says, which has no say in what is downloaded and what folder is made."""
-    data = settings.data
-    if isinstance(data, FolderSettings) and not Path(data.cache).expanduser().is_dir():
-        data = replace(data, cache=FolderSettings.cache)
-    if not isinstance(data, CifarSettings):
-        return load_splits(data, settings.seed, progress)
+    """The images from where the file says."""
+    data = harmless(settings.data)
     try:
-        return load_splits(replace(data, download=False), settings.seed, progress)
+        return load_splits(data, settings.seed, progress)
     except DataError as error:
+        if not isinstance(data, CifarSettings):
+            raise
         remedy = f"nothing is downloaded for a checkpoint: a run of nas-train data={data.name} data.root=PATH does it"
         raise DataError(error.key, error.value, error.rule, remedy) from None

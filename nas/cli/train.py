@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.cli.entry import end_stopped, run_verb, tensorboard
-from nas.cli.retrain import figures, retrain_job
+from nas.cli.retrain import figures, retrain_job, with_source
 from nas.cli.torchrun import joined_world, local_world_size, refused_once
 from nas.config import yaml_of
 from nas.errors import CheckpointError
@@ -27,6 +27,8 @@ def job(settings: TrainRunSettings, folder: Path, out: Console) -> dict[str, Any
     from nas.cost.memory import check_memory, explain_out_of_memory
     from nas.dist import choose_device
 
+    if settings.architecture:
+        settings = with_source(settings)
     with joined_world(settings) as world:
         device = choose_device(settings.train.device, world.local_rank if world.size > 1 else None)
         needs = check_memory(settings, device, world.size, local_world_size())

@@ -53,9 +53,7 @@ def find_source(checkpoint: str, search: str, architecture: str, weights: bool =
             return Source("", chosen)
         if not result.checkpoint:
             rule = "was made without a checkpoint, so it has no weights"
-            plain = shlex.quote(result.best) == result.best  # otherwise Hydra needs quotes inside the shell's
-            word = f"architecture={result.best}" if plain else f"\"architecture='{result.best}'\""
-            remedy = f"train the best one: nas-train {word}, with the search's space and data"
+            remedy = f"train the best one: nas-train architecture=best {shlex.quote(f'search={search}')}"
             raise CheckpointError("search", search, rule, remedy)
         path, remedy = Path(result.checkpoint), "search again, or name checkpoint= and architecture="
         if not path.is_file():

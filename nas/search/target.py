@@ -57,7 +57,7 @@ class SearchTarget:
     @classmethod
     def _of_checkpoint(cls, settings: SearchRunSettings, progress: bool) -> SearchTarget:
         factory = settings.factory or getattr(settings.space, "factory", "")
-        trained = load_trained(settings.checkpoint, progress, factory)
+        trained = load_trained(settings.checkpoint, progress, factory, settings.data)
         own = trained.settings
         for key, given, there in (("space", settings.space, own.space), ("data", settings.data, own.data)):
             if given is not None and given != there:

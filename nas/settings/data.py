@@ -11,6 +11,11 @@ from nas.settings.rules import MISSING, Settings
 WIDEST, MOST_BYTES = 1 << 14, 1 << 36
 """Largest side of an image; most bytes of a synthetic data set. Settings may come from a file of somebody else."""
 
+AUGMENTATION = ("crop", "flip", "cutout")
+"""Settings of how training images are changed."""
+PLACE = ("root", "cache", "download")
+"""Settings of where the images are and how they get there, as opposed to which they are and how they are split."""
+
 
 @dataclass
 class DataSettings(Settings, group="data"):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from nas.checkpoint import Initial, Trained, calibrated, comparable, load_trained, plain_network, saved
+from nas.checkpoint import Initial, Trained, agreed, calibrated, comparable, load_trained, plain_network, saved
 from nas.console import ResultTable
 from nas.cost import PathFlops, count_parameters
 from nas.cost.flops_match import TOLERANCE, flops_match
@@ -18,16 +18,11 @@ from nas.data import load_splits
 from nas.errors import CheckpointError
 from nas.files import write_json
 from nas.settings import FixedGateSettings, TrainRunSettings
-from nas.settings.plain import differences
 from nas.space import Architecture, SearchSpace, build_space, check_supernet
 from nas.track.tags import ACCURACY
 from nas.train.loop import fit
 from nas.train.report import make_report
 from nas.train.run import Run
-
-AUGMENTATION = ("crop", "flip", "cutout")
-PLACE = ("root", "cache", "download")
-"""Settings of where the images are and how they get there, as opposed to which they are and how they are split."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +105,8 @@ def retrain(
     trained = None
     if settings.checkpoint:
         factory = getattr(settings.space, "factory", "")  # which the user has named
-        trained = load_trained(settings.checkpoint, settings.track.progress, factory)
-        _check_compatible(settings, trained)
+        trained = load_trained(settings.checkpoint, settings.track.progress, factory, settings.data)
+        settings = agreed(settings, trained.settings, "checkpoint", settings.checkpoint)
     digest = trained.digest if trained else ""
     space, parts = _plan(settings, trained, digest)
     rows = []
@@ -155,20 +150,6 @@ def _plan(settings: TrainRunSettings, trained: Trained | None, digest: str) -> t
     if (other := flops_match(space, flops, architecture, settings.seed)) is not None:
         parts.append(part("random", other))
     return space, parts
-
-
-def _check_compatible(settings: TrainRunSettings, trained: Trained) -> None:
-    """Refuse a checkpoint of another space, or one that was trained on what is test or validation data here."""
-    before, now = asdict(trained.settings), asdict(settings)
-    changed = []
-    for key in ("space", "data", "seed"):
-        changed += differences({key: before[key]}, {key: now[key]})
-    free = tuple(f"data.{name}:" for name in (*AUGMENTATION, *PLACE))
-    changed = [line for line in changed if not line.startswith(free)]
-    if changed:
-        rule = f"has another space, or its images were split otherwise ({'; '.join(changed)})"
-        remedy = "give the space, data and seed that it was trained with, or leave it out to train from scratch"
-        raise CheckpointError("checkpoint", settings.checkpoint, rule, remedy)
 
 
 def _with_fixed_gate(settings: TrainRunSettings, architecture: str) -> TrainRunSettings:

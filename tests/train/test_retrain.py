@@ -17,7 +17,8 @@ from nas.checkpoint import calibrated, load_trained
 from nas.cost import PathFlops
 from nas.cost.flops_match import TOLERANCE, flops_match
 from nas.errors import ArchitectureError, CheckpointError, SettingError
-from nas.settings import ChainSettings, FixedGateSettings, FolderSettings, TrainRunSettings
+from nas.search.target import SearchTarget
+from nas.settings import ChainSettings, FixedGateSettings, FolderSettings, SearchRunSettings, TrainRunSettings
 from nas.signals import Interrupted
 from nas.space import build_space
 from nas.train import Run, comparison, evaluate, fit, retrain, retraining
@@ -165,15 +166,17 @@ def test_place_and_augmentation_of_the_images_may_differ(tmp_path):
             for i in range(number):
                 pixels = torch.randint(256, (16, 16, 3), generator=generator, dtype=torch.uint8).numpy()
                 Image.fromarray(pixels).save(tmp_path / "there" / split / name / f"{i}.png")
-    shutil.copytree(tmp_path / "there", tmp_path / "here")
     place = {name: str(tmp_path / name) for name in ("there", "here", "cache", "other")}
     data = FolderSettings(root=place["there"], image_size=16, cache=place["cache"], val_fraction=0.25)
     before = replace(quiet(tiny(batch_size=8)), data=data)
     finish(before, tmp_path / "supernet")
+    shutil.move(tmp_path / "there", tmp_path / "here")
     after = replace(before, architecture="2-0", checkpoint=str(tmp_path / "supernet"))
     after = replace(after, data=replace(data, root=place["here"], cache=place["other"], crop=1, cutout=3, flip=False))
     result = retrain(after, tmp_path / "run")
     assert "inherited" in [row.name for row in result.rows]
+    search = SearchRunSettings(checkpoint=after.checkpoint, data=replace(data, root=place["here"]))
+    assert SearchTarget.of(search).data_settings.root == place["here"]
     with pytest.raises(CheckpointError, match=r"data\.image_size: 16 -> 8\)"):
         retrain(replace(after, data=replace(after.data, image_size=8)), tmp_path / "smaller")
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 from support.runs import RUNS, finish, tiny
 
-from nas.checkpoint import load, load_trained, save, saved
+from nas.checkpoint import agreed, load, load_trained, save, saved
+from nas.checkpoint import settings_of as settings_in
 from nas.checkpoint.file import PARTS
 from nas.errors import CheckpointError, DataError, NasError
 from nas.sealed import seal, unseal
-from nas.settings import CifarSettings, CustomSettings, FolderSettings
+from nas.settings import CifarSettings, CustomSettings, FolderSettings, TrainRunSettings
 from nas.train import Run
 
 TRAP = """
@@ -69,6 +70,10 @@ def test_an_unnamed_factory_is_neither_imported_nor_called(forged, tmp_path, mon
             f"factory={other or chr(39) * 2}: the network of {path} is built by trap:Net"
         )
         assert caught.value.remedy == "write factory=trap:Net if you trust it"
+    with pytest.raises(
+        CheckpointError, match=r"^space\.factory=''.*; write space=custom space\.factory=trap:Net if you"
+    ):
+        agreed(TrainRunSettings(), settings_in(path), "checkpoint", path, given=())
     with pytest.raises(CheckpointError, match="was begun with other settings"):
         Run(settings_of(NAME), tmp_path)
     assert not (tmp_path / "touched").exists()
@@ -85,6 +90,7 @@ def test_nothing_is_downloaded_for_a_checkpoint(forged, tmp_path, monkeypatch):
     path = forged(lambda state: state["settings"].update(data=data))
     with pytest.raises(DataError, match=r"cifar10 is not there.*; nothing is downloaded for a checkpoint: a run"):
         load_trained(path)
+    assert agreed(TrainRunSettings(), settings_in(path), "checkpoint", path, given=()).data.download is False
     assert not (tmp_path / "there").exists()
 
 
