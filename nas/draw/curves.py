@@ -29,9 +29,14 @@ def draw_curves(charts: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]])
             k = runs.index(run)
             (lines[run],) = panel.plot(*zip(*points, strict=True), marker="o" if len(points) < 20 else "", markersize=3)
             lines[run].set(color=COLOURS[k % len(COLOURS)], linestyle=LINES[k // len(COLOURS)], linewidth=1.5)
-        style(panel, "step", "", tag)
+        style(panel, "step", "", _plain(tag))
         panel.locator_params(axis="x", integer=True)
-    labels = [shorten(run, 100) for run in runs]
+    labels = [_plain(shorten(run, 75 * len(charts))) for run in runs]
     handles = [lines[run] for run in runs]
     figure.legend(handles, labels, loc="outside lower left", frameon=False, fontsize=SMALL, handlelength=3.5)
     return to_png(figure)
+
+
+def _plain(text: str) -> str:
+    """Matplotlib takes what stands between dollars for a formula."""
+    return text.replace("$", r"\$")

@@ -14,7 +14,9 @@ from nas.settings.plain import flat
 
 LARGEST = 100_000_000
 """Bytes of a file, or of a header, that are read at most."""
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, ZeroDivisionError)
+BOUND = 1e300
+"""Of the numbers of a curve, so that they can be drawn."""
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, ArithmeticError)
 """What reading a damaged file raises."""
 
 
@@ -74,7 +76,8 @@ def read_points(folder: Path) -> Iterator[dict[str, float]]:
     for number, line in enumerate(lines, 1):
         try:
             point = _plain(line)
-            if not all(type(value) in (int, float) for value in point.values()) or type(point["step"]) is not int:
+            numbers = all(type(value) in (int, float) and abs(value) < BOUND for value in point.values())
+            if not numbers or type(point["step"]) is not int:
                 raise ValueError
         except (ValueError, AttributeError, KeyError, RecursionError):
             if number == len(lines):
@@ -140,7 +143,8 @@ def _search(folder: Path) -> dict[str, Any]:
         return {"state": "unfinished", "settings": settings}
     result = _json(folder / "result.json")
     words = f"{result['best']}, of {int(result['evaluated']):,} by {', '.join(result['objectives'])}"
-    return {"state": "finished", "settings": settings, "found": words, "best": result["values"].get("accuracy")}
+    best = result["values"].get("accuracy")
+    return {"state": "finished", "settings": settings, "found": printable(words), "best": _number(best)}
 
 
 def _ranking(folder: Path) -> dict[str, Any]:
@@ -149,14 +153,19 @@ def _ranking(folder: Path) -> dict[str, Any]:
     report = _json(folder / "report.json")
     best = max(report["rows"], key=lambda row: float(row["correlation"]["tau"]))
     words = f"{best['name']}: tau {best['correlation']['tau']:.2f}"
-    return {"state": "finished", "settings": flat(report["settings"]), "found": words}
+    return {"state": "finished", "settings": flat(report["settings"]), "found": printable(words)}
 
 
 def _export(folder: Path) -> dict[str, Any]:
     card = _json(folder / "card.json")
     accuracy = card["accuracy"]
     words = f"{card['network']['architecture']} of {card['network']['space']['name']}"
-    return {"state": "finished", "found": words, "best": accuracy.get("val"), "test": accuracy.get("test")}
+    val, test = _number(accuracy.get("val")), _number(accuracy.get("test"))
+    return {"state": "finished", "found": printable(words), "best": val, "test": test}
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def _header(path: Path) -> Any:

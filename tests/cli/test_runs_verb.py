@@ -144,10 +144,10 @@ def test_curves_are_named_by_what_differs(command, folder, tmp_path, monkeypatch
 
 DAMAGED = {
     "report.json": ["{", "[]", '{"subnetworks": []}', "[" * 100_000, '{"images_per_s": NaN}', '{"subnetworks": 7}'],
-    "metrics.jsonl": ['{"step": 1}\n{"st\n{"step": 2}\n', '{"step": "x"}\n{}\n', "7\n7\n"],
+    "card.json": ['{"accuracy": 3}', '{"accuracy": {"val": 1%s}, "network": {}}' % ("0" * 400)],
+    "metrics.jsonl": ['{"step": 1}\n{"st\n{"step": 2}\n', '{"step": "x"}\n{}\n', '{"step": 1e999}\n{}\n', "7\n7\n"],
     "step_1.safetensors": ["", "\x7f" * 9, "\x02\0\0\0\0\0\0\0{}"],
-    "card.json": ['{"accuracy": 3}'],
-    "result.json": ['{"best": 3}'],
+    "result.json": ['{"best": 3}', '{"best": "1", "evaluated": 2, "objectives": [], "values": {"accuracy": [1]}}'],
     "journal.log": ["["],
 }
 

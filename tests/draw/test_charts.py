@@ -8,7 +8,19 @@ import pytest
 import torch
 from support.images import border_is_white, count, opened
 
-from nas.draw import Axis, Panel, Points, draw_curve, draw_front, draw_grid, draw_scatter, draw_values, draw_verdict
+from nas.draw import (
+    MOST,
+    Axis,
+    Panel,
+    Points,
+    draw_curve,
+    draw_curves,
+    draw_front,
+    draw_grid,
+    draw_scatter,
+    draw_values,
+    draw_verdict,
+)
 from nas.draw.figure import BLUE, ORANGE
 from nas.draw.scatter import finite_mean, is_squashed
 
@@ -36,6 +48,13 @@ def test_values_and_hypervolume_are_drawn_over_the_trials():
         assert count(opened(png), BLUE) > 300
     assert LOSS.text == "loss, smaller is better"
     assert Axis("naswot (larger is better)", False).text == "naswot (larger is better)"
+
+
+def test_any_name_of_a_run_can_be_drawn():
+    names = [f"run $_{{{k}$" for k in range(MOST)]
+    names[0] = "gate=uniform optimizer.lr=0.05 " * 10
+    png = draw_curves({"a$^": {name: [(0, 1.0), (5, 2.0)] for name in names}})
+    assert border_is_white(opened(png))
 
 
 def test_a_verdict_shows_every_pair():
