@@ -22,15 +22,7 @@ def build_network(
     device: torch.device,
     world: World,
 ) -> tuple[nn.Module, PathFlops]:
-    """The supernet, and what its paths cost.
-
-    Args:
-        settings: of the run.
-        space: whose supernet is built.
-        splits: the images that it is for.
-        initial: weights in place of those of the seed.
-        device: where it is trained.
-        world: the processes; all get the weights of rank 0.
+    """The supernet, with ``initial`` weights in place of those of the seed, and what its paths cost.
 
     Raises:
         NasError: the network cannot be trained or saved, or ``initial`` is of another one.

@@ -40,6 +40,9 @@ def test_a_longer_constant_run_is_that_run(gate, tmp_path):
     finish(settings[1], tmp_path / "run")
     assert_same(state_of(finish(settings[2], tmp_path / "run")), state_of(whole))
     assert curves(tmp_path / "run") == curves(tmp_path / "whole")
+    stopped(settings[2], tmp_path / "shorter", 15)
+    shorter = state_of(finish(settings[0], tmp_path / "shorter"))
+    assert_same(shorter, state_of(finish(settings[0], tmp_path / "short")))
 
 
 def test_an_extended_run_resumes_as_if_undisturbed(tmp_path):
