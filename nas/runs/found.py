@@ -140,7 +140,9 @@ def _search(folder: Path) -> dict[str, Any]:
     if (folder / "journal.log").is_file():
         settings = flat(_plain(_text(folder / "journal.log").partition("\n")[0])["definition"])
     if not (folder / "result.json").is_file():
-        return {"state": "unfinished", "settings": settings}
+        ended = (folder / "trials.csv").is_file()
+        found = {"state": "finished", "found": "none within the limits"} if ended else {"state": "unfinished"}
+        return found | {"settings": settings}
     result = _json(folder / "result.json")
     words = f"{result['best']}, of {int(result['evaluated']):,} by {', '.join(result['objectives'])}"
     best = result["values"].get("accuracy")

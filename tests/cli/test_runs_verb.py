@@ -159,11 +159,12 @@ def test_damaged_files_are_one_line_each(command, tmp_path):
             write(tmp_path / "here" / f"{count:02}\x1b[31m", name, content)
             count += 1
     write(tmp_path / "here" / "good", "metrics.jsonl", '{"step": 3, "val/accuracy": 0.5}\n{"step": 4, "va')
+    write(tmp_path / "here" / "none", "trials.csv", "")
     ended = command("runs", "here", "--csv", "runs.csv")
     assert (ended.status, ended.err) == (0, "")
     rows = table(tmp_path / "runs.csv")
-    assert [row["state"] for row in rows.values()] == ["damaged"] * count + ["step 3"]
-    assert all(row["why"] for name, row in rows.items() if name != "good")
+    assert [row["state"] for row in rows.values()] == ["damaged"] * count + ["step 3", "finished"]
+    assert all(row["why"] for name, row in rows.items() if name not in ("good", "none"))
     assert "\x1b" not in ended.out
 
 
