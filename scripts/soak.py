@@ -165,7 +165,8 @@ def trained(folder: Path) -> Any:
     state = checkpoint.load(checkpoint.saved(folder)[0])
     kept = {name: value for name, value in state.items() if name not in ("track", "metrics_bytes")}
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    curves = [(line["step"], sorted(line), line.get("train/loss"), line.get("val/accuracy")) for line in lines]
+    shown = ("train/loss", "overview/accuracy_mean")
+    curves = [(line["step"], sorted(line), *map(line.get, shown)) for line in lines]
     found = read_report(folder) if (folder / "report.json").is_file() else None  # a command of another name has none
     return plain([kept, curves, found and vars(replace(found, images_per_s=0.0))])
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nas.cli.entry import end_stopped, run_verb, tensorboard
 from nas.cli.retrain import figures, retrain_job, with_source
 from nas.cli.torchrun import joined_world, local_world_size, refused_once
-from nas.config import yaml_of
+from nas.config import given, yaml_of
 from nas.errors import CheckpointError
 from nas.files import only_one
 from nas.settings import TrainRunSettings
@@ -42,11 +42,14 @@ def job(settings: TrainRunSettings, folder: Path, out: Console) -> dict[str, Any
 
 
 def _train(settings: TrainRunSettings, folder: Path, world: World, out: Console) -> dict[str, Any]:
+    from hydra.core.hydra_config import HydraConfig
+
     from nas.train import Run, fit, make_report, tables
 
     if (folder / "scratch").is_dir():
         raise CheckpointError("run", folder, "has networks in it that were trained alone", "take another run=NAME")
-    run = Run(settings, folder, yaml_of(settings), world=world)
+    words = HydraConfig.get().overrides.task
+    run = Run(settings, folder, yaml_of(settings), world=world, given=given(settings, words))
     if settings.track.progress:
         begun = f"going on at step {run.step} of {run.total_steps}" if run.step else f"{run.total_steps} steps"
         if len(run.cycle_ends) > 1:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import MISSING, asdict, fields, is_dataclass
+from dataclasses import asdict, is_dataclass
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from nas.settings.changed import changed
 from nas.settings.plain import flat
 
 
@@ -24,22 +25,5 @@ def given(settings: Any, words: Sequence[str]) -> set[str]:
     parsed = OverridesParser.create().parse_overrides(list(words))
     named = [word.key_or_group for word in parsed if not is_dataclass(getattr(settings, word.key_or_group, None))]
     named += [f"{word.key_or_group}.name" for word in parsed]
-    now, default = flat(asdict(settings)), flat(_defaults(settings))
-    return {
-        key
-        for key, value in now.items()
-        if value != default.get(key) or any(f"{key}.".startswith(f"{word}.") for word in named)
-    }
-
-
-def _defaults(settings: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for field in fields(settings):
-        default = field.default if field.default_factory is MISSING else field.default_factory()
-        value = getattr(settings, field.name)
-        found[field.name] = default
-        if is_dataclass(value):
-            found[field.name] = _defaults(value)
-            if hasattr(default, "name"):
-                found[field.name]["name"] = default.name
-    return found
+    now = flat(asdict(settings))
+    return changed(settings) | {key for key in now if any(f"{key}.".startswith(f"{word}.") for word in named)}

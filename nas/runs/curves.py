@@ -43,6 +43,7 @@ def drawn(
             if found := [(int(point["step"]), point[tag]) for point in points if tag in point]:
                 curves[differs if differs and words.count(differs) == 1 else run.run] = found
     for tag, curves in charts.items():
-        near = ", ".join(get_close_matches(tag, known, 3) or [name for name in known if name.startswith("val/")][:3])
+        first = sorted(name for name in known if name.startswith("overview/"))[:3]
+        near = ", ".join(get_close_matches(tag, known, 3) or first)
         require(bool(curves), "--plot", tag, "is a curve of none of these runs", f"write for example --plot {near}")
     return draw_curves(charts)

@@ -123,13 +123,13 @@ def _training(folder: Path) -> dict[str, Any]:
         settings, step = flat(_plain(header["settings"])), int(header["step"])
     for point in read_points(folder):
         step, last = max(step, int(point["step"])), last | point
-        every = every or ("val/accuracy" in point and int(point["step"]))
+        every = every or ("overview/accuracy_mean" in point and int(point["step"]))
     state = f"step {step:,}"
     if every and settings:  # steps from one evaluation to the next
         epochs = int(settings["train.epochs"])
         state += f" of {epochs * every // min(int(settings['evaluate.every_epochs']), epochs):,}"
-    found = {"state": state, "settings": settings, "images_per_s": last.get("throughput/images_per_s")}
-    found |= {"best": last.get("val/best_accuracy"), "mean": last.get("val/accuracy")}
+    found = {"state": state, "settings": settings, "images_per_s": last.get("overview/images_per_s")}
+    found |= {"best": last.get("overview/accuracy_best"), "mean": last.get("overview/accuracy_mean")}
     if (folder / "failed.txt").is_file():
         found |= {"state": "failed", "why": printable(_text(folder / "failed.txt").partition("\n")[0])}
     return found

@@ -209,9 +209,9 @@ def _write_csv(path: Path, outcome: SearchOutcome, trials: Sequence[Trial], mean
 
 
 def _write_board(folder: Path, enabled: bool, outcome: SearchOutcome, page: str, drawn: dict[str, bytes]) -> None:
-    curves = {f"search/best_{o.name}": outcome.best_so_far(o) for o in outcome.objectives}
+    curves = {f"overview/best_{o.name}": outcome.best_so_far(o) for o in outcome.objectives}
     if len(outcome.objectives) > 1:
-        curves["search/hypervolume"] = hypervolume_curve(outcome.points())
+        curves["overview/hypervolume"] = hypervolume_curve(outcome.points())
     with closing(Writers(folder, ["tensorboard"] if enabled else [])) as board:
         for i, trial in enumerate(outcome.feasible):
             values = {f"trial/{name}": value for name, value in trial.values.items()}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from rich.console import Console
 
 from nas.console import ProgressBar, new_console
-from nas.track.tags import ACCURACY, BEST_ACCURACY, EPOCH_LOSS, VAL_LOSS
+from nas.track.tags import BEST_ACCURACY, MEAN_ACCURACY, TRAIN_LOSS, VAL_LOSS
 from nas.track.tracker import Tracker
 
 
@@ -37,6 +37,6 @@ class Progress(ProgressBar):
     def epoch(self, step: int, values: Mapping[str, float], tracker: Tracker) -> None:
         """Print a line for an evaluation, with what :meth:`Tracker.evaluated` returned."""
         epoch, epochs = step / self.steps_per_epoch, self.total_steps // self.steps_per_epoch
-        losses = f"loss {values[EPOCH_LOSS]:.3f}  val loss {values[VAL_LOSS]:.3f}"
-        accuracy = f"val accuracy {values[ACCURACY]:.1%} (best {values[BEST_ACCURACY]:.1%})"
+        losses = f"loss {values[TRAIN_LOSS]:.3f}  val loss {values[VAL_LOSS]:.3f}"
+        accuracy = f"val accuracy {values[MEAN_ACCURACY]:.1%} (best {values[BEST_ACCURACY]:.1%})"
         self.console.print(f"epoch {epoch:.4g}/{epochs}  {losses}  {accuracy}  {tracker.images_per_s():,.0f} images/s")

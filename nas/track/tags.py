@@ -1,4 +1,4 @@
-"""Names of curves: ``gate/share_<slot>/<choice>`` and its like, and which of them share a chart."""
+"""Names of curves: ``slot_share/<slot>/<choice>`` and its like, and which of them share a chart."""
 
 from __future__ import annotations
 
@@ -12,19 +12,37 @@ from nas.track.means import Branch
 MAX_CURVES = 16
 """A slot with more choices than this gets no curve a choice: nobody can tell 128 lines in one chart apart."""
 
-SHARE = "gate/share"
-ACCURACY = "val/accuracy"  # the mean over the evaluated subnetworks, as the next but one
-BEST_ACCURACY = "val/best_accuracy"
-VAL_LOSS = "val/loss"
-EPOCH_LOSS = "train/epoch_loss"  # the mean over the steps since the evaluation before
-GRAD_NORM = "grad_norm"
-STEP_MS = "time/step_ms"
-PROBABILITY = "gate/probability"  # of a learned gate, as the next
-UNDECIDED = "gate/undecided"
+# TensorBoard sorts groups, which end at the first slash, by name, and opens the first two: how a run goes stands in
+# "overview", its drawings in "plots", and the details, of each slot for example, behind them.
+OVERVIEW = "overview/"
+BEST_ACCURACY = OVERVIEW + "accuracy_best"  # of the evaluated subnetworks, on validation images, as the next
+MEAN_ACCURACY = OVERVIEW + "accuracy_mean"
+TEST_ACCURACY = OVERVIEW + "accuracy_test"  # of the best one, at the end
+TRAIN_LOSS = OVERVIEW + "loss_train"  # the mean over the steps since the evaluation before
+VAL_LOSS = OVERVIEW + "loss_val"
+LR = OVERVIEW + "lr"
+IMAGES_PER_S = OVERVIEW + "images_per_s"
+SUPERNET, ACCURACY_PLOT, SHARE_PLOT = "plots/supernet", "plots/accuracy_by_choice", "plots/share_by_choice"
 
+# Of each choice: <kind>/<slot>/<choice>.
+ACCURACY = "slot_accuracy"
+GRAD_NORM = "slot_grad_norm"
+PROBABILITY = "slot_probability"  # of a learned gate, as UNDECIDED
+SHARE = "slot_share"
+STEP_MS = "slot_step_ms"
+ENTROPY = "slots/entropy"
+FLOPS_SKIPPED = "slots/flops_skipped_share"
+UNDECIDED = "slots/undecided"
+
+_OVERVIEW = {
+    "loss: training and validation": OVERVIEW + "loss_",
+    "accuracy: best and mean on validation images": OVERVIEW + "accuracy_[bm]",
+    "learning rate": LR,
+    "images/s": IMAGES_PER_S,
+}
 _CHARTS = {
-    "share of the steps": SHARE,
     "validation accuracy": ACCURACY,
+    "share of the steps": SHARE,
     "gradient norm": GRAD_NORM,
     "step time (ms)": STEP_MS,
 }
@@ -47,20 +65,21 @@ class Tags:
         self.has_curves = [len(slot.choices) <= MAX_CURVES for slot in slots]
 
     def choice(self, kind: str, slot: int, choice: int) -> str:
-        """``<kind>_<slot>/<choice>``, where ``kind`` is one of this file's constants."""
-        return f"{kind}_{self.slots[slot]}/{self.choices[slot][choice]}"
+        """``<kind>/<slot>/<choice>``, where ``kind`` is one of this file's constants."""
+        return f"{kind}/{self.slots[slot]}/{self.choices[slot][choice]}"
 
     def curves(self, kind: str, values: Mapping[Branch, float]) -> dict[str, float]:
         """The values by tag, of the slots that have curves."""
         return {self.choice(kind, *b): value for b, value in values.items() if self.has_curves[b[0]]}
 
     def layout(self) -> dict[str, dict[str, str]]:
-        """Custom scalars: a category a slot, with charts that show all its choices together.
+        """Custom scalars: the overview, then a category a slot, with charts that show all its choices together.
 
         TensorBoard takes regexes and matches them at the beginning of a tag alone: the slash ends the slot's name.
         """
-        return {
-            name: {title: re.escape(f"{kind}_{name}/") for title, kind in _CHARTS.items()}
+        slots = {
+            name: {title: re.escape(f"{kind}/{name}/") for title, kind in _CHARTS.items()}
             for name, shown in zip(self.slots, self.has_curves, strict=True)
             if shown
         }
+        return {"overview": _OVERVIEW, **slots}

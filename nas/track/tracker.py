@@ -13,7 +13,23 @@ from nas.draw import draw_grid, draw_supernet
 from nas.settings.plain import filled
 from nas.space import Architecture, Slot
 from nas.track.means import Branch, BranchMeans, branches_of
-from nas.track.tags import ACCURACY, BEST_ACCURACY, EPOCH_LOSS, GRAD_NORM, SHARE, STEP_MS, VAL_LOSS, Tags
+from nas.track.tags import (
+    ACCURACY,
+    BEST_ACCURACY,
+    ENTROPY,
+    FLOPS_SKIPPED,
+    GRAD_NORM,
+    IMAGES_PER_S,
+    LR,
+    MEAN_ACCURACY,
+    SHARE,
+    STEP_MS,
+    SUPERNET,
+    TEST_ACCURACY,
+    TRAIN_LOSS,
+    VAL_LOSS,
+    Tags,
+)
 from nas.track.writers import Writers
 
 
@@ -63,8 +79,7 @@ class State:
 class Tracker:
     """What a training run did, since its beginning and since the last :meth:`log`.
 
-    Per-choice curves are written for slots of at most 16 choices; a slot with more has its histogram
-    ``gate/counts_<slot>`` and nothing else, because nobody can read 128 curves in one chart.
+    Per-choice curves are written for slots of at most 16 choices, because nobody can read 128 curves in one chart.
 
     Args:
         writer: where everything goes.
@@ -173,12 +188,12 @@ class Tracker:
             "train/accuracy": window.correct / window.images,
             "time/step_ms": 1000 * window.step_s / window.steps,
             "time/data_ms": 1000 * window.data_s / window.steps,
-            "optimizer/lr": lr,
+            LR: lr,
         }
         if seconds > 0:  # a coarse clock may have seen no time go by
-            values["throughput/images_per_s"] = window.images / seconds
+            values[IMAGES_PER_S] = window.images / seconds
         if flops_skipped_share is not None:
-            values["throughput/flops_skipped_share"] = flops_skipped_share
+            values[FLOPS_SKIPPED] = flops_skipped_share
         values |= self._gate_values()
         values |= self.tags.curves(STEP_MS, self._step_s.means(1000))
         values |= self.tags.curves(GRAD_NORM, self._grad_norms.means())
@@ -207,13 +222,15 @@ class Tracker:
             for branch in branches_of(path):
                 self._accuracies.add(branch, accuracy)
         found = [accuracy for _, accuracy in accuracies]
-        values = {VAL_LOSS: loss, ACCURACY: sum(found) / len(found), BEST_ACCURACY: max(found)}
+        values = {VAL_LOSS: loss, MEAN_ACCURACY: sum(found) / len(found), BEST_ACCURACY: max(found)}
         if (trained := self.epoch_loss()) is not None:
-            values[EPOCH_LOSS] = trained
+            values[TRAIN_LOSS] = trained
         self.writer.scalars(step, {**values, **self.tags.curves(ACCURACY, self._accuracies.means())})
-        for name, counts in zip(self.tags.slots, self.counts, strict=True):
-            self.writer.histogram(f"gate/counts_{name}", counts, step)
         return values
+
+    def tested(self, step: int, accuracy: float) -> None:
+        """Write the accuracy on test images, in [0, 1], of the subnetwork that is best on validation images."""
+        self.writer.scalars(step, {TEST_ACCURACY: accuracy})
 
     def image(self, step: int, last: bool = False) -> None:
         """Write an image of the supernet, with shares and the last evaluation's accuracies drawn in.
@@ -226,7 +243,7 @@ class Tracker:
             known: list[dict[int, float]] = [{} for _ in self.slots]
             for (slot, choice), accuracy in self._accuracies.means().items():
                 known[slot][choice] = accuracy
-            self.writer.image("supernet", draw_supernet(self.slots, self.shares(), known), step)
+            self.writer.image(SUPERNET, draw_supernet(self.slots, self.shares(), known), step)
 
     # -------------------------------------------------------------------------------------------------- totals
 
@@ -255,7 +272,7 @@ class Tracker:
                 nats = -sum(share * math.log(share) for share in shares if share)
                 entropies.append(nats / math.log(len(shares)))
             values |= self.tags.curves(SHARE, {(slot, choice): share for choice, share in enumerate(shares)})
-        values["gate/entropy"] = sum(entropies) / len(entropies) if entropies else 0.0
+        values[ENTROPY] = sum(entropies) / len(entropies) if entropies else 0.0
         return values
 
     # --------------------------------------------------------------------------------------------------- state

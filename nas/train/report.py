@@ -70,10 +70,17 @@ class Report:
 def make_report(run: Run) -> Report:
     """Evaluate the run's subnetworks on the test split and write ``report.json``, whole or not at all.
 
-    If the run has its report already, read that instead.
+    If the run has its report already, read that instead. If its writer is still open, its curves end with the
+    test accuracy of the first subnetwork.
     """
-    if (run.folder / "report.json").is_file():
-        return read_report(run.folder)
+    report = read_report(run.folder) if (run.folder / "report.json").is_file() else _evaluate(run)
+    if run.tracker.writer.is_open:
+        # Behind the last checkpoint: a run that goes on, or is looked at again, drops it and is here once more.
+        run.tracker.tested(run.step + 1, report.subnetworks[0].test_accuracy)
+    return report
+
+
+def _evaluate(run: Run) -> Report:
     on_val = run.evaluated or run.evaluate("val")
     on_test = run.evaluate("test", [result.architecture for result in on_val])
     space, branches = run.space, []

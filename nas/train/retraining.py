@@ -19,7 +19,7 @@ from nas.errors import CheckpointError
 from nas.files import write_json
 from nas.settings import FixedGateSettings, TrainRunSettings
 from nas.space import Architecture, SearchSpace, build_space, check_supernet
-from nas.track.tags import ACCURACY
+from nas.track.tags import MEAN_ACCURACY
 from nas.train.loop import fit
 from nas.train.report import make_report
 from nas.train.run import Run
@@ -161,8 +161,8 @@ def _initial_accuracy(folder: Path) -> float:
     """The validation accuracy before the first step, from the curves, where it outlives an interruption."""
     for line in (folder / "metrics.jsonl").read_text().splitlines():
         values = json.loads(line)
-        if values["step"] == 0 and ACCURACY in values:
-            return float(values[ACCURACY])
+        if values["step"] == 0 and MEAN_ACCURACY in values:
+            return float(values[MEAN_ACCURACY])
     raise CheckpointError("run", folder, "its metrics.jsonl has no step 0", "take another run=NAME to start over")
 
 

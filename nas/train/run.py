@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from nas.dist import NO_EXCHANGE, SINGLE, GradientExchange, World, choose_device
 from nas.errors import CheckpointError, require
 from nas.gate import build_gate
 from nas.settings import TrainRunSettings
+from nas.settings.changed import changed
 from nas.settings.plain import flat
 from nas.space import Architecture, build_space
 from nas.state import load_weights, must_fit
@@ -41,6 +42,8 @@ class Run:
         world: this process among those that train the run; rank 0 alone writes.
         splits: the images that ``settings`` name, where they are in memory already.
         progress: is told of the steps and evaluations; the run's own bar if left out.
+        given: names of settings, as in ``train.epochs``, to be shown beside the figures of a new run; those that are
+            not at their defaults if left out.
 
     Raises:
         NasError: settings, data, network or checkpoints are not usable; ``folder`` is as it was.
@@ -55,6 +58,7 @@ class Run:
         world: World = SINGLE,
         splits: Splits | None = None,
         progress: Progress | None = None,
+        given: Collection[str] | None = None,
     ) -> None:
         one, remedy = not settings.architecture, "call nas.train.retrain, or train it with a fixed gate"
         require(one, "architecture", settings.architecture, "makes several runs, not one", remedy)
@@ -77,7 +81,7 @@ class Run:
         self._build_steps(state)
         self.step, self.to_be_evaluated = 0, False
         self.evaluated: list[EvalResult] = []  # by the last evaluation of this process
-        self._begin(state, config_text)
+        self._begin(state, config_text, changed(settings) if given is None else given)
         shown = settings.track.progress and world.is_main
         self.progress = progress or Progress(self.total_steps, self.steps_per_epoch, self.step, shown)
 
@@ -105,7 +109,7 @@ class Run:
             held_out = Batches.of(self.splits, settings, "val", self.device, part).batch
             self.train_gate = GateTrainer(self.gate, self.supernet, plain, held_out, world)
 
-    def _begin(self, state: dict[str, Any] | None, config_text: str) -> None:
+    def _begin(self, state: dict[str, Any] | None, config_text: str, given: Collection[str]) -> None:
         names, is_main = self.settings.track.writers, self.world.is_main
         self.tracker = Tracker(NullWriter(), self.space.slots)
         if state is not None:
@@ -120,7 +124,8 @@ class Run:
             self.tracker.writer = Writers(self.folder, names)
             sample = unnormalise(self.batches.batch(0)[0].cpu(), self.splits.mean, self.splits.std)
             self.tracker.start(config_text, sample, self.splits.classes)
-            self.tracker.writer.hparams(flat(comparable(self.settings)), ["val/accuracy", "train/loss"])
+            params = {key.removesuffix(".name"): value for key, value in flat(comparable(self.settings)).items()}
+            self.tracker.writer.hparams(params, [key.removesuffix(".name") for key in given])
 
     def _restore(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint; ``ValueError`` if it is of another network."""

@@ -58,22 +58,25 @@ def test_console_metrics_report_and_tensorboard_agree(nas_train, tiny, tmp_path)
     words = [*tiny[:-1], "train.epochs=3", "optimizer.lr=0.3", "evaluate.images=9", "track.log_every=1", "run=first"]
     out, folder = nas_train(*words).out, tmp_path / "outputs" / "train" / "first"
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    ends = [line for line in lines if "val/loss" in line]
+    ends = [line for line in lines if "overview/loss_val" in line]
     printed = re.findall(r"^epoch (.)/3  loss (\S+)  val loss (\S+)  val accuracy (\S+)% \(best (\S+)%\)", out, re.M)
     assert len(printed) == len(ends) == 3
     board = EventAccumulator(str(folder)).Reload()
     for number, (line, shown) in enumerate(zip(ends, printed, strict=True)):
         steps = [one["train/loss"] for one in lines if "train/loss" in one][4 * number : 4 * number + 4]
-        assert line["train/epoch_loss"] == pytest.approx(sum(steps) / 4)
-        losses, accuracies = (line["train/epoch_loss"], line["val/loss"]), (line["val/accuracy"], line[BEST_ACCURACY])
+        assert line["overview/loss_train"] == pytest.approx(sum(steps) / 4)
+        losses, accuracies = (
+            (line["overview/loss_train"], line["overview/loss_val"]),
+            (line["overview/accuracy_mean"], line[BEST_ACCURACY]),
+        )
         assert shown == (f"{number + 1}", *(f"{x:.3f}" for x in losses), *(f"{100 * x:.1f}" for x in accuracies))
         for tag, value in line.items() - {("step", line["step"])}:
             assert {point.step: point.value for point in board.Scalars(tag)}[line["step"]] == pytest.approx(value), tag
     report = json.loads((folder / "report.json").read_text())
     rows = report["subnetworks"]
-    assert report["train_loss"] == ends[-1]["train/epoch_loss"]
-    assert sum(row["val_loss"] for row in rows) / len(rows) == pytest.approx(ends[-1]["val/loss"])
-    assert sum(row["val_accuracy"] for row in rows) / len(rows) == pytest.approx(ends[-1]["val/accuracy"])
+    assert report["train_loss"] == ends[-1]["overview/loss_train"]
+    assert sum(row["val_loss"] for row in rows) / len(rows) == pytest.approx(ends[-1]["overview/loss_val"])
+    assert sum(row["val_accuracy"] for row in rows) / len(rows) == pytest.approx(ends[-1]["overview/accuracy_mean"])
     assert rows[0]["val_accuracy"] == ends[-1][BEST_ACCURACY] > rows[-1]["val_accuracy"], "best and mean must differ"
 
 

@@ -78,9 +78,9 @@ def test_the_table_agrees_with_the_reports(command, folder, tmp_path):
 def test_an_unfinished_run_shows_its_last_evaluation(folder):
     run = find_runs(folder / "train" / "sweep" / "c")[0]
     lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
-    (last,) = [line for line in lines if "val/accuracy" in line]
-    assert (run.run, run.mean, run.best) == ("c", last["val/accuracy"], last["val/best_accuracy"])
-    assert run.images_per_s == [line for line in lines if "train/loss" in line][-1]["throughput/images_per_s"]
+    (last,) = [line for line in lines if "overview/accuracy_mean" in line]
+    assert (run.run, run.mean, run.best) == ("c", last["overview/accuracy_mean"], last["overview/accuracy_best"])
+    assert run.images_per_s == [line for line in lines if "train/loss" in line][-1]["overview/images_per_s"]
 
 
 def test_rows_are_picked_and_sorted(command, folder, tmp_path):
@@ -106,7 +106,10 @@ WRONG = [
     (("--where", "gate"), "--where=gate: must read KEY=VALUE; write for example"),
     (("--where", "gate=nix"), "--where=gate=nix: holds for none of the runs; leave"),
     (("--sort", "lr"), "--sort=lr: is no column and no setting of these runs; write for example optimizer.lr"),
-    (("--plot", "val/acc"), "--plot=val/acc: is a curve of none of these runs; write for example --plot val/accuracy"),
+    (
+        ("--plot", "accuracy_mean"),
+        "--plot=accuracy_mean: is a curve of none of these runs; write for example --plot overview/accuracy_mean",
+    ),
     (("--first", "0"), "--first=0: must be above 0; leave it out for all"),
     (("--csv", "no/such.csv"), "no/such.csv"),
     (("--topp",), "unrecognized arguments: --topp; nas-runs --help"),
@@ -132,14 +135,16 @@ def test_every_mistake_is_one_line(command, folder):
 def test_curves_are_named_by_what_differs(command, folder, tmp_path, monkeypatch):
     seen, draw = {}, curves.draw_curves
     monkeypatch.setattr(curves, "draw_curves", lambda charts: seen.update(charts) or draw(charts))
-    ended = command("runs", str(folder / "train"), "--plot", "val/loss", "--plot", "train/loss", "--out", "c.png")
+    ended = command(
+        "runs", str(folder / "train"), "--plot", "overview/loss_val", "--plot", "train/loss", "--out", "c.png"
+    )
     assert ended.out.splitlines()[-1] == "curves: c.png"
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
     names = [
         f"gate={gate} optimizer.lr={lr} seed={seed}" for gate, lr, seed in (("uniform", 0.05, 0), ("fair", 0.1, 0))
     ]
-    assert list(seen["val/loss"]) == [*names, "gate=fair optimizer.lr=0.1 seed=5"]
-    assert [step for step, _ in seen["val/loss"][names[0]]] == [11, 22]
+    assert list(seen["overview/loss_val"]) == [*names, "gate=fair optimizer.lr=0.1 seed=5"]
+    assert [step for step, _ in seen["overview/loss_val"][names[0]]] == [11, 22]
 
 
 DAMAGED = {
@@ -158,7 +163,7 @@ def test_damaged_files_are_one_line_each(command, tmp_path):
         for content in contents:
             write(tmp_path / "here" / f"{count:02}\x1b[31m", name, content)
             count += 1
-    write(tmp_path / "here" / "good", "metrics.jsonl", '{"step": 3, "val/accuracy": 0.5}\n{"step": 4, "va')
+    write(tmp_path / "here" / "good", "metrics.jsonl", '{"step": 3, "overview/accuracy_mean": 0.5}\n{"step": 4, "va')
     write(tmp_path / "here" / "none", "trials.csv", "")
     ended = command("runs", "here", "--csv", "runs.csv")
     assert (ended.status, ended.err) == (0, "")

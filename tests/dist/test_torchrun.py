@@ -42,7 +42,10 @@ def assert_same_end(left, right):
 
 def curves(folder):
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [[line.get(name) for name in ("step", "train/loss", "train/accuracy", "val/accuracy")] for line in lines]
+    return [
+        [line.get(name) for name in ("step", "train/loss", "train/accuracy", "overview/accuracy_mean")]
+        for line in lines
+    ]
 
 
 @contextmanager

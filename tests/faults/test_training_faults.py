@@ -50,7 +50,7 @@ def undisturbed(tmp_path_factory):
     folder, runs = tmp_path_factory.mktemp("undisturbed"), []
     done = operations(lambda: runs.append(train(folder)))
     left = what_is_left(runs[0])
-    assert [line["step"] for line in left["curves"][0]] == [2, 3, 4, 6, 6]
+    assert [line["step"] for line in left["curves"][0]] == [2, 3, 4, 6, 6, 7]
     for curve in left["curves"][1].values():
         assert [step for step, _ in curve] == sorted({step for step, _ in curve})
     return SimpleNamespace(left=left, done=done)

@@ -106,7 +106,7 @@ def test_the_files_say_the_same(exhaustive):
     board = EventAccumulator(str(folder)).Reload()
     points = {point.step: point.value for point in board.Scalars("trial/loss")}
     assert points == {int(row["trial"]) + 1: pytest.approx(float(row["loss"])) for row in feasible}
-    assert board.Scalars("search/best_loss")[-1].value == pytest.approx(result.values["loss"])
+    assert board.Scalars("overview/best_loss")[-1].value == pytest.approx(result.values["loss"])
     assert {"front", "hypervolume"} <= {*board.Tags()["images"]}
 
 

@@ -82,7 +82,7 @@ def state_of(run: Run) -> dict:
     }
 
 
-TIMED = ("time/", "throughput/images_per_s")
+TIMED = ("time/", "slot_step_ms/", "overview/images_per_s")
 
 
 def curves(folder) -> tuple[list[dict], dict]:

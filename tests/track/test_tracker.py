@@ -11,7 +11,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from nas.draw import draw_grid
 from nas.space import Slot
 from nas.track import Tracker, Writers
-from nas.track.tags import EPOCH_LOSS
+from nas.track.tags import TRAIN_LOSS
 
 SLOTS = (Slot("mix", ("conv1", "conv11", "skip")), Slot("mix.1", ("a", "b")))
 STEP = {"loss": 1.0, "correct": 3, "images": 4, "step_s": 0.01, "data_s": 0.0}
@@ -55,20 +55,20 @@ def test_window_holds_the_means_since_the_last_log(writer, lines):
         "train/accuracy": 7 / 8,
         "time/step_ms": 20.0,
         "time/data_ms": 4.0,
-        "throughput/images_per_s": 8 / 0.048,
-        "throughput/flops_skipped_share": 0.6,
-        "optimizer/lr": 0.25,
+        "overview/images_per_s": 8 / 0.048,
+        "slots/flops_skipped_share": 0.6,
+        "overview/lr": 0.25,
         "optimizer/clipped": 1.0,
-        "gate/share_mix/conv1": 2 / 3,
-        "gate/share_mix/conv11": 1 / 3,
-        "gate/share_mix/skip": 0.0,
-        "gate/share_mix.1/a": 1.0,
-        "gate/share_mix.1/b": 0.0,
-        "gate/entropy": (math.log(3) - 2 / 3 * math.log(2)) / math.log(3) / 2,
-        "time/step_ms_mix/conv1": 10.0,
-        "time/step_ms_mix/conv11": 30.0,
-        "time/step_ms_mix.1/a": 20.0,
-        "grad_norm_mix/conv1": 4.0,
+        "slot_share/mix/conv1": 2 / 3,
+        "slot_share/mix/conv11": 1 / 3,
+        "slot_share/mix/skip": 0.0,
+        "slot_share/mix.1/a": 1.0,
+        "slot_share/mix.1/b": 0.0,
+        "slots/entropy": (math.log(3) - 2 / 3 * math.log(2)) / math.log(3) / 2,
+        "slot_step_ms/mix/conv1": 10.0,
+        "slot_step_ms/mix/conv11": 30.0,
+        "slot_step_ms/mix.1/a": 20.0,
+        "slot_grad_norm/mix/conv1": 4.0,
     }
     assert lines()[1] == pytest.approx(want)
     assert tracker.images_per_s() == pytest.approx(12 / 18.048)
@@ -84,11 +84,11 @@ def test_shares_and_entropy(writer, lines):
         assert tracker.shares() == [[1 / 3] * 3, [3 / 7, 4 / 7], [1.0]]
         tracker.log(6, lr=0.1)
     second = -(3 / 7 * math.log(3 / 7) + 4 / 7 * math.log(4 / 7)) / math.log(2)
-    assert lines()[0]["gate/entropy"] == pytest.approx((1 + second) / 2)  # "fixed" has no say
+    assert lines()[0]["slots/entropy"] == pytest.approx((1 + second) / 2)  # "fixed" has no say
     alone = Tracker(writer, (Slot("fixed", ("only",)),))
     alone.step([(0,)], **STEP)
     alone.log(1, lr=0.1)
-    assert lines()[1]["gate/entropy"] == 0
+    assert lines()[1]["slots/entropy"] == 0
 
 
 def test_paths_of_one_step_share_nobodys_time(writer, lines):
@@ -98,8 +98,8 @@ def test_paths_of_one_step_share_nobodys_time(writer, lines):
         tracker.log(1, lr=0.1)
         line = lines()[number]
         assert line["time/step_ms"] == 10
-        assert line["time/step_ms_mix/conv1"] == line["time/step_ms_mix.1/a"] == pytest.approx(first)
-        assert line["time/step_ms_mix/conv11"] == line["time/step_ms_mix.1/b"] == pytest.approx(second)
+        assert line["slot_step_ms/mix/conv1"] == line["slot_step_ms/mix.1/a"] == pytest.approx(first)
+        assert line["slot_step_ms/mix/conv11"] == line["slot_step_ms/mix.1/b"] == pytest.approx(second)
 
 
 def test_a_choices_accuracy_averages_the_architectures_with_it(writer, events, lines):
@@ -107,11 +107,15 @@ def test_a_choices_accuracy_averages_the_architectures_with_it(writer, events, l
     tracker.step([((0, 2), 1)], **STEP)
     tracker.evaluated(0, [((2, 1), 0.1)], 2.5)  # which the next evaluation replaces
     means = tracker.evaluated(1, [((0, 0), 0.4), ((0, 1), 0.6), (((0, 1), 1), 0.8)], 0.9)
-    assert means == {"val/loss": 0.9, "val/accuracy": pytest.approx(0.6), "val/best_accuracy": 0.8, EPOCH_LOSS: 1.0}
-    want = {"step": 1, **means, "val/accuracy_mix/conv1": 0.6, "val/accuracy_mix/conv11": 0.8}
-    assert lines()[1] == pytest.approx({**want, "val/accuracy_mix.1/a": 0.4, "val/accuracy_mix.1/b": 0.7})
+    assert means == {
+        "overview/loss_val": 0.9,
+        "overview/accuracy_mean": pytest.approx(0.6),
+        "overview/accuracy_best": 0.8,
+        TRAIN_LOSS: 1.0,
+    }
+    want = {"step": 1, **means, "slot_accuracy/mix/conv1": 0.6, "slot_accuracy/mix/conv11": 0.8}
+    assert lines()[1] == pytest.approx({**want, "slot_accuracy/mix.1/a": 0.4, "slot_accuracy/mix.1/b": 0.7})
     writer.flush()
-    assert events().Histograms("gate/counts_mix")[0].histogram_value.bucket == [1, 0, 1]
 
 
 def test_an_epochs_loss_is_the_mean_since_the_last_evaluation(writer):
@@ -121,7 +125,7 @@ def test_an_epochs_loss_is_the_mean_since_the_last_evaluation(writer):
         tracker = resumed(writer, tracker.state_dict())
         if step % 2:
             tracker.log(step, lr=0.1)  # which begins a new window, and no new epoch
-            seen.append(tracker.evaluated(step, [((0, 0), 0.5)], 1.0)[EPOCH_LOSS])
+            seen.append(tracker.evaluated(step, [((0, 0), 0.5)], 1.0)[TRAIN_LOSS])
             tracker = resumed(writer, tracker.state_dict())
         seen.append(tracker.epoch_loss())
     assert seen == [5.0, 4.0, 4.0, 2.0, 1.75, 1.75, 1.0]
@@ -190,7 +194,7 @@ def test_images_come_at_doubling_evaluations_and_the_last(writer, events, monkey
         tracker.image(step, last=step == 11)
         tracker = resumed(writer, tracker.state_dict())
     writer.flush()
-    assert [image.step for image in events().Images("supernet")] == [1, 2, 4, 8, 11]
+    assert [image.step for image in events().Images("plots/supernet")] == [1, 2, 4, 8, 11]
 
 
 def test_layout_names_tags_that_exist(writer, events):
@@ -213,20 +217,24 @@ def test_layout_names_tags_that_exist(writer, events):
     }
     curves = {"mix": ("conv1", "conv11", "skip"), "mix.1": ("a", "b"), "stage_1_wide": ("3x3#0", "3x3#1", "5_5")}
     titles = {
-        "gate/share": "share of the steps",
-        "val/accuracy": "validation accuracy",
-        "grad_norm": "gradient norm",
-        "time/step_ms": "step time (ms)",
+        "slot_accuracy": "validation accuracy",
+        "slot_share": "share of the steps",
+        "slot_grad_norm": "gradient norm",
+        "slot_step_ms": "step time (ms)",
     }
+    overview = {tag.split("/")[1] for name, matched in shown.items() if name[0] == "overview" for tag in matched}
+    assert overview == {"loss_train", "loss_val", "accuracy_best", "accuracy_mean", "lr", "images_per_s"}
+    assert next(iter(shown))[0] == "overview"
+    shown = {name: matched for name, matched in shown.items() if name[0] != "overview"}
     expected = {
-        (slot, title): [f"{kind}_{slot}/{name}" for name in names]
+        (slot, title): [f"{kind}/{slot}/{name}" for name in names]
         for slot, names in curves.items()
         for kind, title in titles.items()
     }
     assert shown == expected
 
 
-def test_many_choices_have_a_histogram_and_no_curves(writer, events):
+def test_many_choices_have_no_curves(writer, events):
     tracker = Tracker(writer, (Slot("wide", tuple(map(str, range(17)))), SLOTS[1]))
     tracker.start("seed: 0")
     tracker.step([(16, 0)], grad_norms={(0, 16): 1.0, (1, 0): 1.0}, **STEP)
@@ -235,9 +243,8 @@ def test_many_choices_have_a_histogram_and_no_curves(writer, events):
     tracker.image(1)
     writer.flush()
     tags = events().Tags()
-    assert not [tag for tag in tags["scalars"] if "_wide/" in tag]
-    assert "grad_norm_mix.1/a" in tags["scalars"]
-    assert tags["histograms"] == ["gate/counts_wide", "gate/counts_mix.1"]
+    assert not [tag for tag in tags["scalars"] if "/wide/" in tag]
+    assert "slot_grad_norm/mix.1/a" in tags["scalars"]
 
 
 def test_a_step_touches_only_its_paths_entries(writer):
@@ -267,4 +274,4 @@ def test_start_writes_config_sample_and_classes(writer, events):
     found = events()
     assert b"```yaml\nspace:\n  name: chain\n```" in found.Tensors("config/text_summary")[0].tensor_proto.string_val
     assert b"1. dog" in found.Tensors("classes/text_summary")[0].tensor_proto.string_val[0]
-    assert found.Tags()["images"] == ["sample", "supernet"]
+    assert found.Tags()["images"] == ["sample", "plots/supernet"]

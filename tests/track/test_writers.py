@@ -39,19 +39,19 @@ def _unloaded():
 def killed_and_resumed(folder, name):
     """A run of 60 steps, killed at 50, whose last checkpoint is of step 20."""
     writers = Writers(folder, [name])
-    writers.hparams({f"a.{k}": k for k in range(150)} | {"widths": [4, 8]}, ["train/loss"])
+    writers.hparams({f"a.{k}": k for k in range(150)} | {"widths": [4, 8]}, ["a.1"])
     writers.text("config", "seed: 1")
     writers.scalars(10, {"train/loss": 1.0})
-    writers.scalars(20, {"train/loss": 2.0, "gate/share_mix/3x3#0": 0.5})
+    writers.scalars(20, {"train/loss": 2.0, "slot_share/mix/3x3#0": 0.5})
     writers.image("supernet", PNG, 20)
     size = writers.flush()
     writers.scalars(30, {"train/loss": 3.0})
-    writers.scalars(30, {"val/accuracy": 0.3})
+    writers.scalars(30, {"overview/accuracy_mean": 0.3})
     writers.scalars(50, {"train/loss": 5.0})
     writers.close()
     writers = Writers(folder, [name], step=20, metrics_bytes=size)
     writers.scalars(30, {"train/loss": 3.0})
-    writers.scalars(30, {"val/accuracy": 0.3})
+    writers.scalars(30, {"overview/accuracy_mean": 0.3})
     writers.scalars(60, {"train/loss": 6.0, "late": 1.0})
     writers.close()
 
@@ -59,7 +59,7 @@ def killed_and_resumed(folder, name):
 def test_csv_has_late_columns_and_each_point_once(tmp_path):
     killed_and_resumed(tmp_path, "csv")
     head, *rows = csv.reader((tmp_path / "metrics.csv").read_text().splitlines())
-    assert head == ["step", "train/loss", "gate/share_mix/3x3#0", "val/accuracy", "late"]
+    assert head == ["step", "train/loss", "slot_share/mix/3x3#0", "overview/accuracy_mean", "late"]
     want = ["10,1.0,,,", "20,2.0,0.5,,", "30,3.0,,,", "30,,,0.3,", "60,6.0,,,1.0"]
     assert [",".join(row) for row in rows] == want
 
@@ -98,7 +98,7 @@ def test_wandb_goes_on_with_the_same_run(tmp_path, monkeypatch):
     killed_and_resumed(tmp_path / "train" / "first", "wandb")
     (run,) = fake.runs.values()
     assert run.names == ("gated-nas", "train", "first")
-    assert run.points[20] == {"train/loss": 2.0, "gate/share_mix/3x3#0": 0.5, "supernet": (38, 32)}
+    assert run.points[20] == {"train/loss": 2.0, "slot_share/mix/3x3#0": 0.5, "supernet": (38, 32)}
     assert run.points[60] == {"train/loss": 6.0, "late": 1.0}
     assert run.config["a.7"] == 7
     assert not run.open
@@ -169,7 +169,7 @@ def test_mlflow_has_each_point_once(tmp_path, monkeypatch, real):
     run = (tmp_path / "first" / "mlflow.id").read_text()
     points = [(point.step, point.value) for point in client.get_metric_history(run, "train/loss")]
     assert sorted(points) == [(10, 1), (20, 2), (30, 3), (50, 5), (60, 6)], "50 is of the killed process"
-    assert [point.value for point in client.get_metric_history(run, "gate/share_mix/3x3 0")] == [0.5]
+    assert [point.value for point in client.get_metric_history(run, "slot_share/mix/3x3 0")] == [0.5]
     params = client.get_run(run).data.params if real else client.params
     assert (len(params), params["a.7"], params["widths"]) == (151, "7", "[4, 8]")
 

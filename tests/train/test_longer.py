@@ -50,7 +50,7 @@ def test_an_extended_run_resumes_as_if_undisturbed(tmp_path):
     settings = [made(epochs, log_every=1, extend=epochs > 1) for epochs in (1, 2, 3)]
     for one in settings:
         whole = finish(one, tmp_path / "whole")
-    rates = [line["optimizer/lr"] for line in curves(tmp_path / "whole")[0] if "optimizer/lr" in line]
+    rates = [line["overview/lr"] for line in curves(tmp_path / "whole")[0] if "overview/lr" in line]
     assert len(rates) == 33
     assert rates[:11] == rates[11:22] == rates[22:]
     finish(settings[0], tmp_path / "run")

@@ -33,18 +33,18 @@ def test_a_run_logs_every_slot_and_gives_networks(gate, tmp_path):
         assert [run.space.encode(found.architecture) for found in run.evaluated] == [TEXT]
     board = EventAccumulator(str(tmp_path))
     board.Reload()
-    assert "supernet" in board.Tags()["images"]
-    shares = {tag for tag in board.Tags()["scalars"] if tag.startswith("gate/share")}
-    assert {f"gate/share_{slot.name}/{choice}" for slot in run.space.slots for choice in slot.choices} == shares
-    learned = {tag for tag in board.Tags()["scalars"] if tag.startswith(("gate/probability", "gate/undecided"))}
+    assert "plots/supernet" in board.Tags()["images"]
+    shares = {tag for tag in board.Tags()["scalars"] if tag.startswith("slot_share")}
+    assert {f"slot_share/{slot.name}/{choice}" for slot in run.space.slots for choice in slot.choices} == shares
+    learned = {tag for tag in board.Tags()["scalars"] if tag.startswith(("slot_probability", "slots/undecided"))}
     favourite, report = run.gate.favourite(), make_report(run)
     if gate is GATES[0]:
         assert (learned, favourite, report.favourite) == (set(), None, "")
     else:
-        assert learned == {"gate/undecided", *(tag.replace("share", "probability") for tag in shares)}
+        assert learned == {"slots/undecided", *(tag.replace("share", "probability") for tag in shares)}
         assert report.favourite == run.space.encode(favourite)
         assert report.favourite in [row.architecture for row in report.subnetworks]
-    norms = {tag.rpartition("/")[2] for tag in board.Tags()["scalars"] if tag.startswith("grad_norm")}
+    norms = {tag.rpartition("/")[2] for tag in board.Tags()["scalars"] if tag.startswith("slot_grad_norm")}
     assert norms <= {"nor_conv_1x1", "nor_conv_3x3"}
     assert norms
 

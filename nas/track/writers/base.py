@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +35,15 @@ class Writer:
     def image(self, tag: str, png: bytes, step: int = 0) -> None:
         """Write an image, given as the bytes of a PNG."""
 
-    def histogram(self, tag: str, counts: Sequence[int], step: int) -> None:
-        """Write a histogram whose bar ``k``, from k - 0.5 to k + 0.5, is ``counts[k]``."""
-
     def layout(self, charts: Mapping[str, Mapping[str, str]]) -> None:
         """Write which curves share a chart: category -> chart -> regex of the beginnings of tags."""
 
-    def hparams(self, params: Mapping[str, Any], metrics: Sequence[str]) -> None:
+    def hparams(self, params: Mapping[str, Any], given: Collection[str]) -> None:
         """Write a new run's settings, which a run that goes on has already.
 
         Args:
-            params: plain data by name, as in ``{"optimizer.lr": 0.1}``.
-            metrics: tags of curves whose last values are shown beside them.
+            params: all of them, plain data by name, as in ``{"gate": "fair", "train.epochs": 9}``.
+            given: the names of those that somebody has given, or that are not at their defaults.
         """
 
     def flush(self) -> None:

@@ -8,7 +8,7 @@ afterwards none has a gap or a double.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ class Writers:
             _set_aside(folder)
         self.step = step
         self._metrics = MetricsFile(folder, metrics_bytes)
+        self.is_open = True
         self._all = [_made(name, maker, folder, step) for name, maker in makers]
 
     @property
@@ -73,20 +74,15 @@ class Writers:
         for writer in self._all:
             writer.image(tag, png, step)
 
-    def histogram(self, tag: str, counts: Sequence[int], step: int) -> None:
-        """Write a histogram whose bar ``k`` is ``counts[k]``."""
-        for writer in self._all:
-            writer.histogram(tag, counts, step)
-
     def layout(self, charts: Mapping[str, Mapping[str, str]]) -> None:
         """Write which curves share a chart; see :meth:`Writer.layout`."""
         for writer in self._all:
             writer.layout(charts)
 
-    def hparams(self, params: Mapping[str, Any], metrics: Sequence[str]) -> None:
+    def hparams(self, params: Mapping[str, Any], given: Collection[str]) -> None:
         """Write a new run's settings; see :meth:`Writer.hparams`."""
         for writer in self._all:
-            writer.hparams(params, metrics)
+            writer.hparams(params, given)
 
     def flush(self) -> int:
         """Put everything on the disk; returns the length of ``metrics.jsonl`` in bytes for the checkpoint."""
@@ -96,6 +92,7 @@ class Writers:
 
     def close(self) -> None:
         """Write what is left and close everything."""
+        self.is_open = False
         self._metrics.close()
         for writer in self._all:
             writer.close()
@@ -105,7 +102,7 @@ class NullWriter(Writers):
     """Write nothing: for a process that leaves writing to another one."""
 
     def __init__(self) -> None:
-        self.step, self._all = 0, []
+        self.step, self._all, self.is_open = 0, [], False
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None: ...
 

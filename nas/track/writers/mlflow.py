@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -62,11 +62,11 @@ class MlflowWriter(Writer):
         with _told():
             self._client.log_image(self._id, Image.open(BytesIO(png)), f"{_fit(tag)}/{step:08d}.png")
 
-    def hparams(self, params: Mapping[str, Any], metrics: Sequence[str]) -> None:
-        given = [Param(_fit(name), str(value)) for name, value in params.items()]
+    def hparams(self, params: Mapping[str, Any], given: Collection[str]) -> None:
+        all_of_them = [Param(_fit(name), str(value)) for name, value in params.items()]
         with _told():
-            for first in range(0, len(given), MOST):
-                self._client.log_batch(self._id, params=given[first : first + MOST])
+            for first in range(0, len(all_of_them), MOST):
+                self._client.log_batch(self._id, params=all_of_them[first : first + MOST])
 
     def close(self) -> None:
         with _told():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from io import BytesIO
 from pathlib import Path
 from platform import node
@@ -24,7 +24,7 @@ from nas.track.writers.base import EVENTS, Writer
 
 
 class TensorBoardWriter(Writer):
-    """Writes a run's scalars, texts, images and histograms as TensorBoard reads them."""
+    """Writes a run's scalars, texts and images as TensorBoard reads them."""
 
     def __init__(self, folder: Path, step: int = 0) -> None:
         self._step = step
@@ -46,23 +46,6 @@ class TensorBoardWriter(Writer):
         encoded = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=png)
         self._add(Summary(value=[Summary.Value(tag=tag, image=encoded)]), step)
 
-    def histogram(self, tag: str, counts: Sequence[int], step: int) -> None:
-        used = [k for k, count in enumerate(counts) if count]
-        if not used:
-            return  # TensorBoard has nothing to show for a histogram of nothing
-        # It drops empty bars at both ends and takes min and max as the outer edges of those that are left.
-        data = summary.histogram_raw(
-            tag,
-            min=used[0] - 0.5,
-            max=used[-1] + 0.5,
-            num=sum(counts),
-            sum=sum(k * count for k, count in enumerate(counts)),
-            sum_squares=sum(k * k * count for k, count in enumerate(counts)),
-            bucket_limits=[k + 0.5 for k in range(len(counts))],
-            bucket_counts=list(counts),
-        )
-        self._add(data, step)
-
     def layout(self, charts: Mapping[str, Mapping[str, str]]) -> None:
         """Write the custom scalars: category -> chart -> regex; a chart shows all tags that begin with a match."""
         multiline = {
@@ -71,17 +54,15 @@ class TensorBoardWriter(Writer):
         }
         self._add(summary.custom_scalars(multiline), 0)
 
-    def hparams(self, params: Mapping[str, Any], metrics: Sequence[str]) -> None:
-        """Write a run's settings for the HPARAMS tab.
+    def hparams(self, params: Mapping[str, Any], given: Collection[str]) -> None:
+        """Write the given settings for the HPARAMS tab; anything but a number, a bool or a string as its ``str``.
 
-        Not torch's ``add_hparams``, which puts them in an extra folder: a second run in every chart.
-
-        Args:
-            params: what was set; anything but a number, a bool or a string is written as its ``str``.
-            metrics: tags of curves whose last values the tab shows beside them.
+        Not torch's ``add_hparams``, which puts them in an extra folder: a second run in every chart. And without the
+        list of columns that comes first there: TensorBoard takes that of one run for all, and makes a better one by
+        itself, in which the settings come first that differ.
         """
-        plain = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in params.items()}
-        for part in summary.hparams(plain, dict.fromkeys(metrics, 0.0)):
+        plain = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in params.items() if k in given}
+        for part in summary.hparams(plain, {})[1:]:
             self._add(part, self._step)
 
     def flush(self) -> None:

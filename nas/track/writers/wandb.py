@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ class WandbWriter(Writer):
     def image(self, tag: str, png: bytes, step: int = 0) -> None:
         self._run.log({tag: wandb.Image(Image.open(BytesIO(png)))}, step=step)
 
-    def hparams(self, params: Mapping[str, Any], metrics: Sequence[str]) -> None:
+    def hparams(self, params: Mapping[str, Any], given: Collection[str]) -> None:
         self._run.config.update(dict(params))
 
     def close(self) -> None:
