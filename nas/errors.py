@@ -7,6 +7,8 @@ cause is an ``assert``.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 LONGEST = 2000
 """Characters of a value or a rule in a message."""
 
@@ -89,6 +91,21 @@ class MemoryLimitError(NasError):
 
 class NasWarning(UserWarning):
     """Something that works but is probably not what was meant."""
+
+
+def did_you_mean(name: object, known: Iterable[str], otherwise: str = "") -> str:
+    """The remedy for a name that is not among the known ones.
+
+    Args:
+        name: what the user wrote.
+        known: what there is.
+        otherwise: the remedy where none is spelled alike; empty for a list of the known ones.
+    """
+    from difflib import get_close_matches  # an error alone needs it
+
+    known = list(known)
+    close = get_close_matches(str(name), known, n=1, cutoff=0.7)
+    return f"did you mean {close[0]}?" if close else otherwise or f"choose one of {', '.join(known)}"
 
 
 def require(ok: bool, key: str, value: object, rule: str, remedy: str) -> None:

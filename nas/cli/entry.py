@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from dataclasses import is_dataclass
 from functools import partial
 from pathlib import Path
+from platform import python_version
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import nas
 from nas.cli.task import Task, end, end_closed_pipe, line_for
 from nas.cli.torchrun import is_main, same_command, world_size
 from nas.errors import NasError
@@ -40,6 +42,9 @@ def run_verb(verb: str, schema: type, job: Job) -> None:
         schema: the dataclass of its settings.
         job: does the work in its folder, prints to its console, and returns the figures that a sweep's table shows.
     """
+    if "--version" in sys.argv[1:]:
+        print(versions())
+        return
     gc.disable()  # until the work begins: looking for garbage among what is imported takes a tenth of the start
     on_stop(lambda number, _: sys.exit(128 + number))
 
@@ -97,6 +102,13 @@ def _carry_out(schema: type, job: Job, config: DictConfig, folder: Path) -> dict
     # Without progress a run of a sweep prints nothing at all, because its result stands in the sweep's table.
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     return job(settings, folder, new_console(quiet=not is_main() or (in_sweep and not said.get("progress", True))))
+
+
+def versions() -> str:
+    """The line of ``--version``; torch is not imported for it."""
+    from importlib.metadata import version
+
+    return f"gated-nas {nas.__version__}, torch {version('torch')}, python {python_version()}"
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-import nas
+from nas.cli.entry import versions
 from nas.cli.task import end, end_closed_pipe
 from nas.errors import NasError, require
 from nas.files import write_whole
@@ -48,7 +48,7 @@ def parser() -> Parser:
         "--plot", metavar="TAG", action="append", default=[], help="draw these curves, as in metrics.jsonl"
     )
     found.add_argument("--out", metavar="FILE", type=Path, default=Path("curves.png"), help="where to; curves.png")
-    found.add_argument("--version", action="version", version=f"gated-nas {nas.__version__}")
+    found.add_argument("--version", action="version", version=versions())
     return found
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, fields, is_dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -16,6 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 import nas
 from nas import settings
 from nas.config.explain import parsed
+from nas.config.meant import unknown
+from nas.config.verbs import VERBS
 from nas.errors import SettingError
 
 T = TypeVar("T")
@@ -25,16 +28,6 @@ SCHEMAS = settings.GROUPS
 
 LONGEST = 130
 """Bytes of the name of a run's folder, without the digest of 9; file systems take 255, some that encrypt 143."""
-
-# Groups are left open: OmegaConf would not let another choice take the place of the dataclass's default.
-VERBS: dict[str, Any] = {
-    "train": settings.TrainRunSettings(**dict.fromkeys(SCHEMAS, settings.MISSING)),
-    "bench": settings.BenchSettings(),
-    "score": settings.ScoreSettings(space=settings.MISSING, data=settings.MISSING),
-    "search": settings.SearchRunSettings(),
-    "rank": settings.RankRunSettings(),
-    "export": settings.ExportSettings(),
-}
 
 
 def register(words: Sequence[str] = (), verbs: Iterable[str] = VERBS) -> None:
@@ -93,7 +86,8 @@ def settings_from(config: DictConfig, schema: type[T]) -> T:
     """
     result = OmegaConf.to_object(config)
     assert isinstance(result, schema), f"the primary config of {schema.__name__} does not name its schema"
-    _refuse_unread(result)
+    groups = {group: vars(result).get(group) for group in SCHEMAS}
+    _refuse_unread(result, partial(unknown, schema=schema, chosen={k: v.name for k, v in groups.items() if v}))
     return result
 
 
@@ -102,18 +96,17 @@ def yaml_of(settings: Any) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(asdict(settings)))
 
 
-def _refuse_unread(group: Any, prefix: str = "") -> None:
+def _refuse_unread(group: Any, meant: Callable[[str], tuple[str, str]], prefix: str = "") -> None:
     """Refuse what has no effect: keys that ``+key=value`` has added, and a group's ``name`` that was set."""
     known, kinds = [field.name for field in fields(group)], get_type_hints(type(group))
     for name, value in vars(group).items():
         if name not in known:
-            remedy = f"leave it out, or choose one of {', '.join(known)}"
-            raise SettingError(f"{prefix}{name}", value, f"there is no setting {prefix}{name}", remedy)
+            raise SettingError(f"{prefix}{name}", value, *meant(f"{prefix}{name}"))
         if name == "name" and value != type(group).name:
             key = prefix.rstrip(".")
             raise SettingError(f"{prefix}name", value, "is not chosen by its name", f"write {key}={value}")
         if is_dataclass(value):
-            _refuse_unread(value, f"{prefix}{name}.")
+            _refuse_unread(value, meant, f"{prefix}{name}.")
         elif is_dataclass(kinds[name]) or (name in SCHEMAS and value is not None):  # train=${seed} gets as far as here
             remedy = f"set what is in it, as {prefix}{name}.NAME=VALUE"
             raise SettingError(f"{prefix}{name}", value, "is a group of settings", remedy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from argparse import ArgumentError, Namespace
 from collections.abc import Sequence
 from types import NoneType
@@ -9,6 +10,7 @@ from typing import Any, get_args, get_type_hints
 
 from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
@@ -19,9 +21,10 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from nas.errors import LONGEST, one_line
+from nas.config.meant import SEE_ALL, unknown
+from nas.errors import LONGEST, did_you_mean, one_line
+from nas.settings import GROUPS
 
-SEE_ALL = "--cfg job prints all settings, --help the groups"
 LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm")
 """Choices of hydra/launcher that the extra ``sweep`` brings."""
 KINDS: dict[Any, str] = {
@@ -44,6 +47,8 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
 
 def _explain(error: Exception, overrides: Sequence[str]) -> str:
     match error:
+        case OverrideParseException() if re.fullmatch(r"[\w.]+", error.override):
+            return f"{error.override}: is not of the form key=value; write {error.override}=VALUE"
         case OverrideParseException():
             rule = "is not of the form key=value; put quotes around what has spaces, commas, brackets, | or ="
             return f"{error.override}: {rule}, and the shell's around the whole word"
@@ -51,9 +56,14 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
             group, _, name = file.rpartition("/")
             if group == "hydra/launcher" and name in LAUNCHERS:
                 return f"{group}={name}: needs packages that are not installed; pip install 'gated-nas[sweep]'"
-            return f"{group}={name}: there is no such choice; choose one of {', '.join(error.options)}"
-        case HydraException(__cause__=OmegaConfBaseException() as cause):
-            return _explain_value(cause, overrides)
+            return f"{group}={name}: there is no such choice; {did_you_mean(name, error.options)}"
+        case MissingConfigException(missing_cfg_file=str(file)) if "primary config" in str(error):
+            return f"--config-name={file}: there is no such file; leave it out, or name one in --config-dir=FOLDER"
+        case MissingConfigException(missing_cfg_file=str(file)) if file.startswith("schema/"):
+            name = file.removeprefix("schema/")
+            return f"--config-name={name}: is the file of another command; write nas-{name}"
+        case HydraException(__context__=OmegaConfBaseException() as cause):
+            return _explain_value(cause, overrides, _file(error))
         case OmegaConfBaseException():
             return _explain_value(error, overrides)
         case OverflowError():  # a whole number for a setting that is a float; OmegaConf lets it through
@@ -61,7 +71,16 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
             given = max((override for override in overrides if _is_about(override, key)), key=len, default=key)
             return f"{given}: is a number too large for a float; write a smaller one"
     text = " ".join(str(error).split())  # Hydra's own sentences: they name the remedy, over several lines
-    given = next((override for override in overrides if override in text), "the command line")
+    given = _file(error) or next((override for override in overrides if override in text), "the command line")
+    if found := re.search(r"Could not override '(.*?)'\. No match", text):
+        if found[1] in GROUPS:
+            return f"{given}: this command has no group {found[1]}; --help lists its groups and experiments"
+        return f"{given}: is a file that changes others; write a + before it, +{given}"
+    if found := re.search(r"Multiple values for (\w+)\.", text):
+        given = next((word for word in overrides if word.startswith(f"+{found[1]}=")), given)
+        return f"{given}: is chosen already; write it without the +"
+    if text.startswith("Ambiguous value"):
+        return f"{given}: is several values; add -m for a run of each, or write a list in brackets, as in [1,2]"
     return f"{given}: {text}; {SEE_ALL}"
 
 
@@ -96,20 +115,23 @@ def explain_flags(words: Sequence[str]) -> str | None:
     return f"{rest[0]}: stands behind a flag and other settings; write flags such as -m first" if rest else None
 
 
-def _explain_value(error: OmegaConfBaseException, overrides: Sequence[str]) -> str:
-    """One line for an error that OmegaConf found at a key."""
+def _explain_value(error: OmegaConfBaseException, overrides: Sequence[str], file: str = "") -> str:
+    """One line for an error that OmegaConf found at a key, of a word or of the file that one has chosen."""
     key = error.full_key or "the command line"
-    given = max((override for override in overrides if _is_about(override, key)), key=len, default=key)
+    given = file or max((override for override in overrides if _is_about(override, key)), key=len, default=key)
     types = get_type_hints(error.object_type) if isinstance(error.object_type, type) else {}
     first_line = str(error).strip().split("\n")[0]
     match error:
         case MissingMandatoryValue():
             return f"{key}=???: must be given; write {key}=VALUE"
         case ConfigAttributeError() | ConfigKeyError():
-            group = key.partition(".")[0]
-            if not types and group != key:  # space.widths=[8] where no space is chosen
-                return f"{given}: no {group} is chosen that could have this setting; write {group}=... before it"
-            return f"{given}: there is no setting {key}; choose one of {', '.join(types)}; {SEE_ALL}"
+            root = error.parent_node._get_root()
+            schema = OmegaConf.get_type(root)
+            if schema is None or key.startswith("hydra."):
+                return f"{given}: there is no setting {key}; choose one of {', '.join(types)}; {SEE_ALL}"
+            asked = given.lstrip("+~").split("=")[0]
+            asked = asked if asked.startswith(key) else key
+            return f"{given}: {'; '.join(unknown(asked, schema, _chosen(root)))}"
         case ConfigTypeError():
             return f"{given}: {first_line}; to change a setting write KEY=VALUE"
         case InterpolationResolutionError():
@@ -118,6 +140,18 @@ def _explain_value(error: OmegaConfBaseException, overrides: Sequence[str]) -> s
             rule = KINDS.get(_given(types[error.key]), f"is a group of settings, set one by one as {key}.NAME=VALUE")
             return f"{given}: {rule}; {SEE_ALL}"
     return f"{given}: {first_line}; {SEE_ALL}"
+
+
+def _file(error: Exception) -> str:
+    """The word that chose the file in which Hydra found an error, as in ``experiment=mine``; empty if it is no file."""
+    found = re.match(r"In '(?:(.+)/)?(.+?)':", str(error))
+    return f"{(found[1] or '--config-name').removeprefix('schema/')}={found[2]}" if found else ""
+
+
+def _chosen(root: DictConfig) -> dict[str, str]:
+    """The choice of each group in a config; a group may have none."""
+    names = {group: OmegaConf.select(root, f"{group}.name") for group in GROUPS}
+    return {group: name for group, name in names.items() if name}
 
 
 def _given(kind: Any) -> Any:

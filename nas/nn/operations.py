@@ -10,7 +10,7 @@ import re
 
 from torch import Tensor, nn
 
-from nas.errors import SettingError
+from nas.errors import SettingError, did_you_mean
 
 OPERATIONS = (
     "skip",
@@ -118,4 +118,5 @@ def operation(name: str, in_channels: int, out_channels: int, stride: int = 1) -
             average = nn.AvgPool2d(kernel, stride, kernel // 2, count_include_pad=False)
             return _pool(average, in_channels, out_channels)
     remedy = f"choose from {', '.join(OPERATIONS)}; kernel sizes are odd"
+    remedy = remedy if name[-1:] in tuple("02468") else did_you_mean(name, OPERATIONS, remedy)
     raise SettingError("space.candidates", name, "is not a known operation", remedy)

@@ -7,7 +7,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from nas.errors import ScoreError
+from nas.errors import ScoreError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def check_names(proxies: Sequence[str], key: str = "proxies") -> None:
         raise ScoreError(key, list(proxies), "must name at least one proxy", f"there are {', '.join(PROXIES)}")
     for name in proxies:
         if name not in PROXIES:
-            raise ScoreError(key, name, "is not a proxy", f"there are {', '.join(PROXIES)}")
+            raise ScoreError(key, name, "is not a proxy", did_you_mean(name, PROXIES))
         if list(proxies).count(name) > 1:
             raise ScoreError(key, name, "is named more than once", "name it once")
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
 
-from nas.errors import SettingError
+from nas.errors import SettingError, did_you_mean
 from nas.score import PROXIES, rank_sum
 from nas.search.objectives import COSTS, EVALUATED, RANK_SUM, SURROGATE, TRAINED, Objective, objective
 from nas.search.propose.proposers import SEARCH, Trial
@@ -86,5 +86,5 @@ def members_of_sum(settings: SearchSettings, supernet: bool) -> list[Objective]:
     known = {*EVALUATED, *COSTS, *PROXIES, TRAINED.name}
     for name in names:
         if name not in known:
-            raise SettingError("search.sum", name, "is no predictor", f"choose from {', '.join(sorted(known))}")
+            raise SettingError("search.sum", name, "is no predictor", did_you_mean(name, sorted(known)))
     return [objective(name) for name in names]

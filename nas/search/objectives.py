@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from nas.errors import SettingError
+from nas.errors import SettingError, did_you_mean
 from nas.score import PROXIES
 from nas.search.allowed import Allowed
-from nas.settings.rank import SUPERNET
+from nas.settings.rank import SUPERNET, TRIVIAL
 from nas.space import Architecture, SearchSpace
 
 
@@ -85,13 +85,18 @@ def objective(name: str, bound: float | None = None) -> Objective:
     if name in known:
         return known[name]
     if name not in PROXIES:
-        others = ", ".join(sorted(PROXIES.keys() - known.keys()))
-        remedy = f"choose from {', '.join(known)}, or a proxy: {others}"
+        remedy = named_or_proxy(name, known)
         if bound is not None:
             raise SettingError(f"search.limit.{name}", f"{bound:.10g}", "is a limit on an unknown objective", remedy)
         raise SettingError("search.objectives", name, "is an unknown objective", remedy)
     better = PROXIES[name].higher_is_better
     return Objective(name, not better, f"{name} ({'larger' if better else 'smaller'} is better)", name)
+
+
+def named_or_proxy(name: str, known: Iterable[str]) -> str:
+    """The remedy for a name that is neither one of the known ones nor a proxy."""
+    proxies = sorted(PROXIES.keys() - {*known, *TRIVIAL})
+    return did_you_mean(name, [*known, *proxies], f"choose from {', '.join(known)}, or a proxy: {', '.join(proxies)}")
 
 
 def points(objectives: Sequence[Objective], found: Sequence[dict[str, float]]) -> list[tuple[float, ...]]:

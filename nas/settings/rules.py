@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from nas.errors import require
+from nas.errors import SettingError, did_you_mean, require
 
 MISSING: Any = "???"  # OmegaConf's mark for a value that must be given
 LARGEST = 2**53
@@ -38,11 +38,13 @@ class Settings:
         for one in fields(self):
             key, value = f"{self._group}{one.name}", getattr(self, one.name)
             for holds, rule, remedy in one.metadata.get("rules", ()):
-                require(holds(value), key, value, rule, remedy or f"write for example {key}={one.default}")
+                if not holds(value):
+                    remedy = remedy(value) if callable(remedy) else remedy or f"write for example {key}={one.default}"
+                    raise SettingError(key, value, rule, remedy)
 
 
-Rule = tuple[Callable[[Any], bool], str, str]
-"""Whether a value is fine, what must hold, and the remedy; an empty one shows the default."""
+Rule = tuple[Callable[[Any], bool], str, str | Callable[[Any], str]]
+"""Whether a value is fine, what must hold, and the remedy, perhaps of the value; an empty one shows the default."""
 
 
 def _ruled(default: Any, *rules: Rule) -> Any:
@@ -88,7 +90,8 @@ def at_least_or_none(least: int) -> Any:
 
 def choice(*allowed: str) -> Any:
     """One of these names; the first is the default."""
-    return _ruled(allowed[0], (allowed.__contains__, f"must be one of {', '.join(allowed)}", "choose one of them"))
+    remedy = lambda value: did_you_mean(value, allowed, "choose one of them")  # noqa: E731
+    return _ruled(allowed[0], (allowed.__contains__, f"must be one of {', '.join(allowed)}", remedy))
 
 
 def thread_count() -> Any:
@@ -120,7 +123,8 @@ def is_import_name(text: str) -> bool:
 
 def one_of(key: str, value: object, *allowed: str) -> None:
     """``value`` is one of ``allowed``."""
-    require(value in allowed, key, value, f"must be one of {', '.join(allowed)}", "choose one of them")
+    rule, remedy = f"must be one of {', '.join(allowed)}", did_you_mean(value, allowed, "choose one of them")
+    require(value in allowed, key, value, rule, remedy)
 
 
 def one_source(checkpoint: str, search: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from nas.errors import require
+from nas.errors import did_you_mean, require
 from nas.settings import rules
 from nas.settings.data import DataSettings, DigitsSettings
 from nas.settings.gate import GateSettings, UniformGateSettings
@@ -107,12 +107,13 @@ class TrackSettings(Settings, group="track"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        remedy = "write for example track.writers=[tensorboard,csv]"
+        example = "write for example track.writers=[tensorboard,csv]"
         for name in self.writers:
+            remedy = did_you_mean(name, WRITERS, example)
             ok = name in WRITERS or rules.is_import_name(name)
             rule = f"must be of {', '.join(WRITERS)}, or your own as in my_pkg.my:MyWriter"
             require(ok, "track.writers", name, rule, remedy)
-            require(self.writers.count(name) == 1, "track.writers", name, "must be named once", remedy)
+            require(self.writers.count(name) == 1, "track.writers", name, "must be named once", example)
 
 
 @dataclass

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from nas.errors import ArchitectureError, SpaceError
+from nas.errors import ArchitectureError, SpaceError, did_you_mean
 from nas.nn import Active, GatedSum, active_of, indices_of, open_branches
 from nas.settings import CellSettings
 from nas.space.base import Architecture, SearchSpace, Slot
@@ -194,7 +194,8 @@ def _entries(text: str, node: int, part: str) -> list[Active]:
         raise _unreadable(text, f"{rule}, not from {', '.join(map(str, sources))}")
     for name, source in read:
         if name not in CANDIDATES:
-            raise _unreadable(text, f"{name} is not an operation of this space ({', '.join(CANDIDATES)})")
+            rule = f"{name} is not an operation of this space ({', '.join(CANDIDATES)})"
+            raise ArchitectureError("architecture", text, rule, did_you_mean(name, CANDIDATES, "take one of them"))
         if CANDIDATES.index(name) in entries[source]:
             raise _unreadable(text, f"node {node} has {name} from {source} twice")
         entries[source].append(CANDIDATES.index(name))

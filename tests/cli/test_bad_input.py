@@ -27,7 +27,8 @@ class Net(nn.Module):
 WRONG = {
     "train.epochs=0": r"train\.epochs=0: must be above 0 and finite; .*",
     "--multirun --cfg job": r"--multirun: Only one of .* can be specified; .*",
-    "--config-name=foo": r"the command line: Cannot find primary config 'foo'.*",
+    "--config-name=foo": r"--config-name=foo: there is no such file; leave it out, or name one in --config-dir=FOLDER",
+    "--config-name=rank": "--config-name=rank: is the file of another command; write nas-rank",
     "hydra.run.dir=a/b/c seed=-1": r"seed=-1: must not be negative; .*",
     "gate=fixed gate.architecture=5": r".*architecture=.*5.*: .* from 0 to 1, .*; slot mix has 0 to 1: .*",
     "gate=fixed gate.architecture=0-1": r".*architecture=.*: must have one entry for each of the 1 slots .*; write .*",

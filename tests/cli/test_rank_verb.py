@@ -67,7 +67,7 @@ WRONG = {
     "checkpoint=gone": r"checkpoint=gone: does not exist; name the folder of a run of nas-train",
     "checkpoint=HERE/trained truth=gone.csv": r"truth=gone\.csv: there is no file gone\.csv; write truth=own .*",
     "checkpoint=HERE/trained truth=HERE/misfit.csv": r"truth=.*: 2 of 3 architectures do not fit space chain, first .*",
-    "checkpoint=HERE/trained proxies=[foo]": r"proxies=foo: is not a proxy; there are jacob_cov, .*",
+    "checkpoint=HERE/trained proxies=[foo]": r"proxies=foo: is not a proxy; choose one of jacob_cov, .*",
     "checkpoint=HERE/trained predictors=[loss,surrogate] rank.trainings=8": (
         r"rank\.trainings=8: leaves 1 of 9 architectures to predict; write at most 7"
     ),

@@ -61,7 +61,7 @@ def test_a_stop_keeps_the_scores_it_has(nas_score, tmp_path, monkeypatch):
 
 
 WRONG = [
-    (["proxies=[nas_wot]"], r"proxies=nas_wot: is not a proxy; there are jacob_cov, naswot, .*, flops"),
+    (["proxies=[nas_wot]"], r"proxies=nas_wot: is not a proxy; did you mean naswot\?"),
     (["proxies=[zico]", "batches=1"], r"proxies=zico: needs at least 2 batches: .*; give batches=2"),
     (["only=[0-0-7]"], r"architecture=\(0, 0, 7\): entry 7 .*"),
     (["batch_size=99"], r"batch_size=99: 2 such batches need 198 training images; there are \d+; .*"),

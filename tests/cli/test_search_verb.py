@@ -83,7 +83,7 @@ WRONG = {
     "search.objectives=[foo]": r"search\.objectives=foo: is an unknown objective; choose from loss, .*",
     "search.limit.foo=1": r"search\.limit\.foo=1: is a limit on an unknown objective; .*",
     "search.limit.rank_sum=7": r"search\.limit\.rank_sum=7\.0: depends on the other trials, so it is no limit; .*",
-    "search.rank_by=rank_sum search.sum=[loss,foo]": r"search\.sum=foo: is no predictor; choose from .*",
+    "search.rank_by=rank_sum search.sum=[loss,foo]": r"search\.sum=foo: is no predictor; choose one of .*",
     "search.finetune_steps=20": r"search\.finetune_steps=20: is for loss_tuned and accuracy_tuned; .*",
     "search.limit.flops=7": r"search\.limit\.flops=7: no architecture .* that small; the smallest has \d+; .*",
     "search.limit.parameters=7": r"search\.limit\.parameters=7: no architecture .* that small; the smallest .*",

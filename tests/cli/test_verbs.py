@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import nas
 from nas.config import conf_folder
 from nas.config.compose import SCHEMAS
 from nas.errors import SettingError
@@ -32,6 +33,7 @@ def printed():
     """What each verb prints for --help, by its command line; also for some others, all in one fresh process."""
     commands = [(verb, "--help") for verb in VERBS]
     commands.append(("train", "--cfg", "job", "space=chain", "train.epochs=7"))
+    commands += [(verb, "--version") for verb in (*VERBS, "runs")]
     code = IMPORTED.format(commands=commands)
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (0, "HEAVY: []\n")
@@ -54,6 +56,12 @@ def test_help_names_every_group_and_choice(printed):
             assert path.stem in words, path
     for word in ("loss_tuned", "accuracy_running", "truth=mine.csv", "data=", "space="):
         assert word in printed["nas-rank --help"]
+
+
+def test_every_verb_says_its_version(printed):
+    for verb in (*VERBS, "runs"):
+        expected = rf"gated-nas {nas.__version__}, torch \d[\w.+]+, python 3\.\d[\w.+]+\n"
+        assert re.fullmatch(expected, printed[f"nas-{verb} --version"]), verb
 
 
 def test_the_config_is_printed_with_what_was_given(printed):

@@ -11,7 +11,7 @@ from nas.score import PROXIES, score
 from nas.score.run import training_batches
 from nas.search.evaluate.evaluator import Evaluator
 from nas.search.measure import PROXY_BATCHES
-from nas.search.objectives import TRAINED, Limits, Objective
+from nas.search.objectives import TRAINED, Limits, Objective, named_or_proxy
 from nas.search.propose.surrogate import Column
 from nas.search.propose.surrogate_proposer import SurrogateProposer
 from nas.search.target import SearchTarget
@@ -64,8 +64,7 @@ def features_of(settings: SearchSettings, supernet: bool) -> list[str]:
         return [CHOICES, PAIRS, COST, *[SUPERNET] * supernet]
     for name in settings.features:
         if name not in FEATURES and name not in PROXIES:
-            remedy = f"choose from {', '.join(FEATURES)}, or a proxy: {', '.join(sorted(PROXIES))}"
-            raise SettingError("search.features", name, "is an unknown feature", remedy)
+            raise SettingError("search.features", name, "is an unknown feature", named_or_proxy(name, FEATURES))
     if SUPERNET in settings.features and not supernet:
         rule, remedy = "needs a trained supernet", "add checkpoint=outputs/train/RUN, or leave it out"
         raise SettingError("search.features", SUPERNET, rule, remedy)
