@@ -14,24 +14,23 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from nas.cli.rows import FAILED, ROW, Planned, summarize
+from nas.cli.rows import FAILED, ROW, Planned, Watch, first_figure, planned, summarize
 from nas.cli.task import Task, end, line_for
 from nas.cli.torchrun import same_command
 from nas.config import explain
@@ -43,6 +42,8 @@ if TYPE_CHECKING:
 
 BESIDE = ("joblib", "submitit_local")
 """Launchers whose workers are processes of this machine, started by the launching one."""
+OURS = ("basic", "nas_optuna")
+"""Choices of hydra/sweeper that go on after a failed run."""
 
 
 @dataclass
@@ -54,12 +55,16 @@ class Plan:
         run: what ``run=`` must say to go on with it; empty where there is no such setting.
         launcher: Hydra's name of it.
         runs: in the order in which they are started; empty if this process has no sweep.
+        watch: says which of them have ended.
+        note: what is printed below the table.
     """
 
     folder: Path = Path()
     run: str = ""
     launcher: str = ""
-    runs: tuple[Planned, ...] = ()
+    runs: list[Planned] = field(default_factory=list)
+    watch: Watch = field(default_factory=lambda: Watch("", 0))
+    note: str = ""
 
 
 PLAN = Plan()
@@ -70,9 +75,9 @@ class Sweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Find the folders of all runs; end the process if two would share one, or one cannot be composed."""
-        verb = _verb(config)
+        verb, chosen = _verb(config), config.hydra.runtime.choices
         try:
-            runs = _planned(config)
+            runs = _grid(config) if chosen["hydra/sweeper"] == "basic" else []
         except (HydraException, OmegaConfBaseException) as error:  # Hydra would make a warning of it
             end(verb, explain(error, sys.argv[1:]))
         folders = [run.folder for run in runs]
@@ -80,80 +85,80 @@ class Sweep(Callback):
             rule = f"is the folder of {folders.count(twice[0])} runs of the sweep"
             end(verb, f"{Path(twice[0]).name}: {rule}; write each value once, and hydra.sweep.subdir not at all")
         PLAN.folder, PLAN.run = Path(config.hydra.sweep.dir).absolute(), config.get("run", "")
-        PLAN.launcher, PLAN.runs = config.hydra.runtime.choices["hydra/launcher"], tuple(runs)
+        PLAN.launcher, PLAN.runs, PLAN.note = chosen["hydra/launcher"], runs, ""
         for folder in folders:
             with suppress(OSError):  # its run will say so
                 Path(folder, FAILED).unlink(missing_ok=True)
+        PLAN.watch = Watch(config.hydra.job.name, len(runs))
+        PLAN.watch.add(runs)
+        if PLAN.launcher != "basic":
+            PLAN.watch.look_on()
         if PLAN.launcher == "submitit_local":
             _block_ctrl_c()
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """Forget what was said of a run that begins again."""
+        self._began = time.perf_counter()
         with suppress(OSError):
             Path(config.hydra.runtime.output_dir, ROW).unlink(missing_ok=True)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
-        """Note in a run's folder what came out, or why it failed, and let the others go on."""
+        """Note in a run's folder what came out, or why it failed, and let the others go on.
+
+        Hydra, and a sweeper that optimises, get the first figure of a finished run, and None of any other.
+        """
         folder, result = Path(config.hydra.runtime.output_dir), job_return._return_value
-        line = line_for(result, folder, sys.argv[1:]) if job_return.status != JobStatus.COMPLETED else None
-        if config.hydra.mode != RunMode.MULTIRUN:
-            if line:
-                end(_verb(config), line)
-        elif job_return.status != JobStatus.COMPLETED:
-            _note_failure(config.hydra.job.name, folder, result, line)
-            job_return.status, job_return.return_value = JobStatus.COMPLETED, None
+        failed = job_return.status != JobStatus.COMPLETED
+        line = line_for(result, folder, sys.argv[1:]) if failed else None
+        alone = config.hydra.mode != RunMode.MULTIRUN
+        if failed and alone and line:
+            end(_verb(config), line)
+        if failed and (alone or config.hydra.runtime.choices["hydra/sweeper"] not in OURS):
+            return  # Hydra, or the sweeper, raises it
+        job_return.status = JobStatus.COMPLETED
+        job_return.return_value = None if failed or result is None else first_figure(result)
+        if alone:
+            return
+        if failed:
+            _note_failure(folder, result, line)
         elif result is not None:  # else it was stopped, and is unfinished
-            write_whole(folder / ROW, json.dumps(result) + "\n")
+            seconds = round(time.perf_counter() - self._began, 3)
+            write_whole(folder / ROW, json.dumps({**result, "seconds": seconds}) + "\n")
+        PLAN.watch.look()
 
 
 def _verb(config: DictConfig) -> str:
     return str(config.hydra.job.name).removeprefix("nas-")
 
 
-def _note_failure(job: str, folder: Path, error: Exception, line: str | None) -> None:
+def _note_failure(folder: Path, error: Exception, line: str | None) -> None:
     reason, trace = line, ""
     if reason is None:  # a bug, ours or that of a user's own network
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         trace = "\n" + "".join(traceback.format_exception(error))
-    more = f" (in {folder / FAILED})" if trace else ""
-    print(f"{job}: {folder.name}: {reason}{more}", file=sys.stderr, flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / FAILED, f"{reason}\n{trace}")
 
 
-def _planned(config: DictConfig) -> list[Planned]:
-    """The runs that Hydra's sweeper makes of the command line, composed as its launchers compose them."""
-    loader = GlobalHydra.instance().config_loader()
+def _grid(config: DictConfig) -> list[Planned]:
+    """The runs that Hydra's own sweeper makes of the command line."""
     words = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
-    choices = [
-        [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-        if override.is_sweep_override()
-        else [f"{override.get_key_element()}={override.get_value_element_as_str()}"]
-        for override in OverridesParser.create(loader).parse_overrides([*words, *config.hydra.overrides.task])
-    ]
-    _ = config.hydra.sweep.dir  # resolved once, here: it may have the time in it, which the runs then have in common
-    found, before = [], HydraConfig.instance().cfg
-    for number, given in enumerate(itertools.product(*choices)):
-        one = loader.load_sweep_config(config, list(given))
-        with open_dict(one):
-            one.hydra.job.id = one.hydra.job.num = number
-        HydraConfig.instance().set_config(one)  # for ${hydra:...}
-        try:
-            folder = os.path.abspath(os.path.join(one.hydra.sweep.dir, one.hydra.sweep.subdir))
-        finally:
-            HydraConfig.instance().cfg = before
-        found.append((folder, list(one.hydra.overrides.task)))
-    common = set.intersection(*(set(given) for _, given in found))
-    names = [",".join(word for word in given if word not in common) for _, given in found]
-    return [
-        Planned(name or Path(folder).name, folder, given) for name, (folder, given) in zip(names, found, strict=True)
-    ]
+    parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+    choices = []
+    for word in parser.parse_overrides([*words, *config.hydra.overrides.task]):
+        if word.is_interval_sweep():
+            rule = "has no values to go through one by one; add hydra/sweeper=nas_optuna, or write choice(...)"
+            end(_verb(config), f"{word.input_line}: {rule}")
+        values = word.sweep_string_iterator() if word.is_sweep_override() else [word.get_value_element_as_str()]
+        choices.append([f"{word.get_key_element()}={value}" for value in values])
+    runs = list(itertools.product(*choices))
+    return planned(config, runs, set.intersection(*map(set, runs)))
 
 
 @contextmanager
 def summed_up(task: Task) -> Iterator[None]:
     """Print the table of a sweep's runs, however the sweep ends; nothing if there is no sweep."""
-    PLAN.runs, lost = (), ""
+    PLAN.runs, lost = [], ""
     try:
         yield
     except RuntimeError as error:  # of joblib or submitit: errors of runs do not come here
@@ -167,7 +172,8 @@ def summed_up(task: Task) -> Iterator[None]:
     finally:
         _unblock_ctrl_c()
         if PLAN.runs:
-            successful = summarize(PLAN.runs, PLAN.folder)
+            PLAN.watch.close()
+            successful = summarize(PLAN.runs, PLAN.folder, PLAN.note)
             if task.stop:
                 name = signal.Signals(task.stop).name
                 cluster = PLAN.launcher == "submitit_slurm"

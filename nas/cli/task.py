@@ -8,8 +8,8 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 SIGPIPE = 13
 """Its number; Windows has no such signal."""
+
+OUTPUT = "output.log"
+"""In the folder of a run beside others: what it prints."""
 
 _stopped: list[int] = []
 """Signals that have stopped this worker: it begins no further run."""
@@ -67,7 +70,8 @@ class Task:
         if self.in_worker:
             self._settle()
         try:
-            return self.job(config, folder)
+            with self._output(folder):
+                return self.job(config, folder)
         except BrokenPipeError:
             end_closed_pipe()
         except SystemExit as stop:
@@ -78,10 +82,23 @@ class Task:
             if self.in_worker:
                 on_stop(_note)
 
+    @contextmanager
+    def _output(self, folder: Path) -> Iterator[None]:
+        """Let a run print into a file in its folder where several would share a terminal; submitit has its own."""
+        path = folder / OUTPUT
+        if not self.in_worker or "SUBMITIT_EXECUTOR" in os.environ:
+            yield
+            return
+        with open(path, "a", buffering=1) as file, redirect_stdout(file):
+            try:
+                yield
+            finally:
+                if not file.tell():
+                    path.unlink()
+
     def _settle(self) -> None:
         """Make a launcher's worker behave like a process that was started by hand."""
         sys.argv = list(self.words)
-        os.environ["TTY_COMPATIBLE"] = "0"  # rich: the bars of several processes on one terminal are unreadable
         on_stop(_leave)
         # Jobs of submitit outlive the process that has submitted them, on purpose.
         if not _watched and "SUBMITIT_EXECUTOR" not in os.environ:

@@ -34,7 +34,14 @@ def test_launched_runs_equal_those_alone(nas_train, start_command, tiny, tmp_pat
     assert rows_of(sweep)["seed=-2"]["error"] == reason
     assert (sweep / "seed=-2" / "failed.txt").read_text() == f"{reason}\n"
     assert out.splitlines()[-2:] == [f"seed=-2: {reason}", f"sweep: {sweep}"]
-    assert err in ("", f"nas-train: seed=-2: {reason}\n")  # that of submitit's jobs lies in .submitit
+    assert err == f"nas-train: seed=-2: {reason}\n"
+    said = out.partition("Sweep\n")[0].splitlines()  # and nothing of what the runs print
+    assert sorted(re.sub(r"^\d of 3  (seed=\d)  val accuracy [\d.]+%  [\d.]+ s$", r"\1", line) for line in said) == [
+        "seed=1",
+        "seed=2",
+    ]
+    if launcher == JOBLIB:
+        assert "epoch 1/1" in (sweep / "seed=1" / "output.log").read_text()
     for seed in 1, 2:
         assert same_weights(sweep / f"seed={seed}", outputs / f"alone{seed}")
     assert sorted(path.name for path in sweep.glob("seed*")) == ["seed=-2", "seed=1", "seed=2"]

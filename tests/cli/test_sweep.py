@@ -7,10 +7,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import optuna
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
-from nas.cli.rows import Planned, read_row
+from hydra_plugins.nas_optuna import _distribution
+from nas.cli.rows import Planned, Watch, read_row
 from nas.config import conf_folder, register
+from nas.files import write_whole
 
 NETS = """
 from torch import nn
@@ -27,6 +35,10 @@ class Net(nn.Module):
     def forward(self, x, architecture):
         return self.head(self.mix(x, architecture[0]).flatten(1))
 """
+
+
+def optuna_storage(folder):
+    return JournalStorage(JournalFileBackend(str(folder / "optuna.log")))
 
 
 def rows_of(folder):
@@ -95,6 +107,7 @@ WRONG = [
     (["gate=uniform,foo"], r"gate=foo: there is no such choice; .*"),
     (["seed=1,x"], r"seed=1,x: must be a whole number; .*"),
     (["seed=1,2", "hydra.launcher.n_jobs=2"], r"hydra\.launcher\.n_jobs=2: .*"),
+    (["optimizer.lr=interval(0.1,1)"], r"optimizer\.lr=interval\(0\.1,1\): .*; add hydra/sweeper=nas_optuna, .*"),
 ]
 
 
@@ -150,6 +163,18 @@ def test_a_row_is_read_from_a_runs_folder(tmp_path):
     assert (read_row(run)["state"], read_row(run)["error"]) == ("failed", "seed=1: why")
 
 
+def test_a_row_of_an_earlier_sweep_is_no_news(tmp_path, capsys):
+    run, watch = Planned("seed=1", str(tmp_path), ["seed=1"]), Watch("nas-train", 2)
+    write_whole(tmp_path / "row.json", '{"val_accuracy": 0.5, "seconds": 1}')
+    watch.add([run])
+    watch.look()
+    assert capsys.readouterr().out == ""
+    write_whole(tmp_path / "row.json", '{"architecture": "0", "val_accuracy": 0.5, "seconds": 12.3}')
+    watch.look()
+    watch.close()
+    assert capsys.readouterr().out == "1 of 2  seed=1  val accuracy 50.0%  12 s\n"
+
+
 def test_a_stopped_sweep_goes_on_with_each_run(nas_train, stopped_at, tiny, tmp_path, same_weights):
     words = (*tiny, "train.epochs=2", "evaluate.every_epochs=2")
     with stopped_at("*/seed=2/step_*", signal.SIGINT):
@@ -184,11 +209,94 @@ def test_sweeps_of_other_verbs_go_on_too(command, tmp_path):
     assert best.startswith(rows["proxies=[snip]"]["architecture"])
 
 
-def test_a_quiet_sweep_prints_its_table_alone(nas_train, tiny, tmp_path):
-    ended = nas_train("-m", *tiny, "gate=uniform,fair", "seed=1,2", "run=quiet", "track.progress=false")
-    assert (ended.status, ended.err) == (0, "")
-    assert ended.out.startswith("Sweep\n"), ended.out
+def test_each_ended_run_is_one_line_at_once(nas_train, tiny, tmp_path):
+    ended = nas_train("-m", *tiny, "gate=uniform,fair", "seed=1,-2", "run=quiet", "track.progress=false")
+    assert ended.status == 1
+    lines, _, table = ended.out.partition("Sweep\n")
     sweep = tmp_path / "outputs" / "train" / "quiet"
-    names = {f"gate={gate},seed={seed}" for gate in ("fair", "uniform") for seed in (1, 2)}
-    assert {path.parent.name for path in sweep.glob("*/step_*")} == names == set(rows_of(sweep))
-    assert {path.parent.name for path in sweep.glob("*/report.json")} == names
+    for line, number, gate in zip(lines.splitlines(), (1, 3), ("uniform", "fair"), strict=True):
+        name = f"gate={gate},seed=1"
+        accuracy = json.loads((sweep / name / "report.json").read_text())["subnetworks"][0]["val_accuracy"]
+        assert re.fullmatch(rf"{number} of 4  {name}  val accuracy {accuracy:.1%}  [\d.]+ s", line), line
+        assert f"│ {name} " in table
+    assert re.findall(r"nas-train: gate=(\w+),seed=-2: seed=-2: must not be negative; .*\n", ended.err) == [
+        "uniform",
+        "fair",
+    ]
+    assert "seconds" not in table
+
+
+def test_hydra_gets_the_best_validation_accuracy(nas_train, tiny, tmp_path, monkeypatch):
+    basic = Plugins.instance().class_name_to_class["hydra._internal.core_plugins.basic_sweeper.BasicSweeper"]
+    found, sweep = [], basic.sweep
+    monkeypatch.setattr(basic, "sweep", lambda self, arguments: found.extend(sweep(self, arguments)))
+    assert nas_train("-m", *tiny, "seed=1,-2", "run=two").status == 1
+    report = json.loads((tmp_path / "outputs/train/two/seed=1/report.json").read_text())
+    best = max(row["val_accuracy"] for row in report["subnetworks"])
+    assert [job.return_value for job in found[0]] == [best, None]
+
+
+SEARCH = ("hydra/sweeper=nas_optuna", "gate=uniform,fair", "optimizer.lr=tag(log,interval(0.01,1))", "seed=3")
+
+
+def test_a_stopped_search_proposes_the_same(nas_train, stopped_at, tiny, tmp_path):
+    outputs = tmp_path / "outputs" / "train"
+    words = ("-m", *tiny, *SEARCH, "train.epochs=2", "evaluate.every_epochs=2", "track.progress=false")
+    words = (*words, "hydra.sweeper.n_jobs=2", "hydra.sweeper.n_trials=4")
+    assert nas_train(*words, "run=stopped", "hydra.sweeper.n_trials=2").status == 0
+    with stopped_at("*/step_*", signal.SIGINT):
+        assert nas_train(*words, "run=stopped").status == 130
+    ended = nas_train(*words, "run=stopped")
+    assert (ended.status, ended.err) == (0, "")
+    assert [line[:6] for line in ended.out.splitlines()[:3]] == ["3 of 4", "4 of 4", "Sweep"]
+    assert nas_train(*words, "run=whole").status == 0
+    runs, others = (list(rows_of(outputs / name).values()) for name in ("stopped", "whole"))
+    assert [row["run"] for row in runs] == [row["run"] for row in others]
+    assert len({row["run"] for row in runs}) == 4
+    best = max(runs, key=lambda row: row["val_accuracy"])
+    assert f"\nbest: {best['run']}  val accuracy {best['val_accuracy']:.1%}\n" in ended.out
+    study = optuna.load_study(storage=optuna_storage(outputs / "stopped"), study_name="stopped")
+    assert [trial.value for trial in study.trials] == [row["val_accuracy"] for row in runs]
+    assert "train.clip_norm: None -> 2)" in nas_train(*words, "train.clip_norm=2", "run=stopped").err
+
+
+def test_a_search_goes_on_after_failed_runs(nas_train, tiny, tmp_path):
+    words = ("hydra/sweeper=nas_optuna", "hydra.sweeper.n_trials=5", "seed=-1,1", "track.progress=false", "run=mixed")
+    ended = nas_train("-m", *tiny, *words)
+    assert ended.status == 1
+    assert ended.err == "nas-train: seed=-1: seed=-1: must not be negative; write for example seed=1\n"
+    assert re.search(r"^\d of 5  seed=1  val", ended.out, re.MULTILINE)
+    study = optuna.load_study(storage=optuna_storage(tmp_path / "outputs/train/mixed"), study_name="mixed")
+    assert {(t.params["seed"], t.state.name) for t in study.trials} == {("-1", "FAIL"), ("1", "COMPLETE")}
+    assert len(study.trials) == 5
+
+
+def test_a_wrong_search_is_refused_before_it_starts(nas_train, tiny, tmp_path):
+    for words, line in [
+        (["seed=1"], r"hydra/sweeper=nas_optuna: has nothing to search; .*"),
+        (["gate=uniform,foo"], r"gate=foo: there is no such choice; .*"),
+        (["optimizer.lr=interval(1,0.1)"], r"optimizer.lr=interval\(1,0.1\): cannot be searched .*; mend its bounds"),
+        (["seed=1,2", "hydra.sweeper.direction=up"], r"hydra.sweeper.direction=up: is unknown; write maximize or .*"),
+        (["seed=1,2", "hydra.sweeper.n_trials=0"], r"hydra.sweeper.n_trials=0: must be positive; .*"),
+    ]:
+        ended = nas_train("-m", *tiny, "hydra/sweeper=nas_optuna", *words)
+        assert (ended.status, ended.out) == (1, ""), words
+        assert re.fullmatch(rf"nas-train: {line}\n", ended.err), ended.err
+        assert not list(tmp_path.rglob("step_*")), words
+
+
+def test_words_of_a_search_are_optunas_distributions():
+    of, text = (
+        {},
+        ["a=x,y", "b=range(2,11,4)", "c=int(interval(1,8))", "d=tag(log,int(interval(1,8)))", "e=interval(0,1)"],
+    )
+    for word in OverridesParser.create().parse_overrides([*text, "f=range(0.5,2,0.5)"]):
+        of[word.key_or_group] = _distribution(word)
+    assert of == {
+        "a": CategoricalDistribution(("x", "y")),
+        "b": IntDistribution(2, 10, step=4),
+        "c": IntDistribution(1, 8),
+        "d": IntDistribution(1, 8, log=True),
+        "e": FloatDistribution(0, 1),
+        "f": FloatDistribution(0.5, 1.5, step=0.5),
+    }
