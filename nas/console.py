@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from time import perf_counter
-from typing import IO, TYPE_CHECKING, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -38,7 +38,7 @@ def new_console(file: IO[str] | None = None, stderr: bool = False, quiet: bool =
 
 
 class ProgressBar:
-    """A bar with the time left and the latest news, drawn on a terminal and nowhere else.
+    """A bar with the time left and the latest news, drawn on a terminal or in a notebook and nowhere else.
 
     Args:
         label: what goes on.
@@ -52,16 +52,22 @@ class ProgressBar:
         self, label: str, total: int, done: int = 0, shown: bool = True, console: Console | None = None
     ) -> None:
         self.console = console or new_console()
-        self.drawn = shown and self.console.is_terminal
+        on_terminal = shown and self.console.is_terminal
+        self.drawn = on_terminal or (shown and self.console.is_jupyter)
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[news]}"), TimeRemainingColumn())
         self._bar = Progress(
-            TextColumn(label), *columns, TextColumn("left"), console=self.console, disable=not self.drawn
+            TextColumn(label), *columns, TextColumn("left"), console=self.console, disable=not on_terminal
         )
         self._task = self._bar.add_task(label, total=total, completed=done, news="")
         self._total, self._next = total, 0.0
+        self._output: Any = None  # what shows the bar in a notebook; rich's own way there needs ipywidgets
 
     def __enter__(self) -> Self:
         self._bar.start()
+        if self.drawn and self.console.is_jupyter:
+            from IPython.display import display
+
+            self._output = display(self._bar, display_id=True)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -76,6 +82,8 @@ class ProgressBar:
         if self.is_due(done):
             self._next = perf_counter() + REFRESH_S
             self._bar.update(self._task, completed=done, news=news)
+            if self._output is not None:
+                self._output.update(self._bar)
 
 
 def track(

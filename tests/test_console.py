@@ -1,6 +1,8 @@
-"""Tables show names and figures whole in 100 columns; bars are drawn on a terminal alone, and not too often."""
+"""Tables show names and figures whole in 100 columns; bars are drawn where they can be, and not too often."""
 
 import io
+import sys
+from types import SimpleNamespace
 
 import torch
 
@@ -62,6 +64,21 @@ def test_a_bar_is_drawn_only_on_a_terminal(monkeypatch):
         console._force_terminal = terminal
         assert list(track(range(3), "scoring", 3, shown, console)) == [0, 1, 2]
         assert ("3/3" in text.getvalue()) == (terminal and shown)
+
+
+def test_a_notebook_shows_one_bar(monkeypatch):
+    shown = []
+    output = SimpleNamespace(update=lambda bar: shown.append(("again", bar)))
+    display = SimpleNamespace(display=lambda bar, display_id: shown.append(("first", bar)) or output)
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    console = new_console(io.StringIO())
+    console.is_jupyter = True
+    with ProgressBar("training", 3, console=console) as bar:
+        for done in (1, 2, 3):
+            bar.update(done, f"loss {done}")
+    assert [how for how, _ in shown] == ["first", "again", "again"]  # of 1 and of 3; 2 comes too soon
+    assert "3/3 loss 3" in "".join(printed(shown[-1][1]))
+    assert len({id(one) for _, one in shown}) == 1
 
 
 def test_bars_redraw_at_most_five_times_a_second(monkeypatch):

@@ -27,7 +27,7 @@ class Initial:
         whole: the checkpoint that they are all weights of; None where a part of them is right too.
     """
 
-    weights: dict[str, Any] = field(default_factory=dict)
+    weights: dict[str, Any] = field(default_factory=dict, repr=False)
     origin: str = ""
     whole: Path | None = None
 

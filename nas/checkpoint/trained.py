@@ -49,6 +49,9 @@ class Trained:
     space: SearchSpace
     supernet: nn.Module
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.path}: step {self.step:,}, {self.space!r})"
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the checkpoint, in hexadecimal: what it is, wherever it lies."""

@@ -18,7 +18,7 @@ from nas.sealed import seal, unseal
 from nas.settings import FolderSettings
 from nas.settings.plain import fits
 
-FORMAT = 3  # raise it when the same source would decode to other images or be stored in another way
+FORMAT = 4  # raise it when the same source would decode to other images or be stored in another way
 TENSORS = ("images", "labels", "test_images", "test_labels")
 
 
@@ -29,8 +29,8 @@ def cache_file(settings: FolderSettings, root: Path, stamps: Iterable[tuple[str,
     return Path(settings.cache).expanduser() / f"{root.stem}-{settings.image_size}-{digest.hexdigest()}.safetensors"
 
 
-def read_cache(path: Path, size: int) -> tuple[ImageSet, ImageSet] | None:
-    """The ``(pool, test)`` that :func:`write_cache` wrote, or None if there is none that can be read.
+def read_cache(path: Path, size: int) -> tuple[ImageSet, ImageSet, list[int]] | None:
+    """The ``(pool, test, scaled)`` that :func:`write_cache` wrote, or None if there is none that can be read.
 
     Args:
         path: of the file. Where it is damaged, or somebody else's, the images are decoded again and it is replaced.
@@ -38,28 +38,32 @@ def read_cache(path: Path, size: int) -> tuple[ImageSet, ImageSet] | None:
     """
     try:
         metadata, tensors = unseal(path)
-        classes = json.loads(metadata["classes"])
+        classes, scaled = json.loads(metadata["classes"]), json.loads(metadata["scaled"])
         images, labels, test_images, test_labels = (tensors[name] for name in TENSORS)
     except (OSError, ValueError, KeyError, RecursionError):
         return None
-    if not fits(classes, list[str]):
+    if not fits(classes, list[str]) or not fits(scaled, list[int]) or len(scaled) not in (0, 5):
         return None
     for pixels, numbers in (images, labels), (test_images, test_labels):
         if pixels.dtype != torch.uint8 or numbers.dtype != torch.int64 or numbers.ndim != 1 or not len(numbers):
             return None
         if pixels.shape != (len(numbers), 3, size, size) or not 0 <= numbers.min() <= numbers.max() < len(classes):
             return None
-    return ImageSet(images, labels, tuple(classes)), ImageSet(test_images, test_labels, tuple(classes))
+    return ImageSet(images, labels, tuple(classes)), ImageSet(test_images, test_labels, tuple(classes)), scaled
 
 
-def write_cache(path: Path, pool: ImageSet, test: ImageSet) -> None:
-    """Write both sets to ``path`` at once or not at all; a folder that cannot be written is a warning."""
+def write_cache(path: Path, pool: ImageSet, test: ImageSet, scaled: list[int]) -> None:
+    """Write both sets to ``path`` at once or not at all; a folder that cannot be written is a warning.
+
+    ``scaled`` says of how many images another size was scaled, and the smallest and the largest of these sizes.
+    """
+    metadata = {"classes": json.dumps(pool.classes), "scaled": json.dumps(scaled)}
     tensors = dict(zip(TENSORS, (pool.images, pool.labels, test.images, test.labels), strict=True))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with lock(path.with_name(path.name + ".lock")) as free:
             if free:  # else another process is writing the same
-                write_whole(path, memoryview(seal({"classes": json.dumps(pool.classes)}, tensors)))
+                write_whole(path, memoryview(seal(metadata, tensors)))
     except (OSError, ValueError) as error:
         message = f"data.cache={path.parent}: images are decoded again every time ({error}); name another folder"
         warnings.warn(message, NasWarning, stacklevel=2)

@@ -22,6 +22,7 @@ from nas.errors import DataError
 from nas.settings import FolderSettings
 
 LAYOUT = "put images under train/CLASS/ and test/CLASS/"
+Decoded = tuple[ImageSet, ImageSet, list[int]]  # (pool, test), and what write_cache keeps of images that were scaled
 Entries = dict[str, list[tuple[str, str]]]  # split -> (class, name of the file) of each image
 
 
@@ -30,8 +31,8 @@ def load_folder(settings: FolderSettings, progress: bool = False) -> tuple[Image
 
     Classes are the sorted names of the folders under ``train/``; the tree may lie in one common top folder. Files
     count as images by their names; others, and hidden ones, are ignored. An image of another size is
-    scaled and cut to the square in its middle. A zip is read in place. The decoded images are kept in one file
-    under ``settings.cache``, which is used for as long as the source does not change.
+    scaled and cut to the square in its middle; with ``progress``, a line says so. A zip is read in place. The decoded
+    images are kept in one file under ``settings.cache``, which is used for as long as the source does not change.
 
     Raises:
         DataError: ``root`` is absent or no readable folder or zip, an image is damaged or larger than images are,
@@ -50,15 +51,27 @@ def load_folder(settings: FolderSettings, progress: bool = False) -> tuple[Image
     except OSError as error:  # a link to nothing
         raise DataError("data.root", settings.root, f"cannot be read ({error})", "mend or remove this file") from error
     cached = cache_file(settings, root, stamps)
-    if (sets := read_cache(cached, settings.image_size)) is not None:
-        return sets
-    if kind == stat.S_IFDIR:
-        check_files(settings.root, stamps if names else [])
-        sets = _decode(settings, names, lambda name: (root / name).read_bytes(), progress)
-    else:
-        sets = _decode_zip(settings, root, progress)
-    write_cache(cached, *sets)
-    return sets
+    found = read_cache(cached, settings.image_size)
+    if found is None:
+        if kind == stat.S_IFDIR:
+            check_files(settings.root, stamps if names else [])
+            found = _decode(settings, names, lambda name: (root / name).read_bytes(), progress)
+        else:
+            found = _decode_zip(settings, root, progress)
+        write_cache(cached, *found)
+    pool, test, scaled = found
+    if scaled and progress:
+        new_console(stderr=True).print(_scaling(settings, len(pool) + len(test), *scaled))
+    return pool, test
+
+
+def _scaling(settings: FolderSettings, images: int, count: int, *sizes: int) -> str:
+    """What a person should know of images that had another size: ``sizes`` are the smallest and the largest."""
+    (width, height), (widest, highest) = sizes[:2], sizes[2:]
+    own = f"{width}x{height}" + f" to {widest}x{highest}" * (sizes[:2] != sizes[2:])
+    side, nearer = settings.image_size, min(widest, highest)
+    remedy = f"; data.image_size={nearer} is nearer to that" if nearer != side else ""
+    return f"data.root={settings.root}: {count:,} of {images:,} images, {own}, are scaled to {side}x{side}{remedy}"
 
 
 def list_images(settings: FolderSettings) -> Entries | None:
@@ -75,7 +88,7 @@ def list_images(settings: FolderSettings) -> Entries | None:
     return None
 
 
-def _decode_zip(settings: FolderSettings, root: Path, progress: bool) -> tuple[ImageSet, ImageSet]:
+def _decode_zip(settings: FolderSettings, root: Path, progress: bool) -> Decoded:
     try:
         archive = Archive(root, settings.root, SUFFIXES)
     except DataError:
@@ -87,12 +100,11 @@ def _decode_zip(settings: FolderSettings, root: Path, progress: bool) -> tuple[I
         return _decode(settings, archive.names, archive.read, progress)
 
 
-def _decode(
-    settings: FolderSettings, names: Iterable[str], read: Callable[[str], bytes], progress: bool
-) -> tuple[ImageSet, ImageSet]:
+def _decode(settings: FolderSettings, names: Iterable[str], read: Callable[[str], bytes], progress: bool) -> Decoded:
     entries = _entries(names)
     classes = _classes(settings, entries)
     number = {name: label for label, name in enumerate(classes)}
+    others = list[tuple[int, int]]()  # sizes of images that are scaled
     console = new_console(stderr=True)
 
     def decode(split: str) -> ImageSet:
@@ -102,18 +114,22 @@ def _decode(
         for row in rows:
             name = files[row][1]
             try:
-                pixels = decode_image(read(name), size)
+                pixels, own = decode_image(read(name), size)
             except UNREADABLE as error:
                 where, remedy = f"{settings.root}: {name}", "mend or remove this file"
                 said = re.sub(r" <.* object at 0x\w+>", "", str(error))
                 raise DataError("data.root", where, f"is no readable image ({said})", remedy) from error
             images[row] = torch.from_numpy(pixels).permute(2, 0, 1)
+            if own != (size, size):
+                others.append(own)
         labels = torch.tensor([number[name] for name, _ in files], dtype=torch.int64)
         return ImageSet(images, labels, classes)
 
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        return decode("train"), decode("test")
+        pool, test = decode("train"), decode("test")
+    others.sort(key=lambda own: own[0] * own[1])
+    return pool, test, [len(others), *others[0], *others[-1]] if others else []
 
 
 def _entries(names: Iterable[str]) -> Entries:

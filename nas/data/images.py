@@ -36,6 +36,10 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.images.shape[1:]))
+        return f"ImageSet({len(self):,} images of {shape}, {len(self.classes)} classes)"
+
     def subset(self, index: Tensor) -> ImageSet:
         """The images at ``index``, int64 ``(n,)``, in that order; a copy."""
         return ImageSet(self.images[index], self.labels[index], self.classes)
@@ -58,6 +62,9 @@ class Splits:
     test: ImageSet
     mean: Tensor
     std: Tensor
+
+    def __repr__(self) -> str:
+        return f"Splits(train={self.train!r}, val={self.val!r}, test={self.test!r})"
 
     @property
     def channels(self) -> int:

@@ -78,12 +78,15 @@ def check_files(shown: str, stamps: Iterable[tuple[str, os.stat_result]]) -> Non
                 raise DataError("data.root", where, rule, remedy)
 
 
-def decode_image(data: bytes, size: int) -> np.ndarray:
-    """Decode an image to uint8 ``(size, size, 3)``; raises one of :data:`UNREADABLE`."""
+def decode_image(data: bytes, size: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """Decode an image to uint8 ``(size, size, 3)``, and its own width and height.
+
+    Raises one of :data:`UNREADABLE`.
+    """
     with Image.open(BytesIO(data), formats=FORMATS) as image:
         if image.width * image.height > PIXELS:  # the header says so; nothing has been decoded yet
             raise ValueError(f"it has {image.width}x{image.height} pixels, and may have {PIXELS:,} at most")
         if image.mode.startswith(("I", "F")):  # Pillow would clip them to white
             raise ValueError(f"mode {image.mode} has more than 8 bits a channel")
         colour = image.convert("RGB")
-    return np.array(colour if colour.size == (size, size) else ImageOps.fit(colour, (size, size)))
+    return np.array(colour if colour.size == (size, size) else ImageOps.fit(colour, (size, size))), colour.size

@@ -24,6 +24,13 @@ class Gate(ABC):
     def __init__(self, space: SearchSpace, seed: int) -> None:
         self.space, self.seed = space, seed
 
+    def __repr__(self) -> str:
+        learned, favourite = "", self.favourite()
+        if favourite is not None:
+            surest = [max(row) for row in self.probabilities()]
+            learned = f", prefers {self.space.encode(favourite)}, {min(surest):.0%} to {max(surest):.0%} sure of a slot"
+        return f"{type(self).__name__}({self.space.name}{learned})"
+
     @abstractmethod
     def paths(self, step: int) -> tuple[Architecture, ...]:
         """The paths of update ``step``, one after the other on the same batch; their gradients are summed."""

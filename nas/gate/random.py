@@ -22,6 +22,9 @@ class FixedGate(Gate):
             key = "gate.architecture"
             raise ArchitectureError(key, settings.architecture, error.rule, error.remedy) from None
 
+    def __repr__(self) -> str:
+        return f"FixedGate({self.space.name}, {self.space.encode(self.architecture)})"
+
     def paths(self, step: int) -> tuple[Architecture, ...]:
         return (self.architecture,)
 

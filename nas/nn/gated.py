@@ -68,6 +68,9 @@ class ZeroPadded:
     ) -> None:
         self.values, self.active, self._widths = values, active, widths
 
+    def __repr__(self) -> str:
+        return f"ZeroPadded(slots {self.active} filled, by {[tuple(value.shape) for value in self.values]})"
+
     @property
     def widths(self) -> tuple[int, ...]:
         """The width of each slot along dimension 1."""

@@ -54,6 +54,11 @@ class SearchOutcome:
     trainings: Mapping[Architecture, int] = field(default_factory=dict)
     verdict: Verdict | None = None
 
+    def __repr__(self) -> str:
+        best = "none" if self.best is None else self.space.encode(self.best.architecture)
+        found = f"{len(self.trials):,} trials, {len(self.front)} on the front"
+        return f"SearchOutcome({found}, best {best} by {self.best_by})"
+
     @property
     def feasible(self) -> list[Trial]:
         """The candidates that were evaluated and keep all limits."""

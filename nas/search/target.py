@@ -14,7 +14,7 @@ from nas.data import Splits, load_splits
 from nas.errors import CheckpointError, require
 from nas.settings import DataSettings, DigitsSettings, SearchRunSettings, SpaceSettings
 from nas.settings.plain import differences
-from nas.space import SearchSpace, build_space, check_supernet, infer_widths
+from nas.space import SearchSpace, build_space, check_supernet, infer_widths, warn_of_one
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +52,7 @@ class SearchTarget:
         splits = load_splits(data, settings.seed, progress)
         space = build_space(settings.space, *splits.sizes)
         check_supernet(space, space.supernet(settings.seed), *splits.sizes)
+        warn_of_one(space)
         return cls(space, settings.space, data, splits, settings.seed)
 
     @classmethod
@@ -66,7 +67,11 @@ class SearchTarget:
                 what = "of another space" if key == "space" else "trained on other data"
                 rule = f"is a checkpoint {what} ({'; '.join(changed)})"
                 raise CheckpointError("checkpoint", settings.checkpoint, rule, f"leave {key}= out, it has its own")
+        warn_of_one(trained.space)
         return cls(trained.space, own.space, own.data, trained.splits, settings.seed, trained, trained.digest)
+
+    def __repr__(self) -> str:
+        return f"SearchTarget({self.trained or self.space!r})"
 
     @cached_property
     def fresh(self) -> nn.Module:

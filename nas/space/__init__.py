@@ -1,7 +1,7 @@
 """Search spaces: what can be chosen, and the supernet that holds all choices."""
 
 from nas.space.base import Architecture, SearchSpace, Slot
-from nas.space.build import build_space, check_supernet, infer_widths
+from nas.space.build import build_space, check_supernet, infer_widths, warn_of_one
 from nas.space.calibrate import recalibrate
 from nas.space.chained import Chained
 from nas.space.extract import extract
@@ -16,4 +16,5 @@ __all__ = [
     "extract",
     "infer_widths",
     "recalibrate",
+    "warn_of_one",
 ]

@@ -19,6 +19,9 @@ from nas.space.extract import extract
 
 _FORM = re.compile(r"[0-9]{1,9}([+-][0-9]{1,9})*")
 
+SHOWN = 4
+"""Slots that are named where a space is printed."""
+
 Architecture = tuple[Active, ...]
 """Which branches are open: one entry a slot, an index or (for several open gates) a tuple of indices."""
 
@@ -42,6 +45,13 @@ class SearchSpace(ABC):
     def __init__(self, name: str, slots: tuple[Slot, ...]) -> None:
         self.name, self.slots = name, slots
         self._counts = torch.tensor([len(slot.choices) for slot in slots], dtype=torch.float64)
+
+    def __repr__(self) -> str:
+        slots = [f"{slot.name} ({len(slot.choices)})" for slot in self.slots[:SHOWN]]
+        if len(self.slots) > SHOWN:
+            slots.append(f"... {len(self.slots)} slots")
+        size = f"{self.size:,}" if self.size < 10**12 else f"about 10^{math.log10(self.size):.0f}"
+        return f"{type(self).__name__}({self.name}: {', '.join(slots)}; {size} architectures)"
 
     @property
     def size(self) -> int:

@@ -75,6 +75,13 @@ def check_supernet(space: SearchSpace, supernet: nn.Module, channels: int, image
         _warn_of_batchnorm(probe, x, _all_at(space, 0))
 
 
+def warn_of_one(space: SearchSpace) -> None:
+    """Warn of a space with nothing to choose in it."""
+    if space.size == 1:
+        text = f"space {space.name} has one architecture, so there is nothing to choose; give a slot several branches"
+        warnings.warn(text, NasWarning, stacklevel=2)
+
+
 @torch.no_grad()
 def infer_widths(supernet: nn.Module, image: tuple[int, int, int]) -> None:
     """Measure the branches of every ``GatedConcat`` whose widths were not given, because ``extract`` needs them.

@@ -10,8 +10,8 @@ from nas.cost import PathFlops
 from nas.data import Splits
 from nas.dist import World, synchronise
 from nas.nn import gated_blocks
-from nas.settings import TrainRunSettings
-from nas.space import SearchSpace, check_supernet
+from nas.settings import FixedGateSettings, TrainRunSettings
+from nas.space import SearchSpace, check_supernet, warn_of_one
 
 
 def build_network(
@@ -31,6 +31,8 @@ def build_network(
     initial.put_into(supernet)
     check_storable("model", supernet.state_dict())
     check_supernet(space, supernet, *splits.sizes)
+    if not isinstance(settings.gate, FixedGateSettings):
+        warn_of_one(space)
     flops = PathFlops(space, supernet, splits.input_shape)
     supernet = supernet.to(device)
     if train.channels_last:

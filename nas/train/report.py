@@ -66,6 +66,11 @@ class Report:
     train_loss: float | None = None
     """Mean over the steps between the last two evaluations; None in a report of an older version."""
 
+    def __repr__(self) -> str:
+        best = self.subnetworks[0]
+        accuracy = f"val {best.val_accuracy:.1%}, test {best.test_accuracy:.1%}"
+        return f"Report({len(self.subnetworks)} subnetworks, best {best.architecture}: {accuracy})"
+
 
 def make_report(run: Run) -> Report:
     """Evaluate the run's subnetworks on the test split and write ``report.json``, whole or not at all.

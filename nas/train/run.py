@@ -85,6 +85,9 @@ class Run:
         shown = settings.track.progress and world.is_main
         self.progress = progress or Progress(self.total_steps, self.steps_per_epoch, self.step, shown)
 
+    def __repr__(self) -> str:
+        return f"Run({self.folder}: step {self.step:,} of {self.total_steps:,}, {self.gate!r}, {self.space!r})"
+
     def _build_steps(self, state: dict[str, Any] | None) -> None:
         """What the loop calls in each step, and when the rest is due."""
         settings, train, world = self.settings, self.settings.train, self.world

@@ -47,6 +47,17 @@ def test_other_sizes_and_modes_become_square_rgb(tmp_path):
     assert torch.equal(pool.images[4, 0], pool.images[4, 2])
 
 
+def test_scaling_is_said_with_both_sizes(tmp_path, capsys):
+    large = {name: encoded(1, width=96, height=72) for name in FILES if "train/a" in name}
+    source = of(as_folder(tmp_path / "pets", FILES | large), cache=str(tmp_path / "cache"))
+    for _ in ("decoded", "from the cache"):
+        load_folder(source, progress=True)
+        said = capsys.readouterr().err
+        assert "4 of 12 images, 96x72, are scaled to 8x8; data.image_size=72" in said
+    load_folder(of(as_folder(tmp_path / "small")), progress=True)
+    assert "scaled" not in capsys.readouterr().err
+
+
 def test_an_unchanged_source_is_not_decoded_again(tmp_path, monkeypatch):
     for make in (as_folder, as_zip):
         source = of(make(tmp_path / make.__name__), cache=str(tmp_path / f"cache of {make.__name__}"))

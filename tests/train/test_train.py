@@ -14,10 +14,18 @@ import nas.train.evaluation
 from nas import checkpoint
 from nas.checkpoint import calibrated, load_trained
 from nas.dist import choose_device
-from nas.errors import DivergedError, SettingError
+from nas.errors import DivergedError, NasWarning, SettingError
 from nas.gate import FixedGate, UniformGate
 from nas.seeds import generator
-from nas.settings import AdamWSettings, FixedGateSettings, SGDSettings, TrainSettings, TwoBranchSettings
+from nas.settings import (
+    AdamWSettings,
+    FixedGateSettings,
+    SGDSettings,
+    TrainRunSettings,
+    TrainSettings,
+    TwoBranchSettings,
+    UniformGateSettings,
+)
 from nas.space import build_space, extract, recalibrate
 from nas.train import (
     GatedOptimizer,
@@ -46,6 +54,12 @@ def test_a_run_leaves_metrics_checkpoints_and_report(tmp_path):
     assert sum(row.share for row in report.branches if row.slot == "slot0") == pytest.approx(1)
     assert report == make_report(run)  # read back, not evaluated again
     assert len(tables(report)) == 2
+
+
+def test_a_space_of_one_architecture_is_warned_of(tmp_path):
+    settings = tiny(TrainRunSettings(space=replace(CHAIN, candidates=["conv1"]), gate=UniformGateSettings()))
+    with pytest.warns(NasWarning, match="space chain has one architecture"):
+        Run(settings, tmp_path).tracker.writer.close()
 
 
 def test_two_open_gates_and_all_options_train(tmp_path):
