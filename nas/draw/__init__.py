@@ -1,5 +1,6 @@
 """Every image the project draws, as the bytes of a PNG; matplotlib is imported when one is drawn, not before."""
 
+from nas.draw.choices import draw_choices
 from nas.draw.curves import MOST, draw_curves
 from nas.draw.grid import draw_grid
 from nas.draw.maps import Map, draw_maps
@@ -14,6 +15,7 @@ __all__ = [
     "Map",
     "Panel",
     "Points",
+    "draw_choices",
     "draw_curve",
     "draw_curves",
     "draw_front",

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from nas.draw.figure import SMALL, new_figure, shorten, style, to_png
+from nas.draw.figure import COLOURS, LINES, SMALL, new_figure, style, to_png
+from nas.draw.names import shorten
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
-"""Okabe and Ito's, which people with any colour vision can tell apart."""
-LINES = ("-", "--", ":", "-.")
 MOST = len(COLOURS) * len(LINES)
 """Runs that can be told apart."""
 

@@ -10,9 +10,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Blue and orange are Okabe and Ito's, which people with any colour vision can tell apart.
+# Okabe and Ito's, which people with any colour vision can tell apart.
 BLUE, ORANGE = "#0072b2", "#d55e00"
 INK, GREY, LINE = "#1f2d3d", "#7a8796", "#d6dee7"
+COLOURS = (BLUE, ORANGE, "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+LINES = ("-", "--", ":", "-.")
+"""For more curves than there are colours."""
 TITLE, TEXT, SMALL = 11, 9.5, 8.5
 """Sizes of letters, in points."""
 Layout = Literal["constrained", "compressed"]
@@ -50,11 +53,3 @@ def style(axes: Axes, x: str = "", y: str = "", title: str = "") -> None:
     axes.grid(color=LINE, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def shorten(text: str, letters: int) -> str:
-    """``text`` in at most so many letters: its middle is left out, since names differ at their ends."""
-    if len(text) <= letters:
-        return text
-    tail = (letters - 1) // 2
-    return f"{text[: letters - 1 - tail]}…{text[len(text) - tail :]}"

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from nas.draw.figure import BLUE, GREY, INK, LINE, ORANGE, SMALL, TEXT, new_figure, shorten, to_png
+from nas.draw.figure import BLUE, GREY, INK, LINE, ORANGE, SMALL, TEXT, new_figure, to_png
+from nas.draw.names import shorten
 
 SCALE = ("#0c2c5c", BLUE, "#ffffff", ORANGE, "#7a3000")
 """From the most negative value over zero to the most positive one."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLUMNS = 4
-WIDTH, HEIGHT = 3.3, 3.0
+WIDTH, HEIGHT = 3.1, 3.0
 """Of a panel, in inches."""
 
 

@@ -8,12 +8,15 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from nas.draw.figure import BLUE, GREY, INK, ORANGE, SMALL, TEXT, new_figure, style, to_png
+from nas.draw.names import shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PANEL = 4.2
+PANEL = 3.9
 """Inches of a panel."""
+NAMED = 5
+"""Points of a front whose names are written beside them, at most one more."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,14 @@ class Points:
         broken: those that break one.
         front: the feasible ones that no other dominates.
         best: None if nothing is feasible.
+        names: of those of the front, a few of which are written beside their points.
     """
 
     feasible: Sequence[Sequence[float]]
     broken: Sequence[Sequence[float]]
     front: Sequence[Sequence[float]]
     best: Sequence[float] | None
+    names: Sequence[str] = ()
 
 
 def draw_front(axes: Sequence[Axis], points: Points) -> bytes:
@@ -85,11 +90,25 @@ def _draw_pair(panel: Axes, axes: Sequence[Axis], points: Points, x: int, y: int
     panel.step(*xy(steps), where="post", color=BLUE, linewidth=1.2, label=label)
     label = f"Pareto front ({len(points.front)})"
     panel.scatter(*xy(points.front), s=34, c=BLUE, edgecolors="white", linewidths=0.7, zorder=3, label=label)
+    for text, row in _named(points, x):
+        panel.annotate(text, (row[x], row[y]), (5, -9), textcoords="offset points", fontsize=SMALL - 1, color=INK)
     if points.best is not None:
         x_best, y_best = xy([points.best])
         panel.scatter(
             x_best, y_best, s=130, marker="*", c=ORANGE, edgecolors=INK, linewidths=0.6, zorder=4, label="best"
         )
+
+
+def _named(points: Points, x: int) -> list[tuple[str, Sequence[float]]]:
+    """A few of the front's points with their names, from one end to the other, the best one among them."""
+    pairs = sorted(zip(points.names, points.front, strict=False), key=lambda pair: pair[1][x])
+    last = max(len(pairs) - 1, 1)
+    chosen = {round(k * last / (NAMED - 1)) for k in range(NAMED)}
+    return [
+        (shorten(name, 20), row)
+        for k, (name, row) in enumerate(pairs)
+        if k in chosen or (points.best is not None and [*row] == [*points.best])
+    ]
 
 
 def draw_values(axis: Axis, feasible: dict[int, float], broken: dict[int, float], best: Sequence[float]) -> bytes:

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nas.draw.figure import BLUE, GREY, INK, LINE, ORANGE, SMALL, TEXT, TITLE, new_figure, shorten, to_png
+from nas.draw.figure import BLUE, GREY, INK, LINE, ORANGE, SMALL, TEXT, TITLE, new_figure, to_png
+from nas.draw.names import short_names, shorten
+from nas.draw.shares import draw_shares
 from nas.space import Slot
 
 if TYPE_CHECKING:
@@ -15,10 +17,12 @@ if TYPE_CHECKING:
 
 MAX_BOXES = 12
 """Choices of a slot that have a box of their own."""
-MAX_COLUMNS = 6
-"""Slots in a row of the image; a longer supernet goes on in the next row."""
+MAX_COLUMNS = 4
+"""Slots in a row of the image, which is at most 1,400 pixels wide; a longer supernet goes on in the next row."""
+MAX_SLOTS = 16
+"""A supernet with more is drawn as a bar a slot."""
 
-MARGIN, HEAD, GAP, PORT = 20, 58, 54, 68  # border; the image's title; between two columns; width of a row's end pills
+MARGIN, HEAD, GAP, PORT = 20, 58, 44, 68  # border; the image's title; between two columns; width of a row's end pills
 TITLES, BOX, SPACE, WIDTH = 40, 24, 7, 128  # height of a row's titles; of a box; between boxes; width of a box
 ACCURACY = 13  # height of a box's second line
 LETTERS = 13  # of a choice's name that fit beside its share
@@ -62,6 +66,8 @@ def draw_supernet(
 ) -> bytes:
     """Draw slots from left to right and their choices as boxes, coloured by share, as a PNG.
 
+    More than 16 slots are a bar each.
+
     Args:
         slots: names of the slots and of their choices. Of more than 12 choices the 12 with the largest shares are
             shown, and one box for the others.
@@ -69,10 +75,13 @@ def draw_supernet(
         accuracies: for each slot choice -> accuracy in [0, 1], for those that have one.
     """
     known = accuracies or [{}] * len(slots)
+    if len(slots) > MAX_SLOTS:
+        return draw_shares(slots, shares, known)
+    names = short_names([slot.name for slot in slots])
     columns = [boxes_of(*parts) for parts in zip(slots, shares, known, strict=True)]
     box = BOX + (ACCURACY if any(known) else 0)
     rows = math.ceil(len(columns) / MAX_COLUMNS)
-    size = math.ceil(len(columns) / rows)  # 10 slots are drawn as 5 and 5, not as 6 and 4
+    size = math.ceil(len(columns) / rows)  # 5 slots are drawn as 3 and 2, not as 4 and 1
     starts = range(0, len(columns), size)
     bodies = [max(map(len, columns[start : start + size])) * (box + SPACE) - SPACE for start in starts]
     width = max(2 * (MARGIN + PORT) + size * WIDTH + (size + 1) * GAP, 480)
@@ -93,7 +102,7 @@ def draw_supernet(
         _pill(axes, left, middle, "input" if start == 0 else "from above")
         x = left + PORT + GAP
         for k in range(start, stop):
-            axes.text(x + WIDTH / 2, top + 12, shorten(slots[k].name, 24), size=TITLE, color=INK, ha="center")
+            axes.text(x + WIDTH / 2, top + 12, shorten(names[k], 24), size=TITLE, color=INK, ha="center")
             number = f"{len(shares[k])} choice" + ("s" if len(shares[k]) != 1 else "")
             axes.text(x + WIDTH / 2, top + 27, number, size=SMALL, color=GREY, ha="center")
             # What leaves a slot meets in a dot half-way to the next one; a pill needs no dot.

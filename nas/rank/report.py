@@ -24,6 +24,7 @@ from nas.score.correlation import Correlation, best
 from nas.settings import RankRunSettings
 from nas.space import SearchSpace
 from nas.track import Writers
+from nas.track.tags import OVERVIEW, PLOTS
 
 
 def write_report(
@@ -53,9 +54,9 @@ def write_report(
     image = scatter(predictions, ranking, target.truth)
     write_whole(folder / "scatter.png", image)
     with closing(Writers(folder, ["tensorboard"] if settings.rank.tensorboard else [])) as writer:
-        writer.scalars(0, {f"tau/{row.name.replace(' ', '')}": row.correlation.tau for row in ranking.rows})
+        writer.scalars(0, {f"{OVERVIEW}tau_{row.name.replace(' ', '')}": row.correlation.tau for row in ranking.rows})
         writer.text("rank", _markdown(ranking, target.truth))
-        writer.image("rank/scatter", image)
+        writer.image(f"{PLOTS}scatter", image)
 
 
 def scatter(predictions: Sequence[Prediction], ranking: Ranking, truth: BenchmarkTable) -> bytes:

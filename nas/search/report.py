@@ -22,9 +22,11 @@ from nas.search.target import SearchTarget
 from nas.search.trained.trainings import FOLDER, name_of
 from nas.search.trained.verdict_report import VERDICT, as_code, as_json, drawn_verdict, pair_rows, verdict_lines
 from nas.settings import SearchRunSettings
+from nas.settings.changed import changed
 from nas.settings.plain import flat
 from nas.space import SearchSpace
 from nas.track import Writers
+from nas.track.tags import OVERVIEW, PLOTS
 
 SHOWN = 40
 """Rows that a table has at most; the files have all."""
@@ -42,7 +44,7 @@ def write_report(folder: Path, settings: SearchRunSettings, target: SearchTarget
         write_whole(folder / f"{name}.png", content)
     page = markdown(folder.name, settings, target, outcome, list(drawn))
     write_whole(folder / "report.md", page)
-    _write_board(folder, settings.search.tensorboard, outcome, page, drawn)
+    _write_board(folder, settings, outcome, page, drawn)
     if outcome.best is None:
         (folder / FILE).unlink(missing_ok=True)
         return
@@ -159,7 +161,8 @@ def images(outcome: SearchOutcome) -> dict[str, bytes]:
         best = [objectives[0].scale * value for value in outcome.best_so_far(objectives[0])]
         return {"front": draw_values(axes[0], by_trial(feasible), by_trial(broken), best), **compared}
     best_row = None if outcome.best is None else rows([outcome.best])[0]
-    front = draw_front(axes, Points(rows(feasible), rows(broken), rows(outcome.front), best_row))
+    names = [outcome.space.encode(trial.architecture) for trial in outcome.front]
+    front = draw_front(axes, Points(rows(feasible), rows(broken), rows(outcome.front), best_row, names))
     curve = hypervolume_curve(outcome.points())
     numbers = [*(t.number + 1 for t in feasible), outcome.candidates[-1].number + 1]
     grown = draw_curve(numbers, [*curve, curve[-1]], *outcome.corner_texts())
@@ -208,11 +211,14 @@ def _write_csv(path: Path, outcome: SearchOutcome, trials: Sequence[Trial], mean
     write_csv(path, head, rows)
 
 
-def _write_board(folder: Path, enabled: bool, outcome: SearchOutcome, page: str, drawn: dict[str, bytes]) -> None:
-    curves = {f"overview/best_{o.name}": outcome.best_so_far(o) for o in outcome.objectives}
+def _write_board(
+    folder: Path, settings: SearchRunSettings, outcome: SearchOutcome, page: str, drawn: dict[str, bytes]
+) -> None:
+    curves = {f"{OVERVIEW}best_{o.name}": outcome.best_so_far(o) for o in outcome.objectives}
     if len(outcome.objectives) > 1:
-        curves["overview/hypervolume"] = hypervolume_curve(outcome.points())
-    with closing(Writers(folder, ["tensorboard"] if enabled else [])) as board:
+        curves[f"{OVERVIEW}hypervolume"] = hypervolume_curve(outcome.points())
+    with closing(Writers(folder, ["tensorboard"] if settings.search.tensorboard else [])) as board:
+        board.hparams(flat(asdict(settings)), changed(settings) - {"run"})
         for i, trial in enumerate(outcome.feasible):
             values = {f"trial/{name}": value for name, value in trial.values.items()}
             board.scalars(trial.number + 1, {**values, **{tag: curve[i] for tag, curve in curves.items()}})
@@ -221,4 +227,4 @@ def _write_board(folder: Path, enabled: bool, outcome: SearchOutcome, page: str,
             board.scalars(len(outcome.trials), {f"verdict/{name}": value for name, value in found.items()})
         board.text("report", page, len(outcome.trials))
         for name, content in drawn.items():
-            board.image(name, content, len(outcome.trials))
+            board.image(PLOTS + name, content, len(outcome.trials))

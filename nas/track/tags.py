@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from nas.draw.names import short_names
 from nas.space import Slot
 from nas.track.means import Branch
 
@@ -14,7 +15,7 @@ MAX_CURVES = 16
 
 # TensorBoard sorts groups, which end at the first slash, by name, and opens the first two: how a run goes stands in
 # "overview", its drawings in "plots", and the details, of each slot for example, behind them.
-OVERVIEW = "overview/"
+OVERVIEW, PLOTS = "overview/", "plots/"
 BEST_ACCURACY = OVERVIEW + "accuracy_best"  # of the evaluated subnetworks, on validation images, as the next
 MEAN_ACCURACY = OVERVIEW + "accuracy_mean"
 TEST_ACCURACY = OVERVIEW + "accuracy_test"  # of the best one, at the end
@@ -22,7 +23,9 @@ TRAIN_LOSS = OVERVIEW + "loss_train"  # the mean over the steps since the evalua
 VAL_LOSS = OVERVIEW + "loss_val"
 LR = OVERVIEW + "lr"
 IMAGES_PER_S = OVERVIEW + "images_per_s"
-SUPERNET, ACCURACY_PLOT, SHARE_PLOT = "plots/supernet", "plots/accuracy_by_choice", "plots/share_by_choice"
+SUPERNET = PLOTS + "supernet"
+ACCURACY_PLOT = PLOTS + "choices_accuracy"
+PROBABILITY_PLOT = PLOTS + "choices_probability"
 
 # Of each choice: <kind>/<slot>/<choice>.
 ACCURACY = "slot_accuracy"
@@ -60,7 +63,7 @@ class Tags:
     """The tag of every curve of a search space, made once."""
 
     def __init__(self, slots: Sequence[Slot]) -> None:
-        self.slots = safe_names([slot.name for slot in slots])
+        self.slots = safe_names(short_names([slot.name for slot in slots]))
         self.choices = [safe_names(slot.choices) for slot in slots]
         self.has_curves = [len(slot.choices) <= MAX_CURVES for slot in slots]
 
@@ -71,6 +74,17 @@ class Tags:
     def curves(self, kind: str, values: Mapping[Branch, float]) -> dict[str, float]:
         """The values by tag, of the slots that have curves."""
         return {self.choice(kind, *b): value for b, value in values.items() if self.has_curves[b[0]]}
+
+    def read(self, kind: str, lines: Sequence[Mapping[str, float]]) -> list[dict[int, list[tuple[int, float]]]]:
+        """The curves of each slot's choices out of the lines of ``metrics.jsonl``, as (step, value)."""
+        found: list[dict[int, list[tuple[int, float]]]] = [{} for _ in self.slots]
+        wanted = [line for line in lines if any(tag.startswith(f"{kind}/") for tag in line)]
+        for slot, choices in enumerate(self.choices):
+            for choice in range(len(choices)):
+                tag = self.choice(kind, slot, choice)
+                if points := [(int(line["step"]), line[tag]) for line in wanted if tag in line]:
+                    found[slot][choice] = points
+        return found
 
     def layout(self) -> dict[str, dict[str, str]]:
         """Custom scalars: the overview, then a category a slot, with charts that show all its choices together.

@@ -9,12 +9,13 @@ from typing import Any
 
 from torch import Tensor
 
-from nas.draw import draw_grid, draw_supernet
+from nas.draw import draw_choices, draw_grid, draw_supernet
 from nas.settings.plain import filled
 from nas.space import Architecture, Slot
 from nas.track.means import Branch, BranchMeans, branches_of
 from nas.track.tags import (
     ACCURACY,
+    ACCURACY_PLOT,
     BEST_ACCURACY,
     ENTROPY,
     FLOPS_SKIPPED,
@@ -22,6 +23,8 @@ from nas.track.tags import (
     IMAGES_PER_S,
     LR,
     MEAN_ACCURACY,
+    PROBABILITY,
+    PROBABILITY_PLOT,
     SHARE,
     STEP_MS,
     SUPERNET,
@@ -31,6 +34,12 @@ from nas.track.tags import (
     Tags,
 )
 from nas.track.writers import Writers
+
+CHOICES = (
+    (ACCURACY_PLOT, ACCURACY, "Mean validation accuracy of the evaluated subnetworks that contain a choice"),
+    (PROBABILITY_PLOT, PROBABILITY, "Probability that the gate gives to each choice"),
+)
+"""Images of curves: tag, which curves, title."""
 
 
 @dataclass
@@ -233,7 +242,7 @@ class Tracker:
         self.writer.scalars(step, {TEST_ACCURACY: accuracy})
 
     def image(self, step: int, last: bool = False) -> None:
-        """Write an image of the supernet, with shares and the last evaluation's accuracies drawn in.
+        """Write an image of the supernet, with shares and the last evaluation's accuracies, and those of CHOICES.
 
         It is written after the evaluations number 1, 2, 4, 8, ... and after the ``last`` one: TensorBoard shows ten
         images of a tag, and drawing one takes as long as a few hundred small steps.
@@ -244,6 +253,11 @@ class Tracker:
             for (slot, choice), accuracy in self._accuracies.means().items():
                 known[slot][choice] = accuracy
             self.writer.image(SUPERNET, draw_supernet(self.slots, self.shares(), known), step)
+            lines = self.writer.lines()
+            for tag, kind, title in CHOICES:
+                curves = self.tags.read(kind, lines)
+                if any(len(curve) > 1 for curve in curves):
+                    self.writer.image(tag, draw_choices(self.slots, curves, title), step)
 
     # -------------------------------------------------------------------------------------------------- totals
 

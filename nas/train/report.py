@@ -11,6 +11,7 @@ import torch
 
 from nas.checkpoint import comparable, versions
 from nas.console import ResultTable
+from nas.draw.names import short_names
 from nas.errors import CheckpointError
 from nas.files import write_json
 from nas.nn import indices_of
@@ -158,14 +159,15 @@ def best_of_run(path: Path | str) -> str:
 
 def tables(report: Report) -> list[ResultTable]:
     """The report for a terminal."""
-    several = len({row.slot for row in report.branches}) > 1
+    slots = list(dict.fromkeys(row.slot for row in report.branches))
+    short, several = dict(zip(slots, short_names(slots), strict=True)), len(slots) > 1
     title = f"Branches: accuracy on {report.test_images} test images"
     figures = [*(["mean accuracy", "of subnetworks"] if several else ["accuracy"]), "share of steps"]
     branches = ResultTable(title, ["slot", "branch"], figures)
     for row in report.branches[:SHOWN]:
         accuracy = "-" if row.test_accuracy is None else f"{row.test_accuracy:.1%}"
         middle = [accuracy, str(row.subnetworks)] if several else [accuracy]
-        branches.add_row(row.slot, row.choice, *middle, f"{row.share:.1%}")
+        branches.add_row(short[row.slot], row.choice, *middle, f"{row.share:.1%}")
     _say_what_is_left(branches, len(report.branches))
     if not several:
         return [branches]

@@ -13,6 +13,7 @@ from nas.draw import (
     Axis,
     Panel,
     Points,
+    draw_choices,
     draw_curve,
     draw_curves,
     draw_front,
@@ -23,6 +24,7 @@ from nas.draw import (
 )
 from nas.draw.figure import BLUE, ORANGE
 from nas.draw.scatter import finite_mean, is_squashed
+from nas.space import Slot
 
 LOSS, COST, SIZE = Axis("loss", True), Axis("MFLOPs", True), Axis("accuracy (%)", False)
 
@@ -32,7 +34,8 @@ def test_a_front_has_a_panel_for_each_pair():
     sizes = {}
     for number in (2, 3):
         cut = [row[:number] for row in rows]
-        pixels = opened(draw_front([LOSS, COST, SIZE][:number], Points(cut, cut[3:], cut[:3], cut[0])))
+        points = Points(cut, cut[3:], cut[:3], cut[0], ["0-1", "1-1", "2-1"])
+        pixels = opened(draw_front([LOSS, COST, SIZE][:number], points))
         assert border_is_white(pixels)
         assert count(pixels, BLUE) > 100
         assert count(pixels, ORANGE) > 20  # the star
@@ -48,6 +51,19 @@ def test_values_and_hypervolume_are_drawn_over_the_trials():
         assert count(opened(png), BLUE) > 300
     assert LOSS.text == "loss, smaller is better"
     assert Axis("naswot (larger is better)", False).text == "naswot (larger is better)"
+
+
+def test_the_best_choice_of_each_slot_is_named(monkeypatch):
+    seen = []
+    monkeypatch.setattr("matplotlib.axes.Axes.set_title", lambda axes, text, **_: seen.append(text))
+    slots = [Slot(f"net.{k}.op", ("$a", "b", "c")) for k in range(14)] + [Slot("net.alone.op", ("a",))]
+    curves = [{0: [(1, 0.9), (2, 0.5)], 2: [(2, 0.5 + 0.01 * k)]} for k in range(14)] + [{0: [(2, 0.9)]}]
+    pixels = opened(draw_choices(slots, curves, "Accuracy"))
+    assert border_is_white(pixels)
+    assert pixels.shape[1] <= 1400
+    assert [text for text in seen if "\n" in text][-1] == "net.13\nc 63.0%, 13.0 points before $a"
+    assert len([text for text in seen if "\n" in text]) == 12
+    assert not [text for text in seen if text.startswith(("net.0\n", "net.1\n", "net.alone"))], "smallest leads"
 
 
 def test_any_name_of_a_run_can_be_drawn():

@@ -2,7 +2,8 @@ import pytest
 from support.images import border_is_white, count, opened
 
 from nas.draw import draw_supernet
-from nas.draw.figure import ORANGE, shorten
+from nas.draw.figure import ORANGE
+from nas.draw.names import short_names, shorten
 from nas.draw.supernet import MAX_BOXES, boxes_of, percent
 from nas.space import Slot
 
@@ -12,12 +13,12 @@ def even(choices):
 
 
 def test_every_size_of_supernet_can_be_drawn():
-    for slots, choices in (1, 1), (1, 2), (1, 128), (4, 4), (14, 3):
-        names = [Slot(f"slot{i}", tuple(f"choice{k}" for k in range(choices))) for i in range(slots)]
+    for slots, choices in (82, 2), (1, 1), (1, 2), (1, 128), (4, 4), (14, 3):
+        names = [Slot(f"net.slot{i}.conv2", tuple(f"choice{k}" for k in range(choices))) for i in range(slots)]
         png = draw_supernet(names, [even(choices)] * slots, [{0: 0.5}] * slots)
         pixels = opened(png)
         assert border_is_white(pixels), (slots, choices)
-        assert 700 < pixels.shape[1] < 2100, (slots, choices)
+        assert 700 < pixels.shape[1] <= 1400, (slots, choices)
     assert draw_supernet(names, [even(choices)] * slots, [{0: 0.5}] * slots) == png, "equal data, equal bytes"
 
 
@@ -57,6 +58,15 @@ def test_long_names_keep_their_ends():
         assert len(short) <= letters
         assert (short[0], short[-1]) == ("i", "7")
     assert shorten("conv3", 5) == "conv3"
+
+
+def test_short_names_drop_what_all_share_and_stay_apart():
+    names = [f"net.layer{n}.{m}.conv2" for n in (1, 2) for m in range(3)]
+    assert short_names(names)[:2] == ["layer1.0", "layer1.1"]
+    assert short_names(["net.blocks.0", "net.blocks.12"]) == ["blocks.0", "blocks.12"]
+    assert short_names(["a.b", "a.b.b"]) == ["b", "b.b"]
+    assert short_names(["a", "a.b", "a.c.b"]) == ["a", "a.b", "a.c.b"]
+    assert short_names(["net.mix"]) == ["net.mix"]
 
 
 def test_percent_keeps_two_digits():

@@ -15,6 +15,7 @@ from rich.console import Console
 from support.runs import finish, tiny
 from support.studies import run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import metadata
 
 from nas.checkpoint import load_trained
 from nas.cost import PathFlops
@@ -107,7 +108,11 @@ def test_the_files_say_the_same(exhaustive):
     points = {point.step: point.value for point in board.Scalars("trial/loss")}
     assert points == {int(row["trial"]) + 1: pytest.approx(float(row["loss"])) for row in feasible}
     assert board.Scalars("overview/best_loss")[-1].value == pytest.approx(result.values["loss"])
-    assert {"front", "hypervolume"} <= {*board.Tags()["images"]}
+    assert {"plots/front", "plots/hypervolume"} <= {*board.Tags()["images"]}
+    content = board.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
+    shown = metadata.parse_session_start_info_plugin_data(content).hparams
+    assert {"checkpoint", "search.sampler"} <= {*shown}
+    assert not {"run", "search.tensorboard"} & {*shown}, "they have their defaults, or are a name"
 
 
 def test_a_copied_checkpoint_is_the_same_search(checkpoint, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from nas.track import Tracker, Writers
 from nas.track.tags import TRAIN_LOSS
 
 SLOTS = (Slot("mix", ("conv1", "conv11", "skip")), Slot("mix.1", ("a", "b")))
+PNG = draw_grid(torch.rand(1, 1, 8, 8))
 STEP = {"loss": 1.0, "correct": 3, "images": 4, "step_s": 0.01, "data_s": 0.0}
 
 
@@ -195,6 +196,20 @@ def test_images_come_at_doubling_evaluations_and_the_last(writer, events, monkey
         tracker = resumed(writer, tracker.state_dict())
     writer.flush()
     assert [image.step for image in events().Images("plots/supernet")] == [1, 2, 4, 8, 11]
+
+
+def test_images_of_curves_have_every_evaluation(writer, events, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("nas.track.tracker.draw_choices", lambda *given: drawn.append(given) or PNG)
+    tracker = Tracker(writer, SLOTS)
+    tracker.evaluated(1, [((0, 0), 0.4)], 1.0)
+    tracker.image(1)
+    assert not drawn, "one choice a slot has nothing to be compared with"
+    tracker.evaluated(2, [((0, 1), 0.5), ((2, 1), 0.7)], 1.0)
+    tracker.image(2)
+    assert drawn[0][1] == [{0: [(1, 0.4), (2, 0.5)], 2: [(2, 0.7)]}, {0: [(1, 0.4)], 1: [(2, pytest.approx(0.6))]}]
+    writer.flush()
+    assert events().Tags()["images"] == ["plots/supernet", "plots/choices_accuracy"]
 
 
 def test_layout_names_tags_that_exist(writer, events):

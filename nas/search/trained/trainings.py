@@ -81,8 +81,8 @@ class Trainings:
         require(size <= images, "search.train.batch_size", size, rule, remedy)
         self._steps_per_epoch = Batches.of(target.splits, plain).steps_per_epoch
         # A point of the curve is an epoch. The validation images are looked at where it ends and not before.
-        writers = ["tensorboard"] if settings.tensorboard else []
-        track = TrackSettings(log_every=self._steps_per_epoch, writers=writers, progress=False)
+        # None is a run in TensorBoard, which would show fifty of them where it is asked for the search.
+        track = TrackSettings(log_every=self._steps_per_epoch, writers=[], progress=False)
         self.settings = replace(plain, track=track)
         self.watch: Callable[[float], None] = lambda share: None
 

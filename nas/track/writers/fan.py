@@ -64,6 +64,10 @@ class Writers:
         for writer in self._all:
             writer.scalars(step, values)
 
+    def lines(self) -> list[dict[str, float]]:
+        """What :meth:`scalars` has written since the beginning of the run: ``step``, and a value a tag."""
+        return self._metrics.lines()
+
     def text(self, tag: str, markdown: str, step: int = 0) -> None:
         """Write a text, in Markdown."""
         for writer in self._all:

@@ -32,6 +32,10 @@ class MetricsFile:
         line = json.dumps({"step": step, **values}, allow_nan=False)
         write_all(self._file, line + "\n")
 
+    def lines(self) -> list[dict[str, float]]:
+        """All that is written."""
+        return [json.loads(line) for line in Path(self._file.name).read_text().splitlines()]
+
     def flush(self) -> int:
         """Put everything on the disk; returns the length of the file in bytes."""
         sync(self._file)
