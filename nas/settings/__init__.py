@@ -33,6 +33,7 @@ from nas.settings.space import (
     ChainSettings,
     CustomSettings,
     MacroSettings,
+    ResidualSettings,
     SpaceSettings,
     TwoBranchSettings,
 )
@@ -71,6 +72,7 @@ __all__ = [
     "OptimizerSettings",
     "RankRunSettings",
     "RankSettings",
+    "ResidualSettings",
     "SGDSettings",
     "ScoreSettings",
     "SearchRunSettings",

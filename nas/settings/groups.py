@@ -10,7 +10,14 @@ from nas.errors import SettingError
 from nas.settings.data import Cifar100Settings, CifarSettings, DigitsSettings, FolderSettings, SyntheticSettings
 from nas.settings.gate import FairGateSettings, FixedGateSettings, LearnedGateSettings, UniformGateSettings
 from nas.settings.plain import fits
-from nas.settings.space import CellSettings, ChainSettings, CustomSettings, MacroSettings, TwoBranchSettings
+from nas.settings.space import (
+    CellSettings,
+    ChainSettings,
+    CustomSettings,
+    MacroSettings,
+    ResidualSettings,
+    TwoBranchSettings,
+)
 from nas.settings.train import AdamWSettings, SGDSettings, TrainRunSettings
 
 
@@ -19,7 +26,7 @@ def _by_name(*schemas: Any) -> dict[str, type]:
 
 
 GROUPS: dict[str, dict[str, type]] = {
-    "space": _by_name(TwoBranchSettings, ChainSettings, MacroSettings, CellSettings, CustomSettings),
+    "space": _by_name(TwoBranchSettings, ChainSettings, ResidualSettings, MacroSettings, CellSettings, CustomSettings),
     "gate": _by_name(FixedGateSettings, UniformGateSettings, FairGateSettings, LearnedGateSettings),
     "data": _by_name(DigitsSettings, CifarSettings, Cifar100Settings, FolderSettings, SyntheticSettings),
     "optimizer": _by_name(SGDSettings, AdamWSettings),

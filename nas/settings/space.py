@@ -30,6 +30,30 @@ class TwoBranchSettings(SpaceSettings):
     """Multiplies the channels of the branches (6 and 16)."""
 
 
+def _check_stages(settings: Any, *lists: str) -> None:
+    """``lists`` have an entry above 0 for each stage, and the slots of all stages are not too many."""
+    entries = [getattr(settings, name) for name in lists]
+    names = f"{', '.join(lists[:-1])} and {lists[-1]}"
+    remedy = "write for example " + " ".join(f"space.{n}={[[16, 32], [2, 2], [1, 2]][i]}" for i, n in enumerate(lists))
+    same = len({len(one) for one in entries}) == 1 and entries[0] != []
+    rule = f"{names} must have one entry a stage"
+    value = ", ".join(map(str, entries))
+    require(same, f"space.{', '.join(lists)}", value, rule, remedy.replace(", ", ","))
+    for name, found in zip(lists, entries, strict=True):
+        remedy = f"write for example space.{name}=[1,2]"
+        require(min(found) > 0, f"space.{name}", found, "every entry must be above 0", remedy)
+        ok = name == "depths" or max(found) <= WIDEST
+        require(ok, f"space.{name}", found, f"must be at most {WIDEST:,}", "write smaller numbers")
+    candidates, depths = settings.candidates, settings.depths
+    slots, branches = sum(depths), sum(depths) * len(candidates)
+    rule = f"makes {branches:,} branches, and may make {MOST_BRANCHES:,} in 1,000 slots"
+    ok = slots <= 1000 and branches <= MOST_BRANCHES
+    require(ok, "space.depths", depths, rule, "write for example space.depths=[2,2]")
+    ok = len(candidates) > 0 and all(isinstance(name, str) for name in candidates)
+    rule, remedy = "must be names of operations, at least one", "write for example space.candidates=[conv1,conv3]"
+    require(ok, "space.candidates", candidates, rule, remedy)
+
+
 @dataclass
 class ChainSettings(SpaceSettings):
     """Slots in a row, in stages: stage ``i`` has ``depths[i]`` slots of ``widths[i]`` channels."""
@@ -46,24 +70,22 @@ class ChainSettings(SpaceSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        lengths = {len(self.widths), len(self.depths), len(self.strides)}
-        value = f"{self.widths}, {self.depths}, {self.strides}"
-        rule = "widths, depths and strides must have one entry a stage"
-        remedy = "write for example space.widths=[16,32] space.depths=[2,2] space.strides=[1,2]"
-        require(len(lengths) == 1 and lengths != {0}, "space.widths, depths, strides", value, rule, remedy)
-        for name in ("widths", "depths", "strides"):
-            entries = getattr(self, name)
-            remedy = f"write for example space.{name}=[1,2]"
-            require(min(entries) > 0, f"space.{name}", entries, "every entry must be above 0", remedy)
-            ok = name == "depths" or max(entries) <= WIDEST
-            require(ok, f"space.{name}", entries, f"must be at most {WIDEST:,}", "write smaller numbers")
-        slots, branches = sum(self.depths), sum(self.depths) * len(self.candidates)
-        rule = f"makes {branches:,} branches, and may make {MOST_BRANCHES:,} in 1,000 slots"
-        ok = slots <= 1000 and branches <= MOST_BRANCHES
-        require(ok, "space.depths", self.depths, rule, "write for example space.depths=[2,2]")
-        ok = len(self.candidates) > 0 and all(isinstance(name, str) for name in self.candidates)
-        rule, remedy = "must be names of operations, at least one", "write for example space.candidates=[skip,conv3]"
-        require(ok, "space.candidates", self.candidates, rule, remedy)
+        _check_stages(self, "widths", "depths", "strides")
+
+
+@dataclass
+class ResidualSettings(SpaceSettings):
+    """A residual network: stage ``i`` halves the image, then adds ``depths[i]`` slots to ``widths[i]`` channels."""
+
+    name: str = "residual"
+    widths: list[int] = field(default_factory=lambda: [48, 96, 192])
+    depths: list[int] = field(default_factory=lambda: [2, 2, 2])
+    candidates: list[str] = field(default_factory=lambda: ["none", "conv1", "conv3", "conv5"])
+    """Operations, or ``none``: nothing is added."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_stages(self, "widths", "depths")
 
 
 @dataclass

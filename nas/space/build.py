@@ -12,13 +12,22 @@ from torch import Tensor, nn
 
 from nas.errors import NasError, NasWarning, SettingError, SpaceError
 from nas.nn import GatedBlock, GatedConcat, gated_blocks, gated_slots
-from nas.settings import CellSettings, ChainSettings, CustomSettings, MacroSettings, SpaceSettings, TwoBranchSettings
+from nas.settings import (
+    CellSettings,
+    ChainSettings,
+    CustomSettings,
+    MacroSettings,
+    ResidualSettings,
+    SpaceSettings,
+    TwoBranchSettings,
+)
 from nas.space.base import Architecture, SearchSpace
 from nas.space.cell import CellSpace
 from nas.space.chain import ChainSpace
 from nas.space.chained import Chained, survey
 from nas.space.custom import CustomSpace
 from nas.space.macro import MacroSpace
+from nas.space.residual import ResidualSpace
 from nas.space.two_branch import TwoBranchSpace
 
 
@@ -32,13 +41,15 @@ def build_space(settings: SpaceSettings, channels: int = 3, image_size: int = 32
             return TwoBranchSpace(settings, channels, image_size, classes)
         case ChainSettings():
             return ChainSpace(settings, channels, image_size, classes)
+        case ResidualSettings():
+            return ResidualSpace(settings, channels, image_size, classes)
         case MacroSettings():
             return MacroSpace(settings, channels, image_size, classes)
         case CellSettings():
             return CellSpace(settings, channels, image_size, classes)
         case CustomSettings():
             return CustomSpace(settings)
-    remedy = "use two_branch, chain, macro, cell or custom"
+    remedy = "use two_branch, chain, residual, macro, cell or custom"
     raise SettingError("space.name", settings.name, "is not a known space", remedy)
 
 

@@ -1,0 +1,72 @@
+"""Slots that add to what passes by them: a residual network of the kind that CIFAR-10 is learned with in minutes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from nas.nn import Active, GatedSum, conv_bn_relu, operation
+from nas.settings import ResidualSettings
+from nas.space.base import SearchSpace, Slot
+from nas.space.chained import Chained
+
+
+class Nothing(nn.Module):
+    """The candidate ``none``: adds nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x)
+
+
+class ResidualSlot(nn.Module):
+    """``x + candidate(x)``; the first slot of a stage has a convolution of stride 2 before it, which is not gated.
+
+    All candidates see the same ``x``, and what they add is a part of it: they share the layers behind them better
+    than candidates in a row do.
+    """
+
+    def __init__(self, in_channels: int, channels: int, candidates: list[str], first: bool) -> None:
+        super().__init__()
+        self.reduce = conv_bn_relu(in_channels, channels, 3, stride=2) if first else nn.Identity()
+        branches = [Nothing() if name == "none" else operation(name, channels, channels) for name in candidates]
+        self.mix = GatedSum(branches, candidates)
+
+    def forward(self, x: Tensor, active: Active) -> Tensor:
+        x = self.reduce(x)
+        y: Tensor = x + self.mix(x, active)
+        return y
+
+
+class ResidualNet(Chained):
+    """A 3x3 stem at full resolution, slots in stages, global maximum and a Linear."""
+
+    def __init__(self, settings: ResidualSettings, channels: int, classes: int) -> None:
+        super().__init__()
+        width = settings.widths[0]
+        self.stem = conv_bn_relu(channels, width, 3)
+        self.blocks = nn.ModuleList()
+        for out, depth in zip(settings.widths, settings.depths, strict=True):
+            for i in range(depth):
+                self.blocks.append(ResidualSlot(width, out, settings.candidates, first=i == 0))
+                width = out
+        self.head = nn.Linear(width, classes)
+
+    def prologue(self, x: Tensor) -> Tensor:
+        y: Tensor = self.stem(x)
+        return y
+
+    def epilogue(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(x.amax(dim=(2, 3)))
+        return y
+
+
+class ResidualSpace(SearchSpace):
+    """The space of :class:`ResidualNet`: ``sum(settings.depths)`` slots with the same candidates."""
+
+    def __init__(self, settings: ResidualSettings, channels: int, image_size: int, classes: int) -> None:
+        slots = tuple(Slot(f"slot{i}", tuple(settings.candidates)) for i in range(sum(settings.depths)))
+        super().__init__(settings.name, slots)
+        self._arguments = (settings, channels, classes)
+
+    def build(self) -> nn.Module:
+        return ResidualNet(*self._arguments)
