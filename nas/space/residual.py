@@ -38,7 +38,10 @@ class ResidualSlot(nn.Module):
 
 
 class ResidualNet(Chained):
-    """A 3x3 stem at full resolution, slots in stages, global maximum and a Linear."""
+    """A 3x3 stem at full resolution, slots in stages, global maximum and a Linear.
+
+    Maximum and scale of the logits are those of airbench (Jordan 2024, arXiv 2404.00498).
+    """
 
     def __init__(self, settings: ResidualSettings, channels: int, classes: int) -> None:
         super().__init__()
@@ -56,7 +59,7 @@ class ResidualNet(Chained):
         return y
 
     def epilogue(self, x: Tensor) -> Tensor:
-        y: Tensor = self.head(x.amax(dim=(2, 3)))
+        y: Tensor = self.head(x.amax(dim=(2, 3)) / 9)
         return y
 
 

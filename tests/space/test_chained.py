@@ -7,7 +7,7 @@ from support.references import unchanged
 from torch import nn
 
 from nas.errors import SpaceError
-from nas.settings import ChainSettings, MacroSettings
+from nas.settings import ChainSettings, MacroSettings, ResidualSettings
 from nas.space import Chained, build_space
 from nas.space.chained import survey
 
@@ -15,6 +15,7 @@ X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 SLOTS = custom("AwkwardNet").slots
 SPACES = {
     "chain": build_space(ChainSettings(merge="concat")),
+    "residual": build_space(ResidualSettings(widths=[4, 8], depths=[2, 1])),
     "macro": build_space(MacroSettings()),
     "custom": custom("AwkwardNet"),
 }

@@ -11,7 +11,15 @@ from torch import nn
 
 from nas.errors import SpaceError
 from nas.nn import BlockConv2d, BlockLinear, GatedBlock, GatedConcat, GatedSum, gated_blocks, gated_slots, indices_of
-from nas.settings import AdamWSettings, CellSettings, ChainSettings, MacroSettings, SGDSettings, TwoBranchSettings
+from nas.settings import (
+    AdamWSettings,
+    CellSettings,
+    ChainSettings,
+    MacroSettings,
+    ResidualSettings,
+    SGDSettings,
+    TwoBranchSettings,
+)
 from nas.space import build_space, extract
 from nas.train import GatedOptimizer, TrainStep
 
@@ -23,6 +31,8 @@ CASES = {
     "chain of sums, two open": (ChainSettings(**CHAIN), ((1, 2), 0, (0, 1))),
     "chain of concatenations": (ChainSettings(**CHAIN, merge="concat"), (2, 1, 3)),
     "chain of concatenations, two open": (ChainSettings(**CHAIN, merge="concat"), (2, (0, 1), 3)),
+    "residual": (ResidualSettings(widths=[4, 6], depths=[2, 1]), (2, 0, 3)),
+    "residual, two open": (ResidualSettings(widths=[4, 6], depths=[2, 1]), ((0, 2), 1, (1, 3))),
     "macro": (MacroSettings(), (0, 2, 0, 1, 2, 1, 0, 0)),
     "cell": (CellSettings(cells=1, width=4), (4, 3, 1, 2, 0, 1)),
     "cell, two open": (CellSettings(cells=1, width=4), ((1, 3), (0, 2), 0, (1, 0), 4, (2, 4))),
