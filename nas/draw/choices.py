@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from nas.draw.figure import COLOURS, INK, LINES, SMALL, TEXT, TITLE, new_figure, style, to_png
@@ -33,9 +34,10 @@ def draw_choices(slots: Sequence[Slot], curves: Sequence[Curves], title: str) ->
     assert shown, "nothing to compare"
     columns = next(n for n in (1, 2, 3, 4) if n * n >= len(shown) or n == 4)
     rows = math.ceil(len(shown) / columns)
-    figure = new_figure(max(3.1 * columns, 5.6), 2.3 * rows + 1.1)
+    width = max(3.1 * columns, 5.6)
+    figure = new_figure(width, 2.3 * rows + 1.1)
     left_out = "" if len(shown) == len(leads) else f"; the {len(shown)} of {len(leads)} slots with the largest leads"
-    figure.suptitle(f"{title}{left_out}", x=0.01, ha="left", size=TITLE, color=INK)
+    figure.suptitle(fill(f"{title}{left_out}", int(11 * width)), x=0.01, ha="left", size=TITLE, color=INK)
     alike = len({slots[k].choices for k in shown}) == 1
     for number, k in enumerate(shown, 1):
         panel = figure.add_subplot(rows, columns, number)
@@ -54,7 +56,10 @@ def _lead(slot: Slot, curve: Curves) -> tuple[float, str]:
     """By how much the best choice is ahead of the next at the end, as a number and in words."""
     (best, high), (second, low), *_ = sorted(((k, points[-1][1]) for k, points in curve.items()), key=lambda p: -p[1])
     first, next_ = (shorten(slot.choices[k], 9) for k in (best, second))
-    return high - low, f"{first} {high:.1%}, {100 * (high - low):.1f} points before {next_}"
+    points = f"{100 * (high - low):.1f}"
+    return high - low, f"{first} {high:.1%}, " + (
+        f"level with {next_}" if points == "0.0" else f"{points} points ahead of {next_}"
+    )
 
 
 def _draw_curves(panel: Axes, slot: Slot, curve: Curves) -> None:

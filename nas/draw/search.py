@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nas.draw.figure import BLUE, GREY, INK, ORANGE, SMALL, TEXT, new_figure, style, to_png
 from nas.draw.names import shorten
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 PANEL = 3.9
 """Inches of a panel."""
-NAMED = 5
-"""Points of a front whose names are written beside them, at most one more."""
+APART = 0.14
+"""Of the width: how far points must be from each other to have their names written beside them."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Points:
         broken: those that break one.
         front: the feasible ones that no other dominates.
         best: None if nothing is feasible.
-        names: of those of the front, a few of which are written beside their points.
+        names, best_name: of the front and of the best one; those that have room are written beside their points.
     """
 
     feasible: Sequence[Sequence[float]]
@@ -50,6 +50,7 @@ class Points:
     front: Sequence[Sequence[float]]
     best: Sequence[float] | None
     names: Sequence[str] = ()
+    best_name: str = ""
 
 
 def draw_front(axes: Sequence[Axis], points: Points) -> bytes:
@@ -58,7 +59,7 @@ def draw_front(axes: Sequence[Axis], points: Points) -> bytes:
     pairs = [(j, i) if axes[j].smaller_is_better else (i, j) for i, j in combinations(range(len(axes)), 2)]
     columns = min(len(pairs), 3)
     rows = -(-len(pairs) // columns)
-    figure = new_figure(PANEL * columns + 1, (PANEL - 0.7) * rows + 0.9)
+    figure = new_figure(PANEL * columns + 1, (PANEL - 0.4) * rows + 0.9)
     figure.suptitle("Pareto front" if len(axes) == 2 else "Pareto front of all objectives, two at a time", color=INK)
     for index, (x, y) in enumerate(pairs):
         panel = figure.add_subplot(rows, columns, index + 1)
@@ -90,8 +91,18 @@ def _draw_pair(panel: Axes, axes: Sequence[Axis], points: Points, x: int, y: int
     panel.step(*xy(steps), where="post", color=BLUE, linewidth=1.2, label=label)
     label = f"Pareto front ({len(points.front)})"
     panel.scatter(*xy(points.front), s=34, c=BLUE, edgecolors="white", linewidths=0.7, zorder=3, label=label)
+    # Beyond the front there is nothing that a name could hide.
+    away, side = (-x_sign * 5, -y_sign * 5), ("right" if x_sign > 0 else "left", "top" if y_sign > 0 else "bottom")
+    look: dict[str, Any] = {
+        "ha": side[0],
+        "va": side[1],
+        "fontsize": SMALL - 1,
+        "color": INK,
+        "textcoords": "offset points",
+    }
     for text, row in _named(points, x):
-        panel.annotate(text, (row[x], row[y]), (5, -9), textcoords="offset points", fontsize=SMALL - 1, color=INK)
+        panel.annotate(shorten(text, 16), (row[x], row[y]), away, **look)
+    panel.margins(x=0.16, y=0.1)
     if points.best is not None:
         x_best, y_best = xy([points.best])
         panel.scatter(
@@ -100,15 +111,15 @@ def _draw_pair(panel: Axes, axes: Sequence[Axis], points: Points, x: int, y: int
 
 
 def _named(points: Points, x: int) -> list[tuple[str, Sequence[float]]]:
-    """A few of the front's points with their names, from one end to the other, the best one among them."""
+    """The best one and those of the front that stand far enough from each other, with their names."""
+    chosen = [] if points.best is None else [(points.best_name, points.best)]
     pairs = sorted(zip(points.names, points.front, strict=False), key=lambda pair: pair[1][x])
-    last = max(len(pairs) - 1, 1)
-    chosen = {round(k * last / (NAMED - 1)) for k in range(NAMED)}
-    return [
-        (shorten(name, 20), row)
-        for k, (name, row) in enumerate(pairs)
-        if k in chosen or (points.best is not None and [*row] == [*points.best])
-    ]
+    all_x = [row[x] for row in (*points.feasible, *points.front)]
+    apart = APART * (max(all_x) - min(all_x))
+    for name, row in pairs:
+        if all(abs(row[x] - other[x]) > apart for _, other in chosen):
+            chosen.append((name, row))
+    return chosen
 
 
 def draw_values(axis: Axis, feasible: dict[int, float], broken: dict[int, float], best: Sequence[float]) -> bytes:

@@ -162,7 +162,8 @@ def images(outcome: SearchOutcome) -> dict[str, bytes]:
         return {"front": draw_values(axes[0], by_trial(feasible), by_trial(broken), best), **compared}
     best_row = None if outcome.best is None else rows([outcome.best])[0]
     names = [outcome.space.encode(trial.architecture) for trial in outcome.front]
-    front = draw_front(axes, Points(rows(feasible), rows(broken), rows(outcome.front), best_row, names))
+    best_name = "" if outcome.best is None else outcome.space.encode(outcome.best.architecture)
+    front = draw_front(axes, Points(rows(feasible), rows(broken), rows(outcome.front), best_row, names, best_name))
     curve = hypervolume_curve(outcome.points())
     numbers = [*(t.number + 1 for t in feasible), outcome.candidates[-1].number + 1]
     grown = draw_curve(numbers, [*curve, curve[-1]], *outcome.corner_texts())

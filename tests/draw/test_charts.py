@@ -61,7 +61,7 @@ def test_the_best_choice_of_each_slot_is_named(monkeypatch):
     pixels = opened(draw_choices(slots, curves, "Accuracy"))
     assert border_is_white(pixels)
     assert pixels.shape[1] <= 1400
-    assert [text for text in seen if "\n" in text][-1] == "net.13\nc 63.0%, 13.0 points before $a"
+    assert [text for text in seen if "\n" in text][-1] == "net.13\nc 63.0%, 13.0 points ahead of $a"
     assert len([text for text in seen if "\n" in text]) == 12
     assert not [text for text in seen if text.startswith(("net.0\n", "net.1\n", "net.alone"))], "smallest leads"
 
