@@ -164,7 +164,7 @@ def _splits(data: str, seed: int) -> Splits:
     return load_splits(train_settings({"data": json.loads(data)}).data, seed)
 
 
-def begin(threads: int, parent: int) -> None:
+def begin(threads: int | str, parent: int) -> None:
     """Set a worker up: it ignores Ctrl-C, which is for the parent process, and ends when the parent does."""
     import signal
     import threading
@@ -175,7 +175,7 @@ def begin(threads: int, parent: int) -> None:
     from nas.cost.allocator import keep_freed_memory
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(threads or 1)
+    torch.set_num_threads(threads if isinstance(threads, int) and threads else 1)
     keep_freed_memory()
 
     def end_with_parent() -> None:

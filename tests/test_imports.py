@@ -17,7 +17,7 @@ ORDER = (
     ("signals",),
     ("settings",),
     ("journal",),
-    ("seeds", "eager"),
+    ("seeds", "eager", "threads"),
     ("state", "sealed"),
     ("jac",),
     ("nn",),

@@ -89,14 +89,12 @@ def _carry_out(schema: type, job: Job, config: DictConfig, folder: Path) -> dict
     groups = [settings, *filter(is_dataclass, vars(settings).values())]
     said = {name: value for group in groups for name, value in vars(group).items() if name in ("threads", "progress")}
 
-    import torch
-
     from nas.console import new_console
     from nas.cost.allocator import keep_freed_memory
+    from nas.threads import set_threads
 
     keep_freed_memory()
-    if said["threads"]:
-        torch.set_num_threads(said["threads"])
+    set_threads(said["threads"])
     gc.freeze()
     gc.enable()
     # Without progress a run of a sweep prints nothing at all, because its result stands in the sweep's table.

@@ -32,6 +32,7 @@ KINDS: dict[Any, str] = {
     float: "must be a number",
     bool: "must be true or false",
     str: "must be a name or a text",
+    int | str: "must be auto, or a whole number",
     list[int]: "must be a list of whole numbers, as in [1,2]",
     list[str]: "must be a list of names, as in [a,b]",
     dict[str, Any]: "must be names with values, as in {a: 1, b: 2}",

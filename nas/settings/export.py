@@ -27,8 +27,8 @@ class ExportSettings(Settings):
     """Write ONNX, translated from the program."""
     pictures: int = rules.at_least(1, 256)
     """Test images on which every file is compared with the supernet."""
-    threads: int = rules.thread_count()
-    """CPU threads; 0 leaves torch's own choice."""
+    threads: int | str = rules.thread_count()
+    """CPU threads; ``auto`` takes one or all, whichever is faster; 0 leaves torch's own choice."""
     run: str = rules.run_name()
     """Names the folder ``outputs/export/<run>``, which must not be there yet."""
 

@@ -45,8 +45,8 @@ class RankSettings(Settings, group="rank"):
     finetune_lr: float = rules.positive(0.01)
     memory_mb: int = rules.positive(1024)
     """For the activations that candidates share."""
-    threads: int = rules.thread_count()
-    """CPU threads; 0 leaves torch's own choice."""
+    threads: int | str = rules.thread_count()
+    """CPU threads; ``auto`` takes one or all, whichever is faster; 0 leaves torch's own choice."""
     tensorboard: bool = True
     progress: bool = True
 

@@ -11,6 +11,8 @@ from typing import Any
 from nas.errors import SettingError, did_you_mean, require
 
 MISSING: Any = "???"  # OmegaConf's mark for a value that must be given
+AUTO = "auto"
+"""Of threads: one or all, whichever is faster."""
 LARGEST = 2**53
 """Of whole numbers: up to here a float has all of them, and there is no use for more."""
 
@@ -95,9 +97,9 @@ def choice(*allowed: str) -> Any:
 
 
 def thread_count() -> Any:
-    """A number of CPU threads, or 0 for torch's own choice, which is the default."""
-    rule = "must lie between 0 and 1024"
-    return _ruled(0, (lambda value: 0 <= value <= 1024, rule, "0 leaves torch's own choice"))
+    """A number of CPU threads, 0 for torch's own, or ``auto``, the default."""
+    holds = lambda value: value == AUTO or (type(value) is int and 0 <= value <= 1024)  # noqa: E731
+    return _ruled(AUTO, (holds, "must be auto, or a number between 0 and 1024", "0 leaves torch's own choice"))
 
 
 def seed_number(default: int | None = 0) -> Any:

@@ -30,8 +30,8 @@ class ScoreSettings(Settings):
     batch_size: int = rules.at_least(2, 32)
     batches: int = rules.at_least(1, 2)
     """Batches of training images; all proxies but ``zico`` see the first alone."""
-    threads: int = rules.thread_count()
-    """CPU threads; 0 leaves torch's own choice."""
+    threads: int | str = rules.thread_count()
+    """CPU threads; ``auto`` takes one or all, whichever is faster; 0 leaves torch's own choice."""
     progress: bool = True
     seed: int = rules.seed_number()
     run: str = rules.run_name()

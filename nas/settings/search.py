@@ -93,8 +93,8 @@ class SearchSettings(Settings, group="search"):
     """Training images in a batch for the proxies."""
     latency_batch: int = rules.positive(1)
     latency_threads: int = rules.positive(1)
-    threads: int = rules.thread_count()
-    """CPU threads for everything else; 0 leaves torch's own choice."""
+    threads: int | str = rules.thread_count()
+    """CPU threads for everything else; ``auto`` takes one or all, whichever is faster; 0 leaves torch's own choice."""
     tensorboard: bool = True
     progress: bool = True
 

@@ -70,8 +70,9 @@ class TrainSettings(Settings, group="train"):
     compile: str = rules.choice("none", "branches")
     """``branches`` compiles each branch by itself: a compiled supernet would recompile for every path."""
     device: str = "auto"
-    threads: int = rules.thread_count()
-    """CPU threads; 0 leaves torch's own choice. The same number is needed for the same bits."""
+    threads: int | str = rules.thread_count()
+    """CPU threads; ``auto`` takes one or all, whichever is faster in the first steps, and the run keeps it; 0 leaves
+    torch's own choice. The same number is needed for the same bits."""
     save_every: int = rules.not_negative(0)
     """Steps between checkpoints; 0 saves once an epoch."""
     extend: bool = False

@@ -30,7 +30,7 @@ def fit(run: Run, until: int | None = None) -> None:
         RankError: the processes of the run do different things, or one is gone.
     """
     several, end = run.world.size > 1, run.total_steps if until is None else min(until, run.total_steps)
-    with stop_signals(grace_s=GRACE_S if several else 0) as received, run.progress:
+    with stop_signals(grace_s=GRACE_S if several else 0) as received, run.progress, run.threads:
         if run.to_be_evaluated:
             run.validate()
             run.save()

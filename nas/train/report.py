@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from nas.checkpoint import comparable, versions
 from nas.console import ResultTable
 from nas.draw.names import short_names
@@ -87,8 +85,9 @@ def make_report(run: Run) -> Report:
 
 
 def _evaluate(run: Run) -> Report:
-    on_val = run.evaluated or run.evaluate("val")
-    on_test = run.evaluate("test", [result.architecture for result in on_val])
+    with run.threads:
+        on_val = run.evaluated or run.evaluate("val")
+        on_test = run.evaluate("test", [result.architecture for result in on_val])
     space, branches = run.space, []
     for i, (slot, shares) in enumerate(zip(space.slots, run.tracker.shares(), strict=True)):
         for choice, (name, share) in enumerate(zip(slot.choices, shares, strict=True)):
@@ -106,7 +105,7 @@ def _evaluate(run: Run) -> Report:
         steps=run.step,
         test_images=len(run.splits.test),
         device=str(run.device),
-        threads=torch.get_num_threads(),
+        threads=run.threads.number,
         versions=versions(),
         processes=run.world.size,
         favourite=space.encode(favourite) if (favourite := run.gate.favourite()) else "",

@@ -8,8 +8,6 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import torch
-
 from nas.checkpoint import Initial, Trained, agreed, calibrated, comparable, load_trained, plain_network, saved
 from nas.console import ResultTable
 from nas.cost import PathFlops, count_parameters
@@ -19,6 +17,7 @@ from nas.errors import CheckpointError
 from nas.files import write_json
 from nas.settings import FixedGateSettings, TrainRunSettings
 from nas.space import Architecture, SearchSpace, build_space, check_supernet
+from nas.threads import set_threads
 from nas.track.tags import MEAN_ACCURACY
 from nas.train.loop import fit
 from nas.train.report import make_report
@@ -100,8 +99,7 @@ def retrain(
     """
     if saved(folder):
         raise CheckpointError("run", folder, "is the run of a supernet", "take another run=NAME")
-    if settings.train.threads:
-        torch.set_num_threads(settings.train.threads)
+    set_threads(settings.train.threads)
     trained = None
     if settings.checkpoint:
         factory = getattr(settings.space, "factory", "")  # which the user has named

@@ -17,8 +17,10 @@ from nas.gate import build_gate
 from nas.settings import TrainRunSettings
 from nas.settings.changed import changed
 from nas.settings.plain import flat
+from nas.settings.rules import AUTO
 from nas.space import Architecture, build_space
 from nas.state import load_weights, must_fit
+from nas.threads import Threads
 from nas.track import NullWriter, Progress, Tracker, Writers
 from nas.train.evaluation import EvalResult, architectures_to_evaluate, evaluate
 from nas.train.gate_trainer import GateTrainer, NoGateTrainer
@@ -71,8 +73,8 @@ class Run:
         rule, remedy = "has other settings, versions or checkpoints", "give all processes the same command and folder"
         world.assert_equal_across_ranks(begun, "run", folder, rule, remedy)
         self.device = choose_device(settings.train.device, world.local_rank if world.size > 1 else None)
-        if settings.train.threads:
-            torch.set_num_threads(settings.train.threads)
+        alone = world.size == 1 and self.device.type == "cpu"  # torchrun sets a number, unless it is told one
+        self.threads = Threads(settings.train.threads if alone or settings.train.threads != AUTO else 0)
         with world.main_process_first():
             shown = settings.track.progress and world.is_main
             self.splits = splits or load_splits(settings.data, settings.seed, shown)
@@ -138,6 +140,7 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.gate.load_state_dict(state["gate"])
         self.tracker.load_state_dict(state["track"])
+        self.threads.go_on(state.get("threads", 0))
         self.step, self.to_be_evaluated = state["step"], state.get("to_be_evaluated") is True
 
     def paths(self) -> tuple[tuple[Architecture, ...], tuple[Architecture, ...]]:
@@ -168,6 +171,8 @@ class Run:
         )
         self.step += 1
         self.progress.advance(self.step, self.tracker)
+        if line := self.threads.note(step_s):
+            self.progress.console.print(line)
 
     def log(self, lr: float, paths: Sequence[Architecture]) -> None:
         """Write the training curves of the steps since the last call; ``paths`` are those of the last step."""
@@ -236,5 +241,6 @@ class Run:
             "metrics_bytes": self.tracker.writer.flush(),
             "cycles": list(self.cycle_ends[:-1]),
             "to_be_evaluated": self.to_be_evaluated,
+            "threads": self.threads.chosen,
         }
         checkpoint.save(self.folder, self.step, state)
