@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 WARM_UP = 2
 """Pieces of work that do not count, one of each kind: the first ones prepare what later ones find."""
 FEWEST_SLOWER, FEWEST_FASTER, MOST = 3, 10, 20
-"""Pairs that are timed: at least so many to find all threads slower, or faster, and at most. A core that is busy now and
-then makes a few of the pieces much slower: it takes more of them to know that there is none."""
+"""Pairs that are timed: at least so many to find all threads slower, or faster, and at most. A core that is busy now
+and then makes a few of the pieces much slower: it takes more of them to know that there is none."""
 CERTAIN = 3.0
 """Standard errors that the mean difference of the pairs must be away from 0."""
 
@@ -56,7 +56,8 @@ class Threads:
     def __init__(self, setting: int | str, what: str = "step") -> None:
         set_threads(setting)
         self.most, self._what = torch.get_num_threads(), what
-        self.chosen = 0 if setting == AUTO and self.most > 1 else self.most
+        self._auto = setting == AUTO
+        self.chosen = 0 if self._auto and self.most > 1 else self.most
         self._seconds: dict[int, list[float]] = {1: [], self.most: []}
         self._made, self._before = 0, self.most
 
@@ -83,7 +84,8 @@ class Threads:
         """
         if type(chosen) is not int or not 0 <= chosen <= 1024:
             raise ValueError(f"{chosen!r:.80} is no number of threads")
-        self.chosen = self.chosen or chosen
+        if self._auto:
+            self.chosen = chosen or self.chosen
 
     def note(self, seconds: float, last: bool = False) -> str:
         """Take note of how long a piece of work took, in the context; ``last`` demands a choice if one can be made.
@@ -104,19 +106,24 @@ class Threads:
         took, others = (1000 * statistics.fmean(self._seconds[number]) for number in (self.chosen, other))
         return f"threads: {self.chosen} (a {self._what} takes {took:.3g} ms; {others:.3g} ms with {other})"
 
-    def choose(self, work: Callable[[], object], spend_s: float = 1.0) -> str:
-        """Carry out ``work`` until the choice is made, if it is open, for about ``spend_s`` seconds.
+    def choose(self, piece: Callable[[], Callable[[], object]], spend_s: float = 1.0) -> str:
+        """Make the choice, in the context, by work that is done for it alone, for about ``spend_s`` seconds.
+
+        Args:
+            piece: gives the work; it is not called if there is nothing to choose.
+            spend_s: after that time, three pairs must do.
 
         Returns:
             As :meth:`note`.
         """
-        line, began = "", perf_counter()
-        with self:
-            while not self.chosen:
-                started = perf_counter()
-                work()
-                ended = perf_counter()
-                line = self.note(ended - started, last=ended - began > spend_s)
+        if self.chosen:
+            return ""
+        line, work, began = "", piece(), perf_counter()
+        while not self.chosen:
+            started = perf_counter()
+            work()
+            ended = perf_counter()
+            line = self.note(ended - started, last=ended - began > spend_s)
         return line
 
     def _choice(self, last: bool) -> int:

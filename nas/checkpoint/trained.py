@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nas.checkpoint.file import load, newest
 from nas.checkpoint.initial import AVERAGE
@@ -62,6 +62,11 @@ class Trained:
         size = batch_size or self.settings.evaluate.batch_size
         mean, std, last = self.splits.mean, self.splits.std, self.settings.train.channels_last
         return list(ordered(images, mean, std, size, "cpu", last))
+
+    def sample(self) -> Tensor:
+        """The first batch of validation images, normalised."""
+        number = min(len(self.splits.val), self.settings.evaluate.batch_size)
+        return self.batches(self.splits.val.subset(torch.arange(number)))[0][0]
 
     def held_out(self, split: str, images: int | None = None) -> ImageSet:
         """The images of a split that subnetworks are compared on.

@@ -17,12 +17,15 @@ def job(settings: ExportSettings, folder: Path, out: Console) -> dict[str, Any]:
     """Write one subnetwork of a checkpoint into ``folder``; print what it is and how its files compare."""
     from nas.checkpoint import load_trained
     from nas.export import export, find_source, ready, tables
+    from nas.threads import Threads, passes
 
     ready(folder, settings.onnx)
     source = find_source(settings.checkpoint, settings.search, settings.architecture)
     trained = load_trained(source.checkpoint, out.is_terminal, settings.factory)
     architecture = trained.space.decode(source.architecture)
-    with out.status("exporting"):
+    with Threads(settings.threads, "pass") as threads, out.status("exporting"):
+        if line := threads.choose(lambda: passes(trained.supernet, trained.sample(), [architecture])):
+            out.print(line)
         exported = export(trained, architecture, folder, settings.program, settings.onnx, settings.pictures)
     out.print(*tables(exported), sep="\n")
     out.print(f"checkpoint: {trained.path}\nfolder:     {folder}")

@@ -17,10 +17,14 @@ if TYPE_CHECKING:
 def job(settings: RankRunSettings, folder: Path, out: Console) -> dict[str, Any]:
     """Predict, hold the predictions against the table, and write what came out into ``folder``."""
     from nas.rank import KnownValues, load_target, predict, rank, tables, write_report
+    from nas.threads import Threads
 
     with only_one(folder):
         target = load_target(settings)
-        predictions = predict(target, settings, KnownValues(folder))
+        with Threads(settings.rank.threads, "pass") as threads:
+            if (line := threads.choose(target.piece_of_work)) and settings.rank.progress:
+                out.print(line)
+            predictions = predict(target, settings, KnownValues(folder))
         ranking = rank(predictions, target.truth, settings.seed)
         write_report(folder, settings, target, predictions, ranking)
     out.print(*tables(ranking, target.truth), *ranking.conclusions, sep="\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,8 @@ from nas.score.run import training_batches
 from nas.seeds import generator
 from nas.settings import RankRunSettings, SpaceSettings
 from nas.settings.rank import SURROGATE
-from nas.space import SearchSpace, build_space
+from nas.space import SearchSpace, build_space, infer_widths
+from nas.threads import passes
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +34,17 @@ class RankTarget:
     """``(C, H, W)`` of one image; without images, costs are those for ``(3, 32, 32)``."""
     batches: list[Batch]
     """Two batches of training images for the proxies, from the first checkpoint's data or from ``data``; else none."""
+
+    def piece_of_work(self) -> Callable[[], object]:
+        """What most of the time goes to, to find the better number of threads: a pass through the supernet."""
+        architectures = self.truth.architectures[:4]
+        if self.trained:
+            return passes(self.trained[0].supernet, self.trained[0].sample(), architectures)
+        if not self.batches:
+            return lambda: None
+        supernet = self.space.supernet().eval()
+        infer_widths(supernet, self.input_shape)
+        return passes(supernet, self.batches[0][0], architectures, gradients=True)
 
 
 def load_target(settings: RankRunSettings) -> RankTarget:

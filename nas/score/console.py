@@ -20,10 +20,12 @@ def carry_out(run: ScoreRun, out: Console) -> None:
         ScoreError: a proxy does not apply to a subnetwork.
     """
     bar = ProgressBar("scoring", len(run.wanted), len(run.rows), run.settings.progress, out)
-    with stop_signals() as received, bar:
+    with stop_signals() as received, bar, run.threads:
         new = 0.0
         for number, row in enumerate(run, 1):
             new += row.seconds
+            if (line := run.threads.note(row.seconds)) and run.settings.progress:
+                out.print(line)
             bar.update(len(run.rows), f"{1000 * new / number:,.0f} ms each")
             if received and len(run.rows) < len(run.wanted):
                 raise Interrupted(received[0])

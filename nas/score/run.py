@@ -21,6 +21,7 @@ from nas.seeds import generator
 from nas.settings import ScoreSettings
 from nas.settings.plain import filled
 from nas.space import Architecture, SearchSpace, build_space, check_supernet, extract, infer_widths
+from nas.threads import Threads
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,7 @@ class ScoreRun:
             known.pop(name)
         self._rows: dict[str, Row] = {}  # by architecture: two processes may have scored one
         self.journal = Journal(folder / "scores.jsonl", "nas-score", known, self._replay, result=folder / "scores.csv")
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
+        self.threads = Threads(settings.threads, "subnetwork")
         splits = load_splits(settings.data, settings.seed, settings.progress)
         shape = splits.sizes
         self.space = build_space(settings.space, *shape)

@@ -12,6 +12,7 @@ from time import perf_counter
 import torch
 
 from nas.cost import PathFlops, PathParameters, latency
+from nas.data import ordered
 from nas.errors import DivergedError, SettingError, SpaceError
 from nas.score import PROXIES, ScoreError, score
 from nas.score.run import training_batches
@@ -25,6 +26,7 @@ from nas.seeds import generator
 from nas.settings import SearchSettings
 from nas.settings.rank import FINETUNE_STEPS
 from nas.space import Architecture, extract
+from nas.threads import passes
 from nas.train import EvalResult
 
 PROXY_BATCHES = 2
@@ -146,6 +148,19 @@ class Measures:
             by_batch=way != "running" and self._target.recalibrates(how.recalibrate),
         )
         return Race(evaluator, looks, metric, [self.costs[n] for n in how.objectives if n in self.costs], way)
+
+    def piece_of_work(self) -> Callable[[], object]:
+        """What most of the time goes to, to find the better number of threads: a pass through the supernet."""
+        target, draws = self._target, generator(self._target.seed, "threads")
+        architectures = target.space.sample_many(4, draws)
+        if self.trainings is not None:
+            batch = target.splits.train.subset(torch.arange(self.trainings.settings.train.batch_size))
+            x = next(ordered(batch, target.splits.mean, target.splits.std, len(batch)))[0]
+            return passes(target.fresh, x, architectures, gradients=True)
+        if self._evaluators and target.trained is not None:
+            return passes(target.supernet, target.trained.sample(), architectures)
+        x = self._batches[0][0] if self._batches else self._image
+        return passes(target.fresh, x, architectures, gradients=bool(self._batches))
 
     def __call__(self, trials: Sequence[Trial], company: Company | None = None) -> Iterator[Measurement]:
         """Measure one after the other in lexicographic order, in which subnetworks share most work.

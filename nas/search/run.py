@@ -8,7 +8,6 @@ from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from nas.console import ProgressBar, new_console
@@ -27,6 +26,7 @@ from nas.search.trained.rungs import Halving
 from nas.settings import SearchRunSettings
 from nas.signals import Interrupted, stop_signals
 from nas.space import SearchSpace
+from nas.threads import Threads
 
 DEFAULT_TRIALS = 100
 WAIT_S = 0.1
@@ -50,8 +50,7 @@ class Search:
 
     def __init__(self, settings: SearchRunSettings, folder: Path) -> None:
         self.settings, self.folder, how = settings, folder, settings.search
-        if how.threads:
-            torch.set_num_threads(how.threads)
+        self.threads = Threads(how.threads, "pass")
         self.objectives = [objective(name) for name in how.objectives]
         limited = [objective(name, bound) for name, bound in how.limit.items()]
         self.target = SearchTarget.of(settings, how.progress)
@@ -122,9 +121,11 @@ def search(run: Search) -> SearchOutcome:
     total, behind = run.trials, 0
     if run.stages is not None:
         total, behind = run.stages.budget.candidates, run.stages.budget.behind
-    with stop_signals() as received, SearchBar(study, total, how.progress, behind=behind) as bar:
+    with stop_signals() as received, SearchBar(study, total, how.progress, behind=behind) as bar, run.threads:
         if trainings is not None:
             trainings.watch = bar.note_share
+        if not study.done() and (line := run.threads.choose(run.measures.piece_of_work)):
+            bar.console.print(line)
         while not study.done():
             claimed = study.claim()
             all_refused = bool(claimed)

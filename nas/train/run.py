@@ -6,8 +6,6 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from nas import checkpoint
 from nas.checkpoint import Initial, begin_with, comparable
 from nas.data import Batch, Batches, ImageSet, Splits, load_splits, ordered, ranking_images, unnormalise
