@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
 from time import perf_counter
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -54,11 +55,11 @@ class ProgressBar:
         self.console = console or new_console()
         on_terminal = shown and self.console.is_terminal
         self.drawn = on_terminal or (shown and self.console.is_jupyter)
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[news]}"), TimeRemainingColumn())
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[news]}"), _TimeLeft())
         self._bar = Progress(
             TextColumn(label), *columns, TextColumn("left"), console=self.console, disable=not on_terminal
         )
-        self._task = self._bar.add_task(label, total=total, completed=done, news="")
+        self._task = self._bar.add_task(label, total=total, completed=done, news="", left_s=None)
         self._total, self._next = total, 0.0
         self._output: Any = None  # what shows the bar in a notebook; rich's own way there needs ipywidgets
 
@@ -77,11 +78,17 @@ class ProgressBar:
         """Whether :meth:`update` would draw now: five times a second, and at the end."""
         return self.drawn and (done == self._total or perf_counter() >= self._next)
 
-    def update(self, done: float, news: str = "") -> None:
-        """Say how many things are done, a part of one included; drawn if it is time."""
+    def update(self, done: float, news: str = "", left_s: float | None = None) -> None:
+        """Say how many things are done, a part of one included; drawn if it is time.
+
+        Args:
+            done: their number.
+            news: stands behind it.
+            left_s: seconds that are left; if not given, what the last things have taken says it.
+        """
         if self.is_due(done):
             self._next = perf_counter() + REFRESH_S
-            self._bar.update(self._task, completed=done, news=news)
+            self._bar.update(self._task, completed=done, news=news, left_s=left_s)
             if self._output is not None:
                 self._output.update(self._bar)
 

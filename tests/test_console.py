@@ -88,7 +88,7 @@ def test_bars_redraw_at_most_five_times_a_second(monkeypatch):
     console._force_terminal = True
     drawn = []
     with ProgressBar("scoring", 1000, console=console) as bar:
-        monkeypatch.setattr(bar._bar, "update", lambda *_, completed, news: drawn.append(completed))
+        monkeypatch.setattr(bar._bar, "update", lambda *_, completed, **__: drawn.append(completed))
         for done in range(1, 1001):
             now[0] += 0.01
             bar.update(done)

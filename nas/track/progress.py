@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from rich.console import Console
 
 from nas.console import ProgressBar, new_console
+from nas.track.left import TimeLeft
 from nas.track.tags import BEST_ACCURACY, MEAN_ACCURACY, TRAIN_LOSS, VAL_LOSS
 from nas.track.tracker import Tracker
 
@@ -20,19 +21,27 @@ class Progress(ProgressBar):
         step: where it starts.
         shown: False prints nothing at all.
         console: where to; standard output if not given.
+        left: estimates the time left; by the steps alone if not given.
     """
 
     def __init__(
-        self, total_steps: int, steps_per_epoch: int, step: int, shown: bool, console: Console | None = None
+        self,
+        total_steps: int,
+        steps_per_epoch: int,
+        step: int,
+        shown: bool,
+        console: Console | None = None,
+        left: TimeLeft | None = None,
     ) -> None:
         super().__init__("training", total_steps, step, shown, console or new_console(quiet=not shown))
         self.total_steps, self.steps_per_epoch = total_steps, steps_per_epoch
+        self.left = left or TimeLeft(step, total_steps)
 
     def advance(self, step: int, tracker: Tracker) -> None:
         """Note that ``step`` steps have been made; the loss that is shown is the mean since the last evaluation."""
         loss = tracker.epoch_loss()
         if loss is not None and self.is_due(step):
-            self.update(step, f"loss {loss:.3f}  {tracker.images_per_s():,.0f} images/s")
+            self.update(step, f"loss {loss:.3f}  {tracker.images_per_s():,.0f} images/s", self.left.seconds(step))
 
     def epoch(self, step: int, values: Mapping[str, float], tracker: Tracker) -> None:
         """Print a line for an evaluation, with what :meth:`Tracker.evaluated` returned."""

@@ -22,6 +22,7 @@ from nas.threads import Threads
 from nas.track import NullWriter, Progress, Tracker, Writers
 from nas.train.evaluation import EvalResult, architectures_to_evaluate, evaluate
 from nas.train.gate_trainer import GateTrainer, NoGateTrainer
+from nas.train.left import CHECKPOINT, EVALUATION, IMAGE, time_left
 from nas.train.network import build_network
 from nas.train.optimize import GatedOptimizer
 from nas.train.schedule import Every, cycle_ends, rate_in_cycles
@@ -83,7 +84,8 @@ class Run:
         self.evaluated: list[EvalResult] = []  # by the last evaluation of this process
         self._begin(state, config_text, changed(settings) if given is None else given)
         shown = settings.track.progress and world.is_main
-        self.progress = progress or Progress(self.total_steps, self.steps_per_epoch, self.step, shown)
+        epochs = self.total_steps, self.steps_per_epoch, self.step
+        self.progress = progress or Progress(*epochs, shown, left=time_left(self))
 
     def __repr__(self) -> str:
         return f"Run({self.folder}: step {self.step:,} of {self.total_steps:,}, {self.gate!r}, {self.space!r})"
@@ -171,6 +173,7 @@ class Run:
         self.progress.advance(self.step, self.tracker)
         if line := self.threads.note(step_s):
             self.progress.console.print(line)
+            self.progress.left.begin(self.step)  # the steps to come take as long as the faster ones
 
     def log(self, lr: float, paths: Sequence[Architecture]) -> None:
         """Write the training curves of the steps since the last call; ``paths`` are those of the last step."""
@@ -212,10 +215,12 @@ class Run:
         if self.world.size > 1 and not self.to_be_evaluated:
             self.to_be_evaluated = True
             self.save()
-        self.evaluated = results = self.evaluate("val")
-        self.to_be_evaluated = False
-        values = self.note(results)
-        self.tracker.image(self.step, last=self.step == self.total_steps)
+        with self.progress.left.beside(EVALUATION):
+            self.evaluated = results = self.evaluate("val")
+            self.to_be_evaluated = False
+            values = self.note(results)
+        with self.progress.left.beside(IMAGE):
+            self.tracker.image(self.step, last=self.step == self.total_steps)
         self.progress.epoch(self.step, values, self.tracker)
 
     def save(self) -> None:
@@ -227,18 +232,19 @@ class Run:
         """
         if not self.world.is_main:
             return
-        check_finite(self.supernet, self.settings.optimizer.lr, self.step)
-        state = {
-            "settings": comparable(self.settings),
-            "initial": self.origin,
-            "space": {"name": self.space.name, "slots": [[s.name, list(s.choices)] for s in self.space.slots]},
-            "model": self.supernet.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "gate": self.gate.state_dict(),
-            "track": self.tracker.state_dict(),
-            "metrics_bytes": self.tracker.writer.flush(),
-            "cycles": list(self.cycle_ends[:-1]),
-            "to_be_evaluated": self.to_be_evaluated,
-            "threads": self.threads.chosen,
-        }
-        checkpoint.save(self.folder, self.step, state)
+        with self.progress.left.beside(CHECKPOINT):
+            check_finite(self.supernet, self.settings.optimizer.lr, self.step)
+            state = {
+                "settings": comparable(self.settings),
+                "initial": self.origin,
+                "space": {"name": self.space.name, "slots": [[s.name, list(s.choices)] for s in self.space.slots]},
+                "model": self.supernet.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "gate": self.gate.state_dict(),
+                "track": self.tracker.state_dict(),
+                "metrics_bytes": self.tracker.writer.flush(),
+                "cycles": list(self.cycle_ends[:-1]),
+                "to_be_evaluated": self.to_be_evaluated,
+                "threads": self.threads.chosen,
+            }
+            checkpoint.save(self.folder, self.step, state)

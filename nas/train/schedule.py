@@ -25,6 +25,11 @@ class Every:
         """Whether it is due after ``step`` steps."""
         return step % self.steps == 0 or step == self.last
 
+    def left(self, step: int) -> int:
+        """How often it is still due after ``step``."""
+        behind = step < self.last and self.last % self.steps > 0
+        return self.last // self.steps - step // self.steps + behind
+
 
 def learning_rate(settings: TrainSettings, peak: float, step: int, total_steps: int, steps_per_epoch: int) -> float:
     """The learning rate of update ``step`` of ``total_steps``.
