@@ -52,7 +52,7 @@ def interleave(
             for _ in range(calls):
                 call()
             times[name].append((perf_counter() - started) / calls)
-    return {name: _ratio(times[name], times[baseline]) for name in names}
+    return {name: ratio_of(times[name], times[baseline]) for name in names}
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,8 @@ def ratio_table(title: str, result: Mapping[str, Any], branches: Sequence[int]) 
     return shown
 
 
-def _ratio(times: list[float], baseline: list[float]) -> Ratio:
+def ratio_of(times: Sequence[float], baseline: Sequence[float]) -> Ratio:
+    """The ratio of times that were taken in the same rounds, in seconds."""
     ratios = [time / base for time, base in zip(times, baseline, strict=True)]
     low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
     return Ratio(median, low, high, len(ratios), 1000 * statistics.median(times))

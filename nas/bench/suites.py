@@ -12,6 +12,7 @@ from nas.bench.find import find_suite, find_table
 from nas.bench.gating_suite import gating_suite, gating_table
 from nas.bench.jac.suite import jac_suite, jac_table
 from nas.bench.search import search_suite, search_table
+from nas.bench.threads import threads_suite, threads_table
 from nas.settings import BenchSettings
 
 Say = Callable[[str], None]
@@ -32,6 +33,7 @@ SUITES: dict[str, tuple[Measure, Callable[[dict[str, Any]], Table]]] = {
     "search": (_timed(search_suite), search_table),
     "dist": (_timed(dist_suite), dist_table),
     "find": (_find, find_table),
+    "threads": (_timed(threads_suite), threads_table),
 }
 
 

@@ -4,7 +4,7 @@ import statistics
 
 import pytest
 
-from nas.bench import dist, find, gating, search
+from nas.bench import dist, find, gating, search, threads
 from nas.bench.compare import interleave
 from nas.cost.allocator import keep_freed_memory
 
@@ -44,6 +44,15 @@ def test_a_two_process_gated_step_costs_like_ddp():
     for choices in (2, 8, 32):
         found = dist.in_processes(2, dist.compare, choices, 30)[0]
         assert found[dist.GATED].median < dist.BAR * ROOM, choices
+
+
+def test_auto_takes_the_faster_number_of_threads():
+    space, images = threads.SPACES["chain"]
+    step = gating.gated_step(gating.build_space(space), *gating.random_batch(images, 32))
+    with threads.busy_process():
+        beside = threads.choices(step, 2, rounds=5)
+    for found in (beside, threads.choices(step, 2, rounds=5)):
+        assert found["auto"].median < 1.1 * ROOM
 
 
 def test_shared_work_saves_half_of_the_time():
