@@ -93,6 +93,16 @@ class ProgressBar:
                 self._output.update(self._bar)
 
 
+class _TimeLeft(TimeRemainingColumn):
+    """The time left, as whoever works has said it, or as rich makes it out."""
+
+    style = "progress.remaining"
+
+    def render(self, task: Task) -> Text:
+        left: float | None = task.fields["left_s"]
+        return super().render(task) if left is None else Text(str(timedelta(seconds=round(left))), self.style)
+
+
 def track(
     items: Iterable[T], label: str, total: int, shown: bool = True, console: Console | None = None
 ) -> Iterator[T]:
