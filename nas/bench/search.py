@@ -158,9 +158,9 @@ def empty_search(sampler: str, trials: int) -> float:
     return seconds
 
 
-def search_table(result: dict[str, Any]) -> Table:
+def search_table(result: dict[str, Any], title: str = "What a search costs") -> Table:
     """The result for a terminal: medians over the rounds, with half of the distance between the quartiles."""
-    shown = frame("What a search costs", result)
+    shown = frame(title, result)
     for column in ("median", "at most"):
         shown.add_column(column, justify="right", no_wrap=True)
     for row in in_sections(shown, result["rows"]):

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from nas.bench.compare import Ratio, Row, measured, ratio_of, ratio_table
+from nas.bench.compare import Ratio, measured, ratio_of
 from nas.bench.gating import gated_step, random_batch
+from nas.bench.search import Row, search_table
 from nas.settings import ChainSettings, TwoBranchSettings
 from nas.space import build_space
 from nas.threads import Threads
@@ -45,8 +46,8 @@ def threads_suite(rounds: int, threads: int, say: Callable[[str], None]) -> dict
             with beside:
                 found = choices(step, threads, min(rounds, ROUNDS))
             for what, ratio in found.items():
-                bars = {"2": 1.10} if what == "auto" else {}
-                rows.append(Row(f"{name}, batch {images}, {where}", what, {"2": ratio}, bars))
+                figures = ratio.median, ratio.low, ratio.high, ratio.rounds
+                rows.append(Row(f"{name}, batch {images}, {where}", what, *figures, 1.1 if what == "auto" else None))
     return measured("threads", min(rounds, ROUNDS), rows)
 
 
@@ -79,4 +80,4 @@ def choices(step: Callable[[], object], threads: int, rounds: int) -> dict[str, 
 
 def threads_table(result: dict[str, Any]) -> Table:
     """The result for a terminal."""
-    return ratio_table("Time of a step as a multiple of the better number of threads", result, (2,))
+    return search_table(result, "Time of a step as a multiple of that on the better number of threads")
