@@ -93,7 +93,7 @@ class OptunaSweeper(Sweeper):
         folder = Path(self._config.hydra.sweep.dir).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         with only_one(folder):
-            self._search(self._study(folder, dict(word.partition("=")[::2] for word in words)))
+            self._search(self._study(folder, dict(word.partition("=")[::2] for word in words if word[:4] != "run=")))
 
     def _check_words(self) -> None:
         """Compose each value, or both ends, beside the first of the others: a wrong word is refused before any run."""
@@ -113,8 +113,9 @@ class OptunaSweeper(Sweeper):
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         path, words["hydra.sweeper.direction"] = str(folder / STORAGE), self._how.direction
         storage = optuna.storages.JournalStorage(JournalFileBackend(path, JournalFileOpenLock(path)))
+        name = next((begun.study_name for begun in storage.get_all_studies()), folder.name)
         how: dict[str, Any] = {"direction": self._how.direction, "load_if_exists": True}
-        study = optuna.create_study(storage=storage, study_name=folder.name, **how)
+        study = optuna.create_study(storage=storage, study_name=name, **how)
         if "words" not in study.user_attrs:
             study.set_user_attr("words", words)
         if changed := differences(study.user_attrs["words"], words):

@@ -74,7 +74,7 @@ def _weights(outcome: SearchOutcome) -> str | None:
 
 def files(folder: Path) -> list[str]:
     """The names of what a search has left that a person may want to open."""
-    names = ("report.md", "front.csv", "trials.csv", "front.png", "hypervolume.png", "verdict.png", FILE)
+    names = ("report.md", "front.csv", "trials.csv", "front.png", "hypervolume.png", "verdict.png", FILE, "optuna.log")
     return [name for name in names if (folder / name).exists()]
 
 

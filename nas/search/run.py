@@ -31,6 +31,8 @@ from nas.threads import Threads
 DEFAULT_TRIALS = 100
 WAIT_S = 0.1
 """Between two looks at whether the other processes have finished."""
+COPY_EVERY_S = 10.0
+"""Between two copies of the trials for Optuna's tools."""
 COUNTED = 20_000
 """The largest space whose networks are counted, for the length of the bar."""
 LINES = 10
@@ -56,6 +58,7 @@ class Search:
         self.target = SearchTarget.of(settings, how.progress)
         summed = members_of_sum(how, self.target.trained is not None)
         needed = [one for one in (*self.objectives, *limited, *summed) if not one.derived]
+        self.kept = [one for one in self.objectives if not one.derived] or list(dict.fromkeys(needed))
         self.measures = Measures(self.target, how, list(dict.fromkeys(needed)), folder)
         space, limits = self.target.space, Limits(self.target.space, how.limit, self.measures.costs)
         if how.sampler == "surrogate":
@@ -118,6 +121,7 @@ def search(run: Search) -> SearchOutcome:
         SettingError: nothing can be evaluated.
     """
     study, how, trainings = run.study, run.settings.search, run.measures.trainings
+    copy_at = time.perf_counter() + COPY_EVERY_S
     total, behind = run.trials, 0
     if run.stages is not None:
         total, behind = run.stages.budget.candidates, run.stages.budget.behind
@@ -135,6 +139,8 @@ def search(run: Search) -> SearchOutcome:
                 if trainings is not None and not found.stopped and found.trial.stage != FINAL:
                     trainings.drop_weights(found.trial.architecture, found.trial.draw)
                 bar.note_trial()
+                if time.perf_counter() > copy_at:
+                    copy_at = _copy_for_optuna(run)
                 all_refused &= found.refused
                 if received:
                     break
@@ -148,8 +154,18 @@ def search(run: Search) -> SearchOutcome:
     trials, remarks = study.trials(), run.remarks()
     outcome = summarize(run.target.space, run.objectives, trials, how.rank_by, remarks, run.stages)
     with study.lock:
+        _copy_for_optuna(run)
         write_report(run.folder, run.settings, run.target, outcome)
     return outcome
+
+
+def _copy_for_optuna(run: Search) -> float:
+    """Copy the trials for Optuna's tools; returns when to do so again."""
+    from nas.search.optuna_log import write_optuna_log  # importing Optuna takes a second
+
+    with run.study.lock:
+        write_optuna_log(run.folder, run.study, run.kept)
+    return time.perf_counter() + COPY_EVERY_S
 
 
 def _beyond(summed: Sequence[Objective], asked: Sequence[Objective]) -> list[str]:
