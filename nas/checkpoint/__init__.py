@@ -5,7 +5,7 @@ from nas.checkpoint.file import KEPT, check_storable, load, load_newest, save, s
 from nas.checkpoint.initial import Initial
 from nas.checkpoint.resume import begin_with, comparable
 from nas.checkpoint.subnetwork import calibrated, plain_network
-from nas.checkpoint.trained import Trained, load_trained, settings_of
+from nas.checkpoint.trained import Trained, load_trained, must_be_trusted, settings_of
 
 __all__ = [
     "KEPT",
@@ -19,6 +19,7 @@ __all__ = [
     "load",
     "load_newest",
     "load_trained",
+    "must_be_trusted",
     "plain_network",
     "save",
     "saved",

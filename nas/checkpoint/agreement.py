@@ -23,7 +23,8 @@ def agreed(
 ) -> TrainRunSettings:
     """``settings`` with the space, data and seed of a checkpoint.
 
-    Where the images are and how they are augmented is free: what is given of that stays.
+    Where the images are and how they are augmented is free: what is given of that stays. An augmentation that
+    is not ours has to be given, or left out by ``data.augment=``.
 
     Args:
         settings: of the training.
@@ -33,7 +34,7 @@ def agreed(
         given: the names of the settings that a user has set, as in ``space.widths``; all of them if left out.
 
     Raises:
-        CheckpointError: a given one differs from the checkpoint's, or the factory of its network is not given.
+        CheckpointError: a given one differs from the checkpoint's, or a function that it names is not given.
     """
     now, before = _compared(settings), _compared(own)
     free = {f"data.{name}" for name in (*AUGMENTATION, *PLACE)}
@@ -50,7 +51,11 @@ def agreed(
         remedy = f"leave that out, it comes with {key}=, or leave {key}= out to train from scratch"
         raise CheckpointError(key, path, rule, remedy)
     must_be_named(path, own.space, getattr(settings.space, "factory", ""), "space.factory")
-    data = harmless(own.data)
+    data, augment = harmless(own.data), own.data.augment
+    if augment and "data.augment" not in asked:
+        rule = f"the images of {path} are changed by {augment}, which is called only if you name it too"
+        remedy = f"write data.augment={augment} if you trust it, or data.augment= to do without"
+        raise CheckpointError("data.augment", "''", rule, remedy)
     kept = [name for name in (*AUGMENTATION, *PLACE) if f"data.{name}" in asked and hasattr(data, name)]
     data = replace(data, **{name: getattr(settings.data, name) for name in kept})
     return replace(settings, space=own.space, data=data, seed=own.seed)

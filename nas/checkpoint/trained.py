@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from nas.settings import (
     FolderSettings,
     SpaceSettings,
     TrainRunSettings,
+    rules,
     train_settings,
 )
 from nas.settings.data import PLACE
@@ -171,6 +173,26 @@ def must_be_named(path: Path | str, settings: SpaceSettings, factory: str, key: 
         rule = f"the network of {path} is built by {settings.factory}, which is called only if you name it too"
         word = f"{key}={settings.factory}" if key == "factory" else f"space=custom {key}={settings.factory}"
         raise CheckpointError(key, factory or "''", rule, f"write {word} if you trust it")
+
+
+def must_be_trusted(path: Path | str, settings: TrainRunSettings, trusted: Sequence[str], key: str) -> None:
+    """Refuse to train as a file says if that calls what the user has not named.
+
+    Args:
+        path: of the file, for messages.
+        settings: that it holds.
+        trusted: what the user names.
+        key: the setting that holds these.
+
+    Raises:
+        CheckpointError: something is not among them.
+    """
+    names = (settings.train.schedule, settings.train.loss, settings.data.augment)
+    called = [getattr(settings.optimizer, "factory", ""), *names]
+    called = [name for name in dict.fromkeys(called) if rules.is_import_name(name)]
+    if not {*called} <= {*trusted}:
+        rule = f"{path} was trained by {', '.join(called)}, which a training calls only if you name it too"
+        raise CheckpointError(key, f"[{','.join(trusted)}]", rule, f"write {key}=[{','.join(called)}] if you trust it")
 
 
 def harmless(data: DataSettings) -> DataSettings:

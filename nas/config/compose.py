@@ -43,9 +43,10 @@ def register(words: Sequence[str] = (), verbs: Iterable[str] = VERBS) -> None:
     for group, schemas in SCHEMAS.items():
         for name, schema in schemas.items():
             store.store(group=f"schema/{group}", name=name, node=schema)
-    custom = OmegaConf.structured(settings.CustomSettings)
-    OmegaConf.set_struct(custom.kwargs, False)  # the names in it are the user's own
-    store.store(group="schema/space", name="custom", node=custom)
+    for group in ("space", "optimizer"):
+        custom = OmegaConf.structured(SCHEMAS[group]["custom"])
+        OmegaConf.set_struct(custom.kwargs, False)  # the names in it are the user's own
+        store.store(group=f"schema/{group}", name="custom", node=custom)
     learned = OmegaConf.structured(settings.LearnedGateSettings)
     OmegaConf.set_struct(learned.target, False)  # a name that is no cost has an error of its own
     store.store(group="schema/gate", name="learned", node=learned)

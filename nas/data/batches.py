@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from nas.data.images import ImageSet, Splits
-from nas.errors import DataError, require
-from nas.seeds import generator
+from nas.errors import DataError, SettingError, require
+from nas.plugin import load_function
+from nas.seeds import derive, generator
 from nas.settings import DataSettings, TrainRunSettings
 
 Batch = tuple[Tensor, Tensor]
@@ -26,9 +28,14 @@ class Batches:
 
     - moved by up to ``settings.crop`` pixels each way, over a border of zeros: black, before normalisation;
     - mirrored left to right with probability 1/2, if ``settings.flip``;
+    - changed by the user's own ``settings.augment``, which gets the whole batch;
     - normalised;
     - erased in a square of ``settings.cutout`` pixels around a random pixel, cut off at the image's edge. What
       is erased becomes 0 after normalisation: the mean colour.
+
+    The user's own function is called as ``function(images, generator)`` with float32 ``(B, C, H, W)`` on the [0, 1]
+    scale, and gives such images. ``generator`` is torch's default one, seeded for the step, so that what draws from it
+    without naming it is the same after a kill, too; it is put back afterwards.
 
     The images stay on ``device`` as uint8 with their border, so that a batch of random crops is one gather.
 
@@ -43,11 +50,13 @@ class Batches:
         channels_last: give ``x`` in that memory format.
         stream: a second instance, for example over the validation split, draws other numbers under another name.
         part: ``(rank, ranks)``: this process's part of each batch. All processes draw for the whole batch and each
-            makes its own images, so that together they make the batch that one process would.
+            makes its own images, so that together they make the batch that one process would; with
+            ``settings.augment`` each makes the whole batch, which that may mix.
 
     Raises:
         DataError: there are fewer images than ``batch_size``.
-        SettingError: ``crop`` or ``cutout`` is not smaller than an image, or the batch cannot be shared evenly.
+        SettingError: ``crop`` or ``cutout`` is not smaller than an image, the batch cannot be shared evenly, or there
+            is no such function as ``augment``.
     """
 
     def __init__(
@@ -77,7 +86,12 @@ class Batches:
         rule = f"must be a multiple of the {ranks} processes, with 2 images or more for each"
         fits = ranks == 1 or (batch_size % ranks == 0 and share >= 2)
         require(fits, "train.batch_size", batch_size, rule, f"write train.batch_size={max(share, 2) * ranks}")
-        self._part = slice(rank * share, (rank + 1) * share)
+        part_of_batch, whole = slice(rank * share, (rank + 1) * share), slice(0, batch_size)
+        self._augment: Callable[..., Any] | None = None
+        self._part, self._kept = part_of_batch, whole
+        if settings.augment:
+            self._augment = load_function("data.augment", settings.augment, "images", "generator")
+            self._part, self._kept = whole, part_of_batch
 
         self.steps_per_epoch = count // batch_size
         self.settings, self.batch_size, self.seed, self.stream = settings, batch_size, seed, stream
@@ -114,6 +128,9 @@ class Batches:
         """The images ``(B, C, H, W)``, float32 and normalised, and the labels ``(B,)``, int64, of a step.
 
         B is ``batch_size``, or this process's part of it.
+
+        Raises:
+            SettingError: ``augment`` gave something else than such images.
         """
         epoch, place = divmod(step, self.steps_per_epoch)
         index = self._permutation(epoch)[place * self.batch_size : (place + 1) * self.batch_size][self._part]
@@ -130,7 +147,8 @@ class Batches:
             mirrored = torch.randint(2, (self.batch_size,), generator=draws)[self._part]
             chosen = torch.arange(len(index)) + len(index) * mirrored
             pixels = torch.cat([pixels, pixels.flip(-1)]).index_select(0, chosen.to(self.device))
-        x = pixels.float().sub_(self._shift).mul_(self._scale)
+        values = pixels.float() if self._augment is None else self._augmented(self._augment, pixels, step)
+        x = values.sub_(self._shift).mul_(self._scale)
         if self.settings.cutout:
             centres = torch.stack(
                 [
@@ -139,7 +157,23 @@ class Batches:
                 ]
             )
             _erase(x, self.settings.cutout, centres[:, self._part])
-        return x.contiguous(memory_format=self._format), self._labels.index_select(0, index.to(self.device))
+        labels = self._labels.index_select(0, index.to(self.device))
+        return x[self._kept].contiguous(memory_format=self._format), labels[self._kept]
+
+    def _augmented(self, function: Callable[..., Any], pixels: Tensor, step: int) -> Tensor:
+        """``pixels`` as ``function`` changes them, 0 to 255 in float32."""
+        with torch.random.fork_rng(devices=[]):
+            draws = torch.default_generator.manual_seed(derive(self.seed, self.stream, "own augment", step))
+            found = function(pixels.float().div_(255), draws)
+        what = f"a {type(found).__name__}"
+        if isinstance(found, Tensor):
+            what = f"{found.dtype} {tuple(found.shape)} on {found.device}"
+            if (found.dtype, found.shape, found.device) == (torch.float32, pixels.shape, pixels.device):
+                if torch.isfinite(found).all():
+                    return found.detach() * 255
+                what = "values that are not finite"
+        rule = f"gave {what} in step {step}, and must give torch.float32 {tuple(pixels.shape)} on {pixels.device}"
+        raise SettingError("data.augment", self.settings.augment, rule, "return images like those that it is given")
 
     def _permutation(self, epoch: int) -> Tensor:
         if epoch != self._epoch:

@@ -86,6 +86,7 @@ class Search:
         how = asdict(self.settings.search)
         for name in ("trials", "rank_by", "memory_mb", "threads", "tensorboard", "progress"):
             del how[name]  # these change nothing that is found out
+        del how["train"]["trusted"]
         how["batch"], how["rungs"] = self.settings.search.proposed_at_once, self.settings.search.halved_after
         how["trainings"] = None if self.stages is None else self.stages.budget.candidates + self.stages.budget.finals
         how["recalibrate"] = self.target.recalibrates(how["recalibrate"])

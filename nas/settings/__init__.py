@@ -39,6 +39,7 @@ from nas.settings.space import (
 )
 from nas.settings.train import (
     AdamWSettings,
+    CustomOptimizerSettings,
     DistSettings,
     EvaluateSettings,
     OptimizerSettings,
@@ -57,6 +58,7 @@ __all__ = [
     "ChainSettings",
     "Cifar100Settings",
     "CifarSettings",
+    "CustomOptimizerSettings",
     "CustomSettings",
     "DataSettings",
     "DigitsSettings",

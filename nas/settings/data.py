@@ -11,7 +11,7 @@ from nas.settings.rules import MISSING, Settings
 WIDEST, MOST_BYTES = 1 << 14, 1 << 36
 """Largest side of an image; most bytes of a synthetic data set. Settings may come from a file of somebody else."""
 
-AUGMENTATION = ("crop", "flip", "cutout")
+AUGMENTATION = ("crop", "flip", "cutout", "augment")
 """Settings of how training images are changed."""
 PLACE = ("root", "cache", "download")
 """Settings of where the images are and how they get there, as opposed to which they are and how they are split."""
@@ -34,6 +34,8 @@ class DataSettings(Settings, group="data"):
     """Mirror half of the images left to right."""
     cutout: int = rules.not_negative(0)
     """Side in pixels of a square that is erased at a random place; 0 switches it off."""
+    augment: str = rules.import_name("data.augment=my_pkg.my:augment", "")
+    """Your own, ``package.module:callable``: called with a batch of images after crop and flip, and a generator."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

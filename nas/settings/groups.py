@@ -18,7 +18,7 @@ from nas.settings.space import (
     ResidualSettings,
     TwoBranchSettings,
 )
-from nas.settings.train import AdamWSettings, SGDSettings, TrainRunSettings
+from nas.settings.train import AdamWSettings, CustomOptimizerSettings, SGDSettings, TrainRunSettings
 
 
 def _by_name(*schemas: Any) -> dict[str, type]:
@@ -29,7 +29,7 @@ GROUPS: dict[str, dict[str, type]] = {
     "space": _by_name(TwoBranchSettings, ChainSettings, ResidualSettings, MacroSettings, CellSettings, CustomSettings),
     "gate": _by_name(FixedGateSettings, UniformGateSettings, FairGateSettings, LearnedGateSettings),
     "data": _by_name(DigitsSettings, CifarSettings, Cifar100Settings, FolderSettings, SyntheticSettings),
-    "optimizer": _by_name(SGDSettings, AdamWSettings),
+    "optimizer": _by_name(SGDSettings, AdamWSettings, CustomOptimizerSettings),
 }
 """The dataclass behind each ``<group>=<name>``."""
 

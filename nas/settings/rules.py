@@ -117,6 +117,17 @@ def run_name() -> Any:
     return _ruled("unnamed", (lambda run: re.fullmatch(r"(?!\.\.?$)[\w.+-]+", run) is not None, rule, remedy))
 
 
+def import_name(example: str, *ours: str) -> Any:
+    """``package.module:name`` of what a user has written, or one of ``ours``; the first of these is the default."""
+    holds = lambda value: value in ours or is_import_name(value)  # noqa: E731
+    named = [name for name in ours if name]
+    rule = "must read package.module:callable"
+    if named:
+        rule = f"must be one of {', '.join(named)}, or your own as in {example}"
+    remedy = lambda value: did_you_mean(value, named, f"write for example {example}")  # noqa: E731
+    return _ruled(ours[0] if ours else MISSING, (holds, rule, remedy))
+
+
 def is_import_name(text: str) -> bool:
     """Whether ``text`` reads ``package.module:name``, the form of what a user has written."""
     module, _, attribute = text.partition(":")  # without a colon the attribute is empty

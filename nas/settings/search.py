@@ -30,6 +30,9 @@ class TrainingsSettings(Settings, group="search.train"):
     """Peak learning rate; None takes that of the checkpoint's run, or the default of ``nas-train``."""
     batch_size: int | None = rules.at_least_or_none(2)
     """Images a step; None likewise."""
+    trusted: list[str] = field(default_factory=list)
+    """The ``package.module:name`` of the checkpoint's run: of its optimizer, schedule, loss and augmentation. They are
+    called if they are named here too."""
 
 
 @dataclass

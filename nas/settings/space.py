@@ -111,12 +111,6 @@ class CustomSettings(SpaceSettings):
     """A module of the user's own with gated blocks in it and ``forward(x, architecture)``."""
 
     name: str = "custom"
-    factory: str = MISSING
+    factory: str = rules.import_name("space.factory=my_pkg.my_net:MyNet")
     """``package.module:callable``; called with ``kwargs`` it gives the supernet."""
     kwargs: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        ok = rules.is_import_name(self.factory)
-        remedy = "write for example space.factory=my_pkg.my_net:MyNet"
-        require(ok, "space.factory", self.factory, "must read package.module:callable", remedy)

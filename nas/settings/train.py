@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from nas.errors import did_you_mean, require
 from nas.settings import rules
@@ -11,6 +12,8 @@ from nas.settings.gate import GateSettings, UniformGateSettings
 from nas.settings.rules import MISSING, Settings
 from nas.settings.space import SpaceSettings, TwoBranchSettings
 
+CROSS_ENTROPY = "cross_entropy"
+"""The one loss that ``train.loss`` knows by name."""
 WRITERS = ("tensorboard", "csv", "wandb", "mlflow")
 """What ``track.writers`` knows by name."""
 
@@ -21,7 +24,6 @@ class OptimizerSettings(Settings, group="optimizer"):
 
     name: str = MISSING
     lr: float = rules.positive(0.05)
-    weight_decay: float = rules.not_negative(5e-4)
 
 
 @dataclass
@@ -29,6 +31,7 @@ class SGDSettings(OptimizerSettings):
     """SGD with momentum."""
 
     name: str = "sgd"
+    weight_decay: float = rules.not_negative(5e-4)
     momentum: float = rules.fraction(0.9)
     nesterov: bool = False
 
@@ -51,16 +54,32 @@ class AdamWSettings(OptimizerSettings):
 
 
 @dataclass
+class CustomOptimizerSettings(OptimizerSettings):
+    """An optimizer of ``torch.optim`` or of the user's own."""
+
+    name: str = "custom"
+    lr: float = rules.positive(1e-3)
+    """Its largest learning rate, and that of its parameter groups if it makes several; those keep their ratios."""
+    factory: str = rules.import_name("optimizer.factory=torch.optim:RAdam")
+    """``package.module:callable``; called with a list of parameters, ``lr=`` and ``kwargs`` it gives the optimizer."""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
 class TrainSettings(Settings, group="train"):
     """Length, batch size, schedule, precision and device of a training."""
 
     epochs: int = rules.positive(20)
     """A run can be given more of them, where that gives the run that it would have been, or with ``extend``."""
     batch_size: int = rules.at_least(2, 64, ": BatchNorm has no variance of one image")
-    schedule: str = rules.choice("cosine", "onecycle", "constant")
+    schedule: str = rules.import_name("my_pkg.my:schedule", "cosine", "onecycle", "constant")
+    """Of the learning rate; your own is called with ``step, total_steps, steps_per_epoch`` and gives a factor."""
     warmup_epochs: float = rules.not_negative(1.0)
-    """Epochs of linear warm-up, at most half of the run."""
+    """Epochs of linear warm-up, at most half of the run; for cosine and constant."""
+    loss: str = rules.import_name("my_pkg.my:loss", CROSS_ENTROPY)
+    """What a step lowers; your own is called with logits and labels. Gate and evaluation keep to the cross-entropy."""
     label_smoothing: float = rules.fraction(0.0)
+    """For cross_entropy."""
     clip_norm: float = rules.not_negative(0.0)
     """Largest gradient norm over the parameters of a step; 0 switches it off."""
     ema_decay: float = rules.fraction(0.0)
@@ -79,6 +98,11 @@ class TrainSettings(Settings, group="train"):
     """Begin a new cycle of the schedule for the epochs that a run is given more of."""
     init: str = ""
     """A run or checkpoint whose weights a new run begins with, in place of those of its seed."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        ok, remedy = self.loss == CROSS_ENTROPY or not self.label_smoothing, "leave it out, or leave train.loss out"
+        require(ok, "train.label_smoothing", self.label_smoothing, f"is for train.loss={CROSS_ENTROPY}", remedy)
 
 
 @dataclass

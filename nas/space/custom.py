@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 
 from torch import nn
 
 from nas.errors import SettingError, SpaceError
 from nas.nn import gated_slots
-from nas.plugin import load_named
+from nas.plugin import call_factory
 from nas.settings import CustomSettings
 from nas.space.base import Architecture, SearchSpace, Slot
 
@@ -54,14 +53,7 @@ class CustomSpace(SearchSpace):
         return found
 
     def build(self) -> nn.Module:
-        kwargs = self._settings.kwargs
-        factory = load_named("space.factory", self._settings.factory)
-        try:
-            inspect.signature(factory).bind(**kwargs)
-        except TypeError as error:  # what the call itself may raise is the user's to see in full
-            rule = f"{self._settings.factory} cannot be called with these ({error})"
-            raise SettingError("space.kwargs", kwargs, rule, "give the arguments that it takes") from None
-        module = factory(**kwargs)
+        module = call_factory("space", self._settings.factory, self._settings.kwargs)
         if not isinstance(module, nn.Module):
             rule = f"gave a {type(module).__name__}, not a torch.nn.Module"
             raise SettingError("space.factory", self._settings.factory, rule, "return the supernet")

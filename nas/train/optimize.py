@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from nas.eager import eager_optimizer
 from nas.errors import SettingError
-from nas.settings import AdamWSettings, OptimizerSettings, SGDSettings
+from nas.settings import AdamWSettings, CustomOptimizerSettings, OptimizerSettings, SGDSettings
 from nas.state import restore
+from nas.train.own_optimizer import OwnState, own_optimizer
 
 
 def _build(settings: OptimizerSettings, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -30,7 +31,9 @@ def _build(settings: OptimizerSettings, parameters: list[nn.Parameter]) -> torch
         case AdamWSettings():
             betas, decay = (settings.beta1, settings.beta2), settings.weight_decay
             return eager_optimizer(torch.optim.AdamW)(parameters, settings.lr, betas, weight_decay=decay, fused=fused)
-    raise SettingError("optimizer.name", settings.name, "is not a known optimizer", "use sgd or adamw")
+        case CustomOptimizerSettings():
+            return own_optimizer(settings, parameters)
+    raise SettingError("optimizer.name", settings.name, "is not a known optimizer", "use sgd, adamw or custom")
 
 
 class GatedOptimizer:
@@ -53,6 +56,10 @@ class GatedOptimizer:
         self._named = {name: p for name, p in supernet.named_parameters() if p.requires_grad}
         self.parameters = list(self._named.values())
         self.optimizer = _build(settings, self.parameters)
+        self._own = OwnState(settings, self.optimizer) if isinstance(settings, CustomOptimizerSettings) else None
+        groups = self.optimizer.param_groups
+        self._rates = [group["lr"] / settings.lr for group in groups]
+        self._group_of = {p: i for i, group in enumerate(groups) for p in group["params"]}
         self.clip_norm, self.ema_decay = clip_norm, ema_decay
         self.average: dict[Tensor, Tensor] = {}
         if ema_decay:
@@ -80,9 +87,13 @@ class GatedOptimizer:
         self._used.clear()
         if self.clip_norm:
             nn.utils.clip_grad_norm_(used, self.clip_norm)
-        group = self.optimizer.param_groups[0]
-        group["params"], group["lr"] = used, lr
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["params"], group["lr"] = [], lr * rate
+        for parameter in used:
+            self.optimizer.param_groups[self._group_of[parameter]]["params"].append(parameter)
         self.optimizer.step()
+        if self._own is not None:
+            self._own.check(self._named)
         if self.ema_decay:
             torch._foreach_lerp_([self.average[p] for p in used], used, 1 - self.ema_decay)
         for parameter in used:
@@ -101,7 +112,10 @@ class GatedOptimizer:
     def state_dict(self) -> dict[str, Tensor]:
         """The moments, as ``exp_avg/NAME`` for example, and as ``average/NAME`` the moving averages; no copies."""
         state, average = self.optimizer.state, self.average
-        found = {f"{kind}/{name}": m for name, p in self._named.items() for kind, m in state.get(p, {}).items()}
+        if self._own is not None:
+            found = self._own.tensors(self._named)
+        else:
+            found = {f"{kind}/{name}": m for name, p in self._named.items() for kind, m in state.get(p, {}).items()}
         return found | {f"average/{name}": average[p] for name, p in self._named.items() if p in average}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
@@ -110,7 +124,9 @@ class GatedOptimizer:
         Raises:
             ValueError: it is of another optimizer or network.
         """
-        if isinstance(self.optimizer, torch.optim.AdamW):
+        if self._own is not None:
+            self._own.load(self._named, state)
+        elif isinstance(self.optimizer, torch.optim.AdamW):
             for name, parameter in self._named.items():  # those that have been updated; the others begin when they are
                 if f"exp_avg/{name}" in state:
                     fused = self.optimizer.defaults["fused"]

@@ -98,12 +98,13 @@ class Run:
         self.steps_per_epoch = self.batches.steps_per_epoch
         self.cycle_ends = cycle_ends(self.folder, state, settings, self.steps_per_epoch)
         epoch, last = self.steps_per_epoch, self.cycle_ends[-1]
+        rate_in_cycles(settings, 0, self.cycle_ends, epoch)  # a schedule that is not there is refused now
         self.total_steps = last
         self.log_due = Every(settings.track.log_every, last)
         self.validation_due = Every(settings.evaluate.every_epochs * epoch, last)
         self.save_due = Every(train.save_every or epoch, last)
         self.optimizer = GatedOptimizer(self.supernet, settings.optimizer, train.clip_norm, train.ema_decay)
-        loss_fn = Loss(train.label_smoothing, train.precision)
+        loss_fn = Loss.of(train)
         exchange = GradientExchange(world, self.optimizer, settings.dist) if world.size > 1 else NO_EXCHANGE
         norms = BranchNorms(self.supernet, NORMS_EVERY)
         self.train_step = TrainStep(self.supernet, self.optimizer, loss_fn, exchange, norms)

@@ -6,10 +6,12 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from nas.errors import CheckpointError, require
+from nas.errors import CheckpointError, SettingError, require
+from nas.plugin import load_function
 from nas.settings import LearnedGateSettings, TrainRunSettings, TrainSettings, train_settings
 from nas.settings.plain import fits
 
@@ -38,7 +40,20 @@ def learning_rate(settings: TrainSettings, peak: float, step: int, total_steps: 
     (Loshchilov and Hutter 2017).
     ``onecycle``: up from peak / 25 over the first 30 % and down to 0, both by cosine (Smith and Topin 2018).
     ``constant``: the warm-up, then the peak.
+    Another name is a user's own ``function(step, total_steps, steps_per_epoch)``, which gives a factor of the peak.
+
+    Raises:
+        SettingError: the user's own gave something else than a finite number that is not negative.
     """
+    if ":" in settings.schedule:
+        takes = ("step", "total_steps", "steps_per_epoch")
+        factor = load_function("train.schedule", settings.schedule, *takes)(step, total_steps, steps_per_epoch)
+        if not isinstance(factor, Real) or not 0 <= float(factor) < math.inf:
+            rule = (
+                f"gave {factor!r} at step {step} of {total_steps}, and must give a finite number that is not negative"
+            )
+            raise SettingError("train.schedule", settings.schedule, rule, "return a factor of optimizer.lr, as in 0.5")
+        return peak * float(factor)
     if settings.schedule == "onecycle":
         top = 0.3 * total_steps
         if step < top:

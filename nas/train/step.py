@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from time import perf_counter
 
 import torch
@@ -13,8 +14,11 @@ from torch import Tensor, nn
 
 from nas.data import Batch
 from nas.dist import NO_EXCHANGE, NoExchange, autocast
-from nas.errors import DivergedError
+from nas.errors import DivergedError, SettingError
 from nas.nn import gated_slots, indices_of
+from nas.plugin import load_function
+from nas.settings import TrainSettings
+from nas.settings.train import CROSS_ENTROPY
 from nas.space import Architecture
 from nas.train.optimize import GatedOptimizer
 
@@ -24,22 +28,51 @@ Norms = dict[tuple[int, int], float]
 
 @dataclass(frozen=True)
 class Loss:
-    """Cross-entropy with label smoothing, computed in a precision.
+    """Cross-entropy with label smoothing, or a loss of the user's own, computed in a precision.
 
     Attributes:
         label_smoothing: share of the target that is spread over all classes.
         precision: of the network, ``float32`` or ``bf16``; the loss itself is float32 at least.
+        own: ``package.module:callable``, called with logits ``(B, classes)`` and labels ``(B,)``, gives the mean loss.
+
+    Raises:
+        SettingError: there is no such function, or it gives something else than a scalar with a gradient.
     """
 
     label_smoothing: float = 0.0
     precision: str = "float32"
+    own: str = ""
+
+    @classmethod
+    def of(cls, train: TrainSettings) -> Loss:
+        """That of a training."""
+        return cls(train.label_smoothing, train.precision, "" if train.loss == CROSS_ENTROPY else train.loss)
+
+    def __post_init__(self) -> None:
+        self._function  # noqa: B018  # so that a name of nothing is refused before the first step
+
+    @cached_property
+    def _function(self) -> Callable[[Tensor, Tensor], Tensor]:
+        if not self.own:
+            return partial(F.cross_entropy, label_smoothing=self.label_smoothing)
+        return partial(_checked, self.own, load_function("train.loss", self.own, "logits", "labels"))
 
     def __call__(self, supernet: nn.Module, x: Tensor, y: Tensor, architecture: Architecture) -> tuple[Tensor, Tensor]:
         """The mean loss over the batch, and the logits ``(B, classes)``."""
         with autocast(self.precision, x.device):
             logits = supernet(x, architecture)
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return F.cross_entropy(wide, y, label_smoothing=self.label_smoothing), logits
+        return self._function(wide, y), logits
+
+
+def _checked(name: str, function: Callable[[Tensor, Tensor], Tensor], logits: Tensor, labels: Tensor) -> Tensor:
+    loss: object = function(logits, labels)
+    what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+    if not isinstance(loss, Tensor) or loss.shape != () or not loss.requires_grad:
+        what += " without a gradient" if isinstance(loss, Tensor) and not loss.requires_grad else ""
+        remedy = "return the mean over the batch, computed by torch from the logits"
+        raise SettingError("train.loss", name, f"gave {what}, and must give a scalar with a gradient", remedy)
+    return loss
 
 
 @dataclass(frozen=True)

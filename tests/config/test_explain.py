@@ -42,7 +42,7 @@ WRONG = {
     "data.val_fraction=0": r"data\.val_fraction=0\.0: must be above 0: .*; .*",
     "seed=-1": r"seed=-1: must not be negative; write for example seed=1",
     "train.epochs=1,2": r"train\.epochs=1,2: is several values; add -m for a run of each, or write a list .*",
-    "train.schedule=linear": r"train\.schedule=linear: must be one of cosine, onecycle, constant; .*",
+    "train.schedule=linear": r"train\.schedule=linear: must be one of cosine, onecycle, constant, or your own as in .*",
     "data=synthetic data.classes=1": r"data\.classes=1: must be at least 2; .*",
     "space=chain space.widths=[16]": r"space\.widths, depths, strides=\[16\], .*: .* one entry a stage; write .*",
     "space=chain space.candidates=[]": r"space\.candidates=\[\]: must be names of operations, at least one; .*",

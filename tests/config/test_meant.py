@@ -38,7 +38,7 @@ MEANT = {
     "train space=chian": "space=chian: there is no such choice; did you mean chain?",
     "train +experiment=chain_fari_6": "{}: there is no such choice; did you mean chain_fair_6?",
     "train experiment=chain_fair_6": "{}: is a file that changes others; write a + before it, +experiment=chain_fair_6",
-    "train train.schedule=cosin": "{}: must be one of cosine, onecycle, constant; did you mean cosine?",
+    "train train.schedule=cosin": "{}: must be one of cosine, *; did you mean cosine?",
     "rank predictors=[los]": "predictors=los: must be one of loss, *, surrogate; did you mean loss?",
     "train track.writers=[tensorbord]": "track.writers=tensorbord: must be of *; did you mean tensorboard?",
 }

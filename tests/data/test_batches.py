@@ -1,9 +1,10 @@
 import pytest
 import torch
+from support.plugins import augment as mix
 
 from nas.data import Batches, ImageSet, ordered, unnormalise
 from nas.errors import DataError, SettingError
-from nas.seeds import generator
+from nas.seeds import derive, generator
 from nas.settings import DataSettings
 
 COUNT, SIDE, BATCH, SEED = 26, 9, 4, 7
@@ -132,3 +133,28 @@ def test_what_does_not_fit_the_images_is_refused(images):
 
 def unnormalise_all(x: torch.Tensor) -> torch.Tensor:
     return (unnormalise(x, MEAN, STD) * 255).round().to(torch.uint8)
+
+
+def test_an_own_augmentation_follows_the_generator_of_its_step(images):
+    settings = {"crop": 2, "flip": True, "cutout": 3, "augment": "support.plugins:augment"}
+    own, plain = batches(images, **settings), batches(images, **{**settings, "augment": "", "cutout": 0})
+    before = torch.get_rng_state()
+    found = [own.batch(step) for step in (3, 4, 3)]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(found[0][0], found[2][0])
+    with torch.random.fork_rng(devices=[]):  # between flip and normalisation, on the [0, 1] scale
+        draws = torch.default_generator.manual_seed(derive(SEED, "train", "own augment", 3))
+        x = plain.batch(3)[0]
+        values = mix(x * STD.view(-1, 1, 1) + MEAN.view(-1, 1, 1), draws)
+    expected = (values - MEAN.view(-1, 1, 1)) / STD.view(-1, 1, 1)
+    kept = found[0][0] != 0  # the cutout comes after it
+    assert 0.5 < kept.float().mean() < 1
+    torch.testing.assert_close(found[0][0][kept], expected[kept], rtol=1e-4, atol=1e-5)
+
+
+def test_an_own_augmentation_must_give_such_images(images):
+    for name, words in {"resize": r"torch.float32 \(4, 3, 9, 4\)", "burn": "values that are not finite"}.items():
+        with pytest.raises(SettingError, match=rf"^data.augment=.*{name}: gave {words}.*; return images like"):
+            batches(images, augment=f"support.plugins:{name}").batch(0)
+    with pytest.raises(SettingError, match="cannot be called with images, generator"):
+        batches(images, augment="support.plugins:schedule")

@@ -133,9 +133,10 @@ def test_local_batchnorm_differs_in_statistics_but_not_weights(tmp_path, float64
     assert any(not torch.allclose(first[name], one[name], rtol=1e-3) for name in weights)
 
 
-def test_the_ranks_parts_make_up_the_whole_batch(tmp_path):
+@pytest.mark.parametrize("augment", ["", "support.plugins:augment"], ids=["ours", "own"])
+def test_the_ranks_parts_make_up_the_whole_batch(augment, tmp_path):
     settings = tiny(PLAIN)
-    settings = replace(settings, data=replace(settings.data, flip=True, cutout=6))
+    settings = replace(settings, data=replace(settings.data, flip=True, cutout=6, augment=augment))
     run = Run(settings, tmp_path)
     how = (run.splits.train, run.splits.mean, run.splits.std, settings.data, 8, settings.seed)
     whole, parts = Batches(*how), [Batches(*how, part=(rank, 4)) for rank in range(4)]

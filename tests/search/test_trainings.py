@@ -243,3 +243,14 @@ def test_every_architecture_names_a_folder():
     assert len(names) > 40
     assert all(name.isalnum() for name in names)
     assert name_of(build_space(CHAIN, 3, 16, 3), (2, 1)) == "2-1"
+
+
+def test_trainings_take_the_runs_own_functions_if_named(tmp_path):
+    own = tiny(schedule="support.plugins:schedule", loss="support.plugins:loss", epochs=1)
+    folder = finish(own, tmp_path / "train").folder
+    trusted = ["support.plugins:loss", "support.plugins:schedule"]
+    search = settings(folder, trusted=trusted).search
+    found = Trainings(SearchTarget.of(settings(folder, trusted=trusted)), search, tmp_path)
+    assert (found.settings.train.schedule, found.settings.train.loss) == (own.train.schedule, own.train.loss)
+    plain = Trainings(SearchTarget.of(settings()), settings().search, tmp_path / "plain")
+    assert found((1, 1)).loss != plain((1, 1)).loss

@@ -14,7 +14,17 @@ from nas.checkpoint import settings_of as settings_in
 from nas.checkpoint.file import PARTS
 from nas.errors import CheckpointError, DataError, NasError
 from nas.sealed import seal, unseal
-from nas.settings import CifarSettings, CustomSettings, FolderSettings, TrainRunSettings
+from nas.search import Search
+from nas.search.evaluate.evaluator import Finetune
+from nas.settings import (
+    CifarSettings,
+    CustomSettings,
+    FolderSettings,
+    SearchRunSettings,
+    SearchSettings,
+    TrainingsSettings,
+    TrainRunSettings,
+)
 from nas.train import Run
 
 TRAP = """
@@ -82,6 +92,32 @@ def test_an_unnamed_factory_is_neither_imported_nor_called(forged, tmp_path, mon
         load_trained(path, factory="trap:Net")
     assert (tmp_path / "touched").exists()
     sys.modules.pop("trap")
+
+
+def test_unnamed_functions_are_not_called_in_further_trainings(forged, tmp_path, monkeypatch):
+    monkeypatch.setattr("nas.plugin.load_named", lambda key, name: pytest.fail(f"loads {name}"))
+    evil = {"name": "custom", "factory": "os:system", "kwargs": {"command": "true"}, "lr": 0.1}
+    for key, change in {
+        "optimizer": lambda s: s.update(optimizer=evil),
+        "schedule": lambda s: s["train"].update(schedule="os:system"),
+        "loss": lambda s: s["train"].update(loss="os:system"),
+        "augment": lambda s: s["data"].update(augment="os:system"),
+    }.items():
+        path = forged(lambda state, change=change: change(state["settings"]))
+        for trusted in ([], ["os:remove"]):
+            train = TrainingsSettings(epochs=1, trusted=trusted)
+            how = SearchSettings(objectives=["trained"], finals=1, train=train, progress=False)
+            words = r"^search.train.trusted=.*trained by os:system, .*; write search.train.trusted=\[os:system\]"
+            with pytest.raises(CheckpointError, match=words):
+                Search(SearchRunSettings(checkpoint=str(path), search=how), tmp_path / "search")
+        trained = load_trained(path)  # and what else looks at a trained supernet calls nothing either
+        Finetune.of(trained, 1, 0.01)(trained.supernet, (0, 0))
+        if key == "augment":
+            with pytest.raises(CheckpointError, match=r"^data.augment='': .*by os:system.*; write data.augment=os"):
+                agreed(TrainRunSettings(), trained.settings, "checkpoint", path, given=())
+        for given in ((), ("data.augment",)) if key != "augment" else (("data.augment",),):
+            found = agreed(TrainRunSettings(), trained.settings, "checkpoint", path, given=given)
+            assert "os:system" not in str(found)
 
 
 def test_nothing_is_downloaded_for_a_checkpoint(forged, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -207,13 +207,15 @@ class Finetune:
     def of(cls, trained: Trained, steps: int, lr: float) -> Finetune:
         """Fine-tuning on the training images of ``trained``, batched and augmented as there, in another order.
 
-        Momentum and weight decay are the run's if it used SGD, else the defaults: Adam's mean something else.
+        Momentum and weight decay are the run's if it used SGD, else the defaults: Adam's mean something else. Nothing
+        of the run that is somebody's own is called: the loss is the cross-entropy, and ``data.augment`` is left out.
 
         Raises:
             SettingError: the steps or the learning rate are out of range.
         """
         settings, train = trained.settings, trained.settings.train
-        batches = Batches.of(trained.splits, settings, "finetune")
+        plain = replace(settings, data=replace(settings.data, augment=""))
+        batches = Batches.of(trained.splits, plain, "finetune")
         sgd = settings.optimizer if isinstance(settings.optimizer, SGDSettings) else SGDSettings()
         return cls(steps, lr, batches.batch, sgd, train.label_smoothing, train.clip_norm, settings.seed)
 

@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nas.checkpoint import Initial, calibrated, plain_network, saved
+from nas.checkpoint import Initial, calibrated, must_be_trusted, plain_network, saved
 from nas.data import Batches
 from nas.errors import require
 from nas.search.target import SearchTarget
@@ -67,6 +67,7 @@ class Trainings:
 
     Raises:
         SettingError: the supernet's weights are to be inherited, and there is no supernet.
+        CheckpointError: the checkpoint's run called a function that ``search.train.trusted`` does not name.
         DataError: there are fewer training images than a batch has.
     """
 
@@ -172,6 +173,7 @@ def training_settings(target: SearchTarget, settings: SearchSettings) -> TrainRu
     how = settings.train
     if target.trained is not None:
         base = target.trained.settings
+        must_be_trusted(target.trained.path, base, how.trusted, "search.train.trusted")
     else:
         base = TrainRunSettings(space=target.space_settings, data=target.data_settings, seed=target.seed)
     split_seed = base.seed if base.data.split_seed is None else base.data.split_seed
