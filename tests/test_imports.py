@@ -130,7 +130,7 @@ def test_what_one_system_lacks_is_imported_in_functions():
 
 
 def test_the_command_line_imports_working_rooms_inside_functions():
-    light = {"hydra", "omegaconf", "nas"} | sys.stdlib_module_names
+    light = {"hydra", "omegaconf", "yaml", "nas"} | sys.stdlib_module_names
     for one in IMPORTS:
         if one.own in ("cli", "config") and not (one.in_function or one.for_types):
             assert one.top in light, f"{one.at}: {one.target}"

@@ -52,6 +52,7 @@ def run_verb(verb: str, schema: type, job: Job) -> None:
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     from nas.cli.sweep import stop_sweep, summed_up
     from nas.config import conf_folder, explain, explain_flags, register
@@ -70,7 +71,7 @@ def run_verb(verb: str, schema: type, job: Job) -> None:
     except BrokenPipeError:
         end_closed_pipe()
     # Errors of a run come here where somebody has switched off nas.cli.sweep.
-    except (HydraException, OmegaConfBaseException, OSError, NasError) as error:
+    except (HydraException, OmegaConfBaseException, OSError, NasError, YAMLError) as error:
         end(verb, str(line_for(error, Path("outputs"), words)))
     except _HYDRAS as error:
         if task.began:

@@ -29,6 +29,7 @@ from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from nas.cli.rows import FAILED, ROW, Planned, Watch, first_figure, planned, summarize
 from nas.cli.task import Task, end, line_for
@@ -78,7 +79,7 @@ class Sweep(Callback):
         verb, chosen = _verb(config), config.hydra.runtime.choices
         try:
             runs = _grid(config) if chosen["hydra/sweeper"] == "basic" else []
-        except (HydraException, OmegaConfBaseException) as error:  # Hydra would make a warning of it
+        except (HydraException, OmegaConfBaseException, YAMLError) as error:  # Hydra would make a warning of it
             end(verb, explain(error, sys.argv[1:]))
         folders = [run.folder for run in runs]
         if twice := [folder for folder in folders if folders.count(folder) > 1]:

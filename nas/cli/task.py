@@ -136,13 +136,14 @@ def line_for(error: BaseException | None, folder: Path, words: Sequence[str]) ->
     """
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     from nas.config import explain
 
     match error:
         case NasError():
             return str(error)
-        case HydraException() | OmegaConfBaseException():
+        case HydraException() | OmegaConfBaseException() | YAMLError():
             return explain(error, words)
         case OSError():
             rule = f"{error.filename or folder}: {error.strerror or error}"

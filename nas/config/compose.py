@@ -17,9 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 import nas
 from nas import settings
 from nas.config.explain import parsed
+from nas.config.listing import listing
 from nas.config.meant import unknown
 from nas.config.verbs import VERBS
-from nas.errors import SettingError
+from nas.errors import SettingError, require
 
 T = TypeVar("T")
 
@@ -31,7 +32,7 @@ LONGEST = 130
 
 
 def register(words: Sequence[str] = (), verbs: Iterable[str] = VERBS) -> None:
-    """Give Hydra the schema with its defaults, and the resolver that names the folders of a sweep's runs.
+    """Give Hydra the schema with its defaults, and the resolvers that name folders of a sweep's runs and list files.
 
     Hydra hands both on to the processes in which a launcher starts the runs.
 
@@ -55,6 +56,7 @@ def register(words: Sequence[str] = (), verbs: Iterable[str] = VERBS) -> None:
         if verb == "search":
             OmegaConf.set_struct(schema.search.limit, False)  # any objective can have one
         store.store(group="schema", name=verb, node=schema)
+    OmegaConf.register_new_resolver("listing", lambda verb: listing(verb, _folders(words)), replace=True)
     OmegaConf.register_new_resolver("swept", lambda overrides: swept(overrides, words), replace=True)
 
 
@@ -78,6 +80,12 @@ def conf_folder() -> str:
     return str(checkout if (checkout / "train.yaml").is_file() else package / "conf")
 
 
+def _folders(words: Sequence[str]) -> list[Path]:
+    """Where config files are looked for: ours, and the user's own of ``--config-dir``."""
+    own = parsed(words)[0].config_dir
+    return [Path(conf_folder()), *([Path(own)] if own else [])]
+
+
 def settings_from(config: DictConfig, schema: type[T]) -> T:
     """The composed config as plain dataclasses, their rules checked.
 
@@ -86,7 +94,9 @@ def settings_from(config: DictConfig, schema: type[T]) -> T:
         omegaconf.errors.OmegaConfBaseException: a value is missing or cannot be resolved.
     """
     result = OmegaConf.to_object(config)
-    assert isinstance(result, schema), f"the primary config of {schema.__name__} does not name its schema"
+    rule, remedy = "builds on none of the files of the command", "write defaults: [train, _self_] at its top"
+    require(isinstance(result, schema), "--config-name", "of your own", rule, remedy)
+    assert isinstance(result, schema)
     groups = {group: vars(result).get(group) for group in SCHEMAS}
     _refuse_unread(result, partial(unknown, schema=schema, chosen={k: v.name for k, v in groups.items() if v}))
     return result

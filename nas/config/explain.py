@@ -20,6 +20,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
     ValidationError,
 )
+from yaml import Mark, MarkedYAMLError
 
 from nas.config.meant import SEE_ALL, unknown
 from nas.errors import LONGEST, did_you_mean, one_line
@@ -67,6 +68,8 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
             return _explain_value(cause, overrides, _file(error))
         case OmegaConfBaseException():
             return _explain_value(error, overrides)
+        case MarkedYAMLError(problem_mark=Mark() as mark):
+            return f"{mark.name}: is no YAML in line {mark.line + 1} ({error.problem}); mend it"
         case OverflowError():  # a whole number for a setting that is a float; OmegaConf lets it through
             key = str(error).partition("full_key: ")[2].partition("\n")[0] or "the command line"
             given = max((override for override in overrides if _is_about(override, key)), key=len, default=key)
@@ -80,6 +83,8 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
     if found := re.search(r"Multiple values for (\w+)\.", text):
         given = next((word for word in overrides if word.startswith(f"+{found[1]}=")), given)
         return f"{given}: is chosen already; write it without the +"
+    if found := re.search(r"Additional config directory '(.*?)' not found|Primary config (?:module|directory)", text):
+        return f"{given}: there is no such folder; --config-dir=FOLDER names one with config files of your own"
     if text.startswith("Ambiguous value"):
         return f"{given}: is several values; add -m for a run of each, or write a list in brackets, as in [1,2]"
     return f"{given}: {text}; {SEE_ALL}"
@@ -128,6 +133,8 @@ def _explain_value(error: OmegaConfBaseException, overrides: Sequence[str], file
         case ConfigAttributeError() | ConfigKeyError():
             root = error.parent_node._get_root()
             schema = OmegaConf.get_type(root)
+            if file.startswith(f"{key}="):  # what it sets has landed under its own name
+                return f"{given}: must begin with the line # @package _global_; add it to the file"
             if schema is None or key.startswith("hydra."):
                 return f"{given}: there is no setting {key}; choose one of {', '.join(types)}; {SEE_ALL}"
             asked = given.lstrip("+~").split("=")[0]

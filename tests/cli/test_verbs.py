@@ -58,6 +58,15 @@ def test_help_names_every_group_and_choice(printed):
         assert word in printed["nas-rank --help"]
 
 
+def test_every_file_is_in_the_help_of_its_command(printed):
+    for kind in "experiment", "debug":
+        for path in (Path(conf_folder()) / kind).glob("*.yaml"):
+            verbs = re.findall(r"^#     .*?nas[-.](?:cli\.)?(\w+)", path.read_text(), re.MULTILINE)
+            for verb in VERBS:
+                listed = re.search(rf"^  \+{kind}={path.stem} +\w.+", printed[f"nas-{verb} --help"], re.MULTILINE)
+                assert bool(listed) == (verb in verbs), (verb, path)
+
+
 def test_every_verb_says_its_version(printed):
     for verb in (*VERBS, "runs"):
         expected = rf"gated-nas {nas.__version__}, torch \d[\w.+]+, python 3\.\d[\w.+]+\n"

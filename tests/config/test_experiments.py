@@ -1,4 +1,4 @@
-"""Each file in conf/experiment composes with the command that its comment gives."""
+"""Each file in conf/experiment and conf/debug composes with the command that its comment gives; so does one's own."""
 
 import re
 import shlex
@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from nas.config import conf_folder, register, settings_from
 from nas.config.compose import VERBS
 
-FILES = sorted((Path(conf_folder()) / "experiment").glob("*.yaml"))
+FILES = sorted(path for kind in ("experiment", "debug") for path in (Path(conf_folder()) / kind).glob("*.yaml"))
 
 
 def composed(command):
@@ -29,7 +29,7 @@ def test_every_experiment_composes_with_its_own_command():
         commands = re.findall(r"^#     ((?:nas-|torchrun).*)$", text, re.MULTILINE)
         assert commands, path
         for command in commands:
-            assert f" +experiment={path.stem}" in command, path
+            assert re.search(rf" \+{path.parent.name}=\[?(\w+,)*{path.stem}\b", command), path
             found = composed(command)
             if own := re.search(r"^run: (.*)$", text, re.MULTILINE):
                 assert found.run == own[1] == path.stem, path
