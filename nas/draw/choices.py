@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from textwrap import fill
 from typing import TYPE_CHECKING
 
@@ -20,13 +20,16 @@ Curves = Mapping[int, Sequence[tuple[int, float]]]
 """Choice -> points as (step, value)."""
 
 
-def draw_choices(slots: Sequence[Slot], curves: Sequence[Curves], title: str) -> bytes:
+def draw_choices(
+    slots: Sequence[Slot], curves: Sequence[Curves], title: str, stars: Sequence[Collection[int]]
+) -> bytes:
     """A panel for each slot of which at least two choices have points, at most 12, with a curve a choice, as a PNG.
 
     Args:
         slots: names of the slots and of their choices.
         curves: of each slot; values are from 0 to 1.
         title: large, above.
+        stars: choices of each slot whose curves end in a star.
     """
     names = short_names([slot.name for slot in slots])
     leads = {k: _lead(slots[k], curve) for k, curve in enumerate(curves) if len(curve) > 1}
@@ -41,7 +44,7 @@ def draw_choices(slots: Sequence[Slot], curves: Sequence[Curves], title: str) ->
     alike = len({slots[k].choices for k in shown}) == 1
     for number, k in enumerate(shown, 1):
         panel = figure.add_subplot(rows, columns, number)
-        _draw_curves(panel, slots[k], curves[k])
+        _draw_curves(panel, slots[k], curves[k], stars[k])
         style(panel, "step" if number > len(shown) - columns else "")
         panel.set_title(f"{shorten(names[k], 34)}\n{leads[k][1]}", fontsize=SMALL, color=INK, loc="left")
         panel.locator_params(axis="x", integer=True, nbins=5)
@@ -62,7 +65,7 @@ def _lead(slot: Slot, curve: Curves) -> tuple[float, str]:
     )
 
 
-def _draw_curves(panel: Axes, slot: Slot, curve: Curves) -> None:
+def _draw_curves(panel: Axes, slot: Slot, curve: Curves, stars: Collection[int]) -> None:
     from matplotlib.ticker import PercentFormatter
 
     best = max(curve, key=lambda k: curve[k][-1][1])
@@ -72,7 +75,9 @@ def _draw_curves(panel: Axes, slot: Slot, curve: Curves) -> None:
         wide = 2.4 if k == best else 1.2
         label = shorten(slot.choices[k], 20)
         panel.plot(*zip(*points, strict=True), color=colour, ls=dash, lw=wide, marker=marker, ms=3, label=label)
-    panel.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        if k in stars:
+            panel.plot(*points[-1], marker="*", ms=13, color=colour, mec=INK, mew=0.6, zorder=4)
+    panel.yaxis.set_major_formatter(PercentFormatter(1.0))
 
 
 def legend_of(figure: Figure, choices: Sequence[str]) -> None:

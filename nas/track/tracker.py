@@ -9,13 +9,13 @@ from typing import Any
 
 from torch import Tensor
 
-from nas.draw import draw_choices, draw_grid, draw_supernet
+from nas.draw import draw_grid
 from nas.settings.plain import filled
 from nas.space import Architecture, Slot
+from nas.track.images import draw_run
 from nas.track.means import Branch, BranchMeans, branches_of
 from nas.track.tags import (
     ACCURACY,
-    ACCURACY_PLOT,
     BEST_ACCURACY,
     ENTROPY,
     FLOPS_SKIPPED,
@@ -23,23 +23,14 @@ from nas.track.tags import (
     IMAGES_PER_S,
     LR,
     MEAN_ACCURACY,
-    PROBABILITY,
-    PROBABILITY_PLOT,
     SHARE,
     STEP_MS,
-    SUPERNET,
     TEST_ACCURACY,
     TRAIN_LOSS,
     VAL_LOSS,
     Tags,
 )
 from nas.track.writers import Writers
-
-CHOICES = (
-    (ACCURACY_PLOT, ACCURACY, "Mean validation accuracy of the evaluated subnetworks that contain a choice"),
-    (PROBABILITY_PLOT, PROBABILITY, "Probability that the gate gives to each choice"),
-)
-"""Images of curves: tag, which curves, title."""
 
 
 @dataclass
@@ -102,7 +93,8 @@ class Tracker:
         self._run_images = 0  # without the window's, as the next
         self._run_s = 0.0
         self._evaluations = 0
-        self._accuracies = BranchMeans()  # of the last evaluation
+        self._accuracies = BranchMeans()  # of the last evaluation, as the next, which a checkpoint does not keep
+        self._evaluated: list[tuple[Architecture, float]] = []
         self._epoch = Epoch()
         self._begin_window()
 
@@ -226,7 +218,7 @@ class Tracker:
         assert accuracies, "nothing was evaluated"
         self._evaluations += 1
         self._epoch.over = True
-        self._accuracies = BranchMeans()
+        self._evaluated, self._accuracies = [*accuracies], BranchMeans()
         for path, accuracy in accuracies:
             for branch in branches_of(path):
                 self._accuracies.add(branch, accuracy)
@@ -242,22 +234,17 @@ class Tracker:
         self.writer.scalars(step, {TEST_ACCURACY: accuracy})
 
     def image(self, step: int, last: bool = False) -> None:
-        """Write an image of the supernet, with shares and the last evaluation's accuracies, and those of CHOICES.
+        """Write images of the supernet, with shares and the last evaluation's accuracies, and of its choices.
 
-        It is written after the evaluations number 1, 2, 4, 8, ... and after the ``last`` one: TensorBoard shows ten
+        They are written after the evaluations number 1, 2, 4, 8, ... and after the ``last`` one: TensorBoard shows ten
         images of a tag, and drawing one takes as long as a few hundred small steps.
         """
         is_power_of_two = self._evaluations & (self._evaluations - 1) == 0
         if self.writer.take_images and (last or is_power_of_two):
-            known: list[dict[int, float]] = [{} for _ in self.slots]
-            for (slot, choice), accuracy in self._accuracies.means().items():
-                known[slot][choice] = accuracy
-            self.writer.image(SUPERNET, draw_supernet(self.slots, self.shares(), known), step)
             lines = self.writer.lines()
-            for tag, kind, title in CHOICES:
-                curves = self.tags.read(kind, lines)
-                if any(len(curve) > 1 for curve in curves):
-                    self.writer.image(tag, draw_choices(self.slots, curves, title), step)
+            drawn = draw_run(self.slots, self.shares(), self._accuracies, self._evaluated, lines)
+            for tag, png in drawn.items():
+                self.writer.image(tag, png, step)
 
     # -------------------------------------------------------------------------------------------------- totals
 

@@ -58,7 +58,7 @@ def test_the_best_choice_of_each_slot_is_named(monkeypatch):
     monkeypatch.setattr("matplotlib.axes.Axes.set_title", lambda axes, text, **_: seen.append(text))
     slots = [Slot(f"net.{k}.op", ("$a", "b", "c")) for k in range(14)] + [Slot("net.alone.op", ("a",))]
     curves = [{0: [(1, 0.9), (2, 0.5)], 2: [(2, 0.5 + 0.01 * k)]} for k in range(14)] + [{0: [(2, 0.9)]}]
-    pixels = opened(draw_choices(slots, curves, "Accuracy"))
+    pixels = opened(draw_choices(slots, curves, "Accuracy", [(2,)] * 15))
     assert border_is_white(pixels)
     assert pixels.shape[1] <= 1400
     assert [text for text in seen if "\n" in text][-1] == "net.13\nc 63.0%, 13.0 points ahead of $a"

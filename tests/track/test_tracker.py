@@ -188,7 +188,7 @@ def test_a_damaged_state_is_refused_and_changes_nothing(writer):
 
 
 def test_images_come_at_doubling_evaluations_and_the_last(writer, events, monkeypatch):
-    monkeypatch.setattr("nas.track.tracker.draw_supernet", lambda *_: draw_grid(torch.rand(1, 1, 8, 8)))
+    monkeypatch.setattr("nas.track.images.draw_supernet", lambda *_: draw_grid(torch.rand(1, 1, 8, 8)))
     tracker = Tracker(writer, SLOTS)
     for step in range(1, 12):
         tracker.evaluated(step, [((0, 1), 0.5)], 1.0)
@@ -200,7 +200,7 @@ def test_images_come_at_doubling_evaluations_and_the_last(writer, events, monkey
 
 def test_images_of_curves_have_every_evaluation(writer, events, monkeypatch):
     drawn = []
-    monkeypatch.setattr("nas.track.tracker.draw_choices", lambda *given: drawn.append(given) or PNG)
+    monkeypatch.setattr("nas.track.images.draw_choices", lambda *given: drawn.append(given) or PNG)
     tracker = Tracker(writer, SLOTS)
     tracker.evaluated(1, [((0, 0), 0.4)], 1.0)
     tracker.image(1)
@@ -208,6 +208,11 @@ def test_images_of_curves_have_every_evaluation(writer, events, monkeypatch):
     tracker.evaluated(2, [((0, 1), 0.5), ((2, 1), 0.7)], 1.0)
     tracker.image(2)
     assert drawn[0][1] == [{0: [(1, 0.4), (2, 0.5)], 2: [(2, 0.7)]}, {0: [(1, 0.4)], 1: [(2, pytest.approx(0.6))]}]
+    assert drawn[0][2:] == (
+        "Mean validation accuracy of the 1 to 2 evaluated subnetworks that contain a choice; "
+        "star: the best subnetwork, 70.0%",
+        [(2,), (1,)],
+    )
     writer.flush()
     assert events().Tags()["images"] == ["plots/supernet", "plots/choices_accuracy"]
 
