@@ -4,12 +4,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.runs import finish, tiny
+from support.runs import CHAIN, finish, tiny
 from torch import nn
 
 from nas import checkpoint
+from nas.checkpoint import load_trained
 from nas.errors import CheckpointError, SettingError
-from nas.settings import TrainSettings
+from nas.rank.target import RankTarget
+from nas.score.benchmark import BenchmarkTable
+from nas.search import Search
+from nas.settings import SearchRunSettings, SearchSettings, SyntheticSettings, TrainSettings
 from nas.threads import MOST, WARM_UP, Threads, passes
 from nas.train import Run, fit
 
@@ -70,6 +74,22 @@ def test_passes_take_each_architecture_on_both_numbers(four):
         expected = [("a", 1), ("a", 4), ("b", 4), ("b", 1), ("a", 1), ("a", 4), ("b", 4), ("b", 1)]
         assert seen == [(*pair, gradients) for pair in expected]  # one pair to warm up, three that must do
         assert network.weight.grad is None
+
+
+def test_searches_and_rankings_time_a_pass_of_theirs(tmp_path):
+    finish(tiny(epochs=1), tmp_path / "run")
+    trained = {"checkpoint": str(tmp_path / "run")}
+    untrained = {"space": CHAIN, "data": SyntheticSettings(size=100)}
+    for name, target in (("loss", trained), ("trained", trained), ("naswot", untrained), ("flops", untrained)):
+        how = SearchSettings(objectives=[name], proxy_images=8, sampler="random", progress=False, tensorboard=False)
+        search = Search(SearchRunSettings(search=how, **target), tmp_path / name)
+        search.measures.piece_of_work()()
+        search.study.close()
+    space, few = search.target.space, (torch.rand(2, 3, 16, 16), torch.tensor([0, 1]))
+    table = BenchmarkTable("table", list(space.enumerate())[:4], torch.rand(4, 1), None)
+    for supernets in ([load_trained(tmp_path / "run")], []):
+        ranked = RankTarget(space, CHAIN, table, supernets, (3, 16, 16), [few])
+        ranked.piece_of_work()()
 
 
 def test_a_resumed_run_keeps_the_number_it_chose(tmp_path, four, monkeypatch, capsys):
