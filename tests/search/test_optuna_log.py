@@ -44,7 +44,7 @@ def test_an_open_dashboard_sees_later_trials(tmp_path, storage_of):
     assert (opened.study_name, opened.system_attrs["study:metric_names"]) == ("first", ["accuracy", "flops"])
     assert [direction.name for direction in opened.directions] == ["MAXIMIZE", "MINIMIZE"]
     ended = {trial.user_attrs["trial"]: trial for trial in storage.get_all_trials(0)}
-    assert sorted(ended) == list(range(8))
+    assert sorted(ended) == list(range(8)) == [trial.number for trial in storage.get_all_trials(0)]
     for trial in study.trials():
         found, values = ended[trial.number], values_of(trial.architecture)
         name = {"trial": trial.number, "architecture": SPACE.encode(trial.architecture)}
