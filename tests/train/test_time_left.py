@@ -1,11 +1,9 @@
 """The time left that a bar shows, on a clock that only moves where the test says so."""
 
 import pytest
-import torch
 from support.runs import tiny
 
 from nas import checkpoint
-from nas.draw import draw_grid
 from nas.train import EvalResult, Run, StepResult, fit, make_report
 from nas.train.schedule import Every
 
@@ -27,7 +25,7 @@ def test_time_left_is_right_after_a_tenth(tmp_path, monkeypatch, epochs):
     images = {"val": len(run.splits.val) + 16, "test": len(run.splits.test) + 16}
     monkeypatch.setattr(run, "evaluate", lambda split, *_: takes(forward * images[split], results))
     monkeypatch.setattr(checkpoint, "save", lambda *_: takes(0.3))
-    monkeypatch.setattr("nas.track.tracker.draw_supernet", lambda *_: takes(0.8, draw_grid(torch.rand(1, 1, 8, 8))))
+    monkeypatch.setattr("nas.track.tracker.draw_run", lambda *_: takes(0.8, {}))
     monkeypatch.setattr(
         run.progress, "advance", lambda step, *_: said.update({step: (now[0], run.progress.left.seconds(step))})
     )
