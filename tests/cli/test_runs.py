@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import metadata
 
 import nas.train
 from nas.cli.entry import end_stopped
@@ -55,7 +56,15 @@ def test_the_folder_can_be_chosen(nas_train, tiny, tmp_path):
 
 
 def test_console_metrics_report_and_tensorboard_agree(nas_train, tiny, tmp_path):
-    words = [*tiny[:-1], "train.epochs=3", "optimizer.lr=0.3", "evaluate.images=9", "track.log_every=1", "run=first"]
+    words = [
+        *tiny[:-1],
+        "train.epochs=3",
+        "optimizer.lr=0.3",
+        "evaluate.images=9",
+        "track.log_every=1",
+        "evaluate.rounds=2",
+        "run=first",
+    ]
     out, folder = nas_train(*words).out, tmp_path / "outputs" / "train" / "first"
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     ends = [line for line in lines if "overview/loss_val" in line]
@@ -72,8 +81,13 @@ def test_console_metrics_report_and_tensorboard_agree(nas_train, tiny, tmp_path)
         assert shown == (f"{number + 1}", *(f"{x:.3f}" for x in losses), *(f"{100 * x:.1f}" for x in accuracies))
         for tag, value in line.items() - {("step", line["step"])}:
             assert {point.step: point.value for point in board.Scalars(tag)}[line["step"]] == pytest.approx(value), tag
+    content = board.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
+    shown = metadata.parse_session_start_info_plugin_data(content).hparams
+    assert {"optimizer.lr", "evaluate.images", "evaluate.rounds", "data"} <= {*shown}, "rounds has its default"
+    assert not {"run", "optimizer.momentum", "gate"} & {*shown}
     report = json.loads((folder / "report.json").read_text())
     rows = report["subnetworks"]
+    assert lines[-1] == {"step": lines[-2]["step"] + 1, "overview/accuracy_test": rows[0]["test_accuracy"]}
     assert report["train_loss"] == ends[-1]["overview/loss_train"]
     assert sum(row["val_loss"] for row in rows) / len(rows) == pytest.approx(ends[-1]["overview/loss_val"])
     assert sum(row["val_accuracy"] for row in rows) / len(rows) == pytest.approx(ends[-1]["overview/accuracy_mean"])
