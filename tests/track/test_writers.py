@@ -206,5 +206,6 @@ def test_a_missing_package_is_one_line(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("writers", [["tensorbord"], ["csv", "csv"], ["my_pkg.my"], ["my pkg:W"]])
 def test_what_is_no_writer_is_refused(writers):
-    with pytest.raises(SettingError, match=r"^track\.writers=.*; write for example track\.writers=\[tensorboard,csv\]"):
+    remedy = r"(did you mean tensorboard\?|write for example track\.writers=\[tensorboard,csv\])"
+    with pytest.raises(SettingError, match=rf"^track\.writers=.*; {remedy}"):
         TrackSettings(writers=writers)
