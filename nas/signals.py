@@ -30,6 +30,15 @@ class Interrupted(Exception):
         self.signal_number = signal_number
 
 
+def interrupt(number: int, _: FrameType | None) -> None:
+    """A handler for work that saves each of its results at once.
+
+    Raises:
+        Interrupted: always.
+    """
+    raise Interrupted(number)
+
+
 class Abandoned(Interrupted):
     """A run was asked to stop and did not reach the end of a step in time; its last checkpoint is what remains."""
 

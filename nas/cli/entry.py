@@ -75,7 +75,7 @@ def run_verb(verb: str, schema: type, job: Job) -> None:
         end(verb, str(line_for(error, Path("outputs"), words)))
     except _HYDRAS as error:
         if task.began:
-            raise  # a bug, ours or that of a user's own network: its traceback helps
+            raise  # a bug: its traceback helps
         end(verb, explain(error, words))
 
 

@@ -6,9 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.cli.entry import run_verb, tensorboard
+from nas.cli.entry import run_verb, stoppable, tensorboard
 from nas.files import only_one
 from nas.settings import RankRunSettings
+from nas.signals import interrupt, on_stop
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,7 +20,9 @@ def job(settings: RankRunSettings, folder: Path, out: Console) -> dict[str, Any]
     from nas.rank import KnownValues, load_target, predict, rank, tables, write_report
     from nas.threads import Threads
 
-    with only_one(folder):
+    on_stop(interrupt)
+    kept = ", predictions so far are kept"
+    with only_one(folder), stoppable(out, settings.run, lambda: kept):
         target = load_target(settings)
         with Threads(settings.rank.threads, "pass") as threads:
             if (line := threads.choose(target.piece_of_work)) and settings.rank.progress:

@@ -133,12 +133,12 @@ def _verb(config: DictConfig) -> str:
 
 
 def _note_failure(folder: Path, error: Exception, line: str | None) -> None:
-    reason, trace = line, ""
-    if reason is None:  # a bug, ours or that of a user's own network
+    reason, _, trace = (line or "").partition("\n")
+    if line is None:  # a bug of ours
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        trace = "\n" + "".join(traceback.format_exception(error))
+        trace = "".join(traceback.format_exception(error))
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / FAILED, f"{reason}\n{trace}")
+    write_whole(folder / FAILED, f"{reason}\n" + (f"\n{trace.rstrip()}\n" if trace else ""))
 
 
 def _grid(config: DictConfig) -> list[Planned]:

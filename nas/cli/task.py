@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from nas.cli.blame import users_frames, users_own
 from nas.errors import NasError
 from nas.signals import STOPS, on_stop
 
@@ -127,7 +128,9 @@ def end(verb: str, message: str) -> NoReturn:
 
 
 def line_for(error: BaseException | None, folder: Path, words: Sequence[str]) -> str | None:
-    """One line for an error that the user can mend; None for a bug, ours or that of a user's own network.
+    """One line for an error that the user can mend; None for a bug of ours.
+
+    Where a function of the user's own failed, its frames follow.
 
     Args:
         error: what was raised.
@@ -142,7 +145,7 @@ def line_for(error: BaseException | None, folder: Path, words: Sequence[str]) ->
 
     match error:
         case NasError():
-            return str(error)
+            return "\n".join([str(error), *users_frames(error.__cause__)])
         case HydraException() | OmegaConfBaseException() | YAMLError():
             return explain(error, words)
         case OSError():
@@ -152,7 +155,7 @@ def line_for(error: BaseException | None, folder: Path, words: Sequence[str]) ->
             return "memory: there is not enough; raise the limit (ulimit -v), or take a smaller data set or space"
         case ImportError() if "failed to map" in str(error):
             return f"memory: there is not enough to load the libraries ({error}); raise the limit (ulimit -v)"
-    return None
+    return users_own(error)
 
 
 def remove_empty(folder: Path) -> None:

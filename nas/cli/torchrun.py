@@ -103,6 +103,9 @@ def same_command(run: str) -> str:
     """The command line that this process was started with, for the run of that name; as it was without a name."""
     if world_size() > 1:
         return torchrun_command("nas.cli.train", sys.argv[1:])
-    name = Path(sys.argv[0]).name
+    program = Path(sys.argv[0])
+    command = [program.name if shutil.which(program.name) else sys.argv[0]]
+    if program.parent == Path(__file__).parent:  # python -m nas.cli.search
+        command = [Path(sys.executable).name, "-m", f"nas.cli.{program.stem}"]
     words = [word for word in sys.argv[1:] if not word.startswith("run=")]
-    return shlex.join([name if shutil.which(name) else sys.argv[0], *words, *([f"run={run}"] if run else [])])
+    return shlex.join([*command, *words, *([f"run={run}"] if run else [])])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import torch
 
 from nas.checkpoint import Trained, load_trained
 from nas.data import Batch, Splits, load_splits
-from nas.errors import CheckpointError, SettingError, require
+from nas.errors import CheckpointError, NasWarning, SettingError, require
 from nas.score.benchmark import BenchmarkTable, load_table, table_space
 from nas.score.proxies import check_names
 from nas.score.run import training_batches
@@ -79,6 +80,8 @@ def load_target(settings: RankRunSettings) -> RankTarget:
         shape = splits.sizes if splits else ()
         space = build_space(space_settings, *shape)
     truth = load_table(settings.truth, space, space_settings)
+    for one in trained:
+        _warn_of_other_data(one, truth)
     input_shape = splits.input_shape if splits else (3, 32, 32)
     how = (2, settings.rank.proxy_images, settings.seed, "proxies", "rank.proxy_images")
     batches = training_batches(splits, *how) if splits and settings.proxies else []
@@ -88,6 +91,16 @@ def load_target(settings: RankRunSettings) -> RankTarget:
         rule, remedy = f"leaves {max(n - trainings, 0)} of {n} architectures to predict", f"write at most {n - 2}"
         require(trainings <= n - 2, "rank.trainings", trainings, rule, remedy)
     return RankTarget(space, space_settings, truth, trained, input_shape, batches)
+
+
+def _warn_of_other_data(trained: Trained, truth: BenchmarkTable) -> None:
+    """Warn where a table says that its trainings saw other images than a supernet: such a ranking says little of it."""
+    data = (truth.settings or {}).get("data")
+    made_on = data.get("name") if isinstance(data, dict) else None
+    seen = trained.settings.data.name
+    if made_on and seen != made_on and {seen, made_on} != {"folder", "cifar10"}:  # an archive of the same images
+        rule = f"was trained on data={seen}, and the networks of truth={truth.name} on data={made_on}"
+        warnings.warn(f"checkpoint={trained.path}: {rule}; train it on the same images", NasWarning, stacklevel=2)
 
 
 def _sampled(truth: BenchmarkTable, settings: RankRunSettings) -> BenchmarkTable:

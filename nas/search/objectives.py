@@ -159,8 +159,13 @@ class Limits:
 def _refuse_impossible(space: SearchSpace, bounds: Mapping[str, float], allowed: Allowed) -> None:
     """Refuse bounds on costs that no network keeps, with the smallest costs that some network has."""
     pairs = allowed.smallest
-    for i, (name, bound) in enumerate(bounds.items()):
-        smallest = min(pair[i] for pair in pairs)
+    least = [min(pair[i] for pair in pairs) for i in range(len(bounds))]
+    if len(bounds) == 2 and all(smallest > bound for smallest, bound in zip(least, bounds.values(), strict=True)):
+        value = ", ".join(f"{name}: {bound:.10g}" for name, bound in bounds.items())
+        remedy = " and ".join(f"{cost:.10g} {name}" for name, cost in zip(bounds, pairs[0], strict=True))
+        rule = f"no architecture of space {space.name} is that small in either"
+        raise SettingError("search.limit", f"{{{value}}}", rule, f"allow at least {remedy}, as one has")
+    for smallest, (name, bound) in zip(least, bounds.items(), strict=True):
         if smallest > bound:
             rule = f"no architecture of space {space.name} is that small; the smallest has {smallest:.10g}"
             raise SettingError(f"search.limit.{name}", f"{bound:.10g}", rule, f"allow at least {smallest:.10g}")

@@ -58,6 +58,11 @@ class SearchSpace(ABC):
         """Number of architectures with one open branch a slot."""
         return math.prod(len(slot.choices) for slot in self.slots)
 
+    @property
+    def example(self) -> str:
+        """An architecture as text, for messages."""
+        return self.encode(tuple((i + 1) % len(slot.choices) for i, slot in enumerate(self.slots)))
+
     @abstractmethod
     def build(self) -> nn.Module:
         """A supernet, ``forward(x, architecture)``, initialised from torch's global generator."""
@@ -88,7 +93,7 @@ class SearchSpace(ABC):
         """
         if len(architecture) != len(self.slots):
             rule = f"must have one entry for each of the {len(self.slots)} slots of space {self.name}"
-            raise ArchitectureError("architecture", architecture, rule, "write for example 1-0-2 for three slots")
+            raise ArchitectureError("architecture", architecture, rule, f"write for example {self.example}")
         for slot, entry in zip(self.slots, architecture, strict=True):
             try:
                 open_branches(entry, len(slot.choices))
@@ -118,7 +123,7 @@ class SearchSpace(ABC):
         """
         if not _FORM.fullmatch(text):  # int would take more: other digits, signs, underscores, blanks
             rule = "must be one number a slot, joined by '-'"
-            raise ArchitectureError("architecture", text, rule, "write for example 1-0-2, or 0+1-2")
+            raise ArchitectureError("architecture", text, rule, f"write for example {self.example}")
         return self.validate(tuple(active_of([int(index) for index in entry.split("+")]) for entry in text.split("-")))
 
     def mutate(self, architecture: Architecture, generator: torch.Generator) -> Architecture:

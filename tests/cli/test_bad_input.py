@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import sys
 import zipfile
 
 import pytest
@@ -22,6 +23,16 @@ class Net(nn.Module):
         if broken:
             raise ValueError("the user's own bug")
         self.mix = GatedSum([nn.Flatten(), nn.Flatten()])
+
+class Wrong(Net):
+    def forward(self, x, architecture):
+        x = self.mix(x, architecture[0])
+        if architecture:
+            raise ValueError("no such path")
+
+class Narrow(Net):
+    def forward(self, x, architecture):
+        return nn.Linear(7, 10)(self.mix(x, architecture[0]))
 """
 
 WRONG = {
@@ -31,8 +42,8 @@ WRONG = {
     "--config-name=rank": "--config-name=rank: is the file of another command; write nas-rank",
     "hydra.run.dir=a/b/c seed=-1": r"seed=-1: must not be negative; .*",
     "gate=fixed gate.architecture=5": r".*architecture=.*5.*: .* from 0 to 1, .*; slot mix has 0 to 1: .*",
-    "gate=fixed gate.architecture=0-1": r".*architecture=.*: must have one entry for each of the 1 slots .*; write .*",
-    "gate=fixed gate.architecture=a": r".*architecture=a: must be one number a slot.*; write for example .*",
+    "gate=fixed gate.architecture=0-1": r".*architecture=.*: must have one entry for each of .*; write for example 1",
+    "gate=fixed gate.architecture=a": r".*architecture=a: must be one number a slot.*; write for example 1",
     "train.device=cuda:99": r"train\.device=cuda:99: there is none on this machine; write train\.device=auto",
     "train.device=banana": r"train\.device=banana: is not a device; write auto, cpu or cuda",
     "data=folder data.root=/nowhere": r"data\.root=/nowhere: does not exist; name a folder or a zip.*",
@@ -55,8 +66,9 @@ WRONG = {
 
 
 @pytest.fixture
-def here(tmp_path):
+def here(tmp_path, monkeypatch):
     """The folder with a user's files in it."""
+    monkeypatch.delitem(sys.modules, "nets", raising=False)
     (tmp_path / "nets.py").write_text(NETS)
     (tmp_path / "text.zip").write_text("no zip")
     with zipfile.ZipFile(tmp_path / "cut.zip", "w") as archive:
@@ -87,10 +99,30 @@ def test_cuda_where_there_is_none_is_refused(nas_train, tiny, tmp_path, monkeypa
     assert not list(tmp_path.iterdir())
 
 
-def test_a_users_own_bug_keeps_its_traceback(nas_train, tiny, here):
-    with pytest.raises(ValueError, match="the user's own bug"):
-        nas_train(*tiny, "space=custom", "space.factory=nets:Net", "space.kwargs.broken=true")
+OWN = {
+    "space.factory=nets:Net space.kwargs.broken=true": r"(Net\.)?__init__ in nets\.py, line 13, failed: ValueError: .*",
+    "space.factory=nets:Wrong": r"(Wrong\.)?forward in nets\.py, line \d+, failed: ValueError: no such path",
+    "space.factory=nets:Narrow": r"space=custom: does not run on \(2, 3, 32, 32\) images: mat1 .*; mend its forward.*",
+    "space.factory=cut:Net": r".*/cut\.py, line 1: SyntaxError: .*",
+}
+
+
+def test_a_users_own_bug_shows_the_users_frames_alone(nas_train, tiny, here):
+    (here / "cut.py").write_text("class Net(\n")
+    for words, expected in OWN.items():
+        ended = nas_train(*tiny, "space=custom", *words.split())
+        line, *frames = ended.err.splitlines()
+        assert (ended.status, ended.out) == (1, ""), words
+        assert re.fullmatch(f"nas-train: {expected}", line), line
+        files = re.findall(r'^  File "(.*)", line', "\n".join(frames), re.MULTILINE)
+        assert {*files} == ({str(here / "nets.py")} if "nets" in words else set()), ended.err
     assert not (here / "outputs").exists()
+
+
+def test_a_bug_of_ours_keeps_its_traceback(nas_train, tiny, monkeypatch):
+    monkeypatch.setattr("nas.space.build.ChainSpace", int)  # which takes no such arguments
+    with pytest.raises(TypeError):
+        nas_train(*tiny, "space=chain")
 
 
 def test_a_folder_with_something_in_it_is_left(nas_train, tmp_path):

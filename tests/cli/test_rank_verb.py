@@ -1,6 +1,8 @@
 """``nas-rank`` from the command line."""
 
+import os
 import re
+import signal
 
 import pytest
 import torch
@@ -61,6 +63,22 @@ def test_without_a_checkpoint_proxies_and_sizes_are_ranked(nas_rank, made):
     assert "naswot" not in out
     assert "surrogate, 4 trainings" in out
     assert "A regression on 4 trainings ranks" in out
+
+
+def test_a_supernet_of_other_images_is_warned_of(nas_rank, made):
+    text = (made / "table.csv").read_text()
+    (made / "cifar.csv").write_text('# settings: {"data": {"name": "cifar10"}}\n' + text)
+    words = (f"checkpoint={made}/trained", f"truth={made}/cifar.csv", "predictors=[loss]", *QUIET)
+    status, _, err = nas_rank(*words)
+    assert status == 0
+    assert re.fullmatch(r"nas-rank: checkpoint=.*: was trained on data=synthetic, .* on data=cifar10; train .*\n", err)
+
+
+def test_a_stop_says_how_to_go_on(nas_rank, made, monkeypatch):
+    monkeypatch.setattr("nas.rank.predict", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    status, out, err = nas_rank(f"checkpoint={made}/trained", f"truth={made}/table.csv", *QUIET, "run=first")
+    assert (status, err) == (130, "")
+    assert re.fullmatch(r"stopped by SIGINT, predictions so far are kept; to go on: nas-rank .* run=first\n", out)
 
 
 WRONG = {

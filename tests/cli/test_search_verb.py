@@ -87,6 +87,14 @@ WRONG = {
     "search.finetune_steps=20": r"search\.finetune_steps=20: is for loss_tuned and accuracy_tuned; .*",
     "search.limit.flops=7": r"search\.limit\.flops=7: no architecture .* that small; the smallest has \d+; .*",
     "search.limit.parameters=7": r"search\.limit\.parameters=7: no architecture .* that small; the smallest .*",
+    "search.limit.flops=7 search.limit.parameters=7": (
+        r"search\.limit=\{flops: 7, parameters: 7\}: no architecture .* that small in either; "
+        r"allow at least \d+ flops and \d+ parameters, as one has"
+    ),
+    "search.objectives=[falops]": r"search\.objectives=falops: is an unknown objective; did you mean flops\?",
+    "search.objectives=[trained] search.sampler=exhaustive search.trainings=10 search.finals=2": (
+        r"search\.trainings=10: leaves 8 candidates, and search\.sampler=exhaustive takes all networks, .*"
+    ),
     "search.limit.flops=a": r"search\.limit\.flops=a: .*",
     "space=macro": r"checkpoint=.*: is a checkpoint of another space \(name: chain -> macro\); leave space= out.*",
     "data=digits": r"checkpoint=.*: is a checkpoint trained on other data \(name: synthetic -> digits\); .*",

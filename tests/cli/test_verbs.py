@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import nas
+from nas.cli.torchrun import same_command
 from nas.config import conf_folder
 from nas.config.compose import SCHEMAS
 from nas.errors import SettingError
@@ -98,3 +99,8 @@ def test_every_verb_computes_with_its_threads(command, monkeypatch, tmp_path):
         ended = command(verb, f"{group}threads=3")
         assert (ended.status, ended.err.strip()) == (1, f"nas-{verb}: threads=3: seen;"), verb
     assert not list(tmp_path.iterdir())
+
+
+def test_a_module_is_gone_on_with_as_a_module(monkeypatch):
+    monkeypatch.setattr(sys, "argv", [str(Path(nas.__file__).parent / "cli" / "search.py"), "seed=1", "run=old"])
+    assert re.fullmatch(r"python[\d.]* -m nas\.cli\.search seed=1 run=first", same_command("first"))

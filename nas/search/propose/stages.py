@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from itertools import islice
 from statistics import fmean
 
 from nas.cost.same_cost import other_networks, same_cost
+from nas.errors import require
 from nas.search.objectives import TRAINED
 from nas.search.propose.proposers import SEARCH, Proposer, Trial
 from nas.search.trained.verdict import Pair, Verdict, verdict_of
@@ -161,10 +163,18 @@ def stages_of(search: Proposer, settings: SearchSettings, costs: Costs) -> Stage
     """The stages that the settings ask for, behind the candidates of ``search``.
 
     Random networks are like the winner in the limited costs, or if none is, in those that are objectives, or in FLOPs.
+
+    Raises:
+        SettingError: all networks are to be candidates, and there are not so many trainings.
     """
     trainings = settings.trainings or DEFAULT_TRAININGS
     if settings.sampler == "exhaustive" and not settings.trainings:
         trainings = sum(1 for _ in search.limits.allowed()) + settings.finals
+    elif settings.sampler == "exhaustive":
+        most = trainings - settings.finals
+        ok = sum(1 for _ in islice(search.limits.allowed(), most + 1)) <= most
+        rule = f"leaves {most:,} candidates, and search.sampler=exhaustive takes all networks, which are more"
+        require(ok, "search.trainings", trainings, rule, "leave it out, or write search.sampler=random")
     budget = Budget(trainings - settings.finals, settings.finals, settings.verdict.networks)
     chosen = [n for n in settings.limit if n in costs] or [n for n in settings.objectives if n in costs] or ["flops"]
     return Stages(search, budget, {name: costs[name] for name in chosen})

@@ -1,0 +1,55 @@
+"""Whose mistake an error is: what of its traceback lies in the user's own files, a network's for example."""
+
+from __future__ import annotations
+
+import sys
+import sysconfig
+import traceback
+from pathlib import Path
+from types import FrameType
+
+import nas
+
+LIBRARIES = ("torch", "hydra", "omegaconf")
+"""Beside this package and Python's own modules: whose frames say nothing of a user's mistake."""
+
+
+def users_own(error: BaseException | None) -> str | None:
+    """Which of the user's functions failed, in one line, and under it the user's frames alone.
+
+    None for a bug of ours: what has no frame in a user's file, or was raised by this package itself.
+    """
+    if isinstance(error, SyntaxError) and error.filename and _is_users(error.filename):
+        return f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}"
+    if error is None or not (frames := _frames(error)):
+        return None
+    frame, line = frames[-1]
+    name = getattr(frame.f_code, "co_qualname", frame.f_code.co_name)  # Python 3.10 has no qualified name
+    message = " ".join(f"{type(error).__name__}: {error}".split())
+    head = f"{name} in {Path(frame.f_code.co_filename).name}, line {line}, failed: {message}"
+    return "\n".join([head, *users_frames(error)])
+
+
+def users_frames(error: BaseException | None) -> list[str]:
+    """The user's frames as Python prints them, outermost first; none for a bug of ours."""
+    shown = traceback.StackSummary.extract(_frames(error)) if error is not None else []
+    return "".join(traceback.format_list(shown)).splitlines()
+
+
+def _frames(error: BaseException) -> list[tuple[FrameType, int]]:
+    """The frames in the user's files below the first of ours; none if the last of all is ours."""
+    walked = list(traceback.walk_tb(error.__traceback__))
+    files = [frame.f_code.co_filename for frame, _ in walked]
+    ours = [Path(nas.__file__).parent in Path(file).parents for file in files]
+    if not any(ours) or ours[-1]:
+        return []
+    first = ours.index(True)
+    return [walked[i] for i in range(first, len(walked)) if not ours[i] and _is_users(files[i])]
+
+
+def _is_users(file: str) -> bool:
+    modules = [sys.modules[name].__file__ for name in ("nas", *LIBRARIES) if name in sys.modules]
+    if file.startswith("<") or any(one and Path(one).parent in Path(file).parents for one in modules):
+        return False
+    of_python = Path(sysconfig.get_path("stdlib")) in Path(file).parents
+    return not of_python or bool({"site-packages", "dist-packages"} & {*Path(file).parts})
