@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -51,7 +52,8 @@ _open = list[list[int]]()
 def stop_signals(grace_s: float = 0.0) -> Iterator[list[int]]:
     """Collect SIGINT and SIGTERM in a list instead of dying of them.
 
-    Work inside of other work shares the list of the outer one, so that both learn of a signal, whenever it came.
+    Work inside of other work shares the list of the outer one, so that both learn of a signal, whenever it came. In
+    another thread than the main one, none is collected.
 
     Args:
         grace_s: for a process among several: seconds from the first signal to :class:`Abandoned`. A terminal's Ctrl-C
@@ -63,6 +65,9 @@ def stop_signals(grace_s: float = 0.0) -> Iterator[list[int]]:
     """
     if _open and not grace_s:
         yield _open[-1]
+        return
+    if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
+        yield []
         return
     received: list[int] = []
 

@@ -9,7 +9,7 @@ from nas.data.cifar import load_cifar
 from nas.data.folder import list_images, load_folder
 from nas.data.images import ImageSet, Splits, statistics, stratified, thinned
 from nas.data.small import DIGITS, DIGITS_SIZE, load_digits, make_synthetic
-from nas.errors import SettingError
+from nas.errors import DataError, SettingError
 from nas.seeds import generator
 from nas.settings import (
     Cifar100Settings,
@@ -18,6 +18,7 @@ from nas.settings import (
     DigitsSettings,
     FolderSettings,
     SyntheticSettings,
+    TensorSettings,
 )
 
 LABEL_BYTES = 8
@@ -56,6 +57,9 @@ def _pool_and_test(settings: DataSettings, seed: int, progress: bool) -> tuple[I
             return load_folder(settings, progress)
         case SyntheticSettings():
             return make_synthetic(settings, seed)
+        case TensorSettings():
+            rule, remedy = "were in the memory of a program", "give them to nas.train_supernet again, with its folder"
+            raise DataError("data", settings.name, f"the images {rule}", remedy)
     rule = "is no data set; there are digits, cifar10, cifar100, folder and synthetic"
     raise SettingError("data", settings.name, rule, "choose one of them")
 

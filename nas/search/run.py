@@ -45,17 +45,18 @@ class Search:
     Args:
         settings: of the search.
         folder: where it writes. A search that has begun there goes on, or gets another worker.
+        target: what the settings name, where it is there already.
 
     Raises:
         NasError: settings, checkpoint, data or journal are not usable; no study has begun then.
     """
 
-    def __init__(self, settings: SearchRunSettings, folder: Path) -> None:
+    def __init__(self, settings: SearchRunSettings, folder: Path, target: SearchTarget | None = None) -> None:
         self.settings, self.folder, how = settings, folder, settings.search
         self.threads = Threads(how.threads, "pass")
         self.objectives = [objective(name) for name in how.objectives]
         limited = [objective(name, bound) for name, bound in how.limit.items()]
-        self.target = SearchTarget.of(settings, how.progress)
+        self.target = target or SearchTarget.of(settings, how.progress)
         summed = members_of_sum(how, self.target.trained is not None)
         needed = [one for one in (*self.objectives, *limited, *summed) if not one.derived]
         self.kept = [one for one in self.objectives if not one.derived] or list(dict.fromkeys(needed))
@@ -185,7 +186,7 @@ def _stop_if_all_failed(run: Search) -> None:
 
 
 class SearchBar(ProgressBar):
-    """A bar with trials a second and the best so far on a terminal, some lines elsewhere.
+    """A bar with trials a second and the best so far where one is drawn, some lines elsewhere.
 
     Args:
         study: whose trials are shown, those of other processes included.
@@ -204,7 +205,7 @@ class SearchBar(ProgressBar):
         self._total += behind
         self._before = self._count = study.finished()
         super().__init__("searching", self._total, self._before, shown, console or new_console(quiet=not shown))
-        self._lines = 0 if self.console.is_terminal else LINES
+        self._lines = 0 if self.drawn else LINES
         self._began, self._news = time.perf_counter(), ""
 
     def note_trial(self) -> None:

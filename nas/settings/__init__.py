@@ -14,6 +14,7 @@ from nas.settings.data import (
     DigitsSettings,
     FolderSettings,
     SyntheticSettings,
+    TensorSettings,
 )
 from nas.settings.export import ExportSettings
 from nas.settings.gate import (
@@ -81,6 +82,7 @@ __all__ = [
     "SearchSettings",
     "SpaceSettings",
     "SyntheticSettings",
+    "TensorSettings",
     "TrackSettings",
     "TrainRunSettings",
     "TrainSettings",

@@ -81,6 +81,19 @@ class FolderSettings(DataSettings):
 
 
 @dataclass
+class TensorSettings(DataSettings):
+    """Images that are in the memory of a program, for :func:`nas.train_supernet`; no choice of a command line."""
+
+    name: str = "tensors"
+    test_fraction: float = rules.fraction(0.1)
+    """Share of the images that is the test split, where there is none of its own."""
+    crop: int = rules.not_negative(0)
+    flip: bool = False
+    digest: str = ""
+    """Of images and labels, by which a run that goes on knows them again."""
+
+
+@dataclass
 class SyntheticSettings(DataSettings):
     """Noise around one random image a class; for tests and benchmarks."""
 

@@ -7,7 +7,14 @@ from dataclasses import is_dataclass
 from typing import Any, get_origin, get_type_hints
 
 from nas.errors import SettingError
-from nas.settings.data import Cifar100Settings, CifarSettings, DigitsSettings, FolderSettings, SyntheticSettings
+from nas.settings.data import (
+    Cifar100Settings,
+    CifarSettings,
+    DigitsSettings,
+    FolderSettings,
+    SyntheticSettings,
+    TensorSettings,
+)
 from nas.settings.gate import FairGateSettings, FixedGateSettings, LearnedGateSettings, UniformGateSettings
 from nas.settings.plain import fits
 from nas.settings.space import (
@@ -33,6 +40,8 @@ GROUPS: dict[str, dict[str, type]] = {
 }
 """The dataclass behind each ``<group>=<name>``."""
 
+_IN_PYTHON: dict[str, dict[str, type]] = {"data": _by_name(TensorSettings)}
+"""What a checkpoint may name besides."""
 _NOT_OF_A_FILE = ("tensorboard", "writers")
 """Of ``track``: an older version's switch, and where curves go, which is for the user of now to say: a file of somebody
 else must not name code that is then called."""
@@ -56,9 +65,10 @@ def train_settings(data: dict[str, Any]) -> TrainRunSettings:
             _must_fit(key, value, dict)
         if key in GROUPS:
             name = value.get("name")
-            if not isinstance(name, str) or name not in GROUPS[key]:
+            known = GROUPS[key] | _IN_PYTHON.get(key, {})
+            if not isinstance(name, str) or name not in known:
                 raise _unknown(key, name)
-            kind = GROUPS[key][name]
+            kind = known[name]
         values[key] = _fill(key, kind, value) if is_dataclass(kind) else value
     return _fill("", TrainRunSettings, values)
 

@@ -4,11 +4,13 @@ from nas.space.base import Architecture, SearchSpace, Slot
 from nas.space.build import build_space, check_supernet, infer_widths, warn_of_one
 from nas.space.calibrate import recalibrate
 from nas.space.chained import Chained
+from nas.space.custom import ModuleSpace
 from nas.space.extract import extract
 
 __all__ = [
     "Architecture",
     "Chained",
+    "ModuleSpace",
     "SearchSpace",
     "Slot",
     "build_space",

@@ -16,7 +16,7 @@ from nas.settings import TrainRunSettings
 from nas.settings.changed import changed
 from nas.settings.plain import flat
 from nas.settings.rules import AUTO
-from nas.space import Architecture, build_space
+from nas.space import Architecture, SearchSpace, build_space
 from nas.state import load_weights, must_fit
 from nas.threads import Threads
 from nas.track import NullWriter, Progress, Tracker, Writers
@@ -45,6 +45,7 @@ class Run:
         progress: is told of the steps and evaluations; the run's own bar if left out.
         given: names of settings, as in ``train.epochs``, to be shown beside the figures of a new run; those that are
             not at their defaults if left out.
+        space: the one that ``settings`` name, where it is made already.
 
     Raises:
         NasError: settings, data, network or checkpoints are not usable; ``folder`` is as it was.
@@ -60,6 +61,7 @@ class Run:
         splits: Splits | None = None,
         progress: Progress | None = None,
         given: Collection[str] | None = None,
+        space: SearchSpace | None = None,
     ) -> None:
         one, remedy = not settings.architecture, "call nas.train.retrain, or train it with a fixed gate"
         require(one, "architecture", settings.architecture, "makes several runs, not one", remedy)
@@ -77,7 +79,7 @@ class Run:
         with world.main_process_first():
             shown = settings.track.progress and world.is_main
             self.splits = splits or load_splits(settings.data, settings.seed, shown)
-        self.space = build_space(settings.space, *self.splits.sizes)
+        self.space = space or build_space(settings.space, *self.splits.sizes)
         self.supernet, self.flops = build_network(settings, self.space, self.splits, initial, self.device, world)
         self._build_steps(state)
         self.step, self.to_be_evaluated = 0, False
