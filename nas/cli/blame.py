@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import sysconfig
 import traceback
 from pathlib import Path
 from types import FrameType
 
 import nas
-
-LIBRARIES = ("torch", "hydra", "omegaconf")
-"""Beside this package and Python's own modules: whose frames say nothing of a user's mistake."""
 
 
 def users_own(error: BaseException | None) -> str | None:
@@ -48,8 +44,8 @@ def _frames(error: BaseException) -> list[tuple[FrameType, int]]:
 
 
 def _is_users(file: str) -> bool:
-    modules = [sys.modules[name].__file__ for name in ("nas", *LIBRARIES) if name in sys.modules]
-    if file.startswith("<") or any(one and Path(one).parent in Path(file).parents for one in modules):
-        return False
-    of_python = Path(sysconfig.get_path("stdlib")) in Path(file).parents
-    return not of_python or bool({"site-packages", "dist-packages"} & {*Path(file).parts})
+    """Whether a file is neither part of this package, nor of an installed one, nor of Python."""
+    path = Path(file)
+    libraries = Path(nas.__file__).parent, Path(sysconfig.get_path("stdlib"))
+    installed = {"site-packages", "dist-packages"} & {*path.parts}
+    return not (file.startswith("<") or installed or {*libraries} & {*path.parents})
