@@ -91,12 +91,14 @@ def test_a_resumed_run_with_own_parts_equals_uninterrupted_run(tmp_path):
 
 
 def test_training_from_scratch_takes_own_parts():
-    settings, path = with_own_parts(), (1, 2)
-    plain = tiny()
+    settings = replace(with_own_parts(), train=replace(with_own_parts().train, epochs=1))
     splits = load_splits(settings.data, settings.seed)
-    space = build_space(settings.space, *splits.sizes)
-    found = [train_from_scratch(one, space, splits, path).loss for one in (settings, plain)]
-    assert found[0] != found[1]
+    space, found = build_space(settings.space, *splits.sizes), set()
+    for change in ({}, {"loss": "cross_entropy"}, {"schedule": "constant"}, {"augment": ""}):
+        data = replace(settings.data, **change) if "augment" in change else settings.data
+        train = settings.train if "augment" in change else replace(settings.train, **change)
+        found.add(train_from_scratch(replace(settings, data=data, train=train), space, splits, (1, 2)).loss)
+    assert len(found) == 4
 
 
 def test_an_own_schedule_gives_factors_of_the_peak():
