@@ -7,7 +7,7 @@ import pytest
 import torch
 from support.plugins import Lion, no_decay_of_vectors
 from support.plugins import loss as own_loss
-from support.runs import CHAIN, assert_same, curves, finish, state_of, stop_after, tiny
+from support.runs import CHAIN, assert_same, finish, state_of, stop_after, tiny
 
 from nas.data import load_splits
 from nas.errors import CheckpointError, SettingError
@@ -32,7 +32,8 @@ def own(name="support.plugins:Lion", lr=0.01, **kwargs):
 def with_own_parts():
     settings = tiny(**PARTS)
     data = replace(settings.data, augment="support.plugins:augment")
-    return replace(settings, data=data, optimizer=own(decay=0.2))
+    track = replace(settings.track, writers=[])
+    return replace(settings, data=data, optimizer=own(decay=0.2), track=track)
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -83,7 +84,6 @@ def test_a_resumed_run_with_own_parts_equals_uninterrupted_run(tmp_path):
     run.tracker.writer.close()
     torch.rand(3)  # what an augmentation draws without a generator depends on nothing before it
     assert_same(state_of(finish(settings, tmp_path / "stopped")), whole)
-    assert curves(tmp_path / "stopped") == curves(tmp_path / "whole")
     changed = r"optimizer.factory: support.plugins:Lion -> torch.optim:Adam.*train.loss: support.plugins:loss -> cross_"
     other = replace(settings, optimizer=own("torch.optim:Adam"), train=replace(settings.train, loss="cross_entropy"))
     with pytest.raises(CheckpointError, match=changed):
