@@ -26,7 +26,8 @@ def job(settings: ExportSettings, folder: Path, out: Console) -> dict[str, Any]:
     with Threads(settings.threads, "pass") as threads, out.status("exporting"):
         if line := threads.choose(lambda: passes(trained.supernet, trained.sample(), [architecture])):
             out.print(line)
-        exported = export(trained, architecture, folder, settings.program, settings.onnx, settings.pictures)
+        how = settings.program, settings.onnx, settings.pictures, settings.fold_normalisation
+        exported = export(trained, architecture, folder, *how)
     out.print(*tables(exported), sep="\n")
     out.print(f"checkpoint: {trained.path}\nfolder:     {folder}")
     return {"architecture": source.architecture}

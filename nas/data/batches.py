@@ -96,7 +96,7 @@ class Batches:
         self.steps_per_epoch = count // batch_size
         self.settings, self.batch_size, self.seed, self.stream = settings, batch_size, seed, stream
         self.count, self.device, self._format = count, torch.device(device), _memory_format(channels_last)
-        self._shift, self._scale = _shift_and_scale(splits_mean, splits_std, device)
+        self._shift, self._scale = shift_and_scale(splits_mean, splits_std, device)
         self._labels = images.labels.to(device)
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
 
@@ -191,7 +191,7 @@ def ordered(
     channels_last: bool = False,
 ) -> Iterator[Batch]:
     """Every image once, in order and normalised: ``(x, y)`` as in :class:`Batches`; the last may be smaller."""
-    shift, scale = _shift_and_scale(mean, std, device)
+    shift, scale = shift_and_scale(mean, std, device)
     for pixels, labels in zip(images.images.split(batch_size), images.labels.split(batch_size), strict=True):
         x = pixels.to(device).float().sub_(shift).mul_(scale)
         yield x.contiguous(memory_format=_memory_format(channels_last)), labels.to(device)
@@ -202,7 +202,7 @@ def unnormalise(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return (x * std.to(x).view(-1, 1, 1) + mean.to(x).view(-1, 1, 1)).clamp(0, 1)
 
 
-def _shift_and_scale(mean: Tensor, std: Tensor, device: torch.device | str) -> tuple[Tensor, Tensor]:
+def shift_and_scale(mean: Tensor, std: Tensor, device: torch.device | str) -> tuple[Tensor, Tensor]:
     """``(C, 1, 1)`` each, such that ``(pixels - shift) * scale`` is ``(pixels / 255 - mean) / std``."""
     return (mean * 255).view(-1, 1, 1).to(device), (1 / (std * 255)).view(-1, 1, 1).to(device)
 

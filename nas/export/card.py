@@ -16,11 +16,16 @@ from nas.nn import indices_of
 from nas.space import Architecture
 
 FORMAT = 1
+NORMALISED = "float32 (batch, channels, image_size, image_size): (image / 255 - mean) / std, channel by channel"
+FOLDED = "uint8 (batch, channels, image_size, image_size), 0 to 255: the network normalises them itself"
 CARD, WEIGHTS, PROGRAM, ONNX, README = "card.json", "weights.safetensors", "network.pt2", "network.onnx", "README.md"
 
 
-def network_of(trained: Trained, architecture: Architecture) -> dict[str, Any]:
-    """What a network is built from besides its weights, as plain data that survives JSON."""
+def network_of(trained: Trained, architecture: Architecture, fold: bool = False) -> dict[str, Any]:
+    """What a network is built from besides its weights, as plain data that survives JSON.
+
+    With ``fold`` it has ``normalisation`` in it, the mean and the deviation of each channel.
+    """
     splits = trained.splits
     network = {
         "space": asdict(trained.settings.space),
@@ -29,12 +34,14 @@ def network_of(trained: Trained, architecture: Architecture) -> dict[str, Any]:
         "image_size": splits.image_size,
         "classes": len(splits.classes),
     }
+    if fold:
+        network["normalisation"] = {"mean": splits.mean.tolist(), "std": splits.std.tolist()}
     plain: dict[str, Any] = json.loads(json.dumps(network))
     return plain
 
 
 def make_card(
-    trained: Trained, architecture: Architecture, plain: nn.Module, accuracies: dict[str, float]
+    trained: Trained, architecture: Architecture, plain: nn.Module, accuracies: dict[str, float], fold: bool = False
 ) -> dict[str, Any]:
     """The card, without the digests of the files.
 
@@ -43,12 +50,13 @@ def make_card(
         architecture: the network's architecture.
         plain: the network.
         accuracies: by split, 0 to 1.
+        fold: the exported network normalises its images itself.
     """
     space, splits, settings = trained.space, trained.splits, trained.settings
     path = trained.path.resolve()
     return {
         "format": FORMAT,
-        "network": network_of(trained, architecture),
+        "network": network_of(trained, architecture, fold),
         "choices": space.describe(architecture),
         "slots": [
             {"name": slot.name, "choices": list(slot.choices), "open": [slot.choices[i] for i in indices_of(entry)]}
@@ -59,7 +67,7 @@ def make_card(
         "flops": count_flops(trained.supernet, architecture, splits.input_shape),
         "flops_are": "2 x multiply-accumulates of convolutions and matrix products, forward, for one image",
         "parameters": sum(p.numel() for p in plain.parameters()),
-        "input": "float32 (batch, channels, image_size, image_size): (image / 255 - mean) / std, channel by channel",
+        "input": FOLDED if fold else NORMALISED,
         "data": {
             "name": settings.data.name,
             "classes": list(splits.classes),
@@ -71,6 +79,16 @@ def make_card(
         "trained_in": settings.train.precision,
         "versions": versions(),
     }
+
+
+def metadata_of(card: dict[str, Any]) -> dict[str, str]:
+    """What the files of programs carry along, as text: the card, and what a caller needs of it by itself."""
+    network, data = card["network"], card["data"]
+    size = network["image_size"]
+    values = {"classes": data["classes"], "mean": data["mean"], "std": data["std"]}
+    values["input_size"] = [network["channels"], size, size]
+    texts = {name: json.dumps(value, ensure_ascii=False) for name, value in {**values, "card": card}.items()}
+    return {"input": card["input"], **texts}
 
 
 def _batch_norm(trained: Trained) -> str:

@@ -39,7 +39,7 @@ class Reference:
     """Images, and the logits that the supernet's subnetwork gives for them.
 
     Attributes:
-        inputs: batches of normalised images ``(B, C, H, W)``: all of them, then fewer.
+        inputs: batches of images ``(B, C, H, W)`` as the files take them: all of them, then fewer.
         logits: ``(B, classes)`` for each batch.
     """
 
@@ -48,10 +48,14 @@ class Reference:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, supernet: nn.Module, architecture: Architecture, x: Tensor) -> Reference:
-        """Evaluate ``supernet`` on the images ``x``: on all at once, and on the first 1 and 7."""
-        inputs = [x, *(x[:size] for size in SIZES)]
-        return cls(inputs, [supernet(part, architecture) for part in inputs])
+    def of(cls, supernet: nn.Module, architecture: Architecture, x: Tensor, raw: Tensor | None = None) -> Reference:
+        """Evaluate ``supernet`` on the images ``x``: on all at once, and on the first 1 and 7.
+
+        ``raw`` are the same images, not normalised, for files that take those.
+        """
+        sizes = (len(x), *SIZES)
+        given = x if raw is None else raw
+        return cls([given[:size] for size in sizes], [supernet(x[:size], architecture) for size in sizes])
 
     @torch.no_grad()
     def compare(self, path: Path, network: Network, exact: bool = False) -> Comparison:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from nas.data.batches import shift_and_scale
+
 
 class Normalised(nn.Module):
     """Takes images as they are, uint8 ``(B, C, H, W)``, and gives what ``network`` gives for them normalised.
@@ -14,16 +16,17 @@ class Normalised(nn.Module):
         std: of each channel, ``(C,)``.
     """
 
-    mean: Tensor
-    std: Tensor
+    shift: Tensor
+    scale: Tensor
 
     def __init__(self, network: nn.Module, mean: Tensor, std: Tensor) -> None:
         super().__init__()
         self.network = network
-        self.register_buffer("mean", mean.view(-1, 1, 1).clone())
-        self.register_buffer("std", std.view(-1, 1, 1).clone())
+        shift, scale = shift_and_scale(mean, std, mean.device)  # as in the training, to the last bit
+        self.register_buffer("shift", shift)
+        self.register_buffer("scale", scale)
         self.train(network.training)
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.network((images.float() / 255 - self.mean) / self.std)
+        logits: Tensor = self.network((images.float() - self.shift) * self.scale)
         return logits

@@ -52,13 +52,13 @@ def write_weights(path: Path, plain: nn.Module, network: dict[str, Any]) -> None
     path.write_bytes(safetensors.torch.save(tensors, {"format": "pt", "network": json.dumps(network)}))
 
 
-def make_program(plain: nn.Module, image: tuple[int, int, int]) -> ExportedProgram:
+def make_program(plain: nn.Module, image: tuple[int, int, int], dtype: torch.dtype = torch.float32) -> ExportedProgram:
     """The network as a program with a free batch size, traced on black images of the shape ``(C, H, W)``.
 
     Raises:
         ExportError: torch.export cannot trace the network.
     """
-    example = torch.zeros(2, *image)  # with a batch of 1, torch.export would fix the size
+    example = torch.zeros(2, *image, dtype=dtype)  # with a batch of 1, torch.export would fix the size
     with _exporter("program", "torch.export cannot follow", "program=false leaves it out, and onnx=true with it"):
         program = torch.export.export(plain, (example,), dynamic_shapes=({0: Dim("batch")},))
     for node in program.graph.nodes:
@@ -66,11 +66,11 @@ def make_program(plain: nn.Module, image: tuple[int, int, int]) -> ExportedProgr
     return program
 
 
-def write_program(path: Path, program: ExportedProgram) -> None:
-    """Write the program; :func:`run_program` and ``torch.export.load`` read it."""
+def write_program(path: Path, program: ExportedProgram, metadata: dict[str, str]) -> None:
+    """Write the program, with ``metadata`` as extra files; :func:`run_program` and ``torch.export.load`` read it."""
     buffer = io.BytesIO()
     with _quiet():
-        torch.export.save(program, buffer)
+        torch.export.save(program, buffer, extra_files=metadata)
     path.write_bytes(buffer.getbuffer())
 
 
@@ -81,8 +81,8 @@ def run_program(path: Path) -> Network:
     return module
 
 
-def write_onnx(path: Path, program: ExportedProgram) -> None:
-    """Write the program as ONNX, with the input ``pictures`` and the output ``logits``.
+def write_onnx(path: Path, program: ExportedProgram, metadata: dict[str, str]) -> None:
+    """Write the program as ONNX, with the input ``pictures``, the output ``logits`` and ``metadata`` as properties.
 
     Raises:
         ExportError: an operation has no counterpart in ONNX.
@@ -97,6 +97,8 @@ def write_onnx(path: Path, program: ExportedProgram) -> None:
     del model.graph.metadata_props[:], model.graph.value_info[:]
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    for name, text in metadata.items():
+        model.metadata_props.add(key=name, value=text)
     path.write_bytes(model.SerializeToString())
 
 

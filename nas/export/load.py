@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from nas.checkpoint import plain_network
 from nas.errors import ExportError
 from nas.export.card import CARD, WEIGHTS, damaged, read_card
+from nas.export.fold import Normalised
 from nas.files import sha256_of
 from nas.settings import CustomSettings, SpaceSettings, train_settings
+from nas.settings.plain import fits
 from nas.space import build_space
 from nas.state import load_weights, must_fit
 
@@ -33,7 +35,8 @@ def load(folder: Path | str, factory: str | None = None) -> nn.Module:
             the card's ``kwargs``. Ignored for other spaces.
 
     Shapes:
-        ``x`` is ``(B, channels, image_size, image_size)``, normalised as the card says; logits ``(B, classes)``.
+        ``x`` is ``(B, channels, image_size, image_size)``, normalised as the card says, or uint8 where the export has
+        folded that in; logits ``(B, classes)``.
 
     Raises:
         ExportError: a file is missing, damaged or changed, the card does not belong to the weights, or ``factory`` is
@@ -52,6 +55,7 @@ def load(folder: Path | str, factory: str | None = None) -> nn.Module:
     if not isinstance(network.get("architecture"), str):
         raise damaged(folder / CARD, "its architecture is not text")
     size = (network["channels"], network["image_size"])
+    fold = normalisation_of(folder, network)
     settings = train_settings({"space": network.get("space")}).space
     _must_be_named(folder, settings, factory)
     space = build_space(settings, *size, network["classes"])
@@ -67,7 +71,23 @@ def load(folder: Path | str, factory: str | None = None) -> nn.Module:
         plain = plain.to_empty(device="cpu")
     with fits():
         load_weights(plain, state)
-    return plain
+    return Normalised(plain, *fold) if fold else plain
+
+
+def normalisation_of(folder: Path, network: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
+    """Mean and deviation of each channel, ``(C,)``, where they are a part of the network.
+
+    Raises:
+        ExportError: they are not that.
+    """
+    if (found := network.get("normalisation")) is None:
+        return None
+    if fits(found, dict[str, list[float]]) and found.keys() == {"mean", "std"}:
+        mean, std = torch.tensor(found["mean"]).float(), torch.tensor(found["std"]).float()
+        both = torch.stack([mean, std]) if len(mean) == len(std) == network["channels"] else torch.tensor(torch.nan)
+        if both.isfinite().all() and (std > 0).all():
+            return mean, std
+    raise damaged(folder / CARD, "its normalisation is not a mean and a deviation above 0 for each channel")
 
 
 def _must_be_named(folder: Path, settings: SpaceSettings, factory: str | None) -> None:

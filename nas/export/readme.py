@@ -15,15 +15,7 @@ _TOP = """# {name}: {architecture}
 
 `{card}` has this, and the classes, as data. Exported by gated-nas {version} with torch {torch}.
 
-All files take float32 images `(batch, {channels}, {size}, {size})`, normalised channel by channel, and give logits
-`(batch, {classes})`:
-
-```python
-mean = torch.tensor({mean}).view(-1, 1, 1)
-std = torch.tensor({std}).view(-1, 1, 1)
-x = (images / 255 - mean) / std
-```
-
+{input}
 ## {weights}
 
 ```python
@@ -35,6 +27,18 @@ logits = network(x)
 
 It builds the network from the settings in `{card}` and runs no code from these files.{custom} The bare tensors, by the
 names they have in the supernet: `safetensors.torch.load_file("{weights}")`.
+"""
+_NORMALISED = """All files take float32 images `(batch, {channels}, {size}, {size})`, normalised channel by channel, and
+give logits `(batch, {classes})`:
+
+```python
+mean = torch.tensor({mean}).view(-1, 1, 1)
+std = torch.tensor({std}).view(-1, 1, 1)
+x = (images / 255 - mean) / std
+```
+"""
+_FOLDED = """All files take uint8 images `x`, `(batch, {channels}, {size}, {size})`, from 0 to 255, which they normalise
+themselves, and give logits `(batch, {classes})`. Only the bare tensors are those of the network behind that.
 """
 _CUSTOM = """ `{factory}` builds the
 module; it must be importable, and it is called because you name it: a card that names another is refused."""
@@ -66,6 +70,7 @@ def readme(card: dict[str, Any], files: Collection[str]) -> str:
     """Write the README for a folder with these ``files``."""
     network, data = card["network"], card["data"]
     factory = network["space"].get("factory")
+    taken = _FOLDED if "normalisation" in network else _NORMALISED
     text = _TOP.format(
         name=network["space"]["name"],
         architecture=network["architecture"],
@@ -78,11 +83,13 @@ def readme(card: dict[str, Any], files: Collection[str]) -> str:
         card=CARD,
         version=card["versions"]["gated-nas"],
         torch=card["versions"]["torch"],
-        channels=network["channels"],
-        size=network["image_size"],
-        classes=network["classes"],
-        mean=[round(value, 6) for value in data["mean"]],
-        std=[round(value, 6) for value in data["std"]],
+        input=taken.format(
+            channels=network["channels"],
+            size=network["image_size"],
+            classes=network["classes"],
+            mean=[round(value, 6) for value in data["mean"]],
+            std=[round(value, 6) for value in data["std"]],
+        ),
         weights=WEIGHTS,
         named=f", factory={factory!r}" if factory else "",
         custom=_CUSTOM.format(factory=factory) if factory else "",

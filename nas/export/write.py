@@ -14,8 +14,9 @@ from torch import nn
 from nas.checkpoint import Trained, calibrated, plain_network
 from nas.data import Batch
 from nas.errors import ExportError
-from nas.export.card import CARD, ONNX, PROGRAM, README, WEIGHTS, make_card
+from nas.export.card import CARD, ONNX, PROGRAM, README, WEIGHTS, make_card, metadata_of
 from nas.export.compare import Comparison, Reference
+from nas.export.fold import Normalised
 from nas.export.formats import (
     make_program,
     need_onnx,
@@ -62,6 +63,7 @@ def export(
     program: bool = True,
     onnx: bool = False,
     images: int = 256,
+    fold: bool = False,
 ) -> Exported:
     """Write the subnetwork ``architecture`` of ``trained`` into ``folder``, which appears whole or not at all.
 
@@ -75,6 +77,7 @@ def export(
         program: write a ``torch.export`` program.
         onnx: write ONNX; needs ``program`` and the packages of the ``[onnx]`` extra.
         images: number of test images to compare on.
+        fold: the files take uint8 images and normalise them themselves.
 
     Raises:
         ExportError: the folder is not empty, a format cannot express the network, or a file computes something else.
@@ -88,7 +91,7 @@ def export(
         shutil.rmtree(unfinished)  # left by a killed export
     try:
         unfinished.mkdir(parents=True)
-        exported = _write(trained, architecture, unfinished, program, onnx, images)
+        exported = _write(trained, architecture, unfinished, program, onnx, images, fold)
         put(unfinished, folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -96,26 +99,28 @@ def export(
 
 
 def _write(
-    trained: Trained, architecture: Architecture, folder: Path, program: bool, onnx: bool, images: int
+    trained: Trained, architecture: Architecture, folder: Path, program: bool, onnx: bool, images: int, fold: bool
 ) -> tuple[dict[str, Any], list[Comparison]]:
     splits = trained.splits
     # The files have no memory formats, so the supernet is compared in the contiguous one too.
     supernet = calibrated(trained, architecture).to(memory_format=torch.contiguous_format)
     plain = plain_network(supernet, architecture, splits.input_shape)
     number = min(images, len(splits.test))
-    ((x, _),) = trained.batches(splits.test.subset(torch.arange(number)), number)
-    reference = Reference.of(supernet, architecture, x.contiguous())
+    compared = splits.test.subset(torch.arange(number))
+    ((x, _),) = trained.batches(compared, number)
+    reference = Reference.of(supernet, architecture, x.contiguous(), compared.images if fold else None)
 
     accuracies = {name: accuracy(plain, trained.batches(getattr(splits, name))) for name in ("val", "test")}
-    card = make_card(trained, architecture, plain, accuracies)
+    card = make_card(trained, architecture, plain, accuracies, fold)
     write_weights(folder / WEIGHTS, plain, card["network"])
     comparisons = []
     if program:
-        recorded = make_program(plain, splits.input_shape)
-        write_program(folder / PROGRAM, recorded)
+        whole, dtype = (Normalised(plain, splits.mean, splits.std), torch.uint8) if fold else (plain, torch.float32)
+        recorded, metadata = make_program(whole, splits.input_shape, dtype), metadata_of(card)
+        write_program(folder / PROGRAM, recorded, metadata)
         comparisons.append(reference.compare(folder / PROGRAM, run_program(folder / PROGRAM)))
         if onnx:
-            write_onnx(folder / ONNX, recorded)
+            write_onnx(folder / ONNX, recorded, metadata)
             comparisons.append(reference.compare(folder / ONNX, run_onnx(folder / ONNX)))
     (folder / README).write_text(readme(card, {path.name for path in folder.iterdir()}))
     card["files"] = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}

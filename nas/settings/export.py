@@ -25,6 +25,8 @@ class ExportSettings(Settings):
     """Write a torch.export program."""
     onnx: bool = False
     """Write ONNX, translated from the program."""
+    fold_normalisation: bool = False
+    """The files take uint8 images, 0 to 255, and normalise them themselves."""
     pictures: int = rules.at_least(1, 256)
     """Test images on which every file is compared with the supernet."""
     threads: int | str = rules.thread_count()

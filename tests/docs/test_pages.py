@@ -7,10 +7,14 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
+from support.runs import CHAIN
 
+import nas
 from nas import settings
 from nas.config import conf_folder, register, settings_from
+from nas.export import export
 from nas.settings import (
     BenchSettings,
     ExportSettings,
@@ -75,11 +79,22 @@ def test_every_verb_has_commands():
     assert len(everything) >= 40
 
 
+def small_onnx(folder):
+    """A network that nas-export has written, with the normalisation in it."""
+    images, labels = torch.arange(40 * 192).view(40, 3, 8, 8).byte(), torch.arange(40) % 2
+    trained = nas.train_supernet(CHAIN, images, labels, epochs=1, batch_size=8, progress=False)
+    export(trained, trained.best, folder / "out", onnx=True, fold=True)
+    return (folder / "out" / "network.onnx").read_bytes()
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if "```python" in TEXTS[page]], ids=lambda page: page.stem)
 def test_examples_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     names = {}
+    if page.stem == "export":
+        pytest.importorskip("onnxruntime")
+        (tmp_path / "network.onnx").write_bytes(small_onnx(tmp_path))
     for example in re.findall(r"```python\n(.*?)```", TEXTS[page], re.DOTALL):
         if match := re.match(r"# (\w+\.py)\n", example):
             (tmp_path / match[1]).write_text(example)

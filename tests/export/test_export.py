@@ -22,6 +22,7 @@ from nas.errors import ArchitectureError
 from nas.export import ExportError, export, load, tables, write
 from nas.export.compare import Reference
 from nas.export.formats import PACKAGES
+from nas.export.load import normalisation_of
 from nas.nn import GatedBlock
 from nas.settings import CustomSettings
 from nas.train import evaluate
@@ -110,6 +111,40 @@ def test_readme_and_tables_name_the_files_written(trained, tmp_path):
     assert list(files.columns[0].cells) == ["weights.safetensors", "network.pt2"]
     assert next(iter(files.columns[2].cells)) == "0, bit for bit"
     assert "conv1, conv3" in network.columns[1].cells
+
+
+@pytest.mark.skipif(not HAS_ONNX, reason="needs the packages of the onnx extra")
+@pytest.mark.parametrize("fold", [False, True])
+def test_every_file_carries_what_its_callers_need(trained, tmp_path, fold):
+    card = export(trained, (2, 2), tmp_path / "out", onnx=True, fold=fold).card
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(tmp_path / "out" / "network.onnx"))
+    extra = dict.fromkeys(["classes", "mean", "std", "input_size", "input", "card"], "")
+    program = torch.export.load(tmp_path / "out" / "network.pt2", extra_files=extra).module()
+    assert session.get_modelmeta().custom_metadata_map == extra
+    splits = trained.splits
+    assert json.loads(extra["classes"]) == list(splits.classes)
+    assert json.loads(extra["input_size"]) == [3, 16, 16]
+    assert json.loads(extra["card"]) == {name: value for name, value in card.items() if name != "files"}
+    assert extra["input"] == card["input"]
+    pixels = splits.test.images[:5]
+    mean, std = (torch.tensor(json.loads(extra[name])).view(-1, 1, 1) for name in ("mean", "std"))
+    x = pixels if fold else (pixels / 255 - mean) / std
+    assert extra["input"].startswith("uint8" if fold else "float32")
+    with torch.no_grad():
+        expected = calibrated(trained, (2, 2))(trained.batches(splits.test.subset(torch.arange(5)), 5)[0][0], (2, 2))
+        found = load(tmp_path / "out")(x), program(x), torch.tensor(session.run(None, {"pictures": x.numpy()})[0])
+    for logits in found:
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_damaged_normalisation_is_one_line(trained, tmp_path):
+    export(trained, (2, 2), tmp_path / "out", program=False, fold=True)
+    network = json.loads((tmp_path / "out" / "card.json").read_text())["network"]
+    for wrong in ([], {"mean": [0.0] * 3}, {"mean": [0.0] * 3, "std": [0.0] * 3}, {"mean": [0.0], "std": [1.0]}):
+        with pytest.raises(ExportError, match="its normalisation is not a mean"):
+            normalisation_of(tmp_path / "out", network | {"normalisation": wrong})
 
 
 @pytest.mark.skipif(not HAS_ONNX, reason="needs the packages of the onnx extra")

@@ -93,7 +93,7 @@ def test_a_module_in_the_working_folder_is_found(tmp_path, monkeypatch):
 REFUSED = {
     ":plain": r"space\.factory={}:plain: has no gated block; put a nas\.nn\.Gated",
     ":number": r"space\.factory=.*: gave a int, not a torch\.nn\.Module",
-    ":MyNot": r"space\.factory={0}:MyNot: {0} has no MyNot; name a class",
+    ":MyNot": r"space\.factory={0}:MyNot: {0} has no MyNot; did you mean MyNet",
     ":NOT_CALLABLE": r"space\.kwargs=.*: {}:NOT_CALLABLE cannot be called .* \(3 is not a callable object\); ",
     "no_such_module:Net": r"space\.factory=no_such_module:Net: there is no module no_such_module; run",
     "no_such_package.my_net:Net": r"factory=no_such_package\.my_net:Net: there is no module no_such_package; run",
