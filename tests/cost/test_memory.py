@@ -178,7 +178,7 @@ class Odd(nn.Module):
 
 
 def test_an_unrunnable_network_counts_by_its_weights(monkeypatch):
-    monkeypatch.setattr("nas.space.custom.load_named", lambda *_: Odd)
+    monkeypatch.setattr("nas.plugin.load_named", lambda *_: Odd)
     parts = estimate(replace(CHAIN, space=CustomSettings(factory="nets:Odd")))
     assert (parts["weights"], parts["activations"]) == (2 * 4 * 2 * 30730, 0)
 
