@@ -70,7 +70,7 @@ def planned(config: DictConfig, runs: Sequence[Sequence[str]], fixed: Collection
         finally:
             HydraConfig.instance().cfg = before
         words = list(one.hydra.overrides.task)
-        name = ",".join(word for word in words if word not in fixed)
+        name = ",".join(word for word in words if word not in fixed).replace("\\:", ":")  # Hydra escapes it: mine\:loss
         found.append(Planned(name or Path(folder).name, folder, words))
     return found
 
