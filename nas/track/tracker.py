@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor
@@ -14,6 +14,7 @@ from nas.settings.plain import filled
 from nas.space import Architecture, Slot
 from nas.track.images import draw_run
 from nas.track.means import Branch, BranchMeans, branches_of
+from nas.track.state import Epoch, State, Window
 from nas.track.tags import (
     ACCURACY,
     BEST_ACCURACY,
@@ -31,49 +32,6 @@ from nas.track.tags import (
     Tags,
 )
 from nas.track.writers import Writers
-
-
-@dataclass
-class Window:
-    """Sums over the steps since the last :meth:`Tracker.log`."""
-
-    steps: int = 0
-    loss: float = 0.0
-    correct: int = 0
-    images: int = 0
-    step_s: float = 0.0
-    data_s: float = 0.0
-
-
-@dataclass
-class Epoch:
-    """The losses since the last evaluation, or those before it until a step follows."""
-
-    steps: int = 0
-    loss: float = 0.0
-    over: bool = False
-
-    def add(self, loss: float) -> None:
-        """Take note of a step's loss; the first one after an evaluation begins anew."""
-        if self.over:
-            self.steps, self.loss, self.over = 0, 0.0, False
-        self.steps += 1
-        self.loss += loss
-
-
-@dataclass
-class State:
-    """What a checkpoint keeps of a tracker."""
-
-    counts: list[list[int]]
-    run_images: int
-    run_s: float
-    evaluations: int
-    window: Window
-    accuracies: list[list[float]]
-    step_s: list[list[float]]
-    grad_norms: list[list[float]]
-    epoch: Epoch = field(default_factory=Epoch)  # which older checkpoints have not
 
 
 class Tracker:
