@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
@@ -21,6 +22,8 @@ T = TypeVar("T")
 
 WIDTH = 100
 """Columns that every console has at least, and that every table fits."""
+BESIDE = 57
+"""Columns of what stands beside the bar of a training, which has most to say."""
 REFRESH_S = 0.2
 """Between two drawings of a bar, so that drawing does not slow the work down."""
 
@@ -55,7 +58,9 @@ class ProgressBar:
         self.console = console or new_console()
         on_terminal = shown and self.console.is_terminal
         self.drawn = on_terminal or (shown and self.console.is_jupyter)
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[news]}"), _TimeLeft())
+        # Lines may be wider than the terminal, a bar that is drawn again and again may not.
+        bar = BarColumn(min(40, max(5, shutil.get_terminal_size((WIDTH, 24)).columns - BESIDE)))
+        columns = (bar, MofNCompleteColumn(), TextColumn("{task.fields[news]}"), _TimeLeft())
         self._bar = Progress(
             TextColumn(label), *columns, TextColumn("left"), console=self.console, disable=not on_terminal
         )

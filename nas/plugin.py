@@ -34,6 +34,9 @@ def load_named(key: str, name: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
+        if error.name and not f"{module_name}.".startswith(f"{error.name}."):
+            rule = f"{module_name} imports {error.name}, which there is not"
+            raise SettingError(key, name, rule, f"install it, or mend {module_name}") from None
         rule = f"there is no module {error.name}"
         raise SettingError(key, name, rule, f"run from the folder that holds it ({here})") from None
     if not hasattr(module, attribute):
@@ -71,6 +74,9 @@ def call_factory(group: str, name: str, kwargs: Mapping[str, Any], *args: object
         SettingError: it cannot be imported, or not be called with these.
     """
     factory = load_named(f"{group}.factory", name)
+    if not callable(factory):
+        rule = f"is of the type {type(factory).__name__}, which cannot be called"
+        raise SettingError(f"{group}.factory", name, rule, "name a class or a function")
     twice = next((f"{key} is given beside them" for key in kwargs if key in more), "")
     if why := twice or _misfit(factory, args, {**more, **kwargs}):
         rule = f"{name} cannot be called with these ({why})"

@@ -22,7 +22,7 @@ nas-runs: a table of all runs below a folder: what they differ in, accuracies, i
   nas-runs --csv runs.csv                                  the same as CSV, a column for each setting that differs
   nas-runs --sort best --first 5 --plot overview/accuracy_mean --plot train/loss --out curves.png
 
-Columns for --where and --sort: run, kind, state, best, mean, test, images_per_s, and any setting. Figures are sorted
+Columns for --where and --sort: run, kind, state, found, best, mean, test, images_per_s, and any setting. Figures go
 from large to small, all else from small to large; --sort=-KEY turns that round. Files are read and nothing else.
 """
 

@@ -108,7 +108,8 @@ def _read(name: str, kind: str, folder: Path) -> FoundRun:
     try:
         return FoundRun(name, kind, folder, **read(folder))
     except _DAMAGE as error:
-        return FoundRun(name, kind, folder, "damaged", printable(f"{type(error).__name__}: {error}"))
+        why = f"a file in it is damaged ({type(error).__name__}: {error}); start its command again, or delete it"
+        return FoundRun(name, kind, folder, "damaged", printable(why))
 
 
 def _training(folder: Path) -> dict[str, Any]:

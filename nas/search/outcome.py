@@ -188,6 +188,8 @@ def read_result(folder: Path | str) -> SearchResult:
     try:
         return filled(SearchResult, json.loads(path.read_text()))
     except (FileNotFoundError, NotADirectoryError):
+        if not Path(folder).exists():
+            raise CheckpointError("search", folder, "does not exist", "name the folder of a search") from None
         what = "found nothing within its limits" if (Path(folder) / "report.md").exists() else "has left no result"
         raise CheckpointError("search", folder, what, "finish the search, with limits that can be kept") from None
     except (ValueError, RecursionError) as error:

@@ -78,6 +78,9 @@ def check_supernet(space: SearchSpace, supernet: nn.Module, channels: int, image
                 shapes = {name: _shapes(blocks[name], seen[name]) for name in new}
             for name in new:
                 _check_block(name, own[name], shapes[name])
+        if not isinstance(y, Tensor):
+            rule = f"its forward gives a {type(y).__name__}, not a tensor of logits (2, {classes}) for 2 images"
+            raise SpaceError("space", space.name, rule, "return the logits alone")
         if tuple(y.shape) != (2, classes):
             rule = f"gives {tuple(y.shape)} for 2 images; the data needs (2, {classes})"
             raise SpaceError("space", space.name, rule, "give the last layer one output a class (space.kwargs)")

@@ -23,7 +23,13 @@ def own_optimizer(settings: CustomOptimizerSettings, parameters: list[nn.Paramet
     Raises:
         SettingError: that is no torch optimizer, leaves parameters out, or needs a closure.
     """
-    optimizer = call_factory("optimizer", settings.factory, settings.kwargs, [*parameters], lr=settings.lr)
+    try:
+        optimizer = call_factory("optimizer", settings.factory, settings.kwargs, [*parameters], lr=settings.lr)
+    except (TypeError, ValueError, LookupError) as error:
+        if isinstance(error, SettingError) or not settings.factory.startswith("torch."):
+            raise  # a user's own code shows its frames
+        rule = f"{settings.factory} does not take these ({error})"
+        raise SettingError("optimizer.kwargs", settings.kwargs, rule, "see its documentation") from error
     name, remedy = settings.factory, "return a torch.optim.Optimizer"
     ok = isinstance(optimizer, torch.optim.Optimizer)
     require(ok, "optimizer.factory", name, f"gave a {type(optimizer).__name__}, not an optimizer", remedy)

@@ -94,10 +94,10 @@ REFUSED = {
     ":plain": r"space\.factory={}:plain: has no gated block; put a nas\.nn\.Gated",
     ":number": r"space\.factory=.*: gave a int, not a torch\.nn\.Module",
     ":MyNot": r"space\.factory={0}:MyNot: {0} has no MyNot; did you mean MyNet",
-    ":NOT_CALLABLE": r"space\.kwargs=.*: {}:NOT_CALLABLE cannot be called .* \(3 is not a callable object\); ",
+    ":NOT_CALLABLE": r"space\.factory={}:NOT_CALLABLE: is of the type int, which cannot be called",
     "no_such_module:Net": r"space\.factory=no_such_module:Net: there is no module no_such_module; run",
     "no_such_package.my_net:Net": r"factory=no_such_package\.my_net:Net: there is no module no_such_package; run",
-    "net_with_a_gap:Net": "there is no module surely_not_installed",
+    "net_with_a_gap:Net": "net_with_a_gap imports surely_not_installed, which there is not; install it",
 }
 
 

@@ -125,7 +125,7 @@ REFUSED = {
     "torch.optim:LBFGS": "computes the loss again in its step",
     "support.plugins:half": "was given [0-9]+ parameters, and updates 1",
     "support.plugins:schedule": "cannot be called with these .*missing",
-    "support.runs:RUNS": "cannot be called with these .*not a callable",
+    "support.runs:RUNS": "is of the type dict, which cannot be called; name a class",
     "support.plugins:Nothing": "support.plugins has no Nothing",
     "support.plugins:nothing": "gave a NoneType, not an optimizer",
     "support.plugins:Counts": "changes its calls in a step",
