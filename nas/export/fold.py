@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from nas.data.batches import shift_and_scale
+from nas.errors import ExportError
 
 
 class Normalised(nn.Module):
@@ -14,6 +16,9 @@ class Normalised(nn.Module):
         network: takes ``(image / 255 - mean) / std``.
         mean: of each channel, ``(C,)``.
         std: of each channel, ``(C,)``.
+
+    Raises:
+        ExportError: images that it is called with are not uint8.
     """
 
     shift: Tensor
@@ -28,5 +33,8 @@ class Normalised(nn.Module):
         self.train(network.training)
 
     def forward(self, images: Tensor) -> Tensor:
+        if images.dtype != torch.uint8:  # normalised twice, they would give wrong classes and no error
+            remedy = "give them as they are, 0 to 255"
+            raise ExportError("images", images.dtype, "must be uint8: the network normalises them itself", remedy)
         logits: Tensor = self.network((images.float() - self.shift) * self.scale)
         return logits

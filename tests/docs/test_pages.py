@@ -1,5 +1,6 @@
 """The pages tell the truth: commands compose, examples run, and what they link or name exists."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -9,12 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from PIL import Image
 from support.runs import CHAIN
 
 import nas
 from nas import settings
 from nas.config import conf_folder, register, settings_from
-from nas.export import export
+from nas.export import export, load
 from nas.settings import (
     BenchSettings,
     ExportSettings,
@@ -88,17 +90,23 @@ def small_onnx(folder):
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "```python" in TEXTS[page]], ids=lambda page: page.stem)
-def test_examples_run(page, tmp_path, monkeypatch):
+def test_examples_run(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     names = {}
     if page.stem == "export":
         pytest.importorskip("onnxruntime")
         (tmp_path / "network.onnx").write_bytes(small_onnx(tmp_path))
+        Image.merge("RGB", [Image.effect_noise((20, 30), 64) for _ in "RGB"]).save(tmp_path / "image.png")
     for example in re.findall(r"```python\n(.*?)```", TEXTS[page], re.DOTALL):
         if match := re.match(r"# (\w+\.py)\n", example):
             (tmp_path / match[1]).write_text(example)
         exec(compile(example, page.name, "exec"), names)
+    if page.stem == "export":
+        image = torch.tensor(names["image"]).permute(2, 0, 1)[None]
+        logits = load(tmp_path / "out")(image).detach()
+        torch.testing.assert_close(torch.tensor(names["logits"]), logits, rtol=1e-4, atol=1e-5)
+        assert capsys.readouterr().out.strip() == json.loads(names["about"]["classes"])[int(logits.argmax())]
     if page.stem == "own_network":
         assert not any("Gated" in type(module).__name__ for module in names["plain"].modules())
     if page.stem == "jacobians":

@@ -135,6 +135,9 @@ def test_every_file_carries_what_its_callers_need(trained, tmp_path, fold):
     with torch.no_grad():
         expected = calibrated(trained, (2, 2))(trained.batches(splits.test.subset(torch.arange(5)), 5)[0][0], (2, 2))
         found = load(tmp_path / "out")(x), program(x), torch.tensor(session.run(None, {"pictures": x.numpy()})[0])
+    if fold:
+        with pytest.raises(ExportError, match=r"images=torch\.float32: must be uint8"):
+            load(tmp_path / "out")(x / 255)
     for logits in found:
         torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
 
