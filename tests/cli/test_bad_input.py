@@ -57,7 +57,7 @@ WRONG = {
     "gate=learned gate.target.flops=5": r"gate\.target\.flops=5: paths of space two_branch have .*; write .*=\d+",
     "space=custom space.factory=nowhere.net:Net": r"space\.factory=.*: there is no module nowhere; run from .*",
     "space=custom space.factory=nets:Gone": r"space\.factory=nets:Gone: nets has no Gone; name a class .*",
-    "space=custom space.factory=nets:torch": r"space\.kwargs=\{\}: nets:torch cannot be called .*; give .*",
+    "space=custom space.factory=nets:torch": r"space\.factory=nets:torch: is of the type module, .*; name .*",
     "space=custom space.factory=nets:Net space.kwargs.a=1": r"space\.kwargs=\{'a': 1\}: .* unexpected .*'a'.*; give .*",
     "space=custom space.factory=nets:Plain space.kwargs={in_features: 3, out_features: 3}": r".*has no gated block; .*",
     "hydra.run.dir=nets.py": r"nets\.py: File exists; make room or take another folder, .*",

@@ -319,7 +319,7 @@ def test_a_search_finding_nothing_within_limits_says_so(checkpoint, tmp_path):
     assert "3 were evaluated and found to break a limit" in (tmp_path / "report.md").read_text()
     with pytest.raises(CheckpointError, match="found nothing within its limits"):
         read_result(tmp_path)
-    with pytest.raises(CheckpointError, match="has left no result"):
+    with pytest.raises(CheckpointError, match="does not exist; name the folder of a search"):
         read_result(tmp_path / "nowhere")
 
 
