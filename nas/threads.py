@@ -2,7 +2,7 @@
 
 torch's threads share an operation and wait for each other at its end. Where something else keeps a core busy, the whole
 operation waits for the thread that shares it, and a small network can get forty times slower than on one thread. On a
-quiet machine all threads are faster, for a small network by little. So it is measured.
+quiet machine all threads may be faster. So it is measured.
 
 Other numbers of threads add floats in another order: only the same number gives the same bits.
 """

@@ -52,7 +52,7 @@ def begin_with(
 def _check_same_run(folder: Path, state: dict[str, Any], settings: TrainRunSettings, origin: str) -> None:
     """Refuse to go on with a run under other settings, or from other initial weights.
 
-    Whether it may have another length alone is decided where the schedule is known (``nas/train/longer.py``).
+    Whether it may have another length alone is decided where the schedule is known (``nas/train/schedule.py``).
 
     Raises:
         CheckpointError: they differ; it names each setting that does.

@@ -13,7 +13,7 @@ from nas.nn.gated import (
     indices_of,
     open_branches,
 )
-from nas.nn.operations import OPERATIONS, MBConv, conv_bn_relu, operation
+from nas.nn.operations import OPERATIONS, MBConv, Zero, conv_bn_relu, operation
 
 __all__ = [
     "OPERATIONS",
@@ -24,6 +24,7 @@ __all__ = [
     "GatedConcat",
     "GatedSum",
     "MBConv",
+    "Zero",
     "ZeroPadded",
     "active_of",
     "conv_bn_relu",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+import torch
 from torch import Tensor, nn
 
 from nas.errors import SettingError, did_you_mean
@@ -30,6 +31,13 @@ OPERATIONS = (
 )
 """Common names for :func:`operation`; ``conv<k>``, ``sep<k>``, ``dil<k>``, ``*_pool<k>`` take any odd kernel size
 and ``mb<e>_k<k>`` any expansion."""
+
+
+class Zero(nn.Module):
+    """The operation ``none``: zeros of the shape of what comes in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x)
 
 
 def conv_bn_relu(

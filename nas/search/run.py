@@ -162,12 +162,14 @@ def search(run: Search) -> SearchOutcome:
 
 
 def _copy_for_optuna(run: Search) -> float:
-    """Copy the trials for Optuna's tools; returns when to do so again."""
+    """Copy the trials for Optuna's tools; returns when to do so again, so that it takes a small part of the time."""
     from nas.search.optuna_log import write_optuna_log  # importing Optuna takes a second
 
+    began = time.perf_counter()
     with run.study.lock:
         write_optuna_log(run.folder, run.study, run.kept)
-    return time.perf_counter() + COPY_EVERY_S
+    ended = time.perf_counter()
+    return ended + max(COPY_EVERY_S, 30 * (ended - began))
 
 
 def _beyond(summed: Sequence[Objective], asked: Sequence[Objective]) -> list[str]:

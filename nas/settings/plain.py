@@ -19,8 +19,15 @@ def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two nested sets, as in ``train.epochs: 2 -> 3``."""
+    """What differs between two nested sets, as in ``train.epochs: 2 -> 3``; of another choice its name alone."""
     old, new = flat(before), flat(now)
+    other = [
+        key.removesuffix("name") for key in old.keys() & new.keys() if key.endswith(".name") and old[key] != new[key]
+    ]
+    for prefix in other:
+        old, new = (
+            {k: v for k, v in one.items() if k == f"{prefix}name" or not k.startswith(prefix)} for one in (old, new)
+        )
     return [f"{k}: {old.get(k)} -> {new.get(k)}" for k in sorted(old | new) if old.get(k) != new.get(k)]
 
 

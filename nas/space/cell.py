@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.errors import ArchitectureError, SpaceError, did_you_mean
-from nas.nn import Active, GatedSum, active_of, indices_of, open_branches
+from nas.nn import Active, GatedSum, Zero, active_of, indices_of, open_branches
 from nas.settings import CellSettings
 from nas.space.base import Architecture, SearchSpace, Slot
 
@@ -21,13 +21,6 @@ EDGES = tuple((source, node) for node in range(1, NODES) for source in range(nod
 """In the order of the published string: by the node that an edge leads to, then by the node that it comes from."""
 STAGES = 3
 EXAMPLE = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|avg_pool_3x3~2|"
-
-
-class Zero(nn.Module):
-    """The operation ``none``, as a module that gives zeros; a cell skips it."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.zeros_like(x)
 
 
 def relu_conv_bn(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Sequential:

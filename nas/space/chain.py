@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.nn import BlockConv2d, GatedConcat, GatedSum, conv_bn_relu, operation
-from nas.settings import ChainSettings
+from nas.settings import ChainSettings, ResidualSettings
 from nas.space.base import SearchSpace, Slot
 from nas.space.chained import Chained
 
@@ -56,10 +58,15 @@ class ChainNet(Chained):
 class ChainSpace(SearchSpace):
     """The space of :class:`ChainNet`: ``sum(settings.depths)`` slots with the same candidates."""
 
-    def __init__(self, settings: ChainSettings, channels: int, image_size: int, classes: int) -> None:
+    network: Callable[..., nn.Module] = ChainNet
+    """Of ``(settings, channels, classes)``."""
+
+    def __init__(
+        self, settings: ChainSettings | ResidualSettings, channels: int, image_size: int, classes: int
+    ) -> None:
         slots = tuple(Slot(f"slot{i}", tuple(settings.candidates)) for i in range(sum(settings.depths)))
         super().__init__(settings.name, slots)
         self._arguments = (settings, channels, classes)
 
     def build(self) -> nn.Module:
-        return ChainNet(*self._arguments)
+        return type(self).network(*self._arguments)

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from nas.nn import Active, GatedSum, conv_bn_relu, operation
+from nas.nn import Active, GatedSum, Zero, conv_bn_relu, operation
 from nas.settings import ResidualSettings
-from nas.space.base import SearchSpace, Slot
+from nas.space.chain import ChainSpace
 from nas.space.chained import Chained
-
-
-class Nothing(nn.Module):
-    """The candidate ``none``: adds nothing."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.zeros_like(x)
 
 
 class ResidualSlot(nn.Module):
@@ -28,7 +20,7 @@ class ResidualSlot(nn.Module):
     def __init__(self, in_channels: int, channels: int, candidates: list[str], first: bool) -> None:
         super().__init__()
         self.reduce = conv_bn_relu(in_channels, channels, 3, stride=2) if first else nn.Identity()
-        branches = [Nothing() if name == "none" else operation(name, channels, channels) for name in candidates]
+        branches = [Zero() if name == "none" else operation(name, channels, channels) for name in candidates]
         self.mix = GatedSum(branches, candidates)
 
     def forward(self, x: Tensor, active: Active) -> Tensor:
@@ -63,13 +55,7 @@ class ResidualNet(Chained):
         return y
 
 
-class ResidualSpace(SearchSpace):
+class ResidualSpace(ChainSpace):
     """The space of :class:`ResidualNet`: ``sum(settings.depths)`` slots with the same candidates."""
 
-    def __init__(self, settings: ResidualSettings, channels: int, image_size: int, classes: int) -> None:
-        slots = tuple(Slot(f"slot{i}", tuple(settings.candidates)) for i in range(sum(settings.depths)))
-        super().__init__(settings.name, slots)
-        self._arguments = (settings, channels, classes)
-
-    def build(self) -> nn.Module:
-        return ResidualNet(*self._arguments)
+    network = ResidualNet

@@ -6,6 +6,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from nas.errors import CheckpointError, SettingError, require
 from nas.plugin import load_function
 from nas.settings import LearnedGateSettings, TrainRunSettings, TrainSettings, train_settings
 from nas.settings.plain import fits
+
+_own = cache(load_function)
+"""Once, not in every step."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ def learning_rate(settings: TrainSettings, peak: float, step: int, total_steps: 
     """
     if ":" in settings.schedule:
         takes = ("step", "total_steps", "steps_per_epoch")
-        factor = load_function("train.schedule", settings.schedule, *takes)(step, total_steps, steps_per_epoch)
+        factor = _own("train.schedule", settings.schedule, *takes)(step, total_steps, steps_per_epoch)
         if not isinstance(factor, Real) or not 0 <= float(factor) < math.inf:
             rule = (
                 f"gave {factor!r} at step {step} of {total_steps}, and must give a finite number that is not negative"
