@@ -19,7 +19,19 @@ from time import perf_counter
 
 ROOT = Path(__file__).resolve().parents[1]
 MUTATIONS = ROOT / "scripts" / "mutations.json"
-COPIED = ("nas", "conf", "scripts", "tests", "docs", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "pyproject.toml")
+COPIED = (
+    "nas",
+    "conf",
+    "hydra_plugins",
+    "examples",
+    "scripts",
+    "tests",
+    "docs",
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "pyproject.toml",
+)
 JOBS = 2
 PASSED, FAILED = 0, 1
 """Statuses of pytest; all others mean that the tests could not run."""
