@@ -87,7 +87,7 @@ def _job(given: argparse.Namespace) -> None:
     if given.plot:
         from nas.runs.curves import drawn
 
-        write_whole(given.out, drawn(runs, differ, given.plot, out.print))
+        write_whole(given.out, drawn(runs, given.plot, out.print))
         out.print(f"curves: {given.out}")
 
 

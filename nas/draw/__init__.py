@@ -1,7 +1,7 @@
 """Every image the project draws, as the bytes of a PNG; matplotlib is imported when one is drawn, not before."""
 
 from nas.draw.choices import draw_choices
-from nas.draw.curves import MOST, draw_curves
+from nas.draw.curves import LONGEST, MOST, draw_curves
 from nas.draw.grid import draw_grid
 from nas.draw.maps import Map, draw_maps
 from nas.draw.scatter import Panel, draw_scatter
@@ -10,6 +10,7 @@ from nas.draw.supernet import draw_supernet
 from nas.draw.verdict import draw_verdict
 
 __all__ = [
+    "LONGEST",
     "MOST",
     "Axis",
     "Map",

@@ -10,6 +10,9 @@ from nas.draw.names import shorten
 MOST = len(COLOURS) * len(LINES)
 """Runs that can be told apart."""
 
+LONGEST = 75
+"""Letters of a run that the legend of one chart shows whole."""
+
 
 def draw_curves(charts: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]) -> bytes:
     """Charts side by side, as a PNG.
@@ -29,7 +32,7 @@ def draw_curves(charts: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]])
             lines[run].set(color=COLOURS[k % len(COLOURS)], linestyle=LINES[k // len(COLOURS)], linewidth=1.5)
         style(panel, "step", "", _plain(tag))
         panel.locator_params(axis="x", integer=True)
-    labels = [_plain(shorten(run, 75 * len(charts))) for run in runs]
+    labels = [_plain(shorten(run, LONGEST * len(charts))) for run in runs]
     handles = [lines[run] for run in runs]
     figure.legend(handles, labels, loc="outside lower left", frameon=False, fontsize=SMALL, handlelength=3.5)
     return to_png(figure)

@@ -12,7 +12,7 @@ import pytest
 from support.runs import finish, stop_after, tiny
 
 from nas.cli.runs import parser
-from nas.runs import curves, find_runs
+from nas.runs import FoundRun, curves, find_runs
 from nas.search.outcome import SearchResult
 from nas.settings import FairGateSettings, SGDSettings
 from nas.signals import Interrupted
@@ -179,3 +179,18 @@ def test_the_table_needs_no_torch(folder):
     assert not {"torch", "numpy", "matplotlib", "hydra", "optuna", "tensorboard"} & set(ended.stderr.split())
     help_text = subprocess.run([sys.executable, "-m", "nas.cli.runs", "--help"], capture_output=True, text=True).stdout
     assert max(map(len, help_text.splitlines())) <= 120
+
+
+def test_a_legend_says_what_the_drawn_runs_differ_in(tmp_path, monkeypatch):
+    charts = []
+    monkeypatch.setattr(curves, "draw_curves", lambda found: charts.append(found) or b"")
+    runs = []
+    for name, tag, lr, long in (("a", "loss", 0.1, "x"), ("b", "loss", 0.2, "x"), ("c", "other", 0.2, "y" * 99)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.jsonl").write_text(json.dumps({"step": 1, tag: 2.0}) + "\n")
+        runs.append(FoundRun(name, "train", tmp_path / name, "finished", settings={"lr": lr, "long": long}))
+    curves.drawn(runs, ["loss"], print)
+    assert charts[0] == {"loss": {"lr=0.1": [(1, 2.0)], "lr=0.2": [(1, 2.0)]}}
+    (tmp_path / "c" / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
+    curves.drawn(runs, ["loss"], print)
+    assert list(charts[1]["loss"]) == ["a", "b", "c"], "what they differ in is too long"
