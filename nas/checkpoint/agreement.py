@@ -41,9 +41,6 @@ def agreed(
     asked = {*now, *before} if given is None else {name for name in given if name in now}
     # A setting that only another choice of its group has says which choice is meant.
     asked |= {f"{name.partition('.')[0]}.name" for name in asked - free - {*before}}
-    for group in ("space", "data"):
-        if f"{group}.name" in asked and now[f"{group}.name"] != before[f"{group}.name"]:
-            asked = {name for name in asked if not name.startswith(f"{group}.")} | {f"{group}.name"}
     held = asked - free
     changed = differences(*({name: one[name] for name in held if name in one} for one in (before, now)))
     if changed:
