@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nas.checkpoint import Trained, calibrated, plain_network, saved
 from nas.data import ImageSet, Splits
-from nas.data.images import statistics, stratified
+from nas.data.images import CHUNK, statistics, stratified
 from nas.errors import DataError
 from nas.export import Normalised
 from nas.files import only_one
@@ -228,14 +228,15 @@ def _split(pool: ImageSet, test: ImageSet | None, settings: TrainRunSettings) ->
     if test is None:
         pool, test = stratified(pool, data.test_fraction, generator(seed, "test"), "test_fraction")
     train, val = stratified(pool, data.val_fraction, generator(seed, "split"), "val_fraction")
-    return Splits(train, val, test, *statistics(train.images))
+    return Splits(train, val, test, *statistics(train))
 
 
 def _digest(*sets: ImageSet | None) -> str:
     found = hashlib.blake2b(digest_size=10)
     for one in sets:
         if one is not None:
-            found.update(one.images.numpy().data)
+            for pixels, _ in one.chunks(CHUNK):
+                found.update(pixels.numpy().data)
             found.update(one.labels.numpy().data)
     return found.hexdigest()
 

@@ -140,7 +140,7 @@ def load(folder: Path, text: str | None, image: int, factory: str = "") -> Subje
     return Subject(
         network=nn.Sequential(subnet, nn.Softmax(-1)),
         x=x,
-        pixels=chosen.images[0].float() / 255,
+        pixels=chosen.take(y.new_tensor([0]))[0].float() / 255,
         std=splits.std,
         classes=splits.classes,
         label=label,

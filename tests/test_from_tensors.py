@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.archives import pixels_of
 from support.runs import CHAIN, assert_same
 from torch import nn
 from torchvision.transforms.functional import to_pil_image
@@ -54,7 +55,7 @@ def test_the_subnetwork_takes_raw_images_and_reaches_the_reports_accuracy():
     trained = nas.train_supernet(Net, IMAGES, LABELS, gate="learned", lr=0.1, flip=True, **SHORT)
     test, row = trained.splits.test, trained.report.subnetworks[0]
     with torch.no_grad():
-        right = trained.subnetwork()(test.images).argmax(1) == test.labels
+        right = trained.subnetwork()(pixels_of(test)).argmax(1) == test.labels
     assert trained.space.encode(trained.best) == row.architecture
     assert right.float().mean().item() == pytest.approx(row.test_accuracy)
     assert trained.evaluate(split="test").accuracy == pytest.approx(row.test_accuracy)
@@ -97,7 +98,7 @@ def test_all_forms_of_images_are_one():
         image_set(pairs),
         image_set([(to_pil_image(image), label) for image, label in pairs]),
     ):
-        assert torch.equal(found.images, expected.images)
+        assert torch.equal(pixels_of(found), pixels_of(expected))
         assert torch.equal(found.labels, expected.labels)
         assert found.classes == ("0", "1", "2")
 

@@ -59,7 +59,7 @@ def estimate_memory(
     """Bytes that each process of a run holds at least, by what they are for.
 
     These are the weights and the copy on which FLOPs are counted; the moments of the optimizer and the moving average
-    of the weights; all images as they are loaded and as they are split; and the activations that the largest path
+    of the weights; all images; and the activations that the largest path
     saves for its backward pass. What comes and goes inside a step is left out.
 
     Args:
@@ -88,9 +88,8 @@ def estimate_memory(
             per_image = saved.count(space.decode(only) if only else saved.largest()[0])
         except (ArchitectureError, RuntimeError, ValueError, TypeError, LookupError, AttributeError):
             pass  # it is the best one of another run, or Run explains what is wrong with it
-    bordered = size.bytes * (side + 2 * settings.data.crop) ** 2 // side**2
     activations = per_image * -(-min(settings.train.batch_size, size.images) // processes)
-    held = {"weights": 2 * (parameters + buffers), "moments": moments, "data": size.bytes + bordered}
+    held = {"weights": 2 * (parameters + buffers), "moments": moments, "data": size.bytes}
     return held | {"activations": activations}
 
 
@@ -134,7 +133,9 @@ def _refusal(settings: TrainRunSettings, parts: dict[str, int], limit: int, rule
         remedy = f"write train.batch_size={1 << (fitting.bit_length() - 1)} or less"
         return MemoryLimitError("train.batch_size", batch, rule, remedy)
     if max(parts, key=lambda name: parts[name]) == "data":
-        name = {"synthetic": "size", "folder": "image_size"}.get(settings.data.name, "crop")
+        name = {"synthetic": "size", "folder": "image_size"}.get(settings.data.name)
+        if name is None:
+            return MemoryLimitError("data", settings.data.name, rule, "take a smaller data set, or more memory")
         return MemoryLimitError(f"data.{name}", getattr(settings.data, name), rule, f"write a smaller data.{name}")
     return MemoryLimitError("space", settings.space.name, rule, "take a smaller space, or more memory")
 

@@ -1,4 +1,4 @@
-"""Batches from images in memory; a training batch is a pure function of the seed and the step."""
+"""Batches of images; a training batch is a pure function of the seed and the step."""
 
 from __future__ import annotations
 
@@ -37,16 +37,17 @@ class Batches:
     scale, and gives such images. ``generator`` is torch's default one, seeded for the step, so that what draws from it
     without naming it is the same after a kill, too; it is put back afterwards.
 
-    The images stay on ``device`` as uint8 with their border, so that a batch of random crops is one gather.
+    On a GPU the images stay there as uint8. Nothing else is done for the set as a whole, so that it may lie in a file
+    that is larger than memory.
 
     Args:
-        images: the images, uint8 ``(N, C, H, W)``.
+        images: the images.
         splits_mean: ``Splits.mean``, float32 ``(C,)`` on the [0, 1] scale.
         splits_std: ``Splits.std``, likewise.
         settings: how to augment.
         batch_size: images a batch; an epoch's last, partial batch is dropped.
         seed: the run's seed.
-        device: where the images are kept and the batches are made.
+        device: where the batches are made.
         channels_last: give ``x`` in that memory format.
         stream: a second instance, for example over the validation split, draws other numbers under another name.
         part: ``(rank, ranks)``: this process's part of each batch. All processes draw for the whole batch and each
@@ -72,7 +73,7 @@ class Batches:
         stream: str = "train",
         part: tuple[int, int] = (0, 1),
     ) -> None:
-        count, channels, height, width = images.images.shape
+        count, (_, height, width) = len(images), images.shape
         if count < batch_size:
             rule = f"the {stream} split has only {count} images"
             remedy = f"write train.batch_size={count} or less, or change data.val_fraction"
@@ -97,18 +98,8 @@ class Batches:
         self.settings, self.batch_size, self.seed, self.stream = settings, batch_size, seed, stream
         self.count, self.device, self._format = count, torch.device(device), _memory_format(channels_last)
         self._shift, self._scale = shift_and_scale(splits_mean, splits_std, device)
-        self._labels = images.labels.to(device)
+        self._images, self._labels = images.to(device), images.labels.to(device)
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
-
-        padded = images.images.to(device).contiguous()
-        if settings.crop:
-            padded = pad(padded, (settings.crop,) * 4)
-        self._row = width + 2 * settings.crop
-        plane = self._row * (height + 2 * settings.crop)
-        self._image = channels * plane
-        # Entry i is the window whose upper left corner is byte i; the windows overlap and take no memory.
-        last = padded.numel() - ((channels - 1) * plane + (height - 1) * self._row + width)
-        self._windows = padded.as_strided((last + 1, channels, height, width), (1, plane, self._row, 1))
 
     @classmethod
     def of(
@@ -132,36 +123,49 @@ class Batches:
         Raises:
             SettingError: ``augment`` gave something else than such images.
         """
-        epoch, place = divmod(step, self.steps_per_epoch)
-        index = self._permutation(epoch)[place * self.batch_size : (place + 1) * self.batch_size][self._part]
-        draws = generator(self.seed, self.stream, "augment", step)
-
-        corner = index * self._image
-        if self.settings.crop:
-            reach = 2 * self.settings.crop + 1
-            down, right = torch.randint(reach, (2, self.batch_size), generator=draws)[:, self._part]
-            corner = corner + down * self._row + right
-        pixels = self._windows.index_select(0, corner.to(self.device))
-        if self.settings.flip:
-            # Choosing among the batch and its mirror image takes a third of the time of torch.where on bytes.
-            mirrored = torch.randint(2, (self.batch_size,), generator=draws)[self._part]
-            chosen = torch.arange(len(index)) + len(index) * mirrored
-            pixels = torch.cat([pixels, pixels.flip(-1)]).index_select(0, chosen.to(self.device))
-        values = pixels.float() if self._augment is None else self._augmented(self._augment, pixels, step)
+        index, draws = self._index(step), generator(self.seed, self.stream, "augment", step)
+        pixels = self._images.take(index).to(self.device)
+        pixels = self._cropped(pixels, draws)
+        pixels = self._mirrored(pixels, draws)
+        values = self._augmented(pixels, step)
         x = values.sub_(self._shift).mul_(self._scale)
-        if self.settings.cutout:
-            centres = torch.stack(
-                [
-                    torch.randint(x.shape[2], (self.batch_size,), generator=draws),
-                    torch.randint(x.shape[3], (self.batch_size,), generator=draws),
-                ]
-            )
-            _erase(x, self.settings.cutout, centres[:, self._part])
+        self._cut_out(x, draws)
         labels = self._labels.index_select(0, index.to(self.device))
         return x[self._kept].contiguous(memory_format=self._format), labels[self._kept]
 
-    def _augmented(self, function: Callable[..., Any], pixels: Tensor, step: int) -> Tensor:
-        """``pixels`` as ``function`` changes them, 0 to 255 in float32."""
+    def _index(self, step: int) -> Tensor:
+        """Which images this process makes for a step."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            draws = generator(self.seed, self.stream, "shuffle", epoch)
+            self._epoch, self._order = epoch, torch.randperm(self.count, generator=draws)
+        return self._order[place * self.batch_size : (place + 1) * self.batch_size][self._part]
+
+    def _draw(self, high: int, draws: torch.Generator) -> Tensor:
+        """A number below ``high`` for each image that this process makes; all processes draw for the whole batch."""
+        return torch.randint(high, (self.batch_size,), generator=draws)[self._part]
+
+    def _cropped(self, pixels: Tensor, draws: torch.Generator) -> Tensor:
+        if not (border := self.settings.crop):
+            return pixels
+        down, right = (self._draw(2 * border + 1, draws) for _ in range(2))
+        return windows(pad(pixels, (border,) * 4), down, right, *pixels.shape[2:])
+
+    def _mirrored(self, pixels: Tensor, draws: torch.Generator) -> Tensor:
+        if not self.settings.flip:
+            return pixels
+        # Choosing among the batch and its mirror image takes a third of the time of torch.where on bytes.
+        chosen = torch.arange(len(pixels)) + len(pixels) * self._draw(2, draws)
+        return torch.cat([pixels, pixels.flip(-1)]).index_select(0, chosen.to(self.device))
+
+    def _cut_out(self, x: Tensor, draws: torch.Generator) -> None:
+        if side := self.settings.cutout:
+            _erase(x, side, torch.stack([self._draw(length, draws) for length in x.shape[2:]]))
+
+    def _augmented(self, pixels: Tensor, step: int) -> Tensor:
+        """``pixels`` as the user's own function changes them, 0 to 255 in float32."""
+        if (function := self._augment) is None:
+            return pixels.float()
         with torch.random.fork_rng(devices=[]):
             draws = torch.default_generator.manual_seed(derive(self.seed, self.stream, "own augment", step))
             found = function(pixels.float().div_(255), draws)
@@ -175,12 +179,6 @@ class Batches:
         rule = f"gave {what} in step {step}, and must give torch.float32 {tuple(pixels.shape)} on {pixels.device}"
         raise SettingError("data.augment", self.settings.augment, rule, "return images like those that it is given")
 
-    def _permutation(self, epoch: int) -> Tensor:
-        if epoch != self._epoch:
-            draws = generator(self.seed, self.stream, "shuffle", epoch)
-            self._epoch, self._order = epoch, torch.randperm(self.count, generator=draws)
-        return self._order
-
 
 def ordered(
     images: ImageSet,
@@ -192,7 +190,7 @@ def ordered(
 ) -> Iterator[Batch]:
     """Every image once, in order and normalised: ``(x, y)`` as in :class:`Batches`; the last may be smaller."""
     shift, scale = shift_and_scale(mean, std, device)
-    for pixels, labels in zip(images.images.split(batch_size), images.labels.split(batch_size), strict=True):
+    for pixels, labels in images.chunks(batch_size):
         x = pixels.to(device).float().sub_(shift).mul_(scale)
         yield x.contiguous(memory_format=_memory_format(channels_last)), labels.to(device)
 
@@ -209,6 +207,17 @@ def shift_and_scale(mean: Tensor, std: Tensor, device: torch.device | str) -> tu
 
 def _memory_format(channels_last: bool) -> torch.memory_format:
     return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def windows(padded: Tensor, top: Tensor, left: Tensor, height: int, width: int) -> Tensor:
+    """Of each image in ``padded``, ``(B, C, H, W)``, the window whose upper left corner is at ``top`` and ``left``."""
+    images, channels, _, row = padded.shape
+    plane = padded[0, 0].numel()
+    # Entry i of all windows is the one whose upper left corner is value i; they overlap and take no memory.
+    last = padded.numel() - ((channels - 1) * plane + (height - 1) * row + width)
+    windows = padded.as_strided((last + 1, channels, height, width), (1, plane, row, 1))
+    corners = torch.arange(images) * channels * plane + top * row + left
+    return windows.index_select(0, corners.to(padded.device))
 
 
 def _erase(x: Tensor, side: int, centres: Tensor) -> None:

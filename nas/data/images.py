@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,34 +16,68 @@ CHUNK = 4096  # images counted at a time: bincount works on a contiguous copy of
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Labelled images of one size, in memory.
+    """Labelled images of one size: some rows of a tensor, which may be mapped from a file and larger than memory.
 
     Attributes:
-        images: uint8 ``(N, C, H, W)``, 0 is black.
+        images: uint8 ``(M, C, H, W)``, 0 is black. Whoever wants pixels asks for some of them with :meth:`take`.
         labels: int64 ``(N,)``, each an index into ``classes``.
         classes: names of the classes.
+        index: int64 ``(N,)``, which rows of ``images`` these are; None for all of them, in order.
     """
 
     images: Tensor
     labels: Tensor
     classes: tuple[str, ...]
+    index: Tensor | None = None
 
     def __post_init__(self) -> None:
         assert self.images.dtype == torch.uint8, self.images.dtype
         assert self.labels.dtype == torch.int64, self.labels.dtype
         assert self.images.ndim == 4, self.images.shape
-        assert self.labels.shape == self.images.shape[:1], (self.labels.shape, self.images.shape)
+        rows = self.images.shape[:1] if self.index is None else self.index.shape
+        assert self.labels.shape == rows, (self.labels.shape, rows)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __repr__(self) -> str:
-        shape = "x".join(map(str, self.images.shape[1:]))
+        shape = "x".join(map(str, self.shape))
         return f"ImageSet({len(self):,} images of {shape}, {len(self.classes)} classes)"
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """``(C, H, W)`` of one image."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    @property
+    def device(self) -> torch.device:
+        """Where the pixels are; labels and index are on the CPU."""
+        return self.images.device
+
+    def take(self, index: Tensor) -> Tensor:
+        """A copy of the images at ``index``, int64 ``(n,)``, in that order: uint8 ``(n, C, H, W)``."""
+        rows = index if self.index is None else self.index[index]
+        return self.images.index_select(0, rows.to(self.device))
+
+    def chunks(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All images in order, ``size`` at a time, and their labels; the last may be fewer."""
+        for index in torch.arange(len(self)).split(size):
+            yield self.take(index), self.labels[index]
+
     def subset(self, index: Tensor) -> ImageSet:
-        """The images at ``index``, int64 ``(n,)``, in that order; a copy."""
-        return ImageSet(self.images[index], self.labels[index], self.classes)
+        """The images at ``index``, int64 ``(n,)``, in that order; they share their pixels with this set."""
+        rows = index if self.index is None else self.index[index]
+        return ImageSet(self.images, self.labels[index], self.classes, rows)
+
+    def to(self, device: torch.device | str) -> ImageSet:
+        """A set of the same images whose pixels, and no others, are on ``device``; itself where they are there."""
+        if torch.device(device).type == self.device.type:
+            return self
+        pixels = torch.empty(len(self), *self.shape, dtype=torch.uint8, device=device)
+        for place, (chunk, _) in zip(pixels.split(CHUNK), self.chunks(CHUNK), strict=True):
+            place.copy_(chunk)
+        return ImageSet(pixels, self.labels, self.classes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,12 +104,12 @@ class Splits:
     @property
     def channels(self) -> int:
         """Channels of an image."""
-        return self.train.images.shape[1]
+        return self.train.shape[0]
 
     @property
     def image_size(self) -> int:
         """Side of an image in pixels; images are square."""
-        return self.train.images.shape[-1]
+        return self.train.shape[-1]
 
     @property
     def sizes(self) -> tuple[int, int, int]:
@@ -162,15 +197,15 @@ def thinned(pool: ImageSet, number: int, draws: torch.Generator, key: str) -> Im
     return pool.subset(place.argsort(stable=True)[:number].sort().values)
 
 
-def statistics(images: Tensor) -> tuple[Tensor, Tensor]:
+def statistics(images: ImageSet) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each channel, float32 ``(C,)``, on the [0, 1] scale.
 
     They are taken from counts of the 256 values, in float64: exact, and without a float copy of the images. A
     constant channel gets the deviation 1, so that dividing by it gives zeros and not NaN.
     """
-    counts = torch.zeros(images.shape[1], 256, dtype=torch.float64)
-    for chunk in images.split(CHUNK):
-        for channel in range(images.shape[1]):
+    counts = torch.zeros(images.shape[0], 256, dtype=torch.float64)
+    for chunk, _ in images.chunks(CHUNK):
+        for channel in range(images.shape[0]):
             counts[channel] += torch.bincount(chunk[:, channel].flatten(), minlength=256)
     share = counts / counts.sum(1, keepdim=True)
     values = torch.arange(256, dtype=torch.float64) / 255

@@ -43,7 +43,7 @@ def load_splits(settings: DataSettings, seed: int, progress: bool = False) -> Sp
     train, val = stratified(pool, settings.val_fraction, generator(seed, "split"), "data.val_fraction")
     if settings.train_images:
         train = thinned(train, settings.train_images, generator(seed, "train_images"), "data.train_images")
-    mean, std = statistics(train.images)
+    mean, std = statistics(train)
     return Splits(train, val, test, mean, std)
 
 

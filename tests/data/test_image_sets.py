@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support.archives import pixels_of
 
 from nas.data import load_splits
 from nas.data.images import CHUNK, ImageSet, statistics, stratified, thinned
@@ -12,17 +13,21 @@ from nas.seeds import generator
 from nas.settings import SyntheticSettings
 
 
+def pool_of(images):
+    return ImageSet(images, torch.zeros(len(images), dtype=torch.int64), ("a",))
+
+
 def test_statistics_equal_the_float64_reference():
     images = torch.randint(256, (CHUNK + 5, 3, 4, 4), dtype=torch.uint8, generator=generator(0, "pixels"))
     images[:, 1] //= 3
-    mean, std = statistics(images)
+    mean, std = statistics(pool_of(images))
     reference = images.double().div(255).transpose(0, 1).flatten(1)
     torch.testing.assert_close(mean, reference.mean(1).float(), rtol=1e-7, atol=0)
     torch.testing.assert_close(std, reference.std(1, correction=0).float(), rtol=1e-7, atol=0)
 
     images = torch.full((7, 2, 3, 3), 201, dtype=torch.uint8)
     images[0, 1, 0, 0] = 202
-    _, std = statistics(images)
+    _, std = statistics(pool_of(images))
     assert std[0] == 1, "of a constant channel"
     assert 0 < std[1] < 0.01
 
@@ -36,7 +41,7 @@ def pool(*counts):
 
 
 def places(part):
-    return part.images.flatten().long()
+    return pixels_of(part).flatten().long()
 
 
 def test_each_class_holds_out_its_share_or_one():
@@ -56,7 +61,7 @@ def test_every_class_keeps_its_share_of_fewer_images():
     assert torch.bincount(kept.labels).tolist() == [30, 15, 5]
     assert bool((places(kept).diff() > 0).all()), "they keep their order"
     assert torch.equal(whole.labels[places(kept)], kept.labels)
-    assert not torch.equal(kept.images, other.images)
+    assert not torch.equal(places(kept), places(other))
     for number in (1, 7, 49, 50):
         assert len(thinned(pool(23, 17, 10), number, generator(0, "few"), "key")) == number
 
@@ -66,7 +71,7 @@ def test_fewer_training_images_leave_the_other_splits():
     whole, few = (load_splits(replace(settings, train_images=number), 0) for number in (0, 90))
     assert len(few.train) == 90 < len(whole.train)
     for split in ("val", "test"):
-        assert torch.equal(getattr(whole, split).images, getattr(few, split).images)
+        assert torch.equal(pixels_of(getattr(whole, split)), pixels_of(getattr(few, split)))
     assert not torch.equal(whole.mean, few.mean)  # the statistics are those of the images that are trained on
     with pytest.raises(DataError, match=r"data\.train_images=1000: there are 270 training images; write .*=0"):
         load_splits(replace(settings, train_images=1000), 0)

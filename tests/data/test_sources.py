@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from support.archives import pixels_of
 from torch.nn.functional import interpolate
 
 from nas.data import Splits, load_splits
@@ -18,7 +19,7 @@ SMALL = SyntheticSettings(classes=4, size=120, image_size=8)
 
 
 def bytes_of(splits: Splits) -> list[list[bytes]]:
-    return [[image.numpy().tobytes() for image in part.images] for part in (splits.train, splits.val, splits.test)]
+    return [[image.numpy().tobytes() for image in pixels_of(part)] for part in (splits.train, splits.val, splits.test)]
 
 
 def test_splits_are_disjoint_seeded_and_normalised_by_training():
@@ -28,7 +29,7 @@ def test_splits_are_disjoint_seeded_and_normalised_by_training():
         assert parts == again, settings.name
         assert all(part != changed for part, changed in zip(parts, other, strict=True)), settings.name
         assert sum(map(len, parts)) == len(set().union(*parts)), settings.name
-        for own, expected in zip((splits.mean, splits.std), statistics(splits.train.images), strict=True):
+        for own, expected in zip((splits.mean, splits.std), statistics(splits.train), strict=True):
             assert torch.equal(own, expected), settings.name
 
 
@@ -37,8 +38,9 @@ def test_digits_have_their_documented_shape():
     assert (splits.channels, splits.image_size, splits.classes) == (3, 32, tuple("0123456789"))
     assert len(splits.train) + len(splits.val) + len(splits.test) == 1797
     assert len(splits.test) == pytest.approx(0.2 * 1797, abs=5)
-    assert splits.train.images.max() == 255
-    assert torch.equal(splits.train.images[:, 0], splits.train.images[:, 2])
+    images = pixels_of(splits.train)
+    assert images.max() == 255
+    assert torch.equal(images[:, 0], images[:, 2])
     with pytest.raises(SettingError, match=r"data\.test_fraction=0.*must be above 0"):
         load_splits(DigitsSettings(test_fraction=0), 0)
 
@@ -50,14 +52,14 @@ def test_digits_are_those_of_scikit_learn():
     expected = Counter((x.numpy().tobytes(), int(y)) for x, y in zip(images, theirs.target, strict=True))
     ours = load_splits(DigitsSettings(), 0)
     parts = [
-        (x, y) for part in (ours.train, ours.val, ours.test) for x, y in zip(part.images, part.labels, strict=True)
+        (x, y) for part in (ours.train, ours.val, ours.test) for x, y in zip(pixels_of(part), part.labels, strict=True)
     ]
     assert Counter((x[:1].numpy().tobytes(), int(y)) for x, y in parts) == expected
 
 
 def test_synthetic_images_can_be_learned():
     splits = load_splits(SyntheticSettings(classes=10, size=600, image_size=16), 0)
-    x, test = splits.train.images.float().flatten(1), splits.test.images.float().flatten(1)
+    x, test = (pixels_of(part).float().flatten(1) for part in (splits.train, splits.test))
     centres = torch.stack([x[splits.train.labels == label].mean(0) for label in range(10)])
     assert (torch.cdist(test, centres).argmin(1) == splits.test.labels).float().mean() > 0.95
     within = (x - centres[splits.train.labels]).std()

@@ -7,6 +7,7 @@ from itertools import combinations, pairwise, product
 
 import pytest
 import torch
+from support.archives import pixels_of
 from support.chains import UnchainedNet, custom, images, lively
 from support.runs import RUNS, assert_same, finish, tiny
 from torch import nn
@@ -257,8 +258,8 @@ def test_images_and_recalibration_images_can_be_set(tmp_path):
     fewer, more = trained.held_out("val", 6), trained.held_out("val", 9)
     assert [len(images) for images in (fewer, more, trained.held_out("val"))] == [6, 9, len(trained.splits.val)]
     assert [int((fewer.labels == label).sum()) for label in range(3)] == [2, 2, 2]
-    there = {image.numpy().tobytes() for image in more.images}
-    assert all(image.numpy().tobytes() in there for image in fewer.images)
+    there = {image.numpy().tobytes() for image in pixels_of(more)}
+    assert all(image.numpy().tobytes() in there for image in pixels_of(fewer))
     expected = evaluate(trained.supernet, some, trained.batches(fewer), trained.calibration(5))
     assert list(Evaluator.of(trained, images=6, recalibrate_images=5)(some)) == expected != run.evaluate("val", some)
     bounded = replace(trained.settings, evaluate=replace(trained.settings.evaluate, images=6))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from nas.data import ImageSet
 from nas.data.folder import load_folder
 from nas.errors import DataError
 from nas.settings import FolderSettings
@@ -62,8 +63,13 @@ def refused(root: Path, rule: str) -> None:
     assert not (root.parent / "cache").exists()
 
 
+def pixels_of(images: ImageSet) -> torch.Tensor:
+    """All of them, uint8 ``(N, C, H, W)``."""
+    return images.take(torch.arange(len(images)))
+
+
 def assert_same_sets(found, expected, what: str = "") -> None:
     for left, right in zip(found, expected, strict=True):
-        assert torch.equal(left.images, right.images), what
+        assert torch.equal(pixels_of(left), pixels_of(right)), what
         assert torch.equal(left.labels, right.labels), what
         assert left.classes == right.classes, what

@@ -7,6 +7,7 @@ from functools import partialmethod
 
 import pytest
 import torch
+from support.archives import pixels_of
 from support.runs import CHAIN, RUNS, assert_same, finish, tiny
 from torch import nn
 
@@ -211,7 +212,7 @@ def test_evaluation_takes_the_average_and_can_skip_recalibration(tmp_path):
     running = run.evaluate("val")
     assert [found.loss for found in running] != [found.loss for found in raw]
     plain = extract(run.supernet.eval(), running[0].architecture)
-    x = (run.splits.val.images.float() / 255 - run.splits.mean[:, None, None]) / run.splits.std[:, None, None]
+    x = (pixels_of(run.splits.val).float() / 255 - run.splits.mean[:, None, None]) / run.splits.std[:, None, None]
     right = (plain(x).argmax(dim=1) == run.splits.val.labels).double().mean()
     assert running[0].accuracy == pytest.approx(float(right))
 
