@@ -12,7 +12,8 @@ from io import BytesIO
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
+from PIL.Image import Transpose
 
 from nas.data.archive import LARGEST, MOST
 from nas.errors import DataError
@@ -21,6 +22,16 @@ SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".t
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # a file that is named .png may be anything
 PIXELS = 1 << 26
 """Of an image, before it is scaled."""
+TURNS = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+"""What makes an image upright, by the orientation in its EXIF data; 1 is upright."""
 # What zipfile and Pillow raise on damaged input, each in its own place.
 UNREADABLE = (
     OSError,
@@ -78,8 +89,16 @@ def check_files(shown: str, stamps: Iterable[tuple[str, os.stat_result]]) -> Non
                 raise DataError("data.root", where, rule, remedy)
 
 
-def decode_image(data: bytes, size: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """Decode an image to uint8 ``(size, size, 3)``, and its own width and height.
+def decode_image(data: bytes, size: int, resize: str = "crop") -> tuple[np.ndarray, tuple[int, int]]:
+    """Decode an image, upright, to uint8 ``(size, size, 3)``, and its own width and height.
+
+    What is transparent is put on white, as viewers show it; to drop the alpha channel would uncover what lies beneath.
+
+    Args:
+        data: the bytes of its file.
+        size: side of the square in pixels.
+        resize: how an image of another size becomes the square, ``data.resize``. Each way scales with Pillow's bicubic
+            filter, which averages over what it makes smaller.
 
     Raises one of :data:`UNREADABLE`.
     """
@@ -88,5 +107,35 @@ def decode_image(data: bytes, size: int) -> tuple[np.ndarray, tuple[int, int]]:
             raise ValueError(f"it has {image.width}x{image.height} pixels, and may have {PIXELS:,} at most")
         if image.mode.startswith(("I", "F")):  # Pillow would clip them to white
             raise ValueError(f"mode {image.mode} has more than 8 bits a channel")
-        colour = image.convert("RGB")
-    return np.array(colour if colour.size == (size, size) else ImageOps.fit(colour, (size, size))), colour.size
+        image.load()
+        turn = _turn(image) if image.info else None  # most small images tell nothing, and to look takes time
+        if image.has_transparency_data:
+            white = Image.new("RGBA", image.size, "white")
+            colour = Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+        else:
+            colour = image.convert("RGB")
+        colour = colour if turn is None else colour.transpose(turn)
+    return np.array(colour if colour.size == (size, size) else _square(colour, size, resize)), colour.size
+
+
+def _turn(image: Image.Image) -> Transpose | None:
+    """What makes an image upright, as its EXIF data say; damaged ones say nothing, and viewers show it as it lies.
+
+    ``ImageOps.exif_transpose`` writes the other EXIF data again, and fails where a camera's are odd.
+    """
+    try:
+        return TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except UNREADABLE:
+        return None
+
+
+def _square(image: Image.Image, size: int, resize: str) -> Image.Image:
+    if resize == "crop":
+        return ImageOps.fit(image, (size, size))
+    if resize == "squash":
+        return image.resize((size, size))
+    assert resize == "pad", resize
+    longer, square = max(image.size), Image.new("RGB", (size, size))
+    width, height = (max(1, round(side * size / longer)) for side in image.size)
+    square.paste(image.resize((width, height)), ((size - width) // 2, (size - height) // 2))
+    return square
