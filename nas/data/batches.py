@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from nas.data.crops import draw_boxes, resized_crops
 from nas.data.images import ImageSet, Splits
 from nas.errors import DataError, SettingError, require
 from nas.plugin import load_function
@@ -26,7 +27,8 @@ class Batches:
     of an epoch comes from ``generator(seed, stream, "shuffle", epoch)``, the augmentation of a step from
     ``generator(seed, stream, "augment", step)``. In turn an image is
 
-    - moved by up to ``settings.crop`` pixels each way, over a border of zeros: black, before normalisation;
+    - moved by up to ``settings.crop`` pixels each way, over a border of zeros: black, before normalisation; or cut to a
+      random box of at least ``settings.resized_crop`` of its area, which is scaled to the size that a network sees;
     - mirrored left to right with probability 1/2, if ``settings.flip``;
     - changed by the user's own ``settings.augment``, which gets the whole batch;
     - normalised;
@@ -124,7 +126,7 @@ class Batches:
             SettingError: ``augment`` gave something else than such images.
         """
         index, draws = self._index(step), generator(self.seed, self.stream, "augment", step)
-        pixels = self._images.take(index).to(self.device)
+        pixels = self._images.take(index, whole=True).to(self.device)
         pixels = self._cropped(pixels, draws)
         pixels = self._mirrored(pixels, draws)
         values = self._augmented(pixels, step)
@@ -146,6 +148,9 @@ class Batches:
         return torch.randint(high, (self.batch_size,), generator=draws)[self._part]
 
     def _cropped(self, pixels: Tensor, draws: torch.Generator) -> Tensor:
+        if least := self.settings.resized_crop:
+            boxes = draw_boxes(self.batch_size, least, draws)[:, self._part]
+            return resized_crops(pixels, boxes, self._images.shape[-1])
         if not (border := self.settings.crop):
             return pixels
         down, right = (self._draw(2 * border + 1, draws) for _ in range(2))

@@ -18,15 +18,16 @@ from nas.sealed import seal, unseal
 from nas.settings import FolderSettings
 from nas.settings.plain import fits
 
-FORMAT = 4  # raise it when the same source would decode to other images or be stored in another way
+FORMAT = 5  # raise it when the same source would decode to other images or be stored in another way
 TENSORS = ("images", "labels", "test_images", "test_labels")
 
 
 def cache_file(settings: FolderSettings, root: Path, stamps: Iterable[tuple[str, os.stat_result]]) -> Path:
-    """The cache file for a source, named by its path, the size and time of every file, and the image size."""
+    """The cache file for a source, named by its path, the size and time of every file, and what becomes of an image."""
     lines = [f"{FORMAT} {root}", *(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stamps)]
     digest = blake2b("\n".join(lines).encode(errors="surrogateescape"), digest_size=10)
-    return Path(settings.cache).expanduser() / f"{root.stem}-{settings.image_size}-{digest.hexdigest()}.safetensors"
+    name = f"{root.stem}-{settings.resize}-{settings.kept_size}-{digest.hexdigest()}.safetensors"
+    return Path(settings.cache).expanduser() / name
 
 
 def read_cache(path: Path, size: int) -> tuple[ImageSet, ImageSet, list[int]] | None:

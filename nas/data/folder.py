@@ -8,6 +8,7 @@ import stat
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -27,12 +28,12 @@ Entries = dict[str, list[tuple[str, str]]]  # split -> (class, name of the file)
 
 
 def load_folder(settings: FolderSettings, progress: bool = False) -> tuple[ImageSet, ImageSet]:
-    """The images under ``settings.root`` as ``(pool, test)``, uint8 ``(N, 3, image_size, image_size)``.
+    """The images under ``settings.root`` as ``(pool, test)``, uint8 ``(N, 3, kept_size, kept_size)``.
 
     Classes are the sorted names of the folders under ``train/``; the tree may lie in one common top folder. Files
-    count as images by their names; others, and hidden ones, are ignored. An image of another size is
-    scaled and cut to the square in its middle; with ``progress``, a line says so. A zip is read in place. The decoded
-    images are kept in one file under ``settings.cache``, which is used for as long as the source does not change.
+    count as images by their names; others, and hidden ones, are ignored. An image of another size becomes
+    a square as ``settings.resize`` says; with ``progress``, a line says so. A zip is read in place. The decoded images
+    are kept in one file under ``settings.cache``, which is used for as long as the source does not change.
 
     Raises:
         DataError: ``root`` is absent or no readable folder or zip, an image is damaged or larger than images are,
@@ -51,7 +52,7 @@ def load_folder(settings: FolderSettings, progress: bool = False) -> tuple[Image
     except OSError as error:  # a link to nothing
         raise DataError("data.root", settings.root, f"cannot be read ({error})", "mend or remove this file") from error
     cached = cache_file(settings, root, stamps)
-    found = read_cache(cached, settings.image_size)
+    found = read_cache(cached, settings.kept_size)
     if found is None:
         if kind == stat.S_IFDIR:
             check_files(settings.root, stamps if names else [])
@@ -62,16 +63,18 @@ def load_folder(settings: FolderSettings, progress: bool = False) -> tuple[Image
     pool, test, scaled = found
     if scaled and progress:
         new_console(stderr=True).print(_scaling(settings, len(pool) + len(test), *scaled))
-    return pool, test
+    side = settings.image_size
+    return (pool, test) if side == settings.kept_size else (replace(pool, side=side), replace(test, side=side))
 
 
 def _scaling(settings: FolderSettings, images: int, count: int, *sizes: int) -> str:
     """What a person should know of images that had another size: ``sizes`` are the smallest and the largest."""
     (width, height), (widest, highest) = sizes[:2], sizes[2:]
     own = f"{width}x{height}" + f" to {widest}x{highest}" * (sizes[:2] != sizes[2:])
-    side, nearer = settings.image_size, min(widest, highest)
-    remedy = f"; data.image_size={nearer} is nearer to that" if nearer != side else ""
-    return f"data.root={settings.root}: {count:,} of {images:,} images, {own}, are scaled to {side}x{side}{remedy}"
+    side, nearer = settings.kept_size, round(min(widest, highest) * settings.image_size / settings.kept_size)
+    remedy = f"; data.image_size={nearer} is nearer to that" if nearer != settings.image_size else ""
+    how = f"scaled to {side}x{side} by data.resize={settings.resize}"
+    return f"data.root={settings.root}: {count:,} of {images:,} images, {own}, are {how}{remedy}"
 
 
 def list_images(settings: FolderSettings) -> Entries | None:
@@ -108,13 +111,13 @@ def _decode(settings: FolderSettings, names: Iterable[str], read: Callable[[str]
     console = new_console(stderr=True)
 
     def decode(split: str) -> ImageSet:
-        size, files = settings.image_size, entries[split]
+        size, files = settings.kept_size, entries[split]
         images = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
         rows = track(range(len(files)), f"decoding {split}", len(files), progress, console)
         for row in rows:
             name = files[row][1]
             try:
-                pixels, own = decode_image(read(name), size)
+                pixels, own = decode_image(read(name), size, settings.resize)
             except UNREADABLE as error:
                 where, remedy = f"{settings.root}: {name}", "mend or remove this file"
                 said = re.sub(r" <.* object at 0x\w+>", "", str(error))
@@ -126,6 +129,7 @@ def _decode(settings: FolderSettings, names: Iterable[str], read: Callable[[str]
         return ImageSet(images, labels, classes)
 
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")  # of EXIF data that nobody asks for
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         pool, test = decode("train"), decode("test")
     others.sort(key=lambda own: own[0] * own[1])

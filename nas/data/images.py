@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,12 +23,14 @@ class ImageSet:
         labels: int64 ``(N,)``, each an index into ``classes``.
         classes: names of the classes.
         index: int64 ``(N,)``, which rows of ``images`` these are; None for all of them, in order.
+        side: of the square in the middle of an image that a network is shown; None for the whole image.
     """
 
     images: Tensor
     labels: Tensor
     classes: tuple[str, ...]
     index: Tensor | None = None
+    side: int | None = None
 
     def __post_init__(self) -> None:
         assert self.images.dtype == torch.uint8, self.images.dtype
@@ -46,19 +48,25 @@ class ImageSet:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """``(C, H, W)`` of one image."""
+        """``(C, H, W)`` of one image, as a network is shown it."""
         channels, height, width = self.images.shape[1:]
-        return channels, height, width
+        return (channels, height, width) if self.side is None else (channels, self.side, self.side)
 
     @property
     def device(self) -> torch.device:
         """Where the pixels are; labels and index are on the CPU."""
         return self.images.device
 
-    def take(self, index: Tensor) -> Tensor:
-        """A copy of the images at ``index``, int64 ``(n,)``, in that order: uint8 ``(n, C, H, W)``."""
-        rows = index if self.index is None else self.index[index]
-        return self.images.index_select(0, rows.to(self.device))
+    def take(self, index: Tensor, whole: bool = False) -> Tensor:
+        """A copy of the images at ``index``, int64 ``(n,)``, in that order: uint8 ``(n, C, H, W)``.
+
+        It is that of their middle, if there is a ``side``; unless ``whole`` asks for all that is kept of them.
+        """
+        rows, images = index if self.index is None else self.index[index], self.images
+        if self.side is not None and not whole:
+            top, left = ((length - self.side) // 2 for length in images.shape[2:])
+            images = images[:, :, top : top + self.side, left : left + self.side]
+        return images.index_select(0, rows.to(self.device))
 
     def chunks(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All images in order, ``size`` at a time, and their labels; the last may be fewer."""
@@ -68,16 +76,16 @@ class ImageSet:
     def subset(self, index: Tensor) -> ImageSet:
         """The images at ``index``, int64 ``(n,)``, in that order; they share their pixels with this set."""
         rows = index if self.index is None else self.index[index]
-        return ImageSet(self.images, self.labels[index], self.classes, rows)
+        return replace(self, labels=self.labels[index], index=rows)
 
     def to(self, device: torch.device | str) -> ImageSet:
         """A set of the same images whose pixels, and no others, are on ``device``; itself where they are there."""
         if torch.device(device).type == self.device.type:
             return self
-        pixels = torch.empty(len(self), *self.shape, dtype=torch.uint8, device=device)
-        for place, (chunk, _) in zip(pixels.split(CHUNK), self.chunks(CHUNK), strict=True):
-            place.copy_(chunk)
-        return ImageSet(pixels, self.labels, self.classes)
+        pixels = torch.empty(len(self), *self.images.shape[1:], dtype=torch.uint8, device=device)
+        for place, rows in zip(pixels.split(CHUNK), torch.arange(len(self)).split(CHUNK), strict=True):
+            place.copy_(self.take(rows, whole=True))
+        return replace(self, images=pixels, index=None)
 
 
 @dataclass(frozen=True, eq=False)

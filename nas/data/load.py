@@ -70,18 +70,21 @@ class DataSize:
 
     Attributes:
         images: in all splits together.
-        input_shape: ``(C, H, W)`` of one image.
+        input_shape: ``(C, H, W)`` of one image, as a network is shown it.
         classes: their number.
+        kept_size: side in pixels of what is kept of an image, where it is not ``input_shape``.
     """
 
     images: int
     input_shape: tuple[int, int, int]
     classes: int
+    kept_size: int = 0
 
     @property
     def bytes(self) -> int:
         """What all images and labels take, uint8 and int64."""
-        return self.images * (prod(self.input_shape) + LABEL_BYTES)
+        pixels = self.input_shape[0] * self.kept_size**2 or prod(self.input_shape)
+        return self.images * (pixels + LABEL_BYTES)
 
 
 def expected_size(settings: DataSettings) -> DataSize | None:
@@ -99,5 +102,6 @@ def expected_size(settings: DataSettings) -> DataSize | None:
         case FolderSettings(image_size=side):
             images = [image for split in (list_images(settings) or {}).values() for image in split]
             if images:
-                return DataSize(len(images), (3, side, side), len({label for label, _ in images}))
+                classes = len({label for label, _ in images})
+                return DataSize(len(images), (3, side, side), classes, settings.kept_size)
     return None

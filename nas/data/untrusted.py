@@ -89,7 +89,7 @@ def check_files(shown: str, stamps: Iterable[tuple[str, os.stat_result]]) -> Non
                 raise DataError("data.root", where, rule, remedy)
 
 
-def decode_image(data: bytes, size: int, resize: str = "crop") -> tuple[np.ndarray, tuple[int, int]]:
+def decode_image(data: bytes, size: int, resize: str) -> tuple[np.ndarray, tuple[int, int]]:
     """Decode an image, upright, to uint8 ``(size, size, 3)``, and its own width and height.
 
     What is transparent is put on white, as viewers show it; to drop the alpha channel would uncover what lies beneath.
@@ -124,7 +124,7 @@ def _turn(image: Image.Image) -> Transpose | None:
     ``ImageOps.exif_transpose`` writes the other EXIF data again, and fails where a camera's are odd.
     """
     try:
-        return TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+        return TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except UNREADABLE:
         return None
 

@@ -8,10 +8,11 @@ from nas.errors import require
 from nas.settings import rules
 from nas.settings.rules import MISSING, Settings
 
+RESIZE = ("crop", "squash", "pad")
 WIDEST, MOST_BYTES = 1 << 14, 1 << 36
 """Largest side of an image; most bytes of a synthetic data set. Settings may come from a file of somebody else."""
 
-AUGMENTATION = ("crop", "flip", "cutout", "augment")
+AUGMENTATION = ("crop", "resized_crop", "flip", "cutout", "augment")
 """Settings of how training images are changed."""
 PLACE = ("root", "cache", "download")
 """Settings of where the images are and how they get there, as opposed to which they are and how they are split."""
@@ -30,6 +31,8 @@ class DataSettings(Settings, group="data"):
     """Training images to keep, the same share of each class; 0 keeps all."""
     crop: int = rules.not_negative(4)
     """Pixels of zero padding that a random crop may move into; 0 switches it off."""
+    resized_crop: float = rules.fraction(0.0)
+    """Smallest share of the area of a random resized crop; 0 switches them off, and the centre crop elsewhere."""
     flip: bool = True
     """Mirror half of the images left to right."""
     cutout: int = rules.not_negative(0)
@@ -42,6 +45,8 @@ class DataSettings(Settings, group="data"):
         rule = "must be above 0: subnetworks are compared on held-out images"
         remedy = "write for example data.val_fraction=0.1"
         require(self.val_fraction > 0, "data.val_fraction", self.val_fraction, rule, remedy)
+        rule, remedy = f"crops already, so that data.crop={self.crop} makes no sense", "write data.crop=0 beside it"
+        require(not (self.resized_crop and self.crop), "data.resized_crop", self.resized_crop, rule, remedy)
 
 
 @dataclass
@@ -77,7 +82,15 @@ class FolderSettings(DataSettings):
     name: str = "folder"
     root: str = MISSING
     image_size: int = rules.positive(32, WIDEST)
+    """Side in pixels of what the network sees."""
+    resize: str = rules.choice(*RESIZE)
+    """How an image of another size becomes a square: cut to its middle, scaled on both sides, or with black bars."""
     cache: str = "~/.cache/gated-nas"
+
+    @property
+    def kept_size(self) -> int:
+        """Side in pixels of decoded images: a little more than the network sees where it is shown crops of them."""
+        return round(self.image_size * 8 / 7) if self.resized_crop else self.image_size
 
 
 @dataclass

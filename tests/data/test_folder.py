@@ -53,7 +53,7 @@ def test_scaling_is_said_with_both_sizes(tmp_path, capsys):
     for _ in ("decoded", "from the cache"):
         load_folder(source, progress=True)
         said = capsys.readouterr().err
-        assert "4 of 12 images, 96x72, are scaled to 8x8; data.image_size=72" in said
+        assert "4 of 12 images, 96x72, are scaled to 8x8 by data.resize=crop; data.image_size=72" in said
     load_folder(of(as_folder(tmp_path / "small")), progress=True)
     assert "scaled" not in capsys.readouterr().err
 

@@ -1,0 +1,51 @@
+"""Random resized crops of whole batches."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import grid_sample
+
+ASPECT = 4 / 3
+"""At most, of the longer side of a crop over its shorter one."""
+CHUNK = 1 << 20
+"""Values that a CPU makes at a time, so that they stay in its cache: twice as fast as a batch of 64 x 3 x 256 x 256."""
+
+
+def draw_boxes(number: int, least: float, draws: torch.Generator) -> Tensor:
+    """Boxes of random area, shape and place inside a square of side 1, float32 ``(4, number)``.
+
+    The rows are top, left, height and width. The area is uniform in [``least``, 1] and the ratio of width to height
+    log-uniform in [3/4, 4/3], as in Szegedy et al., "Going deeper with convolutions" (2015); where a box of its area
+    would not fit into the square, in the part of this interval in which it does.
+    """
+    area, ratio, *place = torch.rand(4, number, generator=draws, dtype=torch.float64)
+    log_area = (least + (1 - least) * area).log()
+    log_ratio = (2 * ratio - 1) * (-log_area).clamp(max=math.log(ASPECT))
+    sides = torch.stack([log_area - log_ratio, log_area + log_ratio]).div(2).exp()
+    return torch.cat([torch.stack(place) * (1 - sides), sides]).float()
+
+
+def resized_crops(images: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """What lies in each image's box, scaled to a square, between pixels linearly.
+
+    No average is taken over what becomes smaller; that matters little for a crop that is at most 8/7 as large.
+
+    Args:
+        images: uint8 ``(B, C, H, W)``.
+        boxes: ``(4, B)``, as :func:`draw_boxes` gives them.
+        size: side of the square in pixels.
+
+    Returns:
+        uint8 ``(B, C, size, size)``, on the device of ``images``.
+    """
+    steps = (torch.arange(size) + 0.5) / size
+    rows, columns = (2 * (boxes[:2, :, None] + boxes[2:, :, None] * steps) - 1).to(images.device)
+    found = images.new_empty(*images.shape[:2], size, size)
+    many = max(1, CHUNK // images[0].numel()) if images.device.type == "cpu" else len(images)
+    for pixels, x, y, crops in zip(*(whole.split(many) for whole in (images, columns, rows, found)), strict=True):
+        places = torch.stack([x[:, None].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)], -1)
+        crops.copy_(grid_sample(pixels.float(), places, padding_mode="border", align_corners=False).round_())
+    return found
