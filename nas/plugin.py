@@ -63,24 +63,24 @@ def load_function(key: str, name: str, *takes: str) -> Callable[..., Any]:
     return function
 
 
-def call_factory(group: str, name: str, kwargs: Mapping[str, Any], *args: object, **more: object) -> Any:
+def call_factory(key: str, name: str, kwargs: Mapping[str, Any], *args: object, **more: object) -> Any:
     """What the function or class that ``name`` names gives for ``args``, ``more`` and the user's ``kwargs``.
 
     Args:
-        group: whose settings ``factory`` and ``kwargs`` they are, as in ``space``, for messages.
+        key: the setting that holds the name, as in ``space.factory``, for messages; ``space.kwargs`` stands beside it.
         name: ``package.module:name``.
 
     Raises:
         SettingError: it cannot be imported, or not be called with these.
     """
-    factory = load_named(f"{group}.factory", name)
+    factory = load_named(key, name)
     if not callable(factory):
         rule = f"is of the type {type(factory).__name__}, which cannot be called"
-        raise SettingError(f"{group}.factory", name, rule, "name a class or a function")
+        raise SettingError(key, name, rule, "name a class or a function")
     twice = next((f"{key} is given beside them" for key in kwargs if key in more), "")
     if why := twice or _misfit(factory, args, {**more, **kwargs}):
         rule = f"{name} cannot be called with these ({why})"
-        raise SettingError(f"{group}.kwargs", dict(kwargs), rule, "give the arguments that it takes")
+        raise SettingError(f"{key.partition('.')[0]}.kwargs", dict(kwargs), rule, "give the arguments that it takes")
     return factory(*args, **more, **kwargs)
 
 

@@ -47,7 +47,12 @@ def agreed(
         rule = f"has another space, or its images were split otherwise ({'; '.join(changed)})"
         remedy = f"leave that out, it comes with {key}=, or leave {key}= out to train from scratch"
         raise CheckpointError(key, path, rule, remedy)
-    must_be_named(path, own.space, getattr(settings.space, "factory", ""), "space.factory")
+    must_be_named(
+        path,
+        own.space,
+        ",".join(settings.space.called),
+        "space.model" if own.space.name == "model" else "space.factory",
+    )
     data, augment = harmless(own.data), own.data.augment
     if augment and "data.augment" not in asked:
         rule = f"the images of {path} are changed by {augment}, which is called only if you name it too"

@@ -18,7 +18,6 @@ from nas.errors import CheckpointError, DataError, SettingError
 from nas.files import sha256_of
 from nas.settings import (
     CifarSettings,
-    CustomSettings,
     DataSettings,
     FolderSettings,
     SpaceSettings,
@@ -123,7 +122,7 @@ def load_trained(
         splits = load_splits(settings.data, settings.seed, progress)
     else:
         splits = _load_images(settings, progress)
-    space = build_space(settings.space, *splits.sizes)
+    space = build_space(settings.space.without_weights(), *splits.sizes)
     supernet = _supernet_of(path, state, settings, space)
     infer_widths(supernet, splits.input_shape)
     if settings.train.channels_last:
@@ -153,7 +152,7 @@ def _settings_of(path: Path, state: dict[str, Any]) -> TrainRunSettings:
 def _supernet_of(path: Path, state: dict[str, Any], settings: TrainRunSettings, space: SearchSpace) -> nn.Module:
     """The network of ``space`` with the checkpoint's weights, or the moving averages of them if there are any."""
     fits = partial(must_fit, CheckpointError, "checkpoint", path, "take the network as it was")
-    if not isinstance(settings.space, CustomSettings):
+    if not settings.space.called:
         with torch.device("meta"):  # sizes that the file does not bear out are refused before they take memory
             empty = space.build()
         with fits():
@@ -169,9 +168,9 @@ def _supernet_of(path: Path, state: dict[str, Any], settings: TrainRunSettings, 
 
 def must_be_named(path: Path | str, settings: SpaceSettings, factory: str, key: str = "factory") -> None:
     """Refuse to call what a file names: any function of any module could stand there."""
-    if isinstance(settings, CustomSettings) and settings.factory != factory:
-        rule = f"the network of {path} is built by {settings.factory}, which is called only if you name it too"
-        word = f"{key}={settings.factory}" if key == "factory" else f"space=custom {key}={settings.factory}"
+    if called := settings.unnamed(factory):
+        rule = f"the network of {path} is built by {called}, which is called only if you name it too"
+        word = f"{key}={called}" if key == "factory" else f"space={settings.name} {key}={called}"
         raise CheckpointError(key, factory or "''", rule, f"write {word} if you trust it")
 
 

@@ -55,13 +55,13 @@ def run_verb(verb: str, schema: type, job: Job) -> None:
     from yaml import YAMLError
 
     from nas.cli.sweep import stop_sweep, summed_up
-    from nas.config import conf_folder, explain, explain_flags, register
+    from nas.config import conf_folder, explain, explain_flags, plain_keys, register
 
     task = Task(verb, partial(_carry_out, schema, job))
     on_stop(lambda number, _: stop_sweep(task, number))
     # Hydra prints exceptions in its own way unless it is told to let them through.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    words = sys.argv[1:]
+    words = sys.argv[1:] = list(map(plain_keys, sys.argv[1:]))
     register(words, [verb])
     if wrong := explain_flags(words):
         end(verb, wrong)

@@ -48,6 +48,10 @@ def register(words: Sequence[str] = (), verbs: Iterable[str] = VERBS) -> None:
         custom = OmegaConf.structured(SCHEMAS[group]["custom"])
         OmegaConf.set_struct(custom.kwargs, False)  # the names in it are the user's own
         store.store(group=f"schema/{group}", name="custom", node=custom)
+    model = OmegaConf.structured(SCHEMAS["space"]["model"])
+    for free in (model.kwargs, model.gated):
+        OmegaConf.set_struct(free, False)  # names of arguments and of modules
+    store.store(group="schema/space", name="model", node=model)
     learned = OmegaConf.structured(settings.LearnedGateSettings)
     OmegaConf.set_struct(learned.target, False)  # a name that is no cost has an error of its own
     store.store(group="schema/gate", name="learned", node=learned)

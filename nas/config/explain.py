@@ -101,6 +101,16 @@ def parsed(words: Sequence[str]) -> tuple[Namespace, list[str]]:
     return parser.parse_known_args(words)
 
 
+def plain_keys(word: str) -> str:
+    """``word`` without quotes around the names in ``space.gated={"layer*.conv2": [keep]}``.
+
+    Hydra's grammar has none there, and people write them as in JSON.
+    """
+    if not re.match(r"\+*space\.gated=", word):
+        return word
+    return re.sub(r"""([{,]\s*)(["'])([^"'\s:,{}[\]]+)\2(?=\s*:)""", r"\1\3", word)
+
+
 def is_sweep(words: Sequence[str]) -> bool:
     """Whether a command line asks for several runs: ``-m`` in any of its spellings, or Hydra's own setting."""
     try:

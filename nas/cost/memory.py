@@ -13,7 +13,7 @@ from nas.cost.limits import UNLIMITED, memory_limits
 from nas.cost.paths import PathCost
 from nas.data import DataSize, expected_size
 from nas.errors import ArchitectureError, MemoryLimitError
-from nas.settings import AdamWSettings, CustomSettings, FixedGateSettings, SGDSettings, TrainRunSettings
+from nas.settings import AdamWSettings, FixedGateSettings, SGDSettings, TrainRunSettings
 from nas.space import Architecture, SearchSpace, build_space
 
 GIB = 2**30
@@ -68,9 +68,9 @@ def estimate_memory(
         processes: that share each batch.
         most: bytes; a supernet that is larger is not built, so that its activations are not counted.
     """
-    (channels, side, _), custom = size.input_shape, isinstance(settings.space, CustomSettings)
+    (channels, side, _), custom = size.input_shape, bool(settings.space.called)
     with nullcontext() if custom else torch.device("meta"):  # nobody knows what a user's factory does on "meta"
-        space = build_space(settings.space, channels, side, size.classes)
+        space = build_space(settings.space.without_weights(), channels, side, size.classes)
         supernet = space.supernet(settings.seed)
     parameters, buffers = _bytes(supernet.parameters()), _bytes(supernet.buffers())
     only = settings.gate.architecture if isinstance(settings.gate, FixedGateSettings) else settings.architecture

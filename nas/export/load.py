@@ -16,7 +16,7 @@ from nas.errors import ExportError
 from nas.export.card import CARD, WEIGHTS, damaged, read_card
 from nas.export.fold import Normalised
 from nas.files import sha256_of
-from nas.settings import CustomSettings, SpaceSettings, train_settings
+from nas.settings import SpaceSettings, train_settings
 from nas.settings.plain import fits
 from nas.space import build_space
 from nas.state import load_weights, must_fit
@@ -31,8 +31,8 @@ def load(folder: Path | str, factory: str | None = None) -> nn.Module:
 
     Args:
         folder: a folder that nas-export wrote.
-        factory: for a ``custom`` space, the factory that the card names, ``package.module:callable``; it is called with
-            the card's ``kwargs``. Ignored for other spaces.
+        factory: where the card names code that builds the network, ``package.module:callable``, the same name, or
+            several joined by commas; it is called with the card's ``kwargs``. Ignored for other spaces.
 
     Shapes:
         ``x`` is ``(B, channels, image_size, image_size)``, normalised as the card says, or uint8 where the export has
@@ -58,10 +58,10 @@ def load(folder: Path | str, factory: str | None = None) -> nn.Module:
     fold = normalisation_of(folder, network)
     settings = train_settings({"space": network.get("space")}).space
     _must_be_named(folder, settings, factory)
-    space = build_space(settings, *size, network["classes"])
+    space = build_space(settings.without_weights(), *size, network["classes"])
     architecture, image = space.decode(network["architecture"]), (size[0], size[1], size[1])
     fits = partial(must_fit, ExportError, "weights", folder / WEIGHTS, "take the network as it was")
-    if isinstance(settings, CustomSettings):
+    if settings.called:
         plain = plain_network(space.supernet(), architecture, image)
     else:  # on "meta", so that neither the supernet nor wrong sizes in the card take memory
         with torch.device("meta"):
@@ -92,9 +92,9 @@ def normalisation_of(folder: Path, network: dict[str, Any]) -> tuple[Tensor, Ten
 
 def _must_be_named(folder: Path, settings: SpaceSettings, factory: str | None) -> None:
     """Refuse to call a factory that only a file names: it could be any function of any module."""
-    if isinstance(settings, CustomSettings) and settings.factory != factory:
-        rule = f"its network is built by {settings.factory}, which is called only if you name it too"
-        remedy = f"if you trust it, write load(folder, factory={settings.factory!r})"
+    if called := settings.unnamed(factory or ""):
+        rule = f"its network is built by {called}, which is called only if you name it too"
+        remedy = f"if you trust it, write load(folder, factory={called!r})"
         raise ExportError("factory", factory, f"{rule} ({folder / CARD})", remedy)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 from nas.export.card import CARD, ONNX, PROGRAM, WEIGHTS
+from nas.settings import train_settings
 
 _TOP = """# {name}: {architecture}
 
@@ -69,7 +70,7 @@ session = onnxruntime.InferenceSession("{onnx}")
 def readme(card: dict[str, Any], files: Collection[str]) -> str:
     """Write the README for a folder with these ``files``."""
     network, data = card["network"], card["data"]
-    factory = network["space"].get("factory")
+    factory = ",".join(train_settings({"space": network["space"]}).space.called)
     taken = _FOLDED if "normalisation" in network else _NORMALISED
     text = _TOP.format(
         name=network["space"]["name"],

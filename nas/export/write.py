@@ -29,7 +29,6 @@ from nas.export.formats import (
 from nas.export.load import load
 from nas.export.readme import readme
 from nas.files import put, sha256_of
-from nas.settings import CustomSettings
 from nas.space import Architecture
 
 
@@ -126,8 +125,7 @@ def _write(
     card["files"] = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
     (folder / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n")
     # Last, as users do it: with the card, the digests and the README in place.
-    space = trained.settings.space
-    network = load(folder, space.factory if isinstance(space, CustomSettings) else None)
+    network = load(folder, ",".join(trained.settings.space.called))
     return card, [reference.compare(folder / WEIGHTS, network, exact=True), *comparisons]
 
 

@@ -13,6 +13,7 @@ from nas.nn.gated import (
     indices_of,
     open_branches,
 )
+from nas.nn.model import BranchSum, GatedModel, InPlace
 from nas.nn.operations import OPERATIONS, MBConv, Zero, conv_bn_relu, operation
 
 __all__ = [
@@ -20,9 +21,12 @@ __all__ = [
     "Active",
     "BlockConv2d",
     "BlockLinear",
+    "BranchSum",
     "GatedBlock",
     "GatedConcat",
+    "GatedModel",
     "GatedSum",
+    "InPlace",
     "MBConv",
     "Zero",
     "ZeroPadded",

@@ -113,6 +113,9 @@ class GatedBlock(nn.Module):
     Blocks with the same ``slot`` share it: one entry of an architecture opens their branches alike.
     """
 
+    place = 0
+    """Where it stands among the blocks of a network that says so; else they stand as they were assigned."""
+
     def __init__(
         self, branches: Iterable[nn.Module], choices: Sequence[str] | None = None, slot: str | None = None
     ) -> None:
@@ -205,16 +208,25 @@ class GatedSum(GatedBlock):
     """
 
     def forward(self, x: Tensor, active: Active) -> Tensor:
-        indices = open_branches(active, len(self.choices))
-        value = _run(self, x, indices[0])
-        for index in indices[1:]:
-            value = value + _run(self, x, index)
-        return value
+        return sum_of_open(self, x, active)
+
+
+def sum_of_open(block: GatedBlock, x: Tensor, active: Active) -> Tensor:
+    """The open branch's output, or the sum of the open ones."""
+    indices = open_branches(active, len(block.choices))
+    value = _run(block, x, indices[0])
+    for index in indices[1:]:
+        value = value + _run(block, x, index)
+    return value
 
 
 def gated_blocks(module: nn.Module) -> dict[str, GatedBlock]:
-    """The gated blocks inside ``module`` by name, in the order in which they were assigned."""
-    return {name: child for name, child in module.named_modules() if isinstance(child, GatedBlock)}
+    """The gated blocks inside ``module`` by name, in the order in which they were assigned.
+
+    Those of a :class:`nas.nn.GatedModel` stand in the order in which they run.
+    """
+    found = [(name, child) for name, child in module.named_modules() if isinstance(child, GatedBlock)]
+    return dict(sorted(found, key=lambda pair: pair[1].place))
 
 
 def gated_slots(module: nn.Module) -> dict[str, list[GatedBlock]]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nas.errors import ArchitectureError, DataError, SettingError
-from nas.settings import CustomSettings, SpaceSettings, train_settings
+from nas.settings import SpaceSettings, train_settings
 from nas.space import Architecture, SearchSpace
 
 OWN = "own"
@@ -103,9 +103,9 @@ def table_space(source: str) -> SpaceSettings | None:
             file names, so the user must name it too.
     """
     space = _space(source, _read(source)[0])
-    if isinstance(space, CustomSettings):
-        rule = f"names the factory {space.factory} in its head, and what a table names is not called"
-        remedy = "write space=custom space.factory=package.module:callable if you trust it"
+    if space is not None and (called := space.unnamed("")):
+        rule = f"names {called} in its head, and what a table names is not called"
+        remedy = f"write space={space.name} with these names if you trust it"
         raise DataError("truth", source, rule, remedy)
     return space
 

@@ -57,7 +57,7 @@ class SearchTarget:
 
     @classmethod
     def _of_checkpoint(cls, settings: SearchRunSettings, progress: bool) -> SearchTarget:
-        factory = settings.factory or getattr(settings.space, "factory", "")
+        factory = settings.factory or ",".join(settings.space.called if settings.space else ())
         trained = load_trained(settings.checkpoint, progress, factory, settings.data)
         own = trained.settings
         for key, given, there in (("space", settings.space, own.space), ("data", settings.data, own.data)):

@@ -22,6 +22,7 @@ from nas.settings.space import (
     ChainSettings,
     CustomSettings,
     MacroSettings,
+    ModelSettings,
     ResidualSettings,
     TwoBranchSettings,
 )
@@ -33,7 +34,15 @@ def _by_name(*schemas: Any) -> dict[str, type]:
 
 
 GROUPS: dict[str, dict[str, type]] = {
-    "space": _by_name(TwoBranchSettings, ChainSettings, ResidualSettings, MacroSettings, CellSettings, CustomSettings),
+    "space": _by_name(
+        TwoBranchSettings,
+        ChainSettings,
+        ResidualSettings,
+        MacroSettings,
+        CellSettings,
+        ModelSettings,
+        CustomSettings,
+    ),
     "gate": _by_name(FixedGateSettings, UniformGateSettings, FairGateSettings, LearnedGateSettings),
     "data": _by_name(DigitsSettings, CifarSettings, Cifar100Settings, FolderSettings, SyntheticSettings),
     "optimizer": _by_name(SGDSettings, AdamWSettings, CustomOptimizerSettings),

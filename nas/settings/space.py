@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nas.errors import require
@@ -12,12 +13,27 @@ from nas.settings.rules import MISSING, Settings
 WIDEST, MOST_BRANCHES = 1 << 16, 100_000
 """Most channels of a layer; most branches of a supernet. Settings may come from a file of somebody else."""
 
+_DOTTED = re.compile(r"[A-Za-z_][\w.-]*")
+
 
 @dataclass
 class SpaceSettings(Settings, group="space"):
     """What all spaces have in common: a name."""
 
     name: str = MISSING
+
+    @property
+    def called(self) -> tuple[str, ...]:
+        """What of the user's own code is called to build the network: ``package.module:name`` each."""
+        return ()
+
+    def unnamed(self, named: str) -> str:
+        """All of :attr:`called`, joined by commas, if something of it is not in ``named``, which is joined likewise."""
+        return ",".join(self.called) if not {*self.called} <= {*named.split(",")} else ""
+
+    def without_weights(self) -> SpaceSettings:
+        """The settings of the same network without weights of its own, where they come out of a checkpoint."""
+        return self
 
 
 @dataclass
@@ -114,3 +130,42 @@ class CustomSettings(SpaceSettings):
     factory: str = rules.import_name("space.factory=my_pkg.my_net:MyNet")
     """``package.module:callable``; called with ``kwargs`` it gives the supernet."""
     kwargs: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def called(self) -> tuple[str, ...]:
+        return (self.factory,)
+
+
+@dataclass
+class ModelSettings(SpaceSettings):
+    """An existing network, some of whose modules become slots."""
+
+    name: str = "model"
+    model: str = MISSING
+    """A classifier of ``torchvision.models``, ``timm.NAME``, or ``package.module:callable``, called with ``kwargs``."""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    gated: dict[str, list[str]] = field(default_factory=dict)
+    """Names of modules, ``*`` for any letters, and the candidates in their place: keep, skip, none, conv1, sep3, ...,
+    linear, low4, or ``package.module:callable``, called with the module."""
+    share: bool = False
+    """The modules of a pattern make one slot, not one each."""
+    weights: str = ""
+    """A file with the network's weights: safetensors, or ``torch.save(model.state_dict())``."""
+    replace_head: bool = False
+    """Put a new last layer in place of one with another number of outputs than there are classes."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        rule = "must be a name of torchvision.models, timm.NAME, or read package.module:callable"
+        ok = self.model == MISSING or rules.is_import_name(self.model) or _DOTTED.fullmatch(self.model) is not None
+        require(ok, "space.model", self.model, rule, "write for example space.model=resnet18")
+
+    @property
+    def called(self) -> tuple[str, ...]:
+        named = [self.model, *(name for names in self.gated.values() for name in names)]
+        return tuple(name for name in dict.fromkeys(named) if ":" in name or name.startswith("timm."))
+
+    def without_weights(self) -> ModelSettings:
+        ours = ":" in self.model  # whose arguments mean whatever they mean there
+        kwargs = {key: value for key, value in self.kwargs.items() if ours or key not in ("weights", "pretrained")}
+        return replace(self, weights="", kwargs=kwargs)

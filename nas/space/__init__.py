@@ -6,16 +6,19 @@ from nas.space.calibrate import recalibrate
 from nas.space.chained import Chained
 from nas.space.custom import ModuleSpace
 from nas.space.extract import extract
+from nas.space.model import ModelSpace, gate_modules
 
 __all__ = [
     "Architecture",
     "Chained",
+    "ModelSpace",
     "ModuleSpace",
     "SearchSpace",
     "Slot",
     "build_space",
     "check_supernet",
     "extract",
+    "gate_modules",
     "infer_widths",
     "recalibrate",
     "warn_of_one",

@@ -17,6 +17,7 @@ from nas.settings import (
     ChainSettings,
     CustomSettings,
     MacroSettings,
+    ModelSettings,
     ResidualSettings,
     SpaceSettings,
     TwoBranchSettings,
@@ -27,6 +28,7 @@ from nas.space.chain import ChainSpace
 from nas.space.chained import Chained, survey
 from nas.space.custom import CustomSpace
 from nas.space.macro import MacroSpace
+from nas.space.model import ModelSpace
 from nas.space.residual import ResidualSpace
 from nas.space.two_branch import TwoBranchSpace
 
@@ -47,9 +49,11 @@ def build_space(settings: SpaceSettings, channels: int = 3, image_size: int = 32
             return MacroSpace(settings, channels, image_size, classes)
         case CellSettings():
             return CellSpace(settings, channels, image_size, classes)
+        case ModelSettings():
+            return ModelSpace(settings, channels, image_size, classes)
         case CustomSettings():
             return CustomSpace(settings)
-    remedy = "use two_branch, chain, residual, macro, cell or custom"
+    remedy = "use two_branch, chain, residual, macro, cell, model or custom"
     raise SettingError("space.name", settings.name, "is not a known space", remedy)
 
 

@@ -82,7 +82,7 @@ class CustomSpace(ModuleSpace):
 
 
 def _made_by(settings: CustomSettings) -> nn.Module:
-    module = call_factory("space", settings.factory, settings.kwargs)
+    module = call_factory("space.factory", settings.factory, settings.kwargs)
     if not isinstance(module, nn.Module):
         rule = f"gave a {type(module).__name__}, not a torch.nn.Module"
         raise SettingError("space.factory", settings.factory, rule, "return the supernet")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from torch import Tensor, fx, nn
 
 from nas.errors import SpaceError
-from nas.nn import Active, BlockConv2d, BlockLinear, GatedBlock
+from nas.nn import Active, BlockConv2d, BlockLinear, GatedBlock, GatedModel
 
 _GATED = (GatedBlock, BlockLinear, BlockConv2d)
 
@@ -47,12 +47,15 @@ def extract(supernet: nn.Module, architecture: tuple[Active, ...]) -> nn.Module:
     same operations on the same numbers as ``supernet(x, architecture)``: outputs, gradients and BatchNorm
     statistics agree bit for bit.
 
-    The path is recorded with ``torch.fx``: modules without a gate inside are copied whole; code around gates
+    A :class:`nas.nn.GatedModel` gives the network that it was made of, with the names that its parts had there.
+    Elsewhere the path is recorded with ``torch.fx``: modules without a gate inside are copied whole; code around gates
     must not depend on the values or the sizes of ``x``.
 
     Raises:
         SpaceError: the code around gates depends on ``x``, or asks for a dense concatenation of unknown widths.
     """
+    if isinstance(supernet, GatedModel):
+        return supernet.extract(architecture)
     graph = _Tracer().trace(_Bound(supernet, architecture))
     for node in graph.nodes:
         if node.op in ("call_module", "get_attr"):

@@ -24,7 +24,7 @@ def own_optimizer(settings: CustomOptimizerSettings, parameters: list[nn.Paramet
         SettingError: that is no torch optimizer, leaves parameters out, or needs a closure.
     """
     try:
-        optimizer = call_factory("optimizer", settings.factory, settings.kwargs, [*parameters], lr=settings.lr)
+        optimizer = call_factory("optimizer.factory", settings.factory, settings.kwargs, [*parameters], lr=settings.lr)
     except (TypeError, ValueError, LookupError) as error:
         if isinstance(error, SettingError) or not settings.factory.startswith("torch."):
             raise  # a user's own code shows its frames

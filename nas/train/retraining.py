@@ -102,7 +102,7 @@ def retrain(
     set_threads(settings.train.threads)
     trained = None
     if settings.checkpoint:
-        factory = getattr(settings.space, "factory", "")  # which the user has named
+        factory = ",".join(settings.space.called)  # which the user has named
         trained = load_trained(settings.checkpoint, settings.track.progress, factory, settings.data)
         settings = agreed(settings, trained.settings, "checkpoint", settings.checkpoint)
     digest = trained.digest if trained else ""
@@ -143,7 +143,7 @@ def _plan(settings: TrainRunSettings, trained: Trained | None, digest: str) -> t
 
     parts = [part("scratch", architecture)]
     if trained is not None:
-        weights = plain_network(calibrated(trained, architecture), architecture, splits.input_shape).state_dict()
+        weights = calibrated(trained, architecture).state_dict()
         parts.append(part("inherited", architecture, Initial(weights, digest)))
     if (other := flops_match(space, flops, architecture, settings.seed)) is not None:
         parts.append(part("random", other))

@@ -14,7 +14,8 @@ WRONG = {
     "+train.foo=1": r"train\.foo=1: there is no setting train\.foo; choose one of epochs, .*; --cfg job prints .*",
     "++space.foo=1": r"space\.foo=1: there is no setting space\.foo; choose one of branches, width; --cfg .*",
     "hydra.foo=1": r"hydra\.foo=1: there is no setting hydra\.foo; choose one of .*",
-    "space=foo": r"space=foo: there is no such choice; choose one of cell, chain, custom, macro, residual, two_branch",
+    "space=foo": r"space=foo: there is no such choice; "
+    "choose one of cell, chain, custom, macro, model, residual, two_branch",
     "data=imagenet": r"data=imagenet: there is no such choice; choose one of cifar10, cifar100, digits, folder, .*",
     # of the wrong type
     "train.epochs=many": r"train\.epochs=many: must be a whole number; .*",

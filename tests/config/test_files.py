@@ -22,7 +22,12 @@ from nas.errors import SettingError
 CONF = Path(conf_folder())
 CHOICES = [(group, path.stem) for group in SCHEMAS for path in sorted((CONF / group).glob("*.yaml"))]
 VERBS = {verb: type(schema) for verb, schema in SCHEMAS_OF_VERBS.items()}
-NEEDED = {"fixed": {"architecture": "0"}, "folder": {"root": "here"}, "custom": {"factory": "pkg.net:Net"}}
+NEEDED = {
+    "fixed": {"architecture": "0"},
+    "folder": {"root": "here"},
+    "model": {"model": "resnet18"},
+    "custom": {"factory": "pkg.net:Net"},
+}
 """What a choice cannot do without."""
 
 

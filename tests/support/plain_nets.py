@@ -1,0 +1,56 @@
+"""Small networks that know nothing of gates, as somebody else may have written them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Block(nn.Module):
+    """A residual block with a BatchNorm behind each convolution; ``second`` is assigned before ``first``."""
+
+    def __init__(self, width: int, out: int, stride: int = 1) -> None:
+        super().__init__()
+        self.second, self.norm2 = nn.Conv2d(out, out, 3, 1, 1, bias=False), nn.BatchNorm2d(out)
+        self.first, self.norm1 = nn.Conv2d(width, out, 3, stride, 1, bias=False), nn.BatchNorm2d(out)
+        self.relu = nn.ReLU(inplace=True)
+        same = width == out and stride == 1
+        self.shortcut = nn.Identity() if same else nn.Conv2d(width, out, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm2(self.second(self.relu(self.norm1(self.first(x)))))
+        return self.relu(y + self.shortcut(x))  # type: ignore[no-any-return]
+
+
+class PlainNet(nn.Module):
+    """A stem and two residual blocks, then a Linear over the mean."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 5, 2)
+        self.blocks = nn.Sequential(Block(8, 8), Block(8, 16, 2))
+        self.fc = nn.Linear(16, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.fc(self.blocks(self.stem(x)).mean((2, 3)))
+        return y
+
+
+class Untraceable(PlainNet):
+    """Decides by the values of the images, which no symbolic trace can follow."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.flip(-1) if float(x.sum()) > 0 else x)
+
+
+class Misused(PlainNet):
+    """Takes the weights of its head without calling it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.linear(self.blocks(self.stem(x)).mean((2, 3)), self.fc.weight)
+
+
+def wide(old: nn.Module) -> nn.Module:
+    """A candidate of a user's own: the convolution with a dilation."""
+    assert isinstance(old, nn.Conv2d)
+    return nn.Conv2d(old.in_channels, old.out_channels, 3, old.stride, 2, dilation=2)
