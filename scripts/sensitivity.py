@@ -124,7 +124,7 @@ def load(folder: Path, text: str | None, image: int, factory: str = "") -> Subje
     from torch import nn
 
     from nas.checkpoint import calibrated, load_trained, plain_network
-    from nas.data import ordered
+    from nas.data import Ordered
     from nas.errors import DataError
 
     trained = load_trained(folder, factory=factory)
@@ -135,7 +135,7 @@ def load(folder: Path, text: str | None, image: int, factory: str = "") -> Subje
         raise DataError("image", image, rule, f"write 0 to {len(splits.test) - 1}")
     subnet = plain_network(calibrated(trained, architecture), architecture, splits.input_shape)
     chosen = splits.test.subset(splits.test.labels.new_tensor([image]))
-    ((x, y),) = ordered(chosen, splits.mean, splits.std, 1)
+    ((x, y),) = Ordered(chosen, splits.mean, splits.std, 1)
     label, name = int(y), f"{space.encode(architecture)} ({space.describe(architecture)})"
     return Subject(
         network=nn.Sequential(subnet, nn.Softmax(-1)),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nas.checkpoint.file import load, newest
 from nas.checkpoint.initial import AVERAGE
-from nas.data import Batch, ImageSet, Splits, load_splits, ordered, ranking_images
+from nas.data import Batch, ImageSet, Ordered, Splits, load_splits, ranking_images
 from nas.errors import CheckpointError, DataError, SettingError
 from nas.files import sha256_of
 from nas.settings import (
@@ -58,11 +58,11 @@ class Trained:
         """SHA-256 of the checkpoint, in hexadecimal: what it is, wherever it lies."""
         return sha256_of(self.path)
 
-    def batches(self, images: ImageSet, batch_size: int | None = None) -> list[Batch]:
+    def batches(self, images: ImageSet, batch_size: int | None = None) -> Sequence[Batch]:
         """Normalised batches of a split, in order; of ``evaluate.batch_size`` images if ``batch_size`` is left out."""
         size = batch_size or self.settings.evaluate.batch_size
         mean, std, last = self.splits.mean, self.splits.std, self.settings.train.channels_last
-        return list(ordered(images, mean, std, size, "cpu", last))
+        return Ordered(images, mean, std, size, "cpu", last)
 
     def sample(self) -> Tensor:
         """The first batch of validation images, normalised."""
@@ -81,7 +81,7 @@ class Trained:
             images = self.settings.evaluate.images if split == "val" else 0
         return ranking_images(parts[split], self.settings.seed, images)
 
-    def calibration(self, images: int | None = None) -> list[Batch]:
+    def calibration(self, images: int | None = None) -> Sequence[Batch]:
         """The training images that BatchNorm statistics are estimated on: the same ones as in the run itself.
 
         Args:

@@ -1,6 +1,6 @@
 """Data sets as uint8 tensors in memory, and batches that are a function of the step."""
 
-from nas.data.batches import Batch, Batches, ordered, unnormalise
+from nas.data.batches import Batch, Batches, Ordered, unnormalise
 from nas.data.images import ImageSet, Splits, ranking_images
 from nas.data.load import DataSize, expected_size, load_splits
 
@@ -9,10 +9,10 @@ __all__ = [
     "Batches",
     "DataSize",
     "ImageSet",
+    "Ordered",
     "Splits",
     "expected_size",
     "load_splits",
-    "ordered",
     "ranking_images",
     "unnormalise",
 ]

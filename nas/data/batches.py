@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from nas.settings import DataSettings, TrainRunSettings
 
 Batch = tuple[Tensor, Tensor]
 """Normalised images ``(B, C, H, W)`` and their labels ``(B,)``."""
+KEPT_BYTES = 1 << 26
+"""Of the normalised images of a set that :class:`Ordered` keeps."""
 
 
 class Batches:
@@ -185,19 +188,52 @@ class Batches:
         raise SettingError("data.augment", self.settings.augment, rule, "return images like those that it is given")
 
 
-def ordered(
-    images: ImageSet,
-    mean: Tensor,
-    std: Tensor,
-    batch_size: int,
-    device: torch.device | str = "cpu",
-    channels_last: bool = False,
-) -> Iterator[Batch]:
-    """Every image once, in order and normalised: ``(x, y)`` as in :class:`Batches`; the last may be smaller."""
-    shift, scale = shift_and_scale(mean, std, device)
-    for pixels, labels in images.chunks(batch_size):
-        x = pixels.to(device).float().sub_(shift).mul_(scale)
-        yield x.contiguous(memory_format=_memory_format(channels_last)), labels.to(device)
+class Ordered(Sequence[Batch]):
+    """Every image once, in order and normalised: ``(x, y)`` as in :class:`Batches`; the last may be smaller.
+
+    A batch is made when it is asked for. Those of a small set are kept, since a set is often gone through again.
+
+    Args:
+        images: the images.
+        mean, std: ``Splits.mean``, ``Splits.std``.
+        batch_size: images a batch.
+        device: where the batches are made.
+        channels_last: give ``x`` in that memory format.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        mean: Tensor,
+        std: Tensor,
+        batch_size: int,
+        device: torch.device | str = "cpu",
+        channels_last: bool = False,
+    ) -> None:
+        self._images, self._size, self._device = images.to(device), batch_size, device
+        self._shift, self._scale = shift_and_scale(mean, std, device)
+        self._format = _memory_format(channels_last)
+        self._keeps, self._kept = 4 * len(images) * prod(images.shape) <= KEPT_BYTES, dict[int, Batch]()
+
+    def __len__(self) -> int:
+        return -(-len(self._images) // self._size)
+
+    @overload
+    def __getitem__(self, number: int) -> Batch: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[Batch]: ...
+    def __getitem__(self, number: int | slice) -> Batch | list[Batch]:
+        if isinstance(number, slice):
+            return [self[one] for one in range(len(self))[number]]
+        number = range(len(self))[number]
+        if number in self._kept:
+            return self._kept[number]
+        index = torch.arange(number * self._size, min((number + 1) * self._size, len(self._images)))
+        x = self._images.take(index).to(self._device).float().sub_(self._shift).mul_(self._scale)
+        batch = x.contiguous(memory_format=self._format), self._images.labels[index].to(self._device)
+        if self._keeps:
+            self._kept[number] = batch
+        return batch
 
 
 def unnormalise(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:

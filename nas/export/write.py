@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,9 @@ def _write(
     number = min(images, len(splits.test))
     compared = splits.test.subset(torch.arange(number))
     ((x, _),) = trained.batches(compared, number)
-    reference = Reference.of(supernet, architecture, x.contiguous(), compared.images if fold else None)
+    reference = Reference.of(
+        supernet, architecture, x.contiguous(), compared.take(torch.arange(number)) if fold else None
+    )
 
     accuracies = {name: accuracy(plain, trained.batches(getattr(splits, name))) for name in ("val", "test")}
     card = make_card(trained, architecture, plain, accuracies, fold)
@@ -130,7 +133,7 @@ def _write(
 
 
 @torch.no_grad()
-def accuracy(network: nn.Module, batches: list[Batch]) -> float:
+def accuracy(network: nn.Module, batches: Sequence[Batch]) -> float:
     """Share of images that ``network`` classifies correctly, 0 to 1."""
     correct = sum(int((network(x).argmax(1) == y).sum()) for x, y in batches)
     return correct / sum(len(y) for _, y in batches)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nas.data import Splits, load_splits, ordered
+from nas.data import Ordered, Splits, load_splits
 from nas.errors import ScoreError, SettingError
 from nas.files import write_csv
 from nas.journal import Journal
@@ -192,4 +192,4 @@ def training_batches(
         rule = f"{number} such batches need {number * images} training images; there are {available}"
         raise SettingError(key, images, rule, f"write {key}={available // number} or less")
     order = torch.randperm(available, generator=generator(seed, stream))[: number * images]
-    return list(ordered(splits.train.subset(order), splits.mean, splits.std, images))
+    return list(Ordered(splits.train.subset(order), splits.mean, splits.std, images))

@@ -12,7 +12,7 @@ from time import perf_counter
 import torch
 
 from nas.cost import PathFlops, PathParameters, latency
-from nas.data import ordered
+from nas.data import Ordered
 from nas.errors import DivergedError, SettingError, SpaceError
 from nas.score import PROXIES, ScoreError, score
 from nas.score.run import training_batches
@@ -155,7 +155,7 @@ class Measures:
         architectures = target.space.sample_many(4, draws)
         if self.trainings is not None:
             batch = target.splits.train.subset(torch.arange(self.trainings.settings.train.batch_size))
-            x = next(ordered(batch, target.splits.mean, target.splits.std, len(batch)))[0]
+            x = Ordered(batch, target.splits.mean, target.splits.std, len(batch))[0][0]
             return passes(target.fresh, x, architectures, gradients=True)
         if self._evaluators and target.trained is not None:
             return passes(target.supernet, target.trained.sample(), architectures)

@@ -8,7 +8,7 @@ from typing import Any
 
 from nas import checkpoint
 from nas.checkpoint import Initial, begin_with, comparable
-from nas.data import Batch, Batches, ImageSet, Splits, load_splits, ordered, ranking_images, unnormalise
+from nas.data import Batches, ImageSet, Ordered, Splits, load_splits, ranking_images, unnormalise
 from nas.dist import NO_EXCHANGE, SINGLE, GradientExchange, World, choose_device
 from nas.errors import CheckpointError, require
 from nas.gate import build_gate
@@ -188,9 +188,9 @@ class Run:
         """Evaluate subnetworks on ``val`` or ``test``, by default those that stand for the supernet; change nothing."""
         settings, splits = self.settings, self.splits
 
-        def batches(images: ImageSet) -> list[Batch]:
+        def batches(images: ImageSet) -> Ordered:
             size, last = settings.evaluate.batch_size, settings.train.channels_last
-            return list(ordered(images, splits.mean, splits.std, size, self.device, last))
+            return Ordered(images, splits.mean, splits.std, size, self.device, last)
 
         if architectures is None:
             architectures = architectures_to_evaluate(self.gate, settings.evaluate.rounds)

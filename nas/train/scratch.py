@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from nas.data import Batches, ImageSet, Splits, ordered
+from nas.data import Batches, ImageSet, Ordered, Splits
 from nas.seeds import seed_layers
 from nas.settings import TrainRunSettings
 from nas.space import Architecture, SearchSpace
@@ -60,7 +60,7 @@ def train_from_scratch(
     losses = list[float]()
 
     def evaluated(images: ImageSet) -> EvalResult:
-        images_of = list(ordered(images, splits.mean, splits.std, 256, "cpu", train.channels_last))
+        images_of = Ordered(images, splits.mean, splits.std, 256, "cpu", train.channels_last)
         averages, precision = optimizer.averages(), train.precision
         return evaluate(supernet, [architecture], images_of, weights=averages, precision=precision)[0]
 

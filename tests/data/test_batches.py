@@ -2,7 +2,7 @@ import pytest
 import torch
 from support.plugins import augment as mix
 
-from nas.data import Batches, ImageSet, ordered, unnormalise
+from nas.data import Batches, ImageSet, Ordered, unnormalise
 from nas.data.batches import windows
 from nas.errors import DataError, SettingError
 from nas.seeds import derive, generator
@@ -101,12 +101,22 @@ def test_the_last_images_last_window_stays_inside_memory(images):
 
 
 def test_ordered_gives_every_image_once_in_order(images):
-    parts = list(ordered(images, MEAN, STD, 10))
+    parts = list(Ordered(images, MEAN, STD, 10))
     assert [len(y) for _, y in parts] == [10, 10, 6]
     x, y = (torch.cat(part) for part in zip(*parts, strict=True))
     assert torch.equal(unnormalise_all(x), images.images)
     assert torch.equal(y, images.labels)
     torch.testing.assert_close(x, (images.images / 255 - MEAN.view(3, 1, 1)) / STD.view(3, 1, 1))
+
+
+def test_a_large_sets_batches_are_made_anew(images, monkeypatch):
+    small = Ordered(images, MEAN, STD, 10)
+    monkeypatch.setattr("nas.data.batches.KEPT_BYTES", 4 * COUNT * 3 * SIDE**2 - 1)
+    large = Ordered(images, MEAN, STD, 10)
+    for found, kept in (small, True), (large, False):
+        assert (found[1][0] is found[1][0]) == kept
+        assert torch.equal(found[-1][0], small[2][0])
+        assert [len(y) for _, y in found[1:]] == [10, 6]
 
 
 def test_channels_last_changes_the_layout_and_no_value(images):
@@ -115,7 +125,7 @@ def test_channels_last_changes_the_layout_and_no_value(images):
     assert pair[0].is_contiguous()
     assert pair[1].is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(*pair)
-    assert next(ordered(images, MEAN, STD, 8, channels_last=True))[0].is_contiguous(memory_format=torch.channels_last)
+    assert Ordered(images, MEAN, STD, 8, channels_last=True)[0][0].is_contiguous(memory_format=torch.channels_last)
 
 
 def test_what_does_not_fit_the_images_is_refused(images):

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from support.archives import FILES, SIDE, as_folder, encoded, of
 
-from nas.data import Batches, expected_size, load_splits, ordered, unnormalise
+from nas.data import Batches, Ordered, expected_size, load_splits, unnormalise
 from nas.data.crops import draw_boxes, resized_crops
 from nas.data.folder import load_folder
 from nas.data.untrusted import decode_image
@@ -139,7 +139,7 @@ def test_only_training_sees_beyond_the_centre_crop(tmp_path):
     splits = load_splits(of(root, **how, resized_crop=0.9), 0)
     assert splits.input_shape == (3, 14, 14)
     for images in (splits.test, splits.val, splits.calibration(0, 4)):
-        x = torch.cat([x for x, _ in ordered(images, splits.mean, splits.std, 3)])
+        x = torch.cat([x for x, _ in Ordered(images, splits.mean, splits.std, 3)])
         middle = images.take(torch.arange(len(images)), whole=True)[:, :, 1:15, 1:15]
         assert torch.equal(unnormalise(x, splits.mean, splits.std).mul(255).round().byte(), middle)
     train = Batches(splits.train, splits.mean, splits.std, of(root, **how, resized_crop=0.9, flip=False), 6, 0)

@@ -42,9 +42,9 @@ SYNC_LEARNED = replace(SYNC, gate=LearnedGateSettings(every=3))
 @pytest.fixture
 def float64(monkeypatch):
     """Networks are made, and batches given, in float64."""
-    batch, ordered = Batches.batch, nas.train.run.ordered
+    batch, ordered = Batches.batch, nas.train.run.Ordered
     monkeypatch.setattr(Batches, "batch", lambda self, step: doubled(batch(self, step)))
-    monkeypatch.setattr(nas.train.run, "ordered", lambda *args: map(doubled, ordered(*args)))
+    monkeypatch.setattr(nas.train.run, "Ordered", lambda *args: list(map(doubled, ordered(*args))))
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)

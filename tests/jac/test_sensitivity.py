@@ -13,7 +13,7 @@ from PIL import Image
 from support.examples import example
 from support.runs import RUNS, finish, tiny
 
-from nas.data import ordered
+from nas.data import Ordered
 from nas.train import make_report
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "sensitivity.py"
@@ -102,7 +102,7 @@ def test_the_subnetwork_is_the_reports(script, finished):
     splits = run.splits
     for row in report.subnetworks:
         network = script.load(folder, row.architecture, 0).network
-        ((x, y),) = ordered(splits.test, splits.mean, splits.std, len(splits.test))
+        ((x, y),) = Ordered(splits.test, splits.mean, splits.std, len(splits.test))
         with torch.no_grad():
             chances = network(x)
         (judged,) = run.evaluate("test", [run.space.decode(row.architecture)])

@@ -63,6 +63,7 @@ class Evaluator:
         assert batches, "there is nothing to evaluate on"
         self.space, self.finetune, self._precision, self._by_batch = space, finetune, precision, by_batch
         self._batches, self._calibration = batches, calibration
+        self._labels = torch.cat([y for _, y in batches])
         self._model = copy.deepcopy(supernet).eval()
         self._walk: PrefixWalk | None = None
         if isinstance(self._model, Chained) and finetune is None:
@@ -118,7 +119,7 @@ class Evaluator:
     @property
     def images(self) -> int:
         """How many images are evaluated on."""
-        return sum(len(y) for _, y in self._batches)
+        return len(self._labels)
 
     @property
     def block_evaluations(self) -> int:
@@ -140,12 +141,11 @@ class Evaluator:
         Raises:
             ArchitectureError: one does not fit the space; none has been evaluated then.
         """
-        labels = torch.cat([y for _, y in self._batches])
         found = dict[Architecture, Tensor]()
         for architecture, logits in self._logits(architectures):
             z = torch.cat(logits).double()
             found[architecture] = torch.stack(
-                [F.cross_entropy(z, labels, reduction="none"), (z.argmax(dim=1) != labels).double()]
+                [F.cross_entropy(z, self._labels, reduction="none"), (z.argmax(dim=1) != self._labels).double()]
             )
         return found
 
