@@ -122,7 +122,7 @@ def load_trained(
         splits = load_splits(settings.data, settings.seed, progress)
     else:
         splits = _load_images(settings, progress)
-    space = build_space(settings.space.without_weights(), *splits.sizes)
+    space = build_space(settings.space.without_weights(), *splits.sizes).opened(settings.gate.numbers)
     supernet = _supernet_of(path, state, settings, space)
     infer_widths(supernet, splits.input_shape)
     if settings.train.channels_last:

@@ -71,6 +71,7 @@ def estimate_memory(
     (channels, side, _), custom = size.input_shape, bool(settings.space.called)
     with nullcontext() if custom else torch.device("meta"):  # nobody knows what a user's factory does on "meta"
         space = build_space(settings.space.without_weights(), channels, side, size.classes)
+        space = space.opened(settings.gate.numbers)
         supernet = space.supernet(settings.seed)
     parameters, buffers = _bytes(supernet.parameters()), _bytes(supernet.buffers())
     only = settings.gate.architecture if isinstance(settings.gate, FixedGateSettings) else settings.architecture

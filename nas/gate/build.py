@@ -21,6 +21,7 @@ def build_gate(
     settings: GateSettings, space: SearchSpace, seed: int, total_steps: int, flops: PathCost | None = None
 ) -> Gate:
     """The gate that ``settings`` describe, for a run of ``total_steps`` updates; ``flops`` of any path for a target."""
+    space = space.opened(settings.numbers)
     match settings:
         case FixedGateSettings():
             return FixedGate(space, seed, settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from nas.errors import require
 from nas.settings import rules
@@ -16,6 +17,27 @@ class GateSettings(Settings, group="gate"):
 
     name: str = MISSING
 
+    @property
+    def numbers(self) -> list[int]:
+        """How many branches of a slot it opens, for :meth:`nas.space.SearchSpace.opened`."""
+        return [1]
+
+
+@dataclass
+class DrawingGateSettings(GateSettings):
+    """What the gates have in common that draw paths."""
+
+    open: Any = 1
+    """Branches that a path opens in each slot; of a list the number is drawn too, slot by slot."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.open = rules.numbers("gate.open", self.open, "gate.open=[1,2]")
+
+    @property
+    def numbers(self) -> list[int]:
+        return list(self.open)
+
 
 @dataclass
 class FixedGateSettings(GateSettings):
@@ -27,14 +49,14 @@ class FixedGateSettings(GateSettings):
 
 
 @dataclass
-class UniformGateSettings(GateSettings):
+class UniformGateSettings(DrawingGateSettings):
     """Each slot draws each choice with the same probability, independently (SPOS)."""
 
     name: str = "uniform"
 
 
 @dataclass
-class FairGateSettings(GateSettings):
+class FairGateSettings(DrawingGateSettings):
     """Strict fairness (FairNAS): in every round each choice of each slot runs exactly once."""
 
     name: str = "fair"
@@ -43,7 +65,7 @@ class FairGateSettings(GateSettings):
 
 
 @dataclass
-class LearnedGateSettings(GateSettings):
+class LearnedGateSettings(DrawingGateSettings):
     """One logit a choice, learned by comparing whole paths on the held-out split."""
 
     name: str = "learned"

@@ -152,6 +152,15 @@ def factory_of_checkpoint(factory: str, checkpoint: object) -> None:
     require(ok, "factory", factory, "is that of a checkpoint", "without one write space.factory=...")
 
 
+def numbers(key: str, value: Any, example: str) -> list[int]:
+    """A whole number above 0 or a list of them, as an ascending list; each of them once."""
+    found = [value] if isinstance(value, int) else value
+    ok = isinstance(found, list) and bool(found) and all(type(number) is int and number >= 1 for number in found)
+    require(ok, key, value, "must be a whole number above 0, or a list of them", f"write for example {example}")
+    require(len(set(found)) == len(found), key, value, "names one of them twice", f"write for example {example}")
+    return sorted(found)
+
+
 def names(key: str, value: Any, example: str) -> list[str]:
     """A name or a list of names, as a list; each of them once."""
     found = [] if value is None else [value] if isinstance(value, str) else value

@@ -50,6 +50,10 @@ class ModuleSpace(SearchSpace):
         super().__init__(name, slots)
         self._canonical: Callable[[Architecture], Architecture] | None = getattr(module, "canonical", None)
 
+    @property
+    def has_aliases(self) -> bool:
+        return self._canonical is not None
+
     def canonical(self, architecture: Architecture) -> Architecture:
         """What the module's own ``canonical`` says; the same architecture where it has none.
 

@@ -38,15 +38,17 @@ class EvalResult:
 def architectures_to_evaluate(gate: Gate, rounds: int) -> list[Architecture]:
     """The subnetworks that represent a supernet: the same ones in every evaluation of a run.
 
-    All architectures of a small space; of a larger one, ``rounds`` rounds in which each choice of each slot occurs
-    once, drawn once for all runs. A fixed gate has its one architecture; a learned gate adds the one it prefers.
+    All architectures of a small space; of a larger one, as many as ``rounds`` times the choices of the largest slot,
+    dealt as strictly fair paths, drawn once for all runs. A fixed gate has its one architecture; a learned gate adds
+    the one it prefers.
     """
     space = gate.space
-    if space.size <= rounds * max(len(slot.choices) for slot in space.slots):
+    number = rounds * max(len(slot.choices) for slot in space.slots)
+    if space.size <= number:
         sample = list(space.enumerate())
     else:
-        draws = FairGate(space, 0, FairGateSettings(mode="accumulate"))
-        sample = [path for i in range(rounds) for path in draws.paths(i)]
+        draws = FairGate(space, 0, FairGateSettings(mode="step_each"))
+        sample = [path for i in range(number) for path in draws.paths(i)]
     return list(dict.fromkeys(gate.to_evaluate(sample)))
 
 

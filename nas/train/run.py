@@ -79,7 +79,7 @@ class Run:
         with world.main_process_first():
             shown = settings.track.progress and world.is_main
             self.splits = splits or load_splits(settings.data, settings.seed, shown)
-        self.space = space or build_space(settings.space, *self.splits.sizes)
+        self.space = (space or build_space(settings.space, *self.splits.sizes)).opened(settings.gate.numbers)
         self.supernet, self.flops = build_network(settings, self.space, self.splits, initial, self.device, world)
         self._build_steps(state)
         self.step, self.to_be_evaluated = 0, False

@@ -1,5 +1,6 @@
 """Gates that do not learn: a path is a function of the seed and the step."""
 
+import math
 from collections import Counter
 
 import pytest
@@ -8,6 +9,7 @@ from support.references import Slots
 
 from nas.errors import ArchitectureError, SettingError
 from nas.gate import build_gate
+from nas.nn import indices_of
 from nas.settings import (
     FairGateSettings,
     FixedGateSettings,
@@ -23,9 +25,11 @@ SETTINGS = {
     "uniform": UniformGateSettings(),
     "fair": FairGateSettings(),
     "fair, step_each": FairGateSettings(mode="step_each"),
+    "uniform, several": UniformGateSettings(open=[1, 2]),
+    "fair, several": FairGateSettings(open=[1, 3]),
     "learned": LearnedGateSettings(),
 }
-RANDOM = [name for name in SETTINGS if name != "fixed"]
+RANDOM = [name for name in SETTINGS if name != "fixed" and "several" not in name]
 SPACE = Slots(2, 1, 3, 5)
 
 
@@ -99,6 +103,23 @@ def test_slots_of_a_fair_gate_are_dealt_independently():
     assert min(pairs.values()) > 0.7 * 600 / 9
 
 
+@pytest.mark.parametrize("numbers", [[2], [3], [1, 2], [1, 2, 4]])
+def test_a_round_of_sets_is_strictly_fair(numbers):
+    space, length = Slots(4, 6), {4: math.gcd(4, sum(numbers)), 6: math.gcd(6, sum(numbers))}
+    one = build_gate(FairGateSettings(mode="step_each", open=numbers), space, 3, total_steps=100)
+    for slot, count in enumerate((4, 6)):
+        together = len(numbers) * count // length[count]
+        for start in range(0, 5 * together, together):
+            entries = [one.paths(step)[0][slot] for step in range(start, start + together)]
+            opened = [indices_of(entry) for entry in entries]
+            ran = Counter(index for indices in opened for index in indices)
+            assert ran == dict.fromkeys(range(count), together * sum(numbers) // len(numbers) // count)
+            assert Counter(map(len, opened)) == dict.fromkeys(numbers, together // len(numbers))
+            assert all(entry in one.space.entries(slot) for entry in entries)
+    steps = build_gate(FairGateSettings(open=numbers), space, 3, 100)
+    assert steps.paths(1)[0] == one.paths(len(steps.paths(0)))[0]
+
+
 def test_a_fixed_gate_always_opens_the_same():
     one = gate("fixed")
     assert {one.paths(step) for step in range(5)} == {((1, 0, 2, (0, 3)),)}
@@ -117,6 +138,9 @@ def test_an_unknown_gate_or_mode_is_refused():
         build_gate(GateSettings(name="dice"), SPACE, 0, 100)
     with pytest.raises(SettingError, match=r"gate\.mode=both: must be one of accumulate, step_each"):
         FairGateSettings(mode="both")
+    for wrong in (0, [], [1, 1], [1, 0], "two", [True], True, None):
+        with pytest.raises(SettingError, match=r"gate\.open=.*: (must be a whole number|names one of them twice)"):
+            UniformGateSettings(open=wrong)
     for setting in ("lr", "every", "target_weight"):
         with pytest.raises(SettingError, match=rf"gate\.{setting}=0: must be above 0"):
             LearnedGateSettings(**{setting: 0})

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nas.nn import gated_blocks
+from nas.nn import gated_blocks, indices_of
 from nas.seeds import generator
 from nas.settings import AdamWSettings, ChainSettings, ResidualSettings, SGDSettings, TwoBranchSettings
 from nas.space import build_space
@@ -57,10 +57,9 @@ def test_inactive_branch_is_bit_unchanged(space_name, optimizer_name):
         TrainStep(supernet, optimizer)((x, y), everything, settings.lr, step)
 
     before = snapshot(supernet, optimizer)
-    others = [i for i in range(len(space.slots[0].choices)) if i != AVOIDED]
-    for step in range(40):
-        draws = torch.randint(len(others), (len(space.slots),), generator=generator(0, "test", step)).tolist()
-        path = tuple(others[i] for i in draws)
+    drawn = space.opened([1, 2]).sample_many(2000, generator(0, "test"))
+    paths = [path for path in drawn if all(AVOIDED not in indices_of(entry) for entry in path)]
+    for step, path in enumerate(paths[:40]):
         TrainStep(supernet, optimizer)((x, y), [path], settings.lr, step)
     after = snapshot(supernet, optimizer)
 

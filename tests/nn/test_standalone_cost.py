@@ -8,8 +8,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nas.bench.gating import slots_space, standalone_slots, standalone_two_branch
 from nas.gate import UniformGate
-from nas.settings import TwoBranchSettings
-from nas.space import build_space
+from nas.seeds import generator
+from nas.settings import ChainSettings, TwoBranchSettings
+from nas.space import build_space, extract
 
 
 def cost(network, x, *architecture):
@@ -40,6 +41,15 @@ def test_a_path_costs_the_stand_alone_network(choices):
     supernet, expected = space.supernet(), cost(standalone_slots(), x)
     for architecture in (*UniformGate(space, 0).paths(0), (choices - 1,) * 8):
         assert cost(supernet, x, architecture) == expected
+
+
+@pytest.mark.parametrize("merge", ["sum", "concat"])
+def test_open_branches_cost_what_they_cost_alone(merge):
+    candidates = ["conv1", "conv3", "sep3", "mb2_k3"]
+    space = build_space(ChainSettings(widths=[4], depths=[3], strides=[1], merge=merge, candidates=2 * candidates))
+    x, supernet = torch.randn(4, 3, 16, 16), space.supernet()
+    for architecture in space.opened([2, 3]).sample_many(5, generator(0)):
+        assert cost(supernet, x, architecture) == cost(extract(supernet, architecture), x)
 
 
 def test_both_gates_open_cost_more():

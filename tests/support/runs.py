@@ -32,7 +32,7 @@ RUNS = {
     "chain-learned": TrainRunSettings(space=CHAIN, gate=LearnedGateSettings(every=3)),
     "concat-step_each": TrainRunSettings(
         space=replace(CHAIN, merge="concat"),
-        gate=FairGateSettings(mode="step_each"),
+        gate=FairGateSettings(mode="step_each", open=[1, 2]),
         train=TrainSettings(clip_norm=0.5),
     ),
 }
