@@ -13,6 +13,7 @@ from nas.checkpoint import Trained, versions
 from nas.cost import count_flops
 from nas.errors import ExportError
 from nas.nn import indices_of
+from nas.settings import DataSettings, FolderSettings
 from nas.space import Architecture
 
 FORMAT = 1
@@ -73,6 +74,7 @@ def make_card(
             "classes": list(splits.classes),
             "mean": splits.mean.tolist(),
             "std": splits.std.tolist(),
+            "prepared": prepared(settings.data),
         },
         # Only the run's folder and the file: the other folders of this machine are nobody else's business.
         "checkpoint": {"path": f"{path.parent.name}/{path.name}", "step": trained.step, "sha256": trained.digest},
@@ -89,6 +91,20 @@ def metadata_of(card: dict[str, Any]) -> dict[str, str]:
     values["input_size"] = [network["channels"], size, size]
     texts = {name: json.dumps(value, ensure_ascii=False) for name, value in {**values, "card": card}.items()}
     return {"input": card["input"], **texts}
+
+
+def prepared(data: DataSettings) -> str:
+    """How an image file becomes what a network takes, before it is normalised; "" where there were no files."""
+    if not isinstance(data, FolderSettings):
+        return ""
+    square = f"{data.kept_size}x{data.kept_size}"
+    resized = {
+        "crop": f"scaled on the shorter side and cut to the middle {square}",
+        "squash": f"scaled to {square} on both sides",
+        "pad": f"scaled on the longer side and padded with black to {square}",
+    }[data.resize]
+    middle = f", then cut to the middle {data.image_size}x{data.image_size}" * (data.kept_size != data.image_size)
+    return f"upright, RGB, what is transparent on white, {resized}{middle}"
 
 
 def _batch_norm(trained: Trained) -> str:

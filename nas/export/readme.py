@@ -41,6 +41,9 @@ x = (images / 255 - mean) / std
 _FOLDED = """All files take uint8 images `x`, `(batch, {channels}, {size}, {size})`, from 0 to 255, which they normalise
 themselves, and give logits `(batch, {classes})`. Only the bare tensors are those of the network behind that.
 """
+_PREPARED = """
+Each image was prepared so: {prepared}.
+"""
 _CUSTOM = """ `{factory}` builds the
 module; it must be importable, and it is called because you name it: a card that names another is refused."""
 _PROGRAM = """
@@ -90,7 +93,8 @@ def readme(card: dict[str, Any], files: Collection[str]) -> str:
             classes=network["classes"],
             mean=[round(value, 6) for value in data["mean"]],
             std=[round(value, 6) for value in data["std"]],
-        ),
+        )
+        + (_PREPARED.format(**data) if data["prepared"] else ""),
         weights=WEIGHTS,
         named=f", factory={factory!r}" if factory else "",
         custom=_CUSTOM.format(factory=factory) if factory else "",

@@ -24,7 +24,7 @@ from nas.export.compare import Reference
 from nas.export.formats import PACKAGES
 from nas.export.load import normalisation_of
 from nas.nn import GatedBlock
-from nas.settings import CustomSettings
+from nas.settings import CustomSettings, FolderSettings
 from nas.train import evaluate
 
 HAS_ONNX = all(find_spec(name) for name in PACKAGES)
@@ -101,9 +101,11 @@ def test_batchnorm_statistics_are_those_of_the_evaluation(trained, tmp_path):
 
 
 def test_readme_and_tables_name_the_files_written(trained, tmp_path):
-    exported = export(trained, (1, 2), tmp_path / "out")
+    data = FolderSettings(root="here", image_size=28, resize="pad", resized_crop=0.5, crop=0)
+    exported = export(replace(trained, settings=replace(trained.settings, data=data)), (1, 2), tmp_path / "out")
     text = (tmp_path / "out" / "README.md").read_text()
     assert "chain: 1-2" in text
+    assert "padded with black to 32x32, then cut to the middle 28x28." in text
     assert "network.pt2" in text
     assert "network.onnx" not in text
     assert 'load("path/to/this/folder")' in text
