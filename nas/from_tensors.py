@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -11,13 +11,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nas.checkpoint import Trained, calibrated, plain_network, saved
-from nas.data import ImageSet, Splits
+from nas.data import ImageSet, Splits, image_set
 from nas.data.images import CHUNK, statistics, stratified
-from nas.errors import DataError
 from nas.export import Normalised
 from nas.files import only_one
 from nas.search import Search, SearchOutcome, SearchTarget, search
@@ -111,7 +109,7 @@ def train_supernet(
     seed: int | None = None,
     val_fraction: float = 0.1,
     test_fraction: float = 0.1,
-    test: tuple[Any, Any] | None = None,
+    test: Any = None,
     classes: Sequence[str] | None = None,
     crop: int = 0,
     flip: bool = False,
@@ -125,7 +123,8 @@ def train_supernet(
         network: a module with gated blocks in it and ``forward(x, architecture)``, of which a copy is trained; a
             function or class that makes one; a space; or its settings, as in ``ChainSettings(widths=[8, 16])``.
         images: uint8 ``(N, C, H, W)``, or floats from 0 to 1, tensor or array; or, without ``labels``, a pair
-            ``(images, labels)`` or a data set of such pairs, as torchvision has them. They are normalised here.
+            ``(images, labels)``, a data set as torchvision has them (:func:`nas.data.from_dataset`), or what that
+            gives. They are normalised here.
         labels: ints ``(N,)`` from 0 on.
         epochs: 20 if left out; where the next four are left out too, they are those of ``settings``.
         batch_size: 64.
@@ -134,8 +133,8 @@ def train_supernet(
         seed: of weights, splits, paths and batches, 0.
         val_fraction: share of ``images`` that is held out to compare subnetworks on.
         test_fraction: share that is held out for the last word, where ``test`` is left out.
-        test: a pair ``(images, labels)`` that is not in ``images``.
-        classes: their names; numbers if left out.
+        test: a pair ``(images, labels)``, or a data set, that is not in ``images``.
+        classes: their names; those of the data set, or numbers, if left out.
         crop: pixels that random crops of the training images may move by.
         flip: mirror half of the training images left to right.
         folder: keeps checkpoints, curves and a report; the same call goes on there, and returns at once where it has
@@ -149,7 +148,7 @@ def train_supernet(
     """
     given = settings or TrainRunSettings(track=TrackSettings(writers=["tensorboard"] if folder else []))
     pool = image_set(images, labels, classes)
-    tested = None if test is None else image_set(*test, classes=pool.classes)
+    tested = None if test is None else image_set(test, classes=pool.classes)
     kept = TemporaryDirectory(prefix="nas-") if folder is None else None
     space, described = _space_of(network)
     settings = replace(
@@ -180,46 +179,6 @@ def train_supernet(
     return TrainedSupernet(
         saved(where)[0], run.step, settings, run.splits, run.space, supernet.eval(), report, run, kept
     )
-
-
-def image_set(images: Any, labels: Any = None, classes: Sequence[str] | None = None) -> ImageSet:
-    """Labelled images as this package keeps them; arguments as in :func:`train_supernet`.
-
-    Raises:
-        DataError: shape, type or values are others than that.
-    """
-    if labels is None:
-        images, labels = images if isinstance(images, tuple) else _of_pairs(images)
-    images, labels = torch.as_tensor(images).cpu(), torch.as_tensor(labels).cpu()
-    square = images.ndim == 4 and images.shape[2] == images.shape[3]
-    _require(square and len(images) > 0, "images", tuple(images.shape), "must be (N, C, H, W) with H = W")
-    if images.is_floating_point():
-        low, high = float(images.min()), float(images.max())
-        _require(low >= 0 and high <= 1, "images", f"{low:g} to {high:g}", "floats must be from 0 to 1")
-        images = (images * 255).round().to(torch.uint8)
-    _require(images.dtype == torch.uint8, "images", images.dtype, "must be uint8, or floats from 0 to 1")
-    whole = not labels.is_floating_point() and not labels.is_complex()
-    _require(whole and labels.shape == images.shape[:1], "labels", tuple(labels.shape), f"must be {len(images)} ints")
-    labels = labels.long()
-    names = tuple(classes or map(str, range(int(labels.max()) + 1)))
-    ok = int(labels.min()) >= 0 and int(labels.max()) < len(names)
-    _require(ok, "labels", f"{int(labels.min())} to {int(labels.max())}", f"must be from 0 to {len(names) - 1}")
-    return ImageSet(images.contiguous(), labels, names)
-
-
-def _require(ok: bool, key: str, value: object, rule: str) -> None:
-    if not ok:
-        remedy = "give raw square images, as in images[:, None] for grey ones, and a label for each"
-        raise DataError(key, value, rule, remedy)
-
-
-def _of_pairs(pairs: Iterable[tuple[Any, Any]]) -> tuple[Tensor, Tensor]:
-    """The images and labels of a data set; images of Pillow become tensors."""
-    from torchvision.transforms.functional import pil_to_tensor
-
-    found = list(pairs)
-    images = [image if isinstance(image, Tensor) else pil_to_tensor(image) for image, _ in found]
-    return torch.stack(images), torch.tensor([int(label) for _, label in found])
 
 
 def _split(pool: ImageSet, test: ImageSet | None, settings: TrainRunSettings) -> Splits:

@@ -1,5 +1,7 @@
 """Data sets as uint8 tensors in memory, and batches that are a function of the step."""
 
+from nas.data.array_file import identified
+from nas.data.arrays import from_dataset, image_set
 from nas.data.batches import Batch, Batches, Ordered, unnormalise
 from nas.data.images import ImageSet, Splits, ranking_images
 from nas.data.load import DataSize, expected_size, load_splits
@@ -12,6 +14,9 @@ __all__ = [
     "Ordered",
     "Splits",
     "expected_size",
+    "from_dataset",
+    "identified",
+    "image_set",
     "load_splits",
     "ranking_images",
     "unnormalise",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
+from nas.data.array_file import arrays_size, load_arrays
 from nas.data.cifar import load_cifar
 from nas.data.folder import list_images, load_folder
 from nas.data.images import ImageSet, Splits, statistics, stratified, thinned
@@ -12,6 +13,7 @@ from nas.data.small import DIGITS, DIGITS_SIZE, load_digits, make_synthetic
 from nas.errors import DataError, SettingError
 from nas.seeds import generator
 from nas.settings import (
+    ArraysSettings,
     Cifar100Settings,
     CifarSettings,
     DataSettings,
@@ -55,12 +57,15 @@ def _pool_and_test(settings: DataSettings, seed: int, progress: bool) -> tuple[I
             return load_cifar(settings, progress)
         case FolderSettings():
             return load_folder(settings, progress)
+        case ArraysSettings(test_fraction=fraction):
+            pool, test = load_arrays(settings)
+            return (pool, test) if test else stratified(pool, fraction, generator(seed, "test"), "data.test_fraction")
         case SyntheticSettings():
             return make_synthetic(settings, seed)
         case TensorSettings():
             rule, remedy = "were in the memory of a program", "give them to nas.train_supernet again, with its folder"
             raise DataError("data", settings.name, f"the images {rule}", remedy)
-    rule = "is no data set; there are digits, cifar10, cifar100, folder and synthetic"
+    rule = "is no data set; there are digits, cifar10, cifar100, folder, arrays and synthetic"
     raise SettingError("data", settings.name, rule, "choose one of them")
 
 
@@ -90,7 +95,7 @@ class DataSize:
 def expected_size(settings: DataSettings) -> DataSize | None:
     """The size of the data set that ``settings`` describe.
 
-    It is None where its folder or zip cannot be read, or where there is no such data set: loading explains that.
+    It is None where its folder or file cannot be read, or where there is no such data set: loading explains that.
     """
     match settings:
         case DigitsSettings():
@@ -104,4 +109,6 @@ def expected_size(settings: DataSettings) -> DataSize | None:
             if images:
                 classes = len({label for label, _ in images})
                 return DataSize(len(images), (3, side, side), classes, settings.kept_size)
+        case ArraysSettings():
+            return None if (found := arrays_size(settings)) is None else DataSize(*found)
     return None

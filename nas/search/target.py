@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from nas.checkpoint import Trained, load_trained
-from nas.data import Splits, load_splits
+from nas.data import Splits, identified, load_splits
 from nas.errors import CheckpointError, require
 from nas.settings import DataSettings, DigitsSettings, SearchRunSettings, SpaceSettings
 from nas.settings.plain import differences
@@ -44,6 +44,7 @@ class SearchTarget:
             CheckpointError: the checkpoint cannot be used, or the settings name another space or other data.
             NasError: the images or the network cannot be had.
         """
+        settings = replace(settings, data=identified(settings.data))
         if settings.checkpoint:
             return cls._of_checkpoint(settings, progress)
         remedy = "name a run of nas-train: checkpoint=outputs/train/first; or a space to look at untrained: space=chain"

@@ -8,6 +8,7 @@ are made.
 
 from nas.settings.bench import BenchSettings
 from nas.settings.data import (
+    ArraysSettings,
     Cifar100Settings,
     CifarSettings,
     DataSettings,
@@ -55,6 +56,7 @@ __all__ = [
     "GROUPS",
     "MISSING",
     "AdamWSettings",
+    "ArraysSettings",
     "BenchSettings",
     "CellSettings",
     "ChainSettings",

@@ -107,6 +107,23 @@ class TensorSettings(DataSettings):
 
 
 @dataclass
+class ArraysSettings(DataSettings):
+    """Images and labels in one ``.npz`` or ``.safetensors`` file."""
+
+    name: str = "arrays"
+    root: str = MISSING
+    test_fraction: float = rules.fraction(0.1)
+    """Share of the images that is the test split, where there is none of its own."""
+    digest: str = ""
+    """Of the file; a run fills it in, and goes on with that file alone."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        remedy = "write for example data.test_fraction=0.1"
+        require(self.test_fraction > 0, "data.test_fraction", self.test_fraction, "must be above 0", remedy)
+
+
+@dataclass
 class SyntheticSettings(DataSettings):
     """Noise around one random image a class; for tests and benchmarks."""
 

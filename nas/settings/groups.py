@@ -8,6 +8,7 @@ from typing import Any, get_origin, get_type_hints
 
 from nas.errors import SettingError
 from nas.settings.data import (
+    ArraysSettings,
     Cifar100Settings,
     CifarSettings,
     DigitsSettings,
@@ -44,7 +45,9 @@ GROUPS: dict[str, dict[str, type]] = {
         CustomSettings,
     ),
     "gate": _by_name(FixedGateSettings, UniformGateSettings, FairGateSettings, LearnedGateSettings),
-    "data": _by_name(DigitsSettings, CifarSettings, Cifar100Settings, FolderSettings, SyntheticSettings),
+    "data": _by_name(
+        DigitsSettings, CifarSettings, Cifar100Settings, FolderSettings, ArraysSettings, SyntheticSettings
+    ),
     "optimizer": _by_name(SGDSettings, AdamWSettings, CustomOptimizerSettings),
 }
 """The dataclass behind each ``<group>=<name>``."""

@@ -12,7 +12,7 @@ from nas.checkpoint import Initial, Trained, agreed, calibrated, comparable, loa
 from nas.console import ResultTable
 from nas.cost import PathFlops, count_parameters
 from nas.cost.flops_match import TOLERANCE, flops_match
-from nas.data import load_splits
+from nas.data import identified, load_splits
 from nas.errors import CheckpointError
 from nas.files import write_json
 from nas.settings import FixedGateSettings, TrainRunSettings
@@ -100,7 +100,7 @@ def retrain(
     if saved(folder):
         raise CheckpointError("run", folder, "is the run of a supernet", "take another run=NAME")
     set_threads(settings.train.threads)
-    trained = None
+    trained, settings = None, replace(settings, data=identified(settings.data))
     if settings.checkpoint:
         factory = ",".join(settings.space.called)  # which the user has named
         trained = load_trained(settings.checkpoint, settings.track.progress, factory, settings.data)

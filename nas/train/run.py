@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from nas import checkpoint
 from nas.checkpoint import Initial, begin_with, comparable
-from nas.data import Batches, ImageSet, Ordered, Splits, load_splits, ranking_images, unnormalise
+from nas.data import Batches, ImageSet, Ordered, Splits, identified, load_splits, ranking_images, unnormalise
 from nas.dist import NO_EXCHANGE, SINGLE, GradientExchange, World, choose_device
 from nas.errors import CheckpointError, require
 from nas.gate import build_gate
@@ -65,6 +66,7 @@ class Run:
     ) -> None:
         one, remedy = not settings.architecture, "call nas.train.retrain, or train it with a fixed gate"
         require(one, "architecture", settings.architecture, "makes several runs, not one", remedy)
+        settings = replace(settings, data=identified(settings.data))
         self.settings, self.folder, self.world = settings, folder, world
         state = checkpoint.load_newest(folder)
         initial = begin_with(folder, state, settings, initial)

@@ -16,7 +16,7 @@ WRONG = {
     "hydra.foo=1": r"hydra\.foo=1: there is no setting hydra\.foo; choose one of .*",
     "space=foo": r"space=foo: there is no such choice; "
     "choose one of cell, chain, custom, macro, model, residual, two_branch",
-    "data=imagenet": r"data=imagenet: there is no such choice; choose one of cifar10, cifar100, digits, folder, .*",
+    "data=imagenet": r"data=imagenet: there is no such choice; choose one of arrays, cifar10, cifar100, digits, .*",
     # of the wrong type
     "train.epochs=many": r"train\.epochs=many: must be a whole number; .*",
     "train.epochs=1.5": r"train\.epochs=1\.5: must be a whole number; .*",

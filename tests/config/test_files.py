@@ -25,6 +25,7 @@ VERBS = {verb: type(schema) for verb, schema in SCHEMAS_OF_VERBS.items()}
 NEEDED = {
     "fixed": {"architecture": "0"},
     "folder": {"root": "here"},
+    "arrays": {"root": "x.npz"},
     "model": {"model": "resnet18"},
     "custom": {"factory": "pkg.net:Net"},
 }

@@ -7,7 +7,12 @@ import pytest
 from nas.errors import SettingError
 from nas.settings import GROUPS, ChainSettings, CustomSettings, TrackSettings, TrainRunSettings, train_settings
 
-NEEDED = {"custom": {"factory": "pkg.net:Net"}, "folder": {"root": "here"}, "fixed": {"architecture": "0"}}
+NEEDED = {
+    "custom": {"factory": "pkg.net:Net"},
+    "folder": {"root": "here"},
+    "arrays": {"root": "x.npz"},
+    "fixed": {"architecture": "0"},
+}
 
 
 def test_settings_of_every_choice_come_back():

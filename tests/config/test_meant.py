@@ -28,7 +28,7 @@ MEANT = {
     # of another choice, or another command
     "train gate.architecture=1": "{}: gate=uniform has no setting architecture; gate=fixed has it",
     "train space.widths=[8]": "space.widths=[8]: space=two_branch has no setting widths; *residual have it",
-    "train data.root=x": "{}: data=digits has no setting root; data=cifar10, data=cifar100, data=folder have it",
+    "train data.root=x": "{}: data=digits has no setting root; *data=cifar100, data=folder, data=arrays have it",
     "search space.widths=[8]": "space.widths=[8]: no space is chosen; *residual have widths",
     "export train.epochs=3": "train.epochs=3: there is no setting train.epochs; nas-train has it",
     "search gate=fair": "gate=fair: this command has no group gate; --help lists its groups and experiments",

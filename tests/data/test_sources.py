@@ -68,7 +68,7 @@ def test_synthetic_images_can_be_learned():
 
 
 def test_an_unknown_data_set_is_refused():
-    with pytest.raises(SettingError, match=r"data=imagenet: .*digits, cifar10, cifar100, folder and synthetic"):
+    with pytest.raises(SettingError, match=r"data=imagenet: .*digits, cifar10, cifar100, folder, arrays and synthetic"):
         load_splits(DataSettings(name="imagenet"), 0)
     with pytest.raises(SettingError, match=r"data\.name=cifar12: must be cifar10 or cifar100"):
         load_splits(CifarSettings(name="cifar12"), 0)
