@@ -19,7 +19,7 @@ def flops_match(space: SearchSpace, flops: PathFlops, architecture: Architecture
     """Draw an architecture with the FLOPs of another, to within 2 %, or with the nearest FLOPs if there is none.
 
     Args:
-        space: where to draw from; the drawn architecture has one open branch in each slot, and is canonical.
+        space: where to draw from; the drawn architecture is canonical.
         flops: the FLOPs of the architectures of ``space``.
         architecture: the one to match; it is never drawn itself.
         seed: decides which one is drawn.

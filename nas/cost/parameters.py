@@ -19,13 +19,14 @@ class PathParameters(PathCost):
     """Parameters of the stand-alone network of any path, from one count a choice.
 
     Raises:
-        SpaceError: two slots share a parameter, so that what a choice adds depends on the other slot; or the
-            supernet's forward cannot be followed (see :func:`nas.space.extract`).
+        SpaceError: two slots share a parameter, so that what a choice adds depends on the other slot; or two branches
+            of a slot do, and several are open; or the supernet's forward cannot be followed (see
+            :func:`nas.space.extract`).
     """
 
     def __init__(self, space: SearchSpace, supernet: nn.Module) -> None:
         self._supernet = supernet
-        _refuse_shared(supernet)
+        _refuse_shared(supernet, space.several)
         super().__init__(space)
 
     def count(self, architecture: Architecture) -> int:
@@ -33,11 +34,13 @@ class PathParameters(PathCost):
         return count_parameters(extract(self._supernet, architecture))
 
 
-def _refuse_shared(supernet: nn.Module) -> None:
-    owner: dict[nn.Parameter, str] = {}
+def _refuse_shared(supernet: nn.Module, several: bool) -> None:
+    owner: dict[nn.Parameter, tuple[str, int]] = {}
     for slot, blocks in gated_slots(supernet).items():
-        for parameter in {parameter for block in blocks for parameter in block.parameters()}:
-            other = owner.setdefault(parameter, slot)
-            if other != slot:
-                rule = f"shares parameters with slot {other}, so that they do not add up"
-                raise SpaceError("slot", slot, rule, "count those of nas.space.extract(supernet, architecture)")
+        for choice, branches in enumerate(zip(*(block.branches for block in blocks), strict=True)):
+            for parameter in {parameter for branch in branches for parameter in branch.parameters()}:
+                other, branch = owner.setdefault(parameter, (slot, choice))
+                if other != slot or (several and branch != choice):
+                    whose = f"with slot {other}" if other != slot else "between its branches"
+                    rule = f"shares parameters {whose}, so that they do not add up"
+                    raise SpaceError("slot", slot, rule, "count those of nas.space.extract(supernet, architecture)")

@@ -1,4 +1,4 @@
-"""Costs of paths that add up: what all paths share, plus what each choice of each slot adds."""
+"""Costs of paths that add up: what all paths share, plus what each open branch of each slot adds."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TypeVar
 
+from nas.nn import active_of, indices_of
 from nas.space import Architecture, SearchSpace
 
 Cost = TypeVar("Cost", int, float)
@@ -17,8 +18,8 @@ Entry = tuple[int, int]
 class PathCost(ABC):
     """The cost of any path, from one count a choice, made when the first cost is asked for.
 
-    It adds up the entries of a path's canonical form, which says what runs. This is exact where what a choice adds does
-    not depend on the choices of the other slots.
+    It adds up the entries of a path's canonical form, which says what runs. This is exact where what a branch adds does
+    not depend on the other branches that are open.
     """
 
     def __init__(self, space: SearchSpace) -> None:
@@ -34,37 +35,58 @@ class PathCost(ABC):
         """The cost of any architecture, from the path itself."""
 
     def __call__(self, architecture: Architecture) -> int:
-        """The cost of an architecture, added up where one branch a slot is open."""
+        """The cost of an architecture, added up where one branch a slot is open, or the space is of several."""
         total, by_slot = self._costs
         for added, entry in zip(by_slot, self._space.canonical(architecture), strict=True):
-            if entry not in added:
+            if isinstance(entry, int) and entry in added:
+                total += added[entry]
+            elif self._space.several:
+                total += sum(added[branch] for branch in indices_of(entry))
+            else:
                 return self.count(architecture)
-            total += added[entry]
         return total
 
     def smallest(self) -> tuple[Architecture, int]:
-        """The cheapest architecture with one open branch a slot (of equals the first), and its cost."""
-        architecture = tuple(min(sorted(added), key=added.__getitem__) for added in self._costs[1])
-        return architecture, self(architecture)
+        """The cheapest architecture of the space (of equals the first), and its cost."""
+        return self._extreme(1)
 
     def largest(self) -> tuple[Architecture, int]:
-        """The most expensive architecture with one open branch a slot (of equals the first), and its cost."""
-        architecture = tuple(max(sorted(added), key=added.__getitem__) for added in self._costs[1])
+        """The most expensive architecture of the space (of equals the first), and its cost."""
+        return self._extreme(-1)
+
+    def _extreme(self, sign: int) -> tuple[Architecture, int]:
+        found = []
+        for added, numbers in zip(self._costs[1], self._space.numbers, strict=True):
+            order = sorted(sorted(added), key=lambda branch, added=added: sign * added[branch])  # type: ignore[misc]
+            sets = (order[:number] for number in numbers)
+            found.append(min(sets, key=lambda branches, added=added: sign * sum(map(added.__getitem__, branches))))  # type: ignore[misc]
+        architecture = tuple(active_of(sorted(branches)) for branches in found)
         return architecture, self(architecture)
 
 
 def added_up(space: SearchSpace, cost: Callable[[Architecture], Cost]) -> tuple[Cost, list[dict[int, Cost]]]:
     """What all paths cost, and by slot what each choice adds to that, from one cost a choice.
 
-    Choices are left out that no canonical form has, or only together with others that are left out.
+    With several open branches a slot, these are the costs of a branch, from one cost more a slot; with one they are
+    relative to one of them. Choices are left out that no canonical form has, or only together with others that are left
+    out.
     """
-    first, counted = _plan(space)
+    first, counted = _plan(space.opened([1]))
     base = cost(first)
     added: list[dict[int, Cost]] = [{choice: base - base} for choice in first]  # type: ignore[dict-item]
     for (slot, choice), architecture in counted.items():
         known = sum((row[entry] for row, entry in zip(added, architecture, strict=True) if entry in row), base)
         added[slot][choice] = cost(architecture) - known
-    return base, added
+    shared = base
+    for i, row in enumerate(added if space.several else ()):
+        own, *others = row
+        if others:
+            both = list(first)
+            both[i] = active_of(sorted((own, others[0])))
+            alone = cost(tuple(both)) - base - row[others[0]]
+            row.update({branch: more + alone for branch, more in row.items()})
+            shared -= alone
+    return shared, added
 
 
 def _plan(space: SearchSpace) -> tuple[Architecture, dict[Entry, Architecture]]:

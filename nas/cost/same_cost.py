@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from nas.cost.flops_match import ENUMERATED
 from nas.seeds import derive, generator
-from nas.space import Architecture, SearchSpace
+from nas.space import Architecture, SearchSpace, in_order
 
 SAME = 0.05
 """Largest relative difference at which two costs count as the same."""
@@ -30,7 +30,7 @@ def other_networks(space: SearchSpace, architecture: Architecture, test: Test, s
     changes two slots a step and stays among those that pass, so that it visits all that it can reach equally often.
 
     Args:
-        space: one open branch a slot.
+        space: of the networks.
         architecture: passes the test, and is not among the networks found, under none of its names.
         test: of one architecture.
         seed: of the samples, the walk and the order.
@@ -45,7 +45,7 @@ def other_networks(space: SearchSpace, architecture: Architecture, test: Test, s
         found = set(filter(test, map(space.canonical, samples)))
         if len(found) < FEW:
             found |= _walk(space, architecture, test, seed)
-    order = sorted(found - {space.canonical(architecture)})
+    order = sorted(found - {space.canonical(architecture)}, key=in_order)
     random.Random(derive(seed, "order of networks")).shuffle(order)
     return order
 
@@ -57,7 +57,8 @@ def _walk(space: SearchSpace, start: Architecture, test: Test, seed: int) -> set
         step = list(now)
         for _ in range(2):
             slot = rng.randrange(len(space.slots))
-            step[slot] = rng.randrange(len(space.slots[slot].choices))
+            entries = space.entries(slot)
+            step[slot] = entries[rng.randrange(len(entries))]
         if test(tuple(step)):
             now = step
             seen.add(space.canonical(tuple(now)))

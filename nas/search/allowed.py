@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 import random
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from operator import ne
 
 from nas.cost.paths import added_up
+from nas.nn import Active, indices_of
 from nas.space import Architecture, SearchSpace
 
 Pair = tuple[float, float]
@@ -21,7 +24,7 @@ class Allowed:
     both.
 
     Args:
-        space: one open branch a slot.
+        space: of the networks.
         costs: with their bounds; each adds up over the entries of an architecture's canonical form.
 
     Attributes:
@@ -41,13 +44,14 @@ class Allowed:
         bounds = [*(bound for _, bound in costs), math.inf, math.inf]
         self._bounds = bounds[0], bounds[1]
         # What no canonical form has, or nobody knows the cost of, is looked at.
-        self._added: list[list[Pair]] = [
-            [(one.get(choice, -math.inf), other.get(choice, -math.inf)) for choice in range(len(slot.choices))]
-            for slot, one, other in zip(space.slots, added, other_added, strict=True)
+        self._entries = [space.entries(slot) for slot in range(len(space.slots))]
+        self._added: list[dict[Active, Pair]] = [
+            {entry: (_sum(one, entry), _sum(other, entry)) for entry in entries}
+            for entries, one, other in zip(self._entries, added, other_added, strict=True)
         ]
         self._rest: list[list[Pair]] = [[(0.0, 0.0)]]  # by slot: of that slot and those behind it
         for pairs in reversed(self._added):
-            self._rest.insert(0, _smallest(_plus(a, b) for a in pairs for b in self._rest[0]))
+            self._rest.insert(0, _smallest(_plus(a, b) for a in _smallest(pairs.values()) for b in self._rest[0]))
         self.smallest = [_plus(self._start, rest) for rest in self._rest[0]]
 
     def __call__(self, near: Architecture | None = None, rng: random.Random | None = None) -> Iterator[Architecture]:
@@ -58,19 +62,19 @@ class Allowed:
                 first slots above all.
             rng: decides on the order of the other choices; they are ascending if it is not given.
         """
-        order = [list(range(len(slot.choices))) for slot in self._space.slots]
+        order = [*map(list, self._entries)]
         if rng is not None:
             for choices in order:
                 rng.shuffle(choices)
         if near is not None:
-            order = [sorted(choices, key=wish.__ne__) for choices, wish in zip(order, near, strict=True)]
+            order = [sorted(choices, key=partial(ne, wish)) for choices, wish in zip(order, near, strict=True)]
         return self._from((), self._start, order)
 
     def keeps(self, costs: Pair) -> bool:
         """Whether the costs of a network keep both bounds."""
         return costs[0] <= self._bounds[0] and costs[1] <= self._bounds[1]
 
-    def _from(self, first: Architecture, spent: Pair, order: Sequence[Sequence[int]]) -> Iterator[Architecture]:
+    def _from(self, first: Architecture, spent: Pair, order: Sequence[Sequence[Active]]) -> Iterator[Architecture]:
         slot = len(first)
         if slot == len(order):
             if all(cost(first) <= bound for cost, bound in self._costs) and self._space.canonical(first) == first:
@@ -85,6 +89,10 @@ class Allowed:
         """Whether one of the pairs of ``rest`` fits into what is left of the bounds."""
         number = bisect_right(rest, (self._bounds[0] - spent[0], math.inf))
         return number > 0 and spent[1] + rest[number - 1][1] <= self._bounds[1]
+
+
+def _sum(added: Mapping[int, float], entry: Active) -> float:
+    return sum(added.get(branch, -math.inf) for branch in indices_of(entry))
 
 
 def _plus(a: Pair, b: Pair) -> Pair:

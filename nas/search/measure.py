@@ -25,7 +25,7 @@ from nas.search.trained.trainings import Trainings
 from nas.seeds import generator
 from nas.settings import SearchSettings
 from nas.settings.rank import FINETUNE_STEPS
-from nas.space import Architecture, extract
+from nas.space import Architecture, extract, in_order
 from nas.threads import passes
 from nas.train import EvalResult
 
@@ -173,7 +173,7 @@ class Measures:
         if self._race is not None and company is not None:
             yield from self._by_race(self._race, trials, company)
             return
-        order = sorted(trials, key=lambda trial: (trial.architecture, trial.draw))  # one open branch a slot: numbers
+        order = sorted(trials, key=lambda trial: (in_order(trial.architecture), trial.draw))
         candidates = [trial.architecture for trial in order if trial.stage == SEARCH]
         images = next((evaluator.images for evaluator in self._evaluators.values()), 0)
         results = {way: evaluator(candidates) for way, evaluator in self._evaluators.items()}

@@ -108,7 +108,7 @@ class Limits:
     """Bounds on what architectures may cost, or must reach.
 
     Args:
-        space: of the architectures, one open branch a slot.
+        space: of the architectures.
         bounds: by the name of an objective: the largest value allowed if smaller is better, else the smallest.
         costs: by name, what can be computed without an evaluation: the sum of what each entry of an architecture's
             canonical form costs.

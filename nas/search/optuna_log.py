@@ -75,14 +75,16 @@ class _Logs(BaseJournalBackend):
 
 def _as_optunas(study: Study, objectives: Sequence[Objective], trial: Trial) -> FrozenTrial:
     slots, values = study.space.slots, trial.values
-    pairs: Any = zip(slots, trial.architecture, strict=True)  # one open branch a slot
-    choices = {slot.name: slot.choices[choice] for slot, choice in pairs}
+    choices = {slot.name: slot.named(entry) for slot, entry in zip(slots, trial.architecture, strict=True)}
     found = {"failed": trial.failed} if trial.failed else values
     return create_trial(
         state=TrialState.FAIL if trial.failed else TrialState.COMPLETE,
         values=None if trial.failed else [values[o.name] for o in objectives],
         params=choices,
-        distributions={slot.name: CategoricalDistribution(slot.choices) for slot in slots},
+        distributions={
+            slot.name: CategoricalDistribution([*map(slot.named, study.space.entries(i))])
+            for i, slot in enumerate(slots)
+        },
         user_attrs={"trial": trial.number, "architecture": study.space.encode(trial.architecture), **found},
         constraints={} if trial.failed else study.limits.violations(values),
     )

@@ -100,6 +100,8 @@ class SearchTarget:
     def definition(self) -> dict[str, Any]:
         """What distinguishes this target from others, as plain data."""
         slots = [f"{slot.name}: {', '.join(slot.choices)}" for slot in self.space.slots]
+        if self.space.several:
+            slots = [f"{slot}; open {numbers}" for slot, numbers in zip(slots, self.space.numbers, strict=True)]
         if self.trained is not None:
             return {"checkpoint": self.digest, "space": self.space.name, "slots": slots}
         space, data = asdict(self.space_settings), asdict(self.data_settings)

@@ -72,7 +72,7 @@ class SearchSpace(ABC):
         """
         if list(numbers) == [1] and not self.several:
             return self
-        rule = f"must be 1 in space {self.name}, whose networks have several names with one open branch a slot"
+        rule = f"must be 1 in space {self.name}, where several architectures name one network"
         require(not self.has_aliases, "gate.open", list(numbers), rule, "leave it out, or take another space")
         found = copy.copy(self)
         found.several = list(numbers) != [1]
@@ -202,7 +202,10 @@ class SearchSpace(ABC):
         if not _FORM.fullmatch(text):  # int would take more: other digits, signs, underscores, blanks
             rule = "must be one number a slot, joined by '-'"
             raise ArchitectureError("architecture", text, rule, f"write for example {self.example}")
-        return self.validate(tuple(active_of([int(index) for index in entry.split("+")]) for entry in text.split("-")))
+        entries = [[int(index) for index in entry.split("+")] for entry in text.split("-")]
+        if self.several:  # an architecture has one name
+            entries = [*map(sorted, entries)]
+        return self.validate(tuple(map(active_of, entries)))
 
     def mutate(self, architecture: Architecture, generator: torch.Generator) -> Architecture:
         """A random neighbor: one slot that has a choice chooses something else (itself if there is no such slot)."""

@@ -68,7 +68,9 @@ def test_another_number_of_open_branches_is_refused():
     ):
         with pytest.raises(SettingError, match=rf"^gate.open=.*: {rule}$"):
             SPACE.opened(numbers)
-    with pytest.raises(SettingError, match=r"gate.open=.*: must be 1 in space cell, whose networks have several names"):
+    with pytest.raises(
+        SettingError, match=r"gate.open=.*: must be 1 in space cell, where several architectures name one"
+    ):
         build_space(CellSettings()).opened([1, 2])
 
 

@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from nas.checkpoint import Trained
 from nas.data import Batch, Batches
 from nas.errors import DivergedError, SettingError, require
-from nas.nn import indices_of
 from nas.search.evaluate.prefix import PrefixWalk
 from nas.seeds import derive
 from nas.settings import SGDSettings, TrainSettings
-from nas.space import Architecture, Chained, SearchSpace
+from nas.space import Architecture, Chained, SearchSpace, in_order
 from nas.train import EvalResult, GatedOptimizer, Loss, TrainStep, learning_rate
 from nas.train.evaluation import logits_of, result_of
 
@@ -150,7 +149,7 @@ class Evaluator:
         return found
 
     def _logits(self, architectures: Iterable[Architecture]) -> Iterator[tuple[Architecture, list[Tensor]]]:
-        order = sorted(map(self.space.validate, dict.fromkeys(architectures)), key=lambda a: [*map(indices_of, a)])
+        order = sorted(map(self.space.validate, dict.fromkeys(architectures)), key=in_order)
         return map(self._alone, order) if self._walk is None else self._walk.logits(order)
 
     def _alone(self, architecture: Architecture) -> tuple[Architecture, list[Tensor]]:

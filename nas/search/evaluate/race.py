@@ -21,7 +21,7 @@ from torch import Tensor
 from nas.errors import DivergedError
 from nas.search.evaluate.evaluator import Evaluator
 from nas.search.propose.proposers import Trial
-from nas.space import Architecture
+from nas.space import Architecture, in_order
 from nas.train import EvalResult
 
 LOOK = 512
@@ -139,13 +139,13 @@ class Race:
             bar = sorted(cheaper)[k - 1]
             if not predictions[a].value - SURE * predictions[a].error > bar:  # also if that is no number
                 found.append(a)
-        return sorted(found, key=lambda a: (values[a], a))
+        return sorted(found, key=lambda a: (values[a], in_order(a)))
 
     def _in_full(
         self, architectures: Sequence[Architecture], done: Found
     ) -> Iterator[tuple[Architecture, EvalResult | DivergedError]]:
         yield from ((a, done[a]) for a in architectures if a in done)
-        new = sorted(a for a in architectures if a not in done)
+        new = sorted((a for a in architectures if a not in done), key=in_order)
         results = self._evaluator(new)
         for a in new:
             try:
@@ -156,7 +156,7 @@ class Race:
     def _predictions(self, rest: Sequence[Architecture], known: Found, row: int) -> dict[Architecture, Prediction]:
         """What the looks of ``rest`` predict of their loss on all images, or of their share of wrong answers."""
         full = {a: (r.loss, 1 - r.accuracy) for a, r in known.items() if r.images == self._evaluator.images}
-        anchors = sorted(full, key=lambda a: (full[a][self._row], a))[:MOST]
+        anchors = sorted(full, key=lambda a: (full[a][self._row], in_order(a)))[:MOST]
         if len(anchors) < FEWEST:
             return {a: Prediction(float(self._seen[a][row].mean()), math.inf) for a in rest}
         self._look(anchors)

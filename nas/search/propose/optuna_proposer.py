@@ -34,7 +34,7 @@ class OptunaProposer(Proposer):
 
     Attributes:
         study: the finished trials that it was told about, as Optuna's own tools take them, and a failed one for each
-            question. A slot's parameter is the index of its choice.
+            question. A slot's parameter is the index of its choice, or of the set of its choices.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class OptunaProposer(Proposer):
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._name, self._objectives, self._told = name, objectives, set[int]()
         self._distributions: Distributions = {
-            slot.name: CategoricalDistribution(range(len(slot.choices))) for slot in space.slots
+            slot.name: CategoricalDistribution(range(len(space.entries(i)))) for i, slot in enumerate(space.slots)
         }
         self.study = self._new_study()
 
@@ -65,7 +65,8 @@ class OptunaProposer(Proposer):
         self.study.sampler = self._sampler(derive(self.seed, "search", number) % 2**32)
         # A sampler looks at complete trials alone, so the question is a failed one: :meth:`tell` adds what came of it.
         asked = self.study.tell(self.study.ask(self._distributions), state=TrialState.FAIL)
-        wanted = self.space.canonical(tuple(asked.params[slot.name] for slot in self.space.slots))
+        chosen = (self.space.entries(i)[asked.params[slot.name]] for i, slot in enumerate(self.space.slots))
+        wanted = self.space.canonical(tuple(chosen))
         free = wanted not in taken and self.limits.within(wanted)
         found = wanted if free else self.nearest(number, wanted, taken)
         notes = dict(asked.system_attrs) if self._name == "nsga2" else {}  # its generation
@@ -77,7 +78,8 @@ class OptunaProposer(Proposer):
         return _TPE(self._distributions, multivariate=True, seed=seed)
 
     def _as_optunas(self, trial: Trial) -> FrozenTrial:
-        params = {slot.name: choice for slot, choice in zip(self.space.slots, trial.architecture, strict=True)}
+        pairs = enumerate(zip(self.space.slots, trial.architecture, strict=True))
+        params = {slot.name: self.space.entries(i).index(entry) for i, (slot, entry) in pairs}
         return create_trial(
             state=TrialState.FAIL if trial.failed else TrialState.COMPLETE,
             params=params,

@@ -73,7 +73,7 @@ class Proposer(ABC):
     """Proposes networks within the limits, none of them twice, by their canonical forms.
 
     Args:
-        space: one open branch a slot.
+        space: of the networks.
         limits: that each proposal keeps, as far as costs can tell.
         seed: of the proposals.
 

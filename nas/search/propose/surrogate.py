@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from nas.nn import indices_of
 from nas.space import Architecture, SearchSpace
 
 LINEAR = (0.3, 0.6, 0.9)
@@ -39,7 +40,7 @@ class Features:
     """What a regression sees of an architecture: which choice each slot has, and any numbers.
 
     Args:
-        space: one open branch a slot.
+        space: of the architectures.
         columns: by name, what finds the numbers; the columns of one name weigh as much as the one of another.
         choices: whether the choices are seen.
         reference: architectures on which the numbers, or their logarithms where all are positive, are standardised;
@@ -92,7 +93,7 @@ class Surrogate:
     """Predicts values of architectures from those of others.
 
     Args:
-        space: one open branch a slot.
+        space: of the architectures.
         columns: by name, numbers that predict, as in :class:`Features`.
         choices: whether it sees which choice each slot has.
         pairs: whether it knows interactions of what it sees; without, it adds up.
@@ -238,13 +239,20 @@ def joint_draws(mean: Array, covariance: Array, generator: torch.Generator, draw
 
 
 def one_hot(space: SearchSpace, architectures: Sequence[Architecture]) -> Array:
-    """Which choice each slot has, ``(n, choices of all slots)``, with variance 1 in all; equal for equal networks."""
-    chosen = np.array([space.canonical(a) for a in architectures], dtype=int)
-    chosen = chosen.reshape(len(architectures), len(space.slots))
+    """Which choices each slot has, ``(n, choices of all slots)``, with variance 1 in all; equal for equal networks."""
+    chosen = [space.canonical(a) for a in architectures]
+    single = None if space.several else np.array(chosen, dtype=int).reshape(len(chosen), len(space.slots))
     blocks = []
-    for i, slot in enumerate(space.slots):
+    for i, (slot, numbers) in enumerate(zip(space.slots, space.numbers, strict=True)):
         k = len(slot.choices)
-        if k > 1:
-            blocks.append(((chosen[:, [i]] == np.arange(k)) - 1 / k) / (1 / k * (1 - 1 / k)) ** 0.5)
+        share = sum(numbers) / len(numbers) / k  # of the architectures, that have a choice
+        if share < 1:
+            if single is not None:
+                open_ones = single[:, [i]] == np.arange(k)
+            else:
+                places = [(row, branch) for row, a in enumerate(chosen) for branch in indices_of(a[i])]
+                open_ones = np.zeros((len(chosen), k), dtype=bool)
+                open_ones[tuple(np.array(places, dtype=int).reshape(-1, 2).T)] = True
+            blocks.append((open_ones - share) / (share * (1 - share)) ** 0.5)
     wide: Array = np.concatenate([*blocks, np.zeros((len(chosen), 0))], axis=1)
     return wide / max(1, wide.shape[1]) ** 0.5
