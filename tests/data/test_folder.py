@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from support.archives import FILES, SIDE, as_folder, as_zip, assert_same_sets, encoded, of, pixels_of, refused
 
 from nas.data import load_splits
@@ -37,14 +37,6 @@ def test_a_zip_equals_its_folder_whatever_surrounds_it(tmp_path):
         for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             assert_same_sets(load_folder(of(as_zip(tmp_path / f"{number}{method}.zip", files, method))), expected)
     assert_same_sets(load_folder(of(as_folder(tmp_path / "others", others))), expected)
-
-
-def test_other_sizes_and_modes_become_square_rgb(tmp_path):
-    files = FILES | {"train/a/9.png": encoded(3, width=30, height=20), "train/a/8.png": encoded(4, mode="L")}
-    pool, _ = load_folder(of(as_folder(tmp_path / "pets", files)))
-    fitted = ImageOps.fit(Image.open(io.BytesIO(files["train/a/9.png"])), (SIDE, SIDE))
-    assert torch.equal(pool.images[5], pixels(fitted))
-    assert torch.equal(pool.images[4, 0], pool.images[4, 2])
 
 
 def test_scaling_is_said_with_both_sizes(tmp_path, capsys):

@@ -51,10 +51,6 @@ MODES = {
         file_of(INDEXED, transparency=int(GREY[0, 0])),
         np.where((GREY[0, 0] == GREY)[..., None], 255, PALETTE[GREY]),
     ),
-    "L, one is clear": (
-        file_of(Image.fromarray(GREY), transparency=int(GREY[0, 0])),
-        grey(np.where(GREY[0, 0] == GREY, 255, GREY)),
-    ),
 }
 
 
