@@ -90,9 +90,11 @@ def check_files(shown: str, stamps: Iterable[tuple[str, os.stat_result]]) -> Non
 
 
 def decode_image(data: bytes, size: int, resize: str) -> tuple[np.ndarray, tuple[int, int]]:
-    """Decode an image, upright, to uint8 ``(size, size, 3)``, and its own width and height.
+    """Decode an image, upright, to uint8 ``(size, size, 3)``, and its width and height in the file.
 
     What is transparent is put on white, as viewers show it; to drop the alpha channel would uncover what lies beneath.
+    A JPEG is decoded at 1/2, 1/4 or 1/8 where that leaves twice the size: 2 to 8 times as fast, and the difference is
+    less than that of another filter.
 
     Args:
         data: the bytes of its file.
@@ -107,6 +109,8 @@ def decode_image(data: bytes, size: int, resize: str) -> tuple[np.ndarray, tuple
             raise ValueError(f"it has {image.width}x{image.height} pixels, and may have {PIXELS:,} at most")
         if image.mode.startswith(("I", "F")):  # Pillow would clip them to white
             raise ValueError(f"mode {image.mode} has more than 8 bits a channel")
+        own = image.size
+        image.draft(None, (2 * size, 2 * size))
         image.load()
         turn = _turn(image) if image.info else None  # most small images tell nothing, and to look takes time
         if image.has_transparency_data:
@@ -115,7 +119,7 @@ def decode_image(data: bytes, size: int, resize: str) -> tuple[np.ndarray, tuple
         else:
             colour = image.convert("RGB")
         colour = colour if turn is None else colour.transpose(turn)
-    return np.array(colour if colour.size == (size, size) else _square(colour, size, resize)), colour.size
+    return np.array(colour if colour.size == (size, size) else _square(colour, size, resize)), own
 
 
 def _turn(image: Image.Image) -> Transpose | None:
