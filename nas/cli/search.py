@@ -26,6 +26,8 @@ def job(settings: SearchRunSettings, folder: Path, out: Console) -> dict[str, An
         if settings.search.progress:
             names = ", ".join(settings.search.objectives)
             out.print(f"{space.name}: {space.size:,} architectures, {names}; {begun}; {folder}")
+            if run.measures.remark:
+                out.print(f"{space.name}: {run.measures.remark}")
             if run.stages is not None:
                 out.print(str(run.stages.budget))
         with stoppable(out, settings.run, lambda: f" after {study.finished():,} trials"):

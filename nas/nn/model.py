@@ -9,7 +9,8 @@ that cannot be followed symbolically.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 
 from torch import Tensor, nn
@@ -18,6 +19,16 @@ from nas.errors import ArchitectureError, SpaceError
 from nas.nn.gated import Active, GatedBlock, gated_blocks, indices_of, sum_of_open
 
 _ENTRIES: ContextVar[tuple[Active, ...]] = ContextVar("architecture")
+
+
+@contextmanager
+def opened(architecture: tuple[Active, ...]) -> Iterator[None]:
+    """Within the block, on this thread, each :class:`InPlace` that runs has its entry of ``architecture``."""
+    token = _ENTRIES.set(architecture)
+    try:
+        yield
+    finally:
+        _ENTRIES.reset(token)
 
 
 class InPlace(GatedBlock):
@@ -60,11 +71,8 @@ class GatedModel(nn.Module):
         if len(architecture) != self._slots:
             rule = f"must have one entry for each of the {self._slots} slots"
             raise ArchitectureError("architecture", architecture, rule, "see space.slots, or gated_slots(supernet)")
-        token = _ENTRIES.set(architecture)
-        try:
+        with opened(architecture):
             y: object = self.model(x)
-        finally:
-            _ENTRIES.reset(token)
         if not isinstance(y, Tensor):
             rule = f"gives a {type(y).__name__}{' in training mode' if self.training else ''}, not a tensor of logits"
             remedy = "return the logits alone (torchvision's inception and googlenet: kwargs={aux_logits: false})"

@@ -149,6 +149,11 @@ class Measures:
         )
         return Race(evaluator, looks, metric, [self.costs[n] for n in how.objectives if n in self.costs], way)
 
+    @property
+    def remark(self) -> str:
+        """How a network of somebody else is evaluated, for a line; else empty."""
+        return next((evaluator.remark for evaluator in self._evaluators.values() if evaluator.remark), "")
+
     def piece_of_work(self) -> Callable[[], object]:
         """What most of the time goes to, to find the better number of threads: a pass through the supernet."""
         target, draws = self._target, generator(self._target.seed, "threads")

@@ -21,11 +21,15 @@ class Chained(nn.Module):
 
     - ``blocks[i](x, entry)`` is the slot of an architecture's i-th entry; each piece takes and gives one tensor
       with the batch in dimension 0;
-    - no piece changes its input in place, as ``nn.ReLU(inplace=True)`` does where it comes first;
     - a BatchNorm belongs to one piece alone.
     """
 
     blocks: nn.ModuleList
+
+    @property
+    def entries(self) -> list[int]:
+        """For each piece, how many entries of an architecture its output depends on, those of earlier pieces too."""
+        return [*range(len(self.blocks) + 1), len(self.blocks)]
 
     def prologue(self, x: Tensor) -> Tensor:
         """From the images to the input of the first block."""
@@ -55,10 +59,14 @@ class Chained(nn.Module):
 class Piece:
     """What an evaluator must know about a piece to run it by itself."""
 
+    entries: int
+    """How many entries of an architecture its output depends on."""
     norms: list[Norm] = field(default_factory=list)
     """Its BatchNorm layers with running statistics, in all choices."""
     image_bytes: int = 0
     """Bytes of its output for one image."""
+    changes_input: bool = False
+    """Whether it writes to its input, as ``nn.ReLU(inplace=True)`` does where it comes first."""
 
 
 @torch.no_grad()
@@ -73,9 +81,9 @@ def survey(supernet: Chained, slots: tuple[Slot, ...], x: Tensor) -> list[Piece]
     Raises:
         SpaceError: the pieces in a row are not ``forward``, or one of them cannot be run by itself.
     """
-    if len(supernet.blocks) != len(slots):
-        raise _broken(supernet, f"has {len(supernet.blocks)} blocks for {len(slots)} slots", "give each slot a block")
-    pieces, homes = [Piece() for _ in range(len(slots) + 2)], _Homes(supernet)
+    if (blocks := supernet.entries[-1]) != len(slots):
+        raise _broken(supernet, f"has {blocks} blocks for {len(slots)} slots", "give each slot a block")
+    pieces, homes = [Piece(entries) for entries in supernet.entries], _Homes(supernet)
     for choice in range(max(len(slot.choices) for slot in slots)):
         architecture = tuple(min(choice, len(slot.choices) - 1) for slot in slots)
         expected, y = supernet(x.clone(), architecture), x.clone()
@@ -83,12 +91,12 @@ def survey(supernet: Chained, slots: tuple[Slot, ...], x: Tensor) -> list[Piece]
             for number, piece in enumerate(pieces):
                 homes.piece, before, version = number, y, y._version
                 y = supernet.piece(number, y, architecture)
-                if before._version != version:
-                    rule = f"changes its input in place in {_name(number, slots)}"
-                    raise _broken(supernet, rule, "use inplace=False there; weights and results stay the same")
+                if not isinstance(y, Tensor):
+                    raise _broken(supernet, f"piece {number} gives a {type(y).__name__}", "give one tensor")
+                piece.changes_input |= before._version != version
                 piece.image_bytes = max(piece.image_bytes, y.numel() * y.element_size() // len(x))
         if not torch.allclose(y, expected, rtol=0, atol=0, equal_nan=True):
-            rule = f"forward gives something else than prologue, blocks and epilogue in a row on {architecture}"
+            rule = f"forward gives something else than its pieces in a row on {architecture}"
             raise _broken(supernet, rule, "leave forward to Chained, or do not derive from it")
     for norm, number in homes.found.items():
         pieces[number].norms.append(norm)
@@ -121,9 +129,5 @@ class _Homes:
             raise _broken(self._supernet, rule, "give each piece a BatchNorm of its own")
 
 
-def _name(number: int, slots: tuple[Slot, ...]) -> str:
-    return ("prologue", *(slot.name for slot in slots), "epilogue")[number]
-
-
 def _broken(supernet: Chained, rule: str, remedy: str) -> SpaceError:
-    return SpaceError("supernet", type(supernet).__name__, f"is Chained, but {rule}", remedy)
+    return SpaceError("supernet", type(supernet).__name__, f"cannot be run piece by piece: {rule}", remedy)

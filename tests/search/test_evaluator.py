@@ -217,7 +217,7 @@ def test_an_unchained_network_shares_nothing():
 
 
 def test_a_false_chain_is_refused():
-    with pytest.raises(SpaceError, match="forward gives something else than prologue, blocks and epilogue"):
+    with pytest.raises(SpaceError, match="forward gives something else than its pieces in a row"):
         Evaluator(UnchainedNet(), custom("AwkwardNet"), BATCHES, CALIBRATION)
 
 

@@ -43,6 +43,36 @@ class Untraceable(PlainNet):
         return super().forward(x.flip(-1) if float(x.sum()) > 0 else x)
 
 
+class Skipping(PlainNet):
+    """A skip leads over both blocks."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y: Tensor = self.fc(self.blocks(x).mean((2, 3)) + x.mean((1, 2, 3))[:, None])
+        return y
+
+
+class Halved(PlainNet):
+    """Writes to what a module has given, and splits it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.blocks[0](self.stem(x).relu_()).chunk(2, 1)
+        y: Tensor = self.fc(self.blocks[1](torch.cat([right, left], 1)).mean((2, 3)))
+        return y
+
+
+class Twice(PlainNet):
+    """Runs a block twice, BatchNorm included, before and behind another module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.between = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.fc(self.blocks(self.between(self.blocks[0](self.stem(x)))).mean((2, 3)))
+        return y
+
+
 class Misused(PlainNet):
     """Takes the weights of its head without calling it."""
 
@@ -54,3 +84,8 @@ def wide(old: nn.Module) -> nn.Module:
     """A candidate of a user's own: the convolution with a dilation."""
     assert isinstance(old, nn.Conv2d)
     return nn.Conv2d(old.in_channels, old.out_channels, 3, old.stride, 2, dilation=2)
+
+
+def clipped(old: nn.Module) -> nn.Module:
+    """A candidate that writes to its input."""
+    return nn.Sequential(nn.Hardtanh(-0.1, 0.1, inplace=True), wide(old))

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 from nas.checkpoint import Trained
 from nas.data import Batch, Batches
-from nas.errors import DivergedError, SettingError, require
+from nas.errors import DivergedError, SettingError, SpaceError, require
+from nas.nn import GatedModel
 from nas.search.evaluate.prefix import PrefixWalk
 from nas.seeds import derive
 from nas.settings import SGDSettings, TrainSettings
 from nas.space import Architecture, Chained, SearchSpace, in_order
+from nas.space.model.pieces import in_pieces
 from nas.train import EvalResult, GatedOptimizer, Loss, TrainStep, learning_rate
 from nas.train.evaluation import logits_of, result_of
 
@@ -26,9 +28,9 @@ from nas.train.evaluation import logits_of, result_of
 class Evaluator:
     """Accuracy and loss of subnetworks, each what :func:`nas.train.evaluate` finds for it alone.
 
-    Subnetworks of a :class:`~nas.space.Chained` supernet that begin alike share that part of the work, BatchNorm
-    calibration included; on one thread the results are the same bit for bit. So it pays to ask for many at once, or
-    for a few at a time in lexicographic order.
+    Subnetworks that begin alike share that part of the work, BatchNorm calibration included, where the supernet is a
+    :class:`~nas.space.Chained` one, or a :class:`~nas.nn.GatedModel` that can be cut into pieces; on one thread the
+    results are the same bit for bit. So it pays to ask for many at once, or for a few at a time in lexicographic order.
 
     Args:
         supernet: evaluated as it is now, on a private copy.
@@ -42,6 +44,9 @@ class Evaluator:
         finetune: what is done to each subnetwork before its evaluation; no work is shared then.
         by_batch: BatchNorm normalises each batch by that batch; ``calibration`` is not looked at. Cheaper, and good
             enough to compare subnetworks on the same batches.
+
+    Attributes:
+        remark: of a ``GatedModel``, whether its subnetworks share work, and why they do not; else empty.
 
     Raises:
         SpaceError: the supernet is ``Chained`` and breaks what it promises.
@@ -65,9 +70,17 @@ class Evaluator:
         self._labels = torch.cat([y for _, y in batches])
         self._model = copy.deepcopy(supernet).eval()
         self._walk: PrefixWalk | None = None
+        self.remark, self._evaluated_alone = "", 0
+        how = space, batches, calibration, precision, memory_bytes, by_batch
         if isinstance(self._model, Chained) and finetune is None:
-            self._walk = PrefixWalk(self._model, space, batches, calibration, precision, memory_bytes, by_batch)
-        self._evaluated_alone = 0
+            self._walk = PrefixWalk(self._model, *how)
+        elif isinstance(self._model, GatedModel) and finetune is None:
+            try:
+                pieces = in_pieces(self._model)
+                self._walk = PrefixWalk(pieces, *how)
+                self.remark = f"evaluations share prefixes: {len(space.slots)} slots in {len(pieces.blocks)} pieces"
+            except SpaceError as error:
+                self.remark = f"each subnetwork is evaluated alone: the network {error.rule}"
 
     @classmethod
     def of(

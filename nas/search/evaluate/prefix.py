@@ -90,7 +90,8 @@ class PrefixWalk:
         depths = self._depths_to_keep(order)
         for architecture in order:
             common = takewhile(lambda pair: pair[0] == pair[1], zip(self._path, architecture, strict=False))
-            shared = 1 + sum(1 for _ in common)  # all share the prologue
+            entries = sum(1 for _ in common)
+            shared = sum(piece.entries <= entries for piece in self._pieces)  # all share the prologue
             self._levels = [level for level in self._levels if level.depth <= shared and level.depth in (0, *depths)]
             self._path = architecture
             for depth in depths:
@@ -101,20 +102,22 @@ class PrefixWalk:
 
     def _depths_to_keep(self, order: Sequence[Architecture]) -> list[int]:
         # No two architectures share the output of the last slot: it is never kept.
-        runs = [1, 1, *(len({a[:length] for a in order}) for length in range(1, self._slots)), len(order)]
+        pieces = [piece for piece in self._pieces if piece.entries < self._slots]
+        runs = [1, *(len({a[: piece.entries] for a in order}) for piece in pieces), len(order)]
         images = sum(map(len, self._levels[0].calibration)) + sum(map(len, self._levels[0].evaluated))
-        sizes = [0, *(images * piece.image_bytes for piece in self._pieces[: self._slots]), 0]
+        sizes = [0, *(images * piece.image_bytes for piece in pieces), 0]
         return depths_to_keep(runs, sizes, self._memory)
 
     @torch.no_grad()
     def _advance(self, level: _Level, depth: int, architecture: Architecture) -> _Level:
         """From ``level`` on to ``depth``, batch by batch, so that nothing in between stays in memory."""
         numbers = range(level.depth, depth)
-        self.block_evaluations += sum(1 <= number <= self._slots for number in numbers)
+        done, after = (self._pieces[last - 1].entries if last else 0 for last in (level.depth, depth))
+        self.block_evaluations += after - done
 
         def run(x: Tensor) -> Tensor:
             for number in numbers:
-                x = self._model.piece(number, x, architecture)
+                x = self._model.piece(number, x.clone() if self._pieces[number].changes_input else x, architecture)
             return x
 
         with autocast(self._precision, self._device):
