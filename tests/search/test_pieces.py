@@ -25,7 +25,7 @@ FIRSTS: dict[str, Sequence[Candidate]] = {"stem": ["keep", "conv3"], "blocks.?":
 SHARED = SECONDS | {"blocks.1.first": ["keep", "conv1"]}
 WRITTEN: dict[str, Sequence[Candidate]] = {
     "blocks.0.second": [clipped, "keep"],
-    "blocks.1.first": ["keep", clipped],
+    "blocks.1.first": [clipped, "keep"],
 }
 
 
