@@ -1,7 +1,9 @@
 """A gate that learns which paths are good, by comparing whole paths."""
 
 import copy
+import itertools
 import math
+from collections import Counter
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from torch import nn
 from nas.cost import PathFlops
 from nas.errors import SettingError
 from nas.gate import LearnedGate, build_gate
-from nas.nn import GatedSum
+from nas.nn import GatedSum, indices_of
 from nas.seeds import generator
 from nas.settings import LearnedGateSettings
 
@@ -79,13 +81,29 @@ def test_comparisons_begin_after_the_warm_up():
     assert [step for step in range(40) if gate.compared(step)] == [26, 29, 32, 35, 38]
 
 
-def test_gradient_is_that_of_the_paths_log_probabilities():
-    gate, slow = uneven_gate(**EAGER), torch.zeros(4, 5, dtype=torch.float64, requires_grad=True)
+def log_probability(logits, path, numbers):
+    """Of the order in which branches were drawn, one softmax over those that are left after the other."""
+    total = 0
+    for slot, count in enumerate(COUNTS):
+        left, known = list(range(count)), [n for n in numbers if n <= count]
+        for branch in indices_of(path[slot]):
+            total = total + logits[slot, left].log_softmax(0)[left.index(branch)]
+            left.remove(branch)
+        if len(numbers) > 1:
+            number = known.index(len(indices_of(path[slot])))
+            total = total + logits[slot, 5 : 5 + len(known)].log_softmax(0)[number]
+    return total
+
+
+@pytest.mark.parametrize("numbers", [[1], [1, 2, 4], [1, 3]])
+def test_gradient_is_that_of_the_paths_log_probabilities(numbers):
+    gate = build_gate(LearnedGateSettings(**EAGER, open=numbers), Slots(*COUNTS), 0, 100)
+    slow = torch.zeros(gate.logits.shape, dtype=torch.float64, requires_grad=True)
     for step in range(5):
         paths, losses = gate.compared(step), (2.0 + step, 1.5)
         with torch.no_grad():
             slow.copy_(gate.logits)
-        log = lambda path: sum(slow[s, :n].log_softmax(0)[path[s]] for s, n in enumerate(COUNTS))  # noqa: E731
+        log = lambda path: log_probability(slow, path, numbers)  # noqa: E731
         baselines = losses[::-1]  # each path's is the other's loss
         objective = sum(log(p) * (own - other) for p, own, other in zip(paths, losses, baselines, strict=True)) / 2
         (expected,) = torch.autograd.grad(objective, [slow])
@@ -94,7 +112,40 @@ def test_gradient_is_that_of_the_paths_log_probabilities():
         torch.testing.assert_close(gate.logits.grad.double(), expected, rtol=1e-6, atol=1e-7)
         moved = gate.logits.detach() - before
         assert torch.equal(moved.sign(), -gate.logits.grad.sign()), "no momentum of other steps"
+        assert not gate.logits.grad[torch.isinf(gate._mask)].any(), "padding does not learn"
         assert moved.count_nonzero()
+
+
+def test_sets_are_drawn_one_branch_after_the_other():
+    gate, draws = build_gate(LearnedGateSettings(explore=0.0, open=[1, 2]), Slots(4), 0, 100), 8000
+    set_logits(gate, {0: [0.0, 1.0, -1.0, 0.5, 0.3, -0.3]})
+    chances, (one, two) = softmax([0.0, 1.0, -1.0, 0.5]), softmax([0.3, -0.3])
+    drawn = Counter(gate.paths(step)[0][0] for step in range(draws))
+    expected = {branch: one * chance for branch, chance in enumerate(chances)}
+    for a, b in itertools.combinations(range(4), 2):
+        ways = chances[a] * chances[b] * (1 / (1 - chances[a]) + 1 / (1 - chances[b]))
+        expected[a, b] = two * ways
+    assert sum(expected.values()) == pytest.approx(1)
+    assert sum((drawn[e] - draws * p) ** 2 / (draws * p) for e, p in expected.items()) < 27.9  # 9 degrees, p = 0.001
+    assert gate.probabilities()[0] == pytest.approx(chances)
+    assert gate.favourite() == (1,)
+    set_logits(gate, {0: [0.0, 1.0, -1.0, 0.5, -0.3, 0.3]})
+    assert gate.favourite() == ((1, 3),)
+
+
+def test_better_sets_are_found_in_noise():
+    """The best path of two slots has choices 0 and 2 in one, and choice 1 alone in the other."""
+    for seed in range(3):
+        gate = build_gate(LearnedGateSettings(**EAGER, open=[1, 2]), Slots(3, 3), seed, 300)
+        random = generator(seed, "noise")
+        for step in range(300):
+            if paths := gate.compared(step):
+                apart = [
+                    [len({*indices_of(e)} ^ best) for e, best in zip(p, ({0, 2}, {1}), strict=True)] for p in paths
+                ]
+                losses = 0.1 * torch.tensor(apart).sum(1) + 0.1 * torch.randn(2, generator=random)
+                gate.learn(paths, losses.tolist())
+        assert gate.favourite() == ((0, 2), 1), seed
 
 
 def test_shuffled_rewards_leave_the_gate_uniform():

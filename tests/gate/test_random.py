@@ -27,6 +27,7 @@ SETTINGS = {
     "fair, step_each": FairGateSettings(mode="step_each"),
     "uniform, several": UniformGateSettings(open=[1, 2]),
     "fair, several": FairGateSettings(open=[1, 3]),
+    "learned, several": LearnedGateSettings(open=[1, 2]),
     "learned": LearnedGateSettings(),
 }
 RANDOM = [name for name in SETTINGS if name != "fixed" and "several" not in name]
