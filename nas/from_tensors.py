@@ -113,6 +113,7 @@ def train_supernet(
     classes: Sequence[str] | None = None,
     crop: int = 0,
     flip: bool = False,
+    balance: str = "none",
     folder: Path | str | None = None,
     progress: bool = True,
     settings: TrainRunSettings | None = None,
@@ -137,6 +138,7 @@ def train_supernet(
         classes: their names; those of the data set, or numbers, if left out.
         crop: pixels that random crops of the training images may move by.
         flip: mirror half of the training images left to right.
+        balance: ``sampler`` draws images of every class equally often.
         folder: keeps checkpoints, curves and a report; the same call goes on there, and returns at once where it has
             finished. Without one, nothing is left when the result is gone.
         progress: draw a bar and print a line an epoch.
@@ -156,7 +158,12 @@ def train_supernet(
         space=described,
         gate=given.gate if gate is None else _gate_of(gate),
         data=TensorSettings(
-            val_fraction=val_fraction, test_fraction=test_fraction, crop=crop, flip=flip, digest=_digest(pool, tested)
+            val_fraction=val_fraction,
+            test_fraction=test_fraction,
+            balance=balance,
+            crop=crop,
+            flip=flip,
+            digest=_digest(pool, tested),
         ),
         optimizer=given.optimizer if lr is None else replace(given.optimizer, lr=lr),
         train=replace(

@@ -2,6 +2,7 @@
 
 from nas.data.array_file import identified
 from nas.data.arrays import from_dataset, image_set
+from nas.data.balance import class_weights
 from nas.data.batches import Batch, Batches, Ordered, unnormalise
 from nas.data.images import ImageSet, Splits, ranking_images
 from nas.data.load import DataSize, expected_size, load_splits
@@ -13,6 +14,7 @@ __all__ = [
     "ImageSet",
     "Ordered",
     "Splits",
+    "class_weights",
     "expected_size",
     "from_dataset",
     "identified",

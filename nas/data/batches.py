@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from nas.data.balance import balanced_order
 from nas.data.crops import draw_boxes, resized_crops
 from nas.data.images import ImageSet, Splits
 from nas.errors import DataError, SettingError, require
@@ -27,7 +28,8 @@ class Batches:
     """Shuffled, augmented and normalised batches.
 
     ``batch(step)`` depends on its arguments alone, so that a resumed run needs no state of this class. The order
-    of an epoch comes from ``generator(seed, stream, "shuffle", epoch)``, the augmentation of a step from
+    of an epoch comes from ``generator(seed, stream, "shuffle", epoch)``; ``settings.balance`` may have every class
+    come equally often in it, except in the stream ``val``. The augmentation of a step comes from
     ``generator(seed, stream, "augment", step)``. In turn an image is
 
     - moved by up to ``settings.crop`` pixels each way, over a border of zeros: black, before normalisation; or cut to a
@@ -143,8 +145,13 @@ class Batches:
         epoch, place = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             draws = generator(self.seed, self.stream, "shuffle", epoch)
-            self._epoch, self._order = epoch, torch.randperm(self.count, generator=draws)
+            self._epoch, self._order = epoch, self._shuffled(draws)
         return self._order[place * self.batch_size : (place + 1) * self.batch_size][self._part]
+
+    def _shuffled(self, draws: torch.Generator) -> Tensor:
+        if self.settings.balance == "sampler" and self.stream != "val":  # images that judge stay as they are
+            return balanced_order(self._labels.cpu(), self.steps_per_epoch * self.batch_size, draws)
+        return torch.randperm(self.count, generator=draws)
 
     def _draw(self, high: int, draws: torch.Generator) -> Tensor:
         """A number below ``high`` for each image that this process makes; all processes draw for the whole batch."""

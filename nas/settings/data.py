@@ -12,8 +12,8 @@ RESIZE = ("crop", "squash", "pad")
 WIDEST, MOST_BYTES = 1 << 14, 1 << 36
 """Largest side of an image; most bytes of a synthetic data set. Settings may come from a file of somebody else."""
 
-AUGMENTATION = ("crop", "resized_crop", "flip", "cutout", "augment")
-"""Settings of how training images are changed."""
+AUGMENTATION = ("balance", "crop", "resized_crop", "flip", "cutout", "augment")
+"""Settings of how training images are drawn and changed."""
 PLACE = ("root", "cache", "download")
 """Settings of where the images are and how they get there, as opposed to which they are and how they are split."""
 
@@ -29,6 +29,8 @@ class DataSettings(Settings, group="data"):
     """Decides which images are held out, and which are kept; None takes the seed of the run."""
     train_images: int = rules.not_negative(0)
     """Training images to keep, the same share of each class; 0 keeps all."""
+    balance: str = rules.choice("none", "sampler")
+    """``sampler`` draws training images of every class equally often in an epoch, which has as many steps as before."""
     crop: int = rules.not_negative(4)
     """Pixels of zero padding that a random crop may move into; 0 switches it off."""
     resized_crop: float = rules.fraction(0.0)

@@ -80,6 +80,8 @@ class TrainSettings(Settings, group="train"):
     """What a step lowers; your own is called with logits and labels. Gate and evaluation keep to the cross-entropy."""
     label_smoothing: float = rules.fraction(0.0)
     """For cross_entropy."""
+    class_weights: str = rules.choice("none", "balanced")
+    """``balanced`` weights a class in the cross-entropy by the inverse of its share of the training images."""
     clip_norm: float = rules.not_negative(0.0)
     """Largest gradient norm over the parameters of a step; 0 switches it off."""
     ema_decay: float = rules.fraction(0.0)
@@ -101,8 +103,10 @@ class TrainSettings(Settings, group="train"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        ok, remedy = self.loss == CROSS_ENTROPY or not self.label_smoothing, "leave it out, or leave train.loss out"
-        require(ok, "train.label_smoothing", self.label_smoothing, f"is for train.loss={CROSS_ENTROPY}", remedy)
+        rule, remedy = f"is for train.loss={CROSS_ENTROPY}", "leave it out, or leave train.loss out"
+        for name in ("label_smoothing", "class_weights"):
+            ok = self.loss == CROSS_ENTROPY or getattr(self, name) in (0, "none")
+            require(ok, f"train.{name}", getattr(self, name), rule, remedy)
 
 
 @dataclass
@@ -194,6 +198,9 @@ class TrainRunSettings(Settings):
         ok = self.architecture != "best" or given is not None
         remedy = "write checkpoint=outputs/train/NAME or search=outputs/search/NAME beside it"
         require(ok, "architecture", "best", "of what, has to be said", remedy)
+        twice = self.train.class_weights != "none" and getattr(self.data, "balance", "none") != "none"
+        rule, remedy = "corrects again what data.balance=sampler corrects", "leave one of them out"
+        require(not twice, "train.class_weights", self.train.class_weights, rule, remedy)
         for key, value, remedy in (
             ("train.init", self.train.init, "write checkpoint= for the weights that one of them inherits"),
             ("train.extend", self.train.extend, "take another run=NAME"),

@@ -108,7 +108,7 @@ class Run:
         self.validation_due = Every(settings.evaluate.every_epochs * epoch, last)
         self.save_due = Every(train.save_every or epoch, last)
         self.optimizer = GatedOptimizer(self.supernet, settings.optimizer, train.clip_norm, train.ema_decay)
-        loss_fn = Loss.of(train)
+        loss_fn = Loss.of(train, self.splits.train, self.device)
         exchange = GradientExchange(world, self.optimizer, settings.dist) if world.size > 1 else NO_EXCHANGE
         norms = BranchNorms(self.supernet, NORMS_EVERY)
         self.train_step = TrainStep(self.supernet, self.optimizer, loss_fn, exchange, norms)

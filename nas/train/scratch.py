@@ -54,7 +54,7 @@ def train_from_scratch(
     memory_format = torch.channels_last if train.channels_last else torch.preserve_format
     supernet = space.supernet(seed).to(memory_format=memory_format)
     optimizer = GatedOptimizer(supernet, settings.optimizer, train.clip_norm, train.ema_decay)
-    train_step = TrainStep(supernet, optimizer, Loss.of(train))
+    train_step = TrainStep(supernet, optimizer, Loss.of(train, splits.train))
     batches = Batches.of(splits, settings)
     total = train.epochs * batches.steps_per_epoch
     losses = list[float]()

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas.data import Batch
+from nas.data import Batch, ImageSet, class_weights
 from nas.dist import NO_EXCHANGE, NoExchange, autocast
 from nas.errors import DivergedError, SettingError
 from nas.nn import gated_slots, indices_of
@@ -26,7 +26,7 @@ Norms = dict[tuple[int, int], float]
 """The gradient norm of each branch that ran and has parameters, by (slot, choice)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Loss:
     """Cross-entropy with label smoothing, or a loss of the user's own, computed in a precision.
 
@@ -34,6 +34,7 @@ class Loss:
         label_smoothing: share of the target that is spread over all classes.
         precision: of the network, ``float32`` or ``bf16``; the loss itself is float32 at least.
         own: ``package.module:callable``, called with logits ``(B, classes)`` and labels ``(B,)``, gives the mean loss.
+        class_weights: ``(classes,)``, factors of the cross-entropy.
 
     Raises:
         SettingError: there is no such function, or it gives something else than a scalar with a gradient.
@@ -42,20 +43,33 @@ class Loss:
     label_smoothing: float = 0.0
     precision: str = "float32"
     own: str = ""
+    class_weights: Tensor | None = None
 
     @classmethod
-    def of(cls, train: TrainSettings) -> Loss:
-        """That of a training."""
-        return cls(train.label_smoothing, train.precision, "" if train.loss == CROSS_ENTROPY else train.loss)
+    def of(cls, train: TrainSettings, images: ImageSet, device: torch.device | str = "cpu") -> Loss:
+        """That of a training on ``images``."""
+        weights = class_weights(images).to(device) if train.class_weights == "balanced" else None
+        return cls(train.label_smoothing, train.precision, "" if train.loss == CROSS_ENTROPY else train.loss, weights)
 
     def __post_init__(self) -> None:
         self._function  # noqa: B018  # so that a name of nothing is refused before the first step
 
     @cached_property
     def _function(self) -> Callable[[Tensor, Tensor], Tensor]:
+        if self.class_weights is not None:
+            return self._weighted
         if not self.own:
             return partial(F.cross_entropy, label_smoothing=self.label_smoothing)
         return partial(_checked, self.own, load_function("train.loss", self.own, "logits", "labels"))
+
+    def _weighted(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The weighted mean over the batch, not divided by the sum of the weights as torch does where labels are ints.
+
+        So ints and shares of classes have one loss, as has a batch that several processes share.
+        """
+        assert self.class_weights is not None
+        weights = self.class_weights.to(logits.dtype)
+        return F.cross_entropy(logits, labels, weights, reduction="none", label_smoothing=self.label_smoothing).mean()
 
     def __call__(self, supernet: nn.Module, x: Tensor, y: Tensor, architecture: Architecture) -> tuple[Tensor, Tensor]:
         """The mean loss over the batch, and the logits ``(B, classes)``."""

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.checkpoint import Trained
-from nas.data import Batch, Batches
+from nas.data import Batch, Batches, class_weights
 from nas.errors import DivergedError, SettingError, SpaceError, require
 from nas.nn import GatedModel
 from nas.search.evaluate.prefix import PrefixWalk
@@ -199,6 +199,7 @@ class Finetune:
         sgd: momentum and weight decay; its own learning rate is ignored.
         label_smoothing, clip_norm: as in training.
         seed: of what layers such as dropout draw.
+        class_weights: as in training.
     """
 
     steps: int
@@ -208,6 +209,7 @@ class Finetune:
     label_smoothing: float = 0.0
     clip_norm: float = 0.0
     seed: int = 0
+    class_weights: Tensor | None = None
 
     def __post_init__(self) -> None:
         rule, remedy = "must be at least 1", "write 0 for no fine-tuning at all, and pass no Finetune"
@@ -229,7 +231,8 @@ class Finetune:
         plain = replace(settings, data=replace(settings.data, augment=""))
         batches = Batches.of(trained.splits, plain, "finetune")
         sgd = settings.optimizer if isinstance(settings.optimizer, SGDSettings) else SGDSettings()
-        return cls(steps, lr, batches.batch, sgd, train.label_smoothing, train.clip_norm, settings.seed)
+        weights = class_weights(trained.splits.train) if train.class_weights == "balanced" else None
+        return cls(steps, lr, batches.batch, sgd, train.label_smoothing, train.clip_norm, settings.seed, weights)
 
     def __call__(self, supernet: nn.Module, architecture: Architecture, precision: str = "float32") -> nn.Module:
         """A copy of ``supernet`` in which ``architecture`` is fine-tuned, in eval mode; leaves ``supernet`` unchanged.
@@ -239,7 +242,9 @@ class Finetune:
         """
         model = copy.deepcopy(supernet).train()
         optimizer = GatedOptimizer(model, self.sgd, self.clip_norm)
-        train_step = TrainStep(model, optimizer, Loss(self.label_smoothing, precision))
+        train_step = TrainStep(
+            model, optimizer, Loss(self.label_smoothing, precision, class_weights=self.class_weights)
+        )
         schedule = TrainSettings(schedule="cosine", warmup_epochs=0)
         with torch.enable_grad(), self._seeded():
             for step in range(self.steps):
