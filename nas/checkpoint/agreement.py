@@ -24,7 +24,7 @@ def agreed(
     """``settings`` with the space, data and seed of a checkpoint.
 
     Where the images are and how they are augmented is free: what is given of that stays. An augmentation that
-    is not ours has to be given, or left out by ``data.augment=``.
+    is not ours has to be given, or left out by ``data.augment=[]``.
 
     Args:
         settings: of the training.
@@ -53,11 +53,12 @@ def agreed(
         ",".join(settings.space.called),
         "space.model" if own.space.name == "model" else "space.factory",
     )
-    data, augment = harmless(own.data), own.data.augment
-    if augment and "data.augment" not in asked:
-        rule = f"the images of {path} are changed by {augment}, which is called only if you name it too"
-        remedy = f"write data.augment={augment} if you trust it, or data.augment= to do without"
-        raise CheckpointError("data.augment", "''", rule, remedy)
+    data, functions = harmless(own.data), own.data.own_functions
+    if functions and "data.augment" not in asked:
+        augment = f"[{','.join(own.data.augment)}]"
+        rule = f"the images of {path} are changed by {', '.join(functions)}, which is called only if you name it too"
+        remedy = f"write data.augment={augment} if you trust it, or data.augment=[] to do without"
+        raise CheckpointError("data.augment", "[]", rule, remedy)
     kept = [name for name in (*AUGMENTATION, *PLACE) if f"data.{name}" in asked and hasattr(data, name)]
     data = replace(data, **{name: getattr(settings.data, name) for name in kept})
     return replace(settings, space=own.space, data=data, seed=own.seed)

@@ -186,7 +186,7 @@ def must_be_trusted(path: Path | str, settings: TrainRunSettings, trusted: Seque
     Raises:
         CheckpointError: something is not among them.
     """
-    names = (settings.train.schedule, settings.train.loss, settings.data.augment)
+    names = (settings.train.schedule, settings.train.loss, *settings.data.own_functions)
     called = [getattr(settings.optimizer, "factory", ""), *names]
     called = [name for name in dict.fromkeys(called) if rules.is_import_name(name)]
     if not {*called} <= {*trusted}:

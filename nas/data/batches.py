@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
-from typing import Any, overload
+from typing import overload
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from nas.data.augment import Augmentation
 from nas.data.balance import balanced_order
 from nas.data.crops import draw_boxes, resized_crops
 from nas.data.images import ImageSet, Splits
-from nas.errors import DataError, SettingError, require
-from nas.plugin import load_function
+from nas.data.mix import Mix
+from nas.errors import DataError, require
 from nas.seeds import derive, generator
 from nas.settings import DataSettings, TrainRunSettings
 
 Batch = tuple[Tensor, Tensor]
-"""Normalised images ``(B, C, H, W)`` and their labels ``(B,)``."""
+"""Normalised images ``(B, C, H, W)`` and their labels, int64 ``(B,)``; of mixed images float32 ``(B, classes)``."""
 KEPT_BYTES = 1 << 26
 """Of the normalised images of a set that :class:`Ordered` keeps."""
 
@@ -35,14 +37,12 @@ class Batches:
     - moved by up to ``settings.crop`` pixels each way, over a border of zeros: black, before normalisation; or cut to a
       random box of at least ``settings.resized_crop`` of its area, which is scaled to the size that a network sees;
     - mirrored left to right with probability 1/2, if ``settings.flip``;
-    - changed by the user's own ``settings.augment``, which gets the whole batch;
+    - changed by what ``settings.augment`` names (:class:`nas.data.augment.Augmentation`);
     - normalised;
     - erased in a square of ``settings.cutout`` pixels around a random pixel, cut off at the image's edge. What
-      is erased becomes 0 after normalisation: the mean colour.
-
-    The user's own function is called as ``function(images, generator)`` with float32 ``(B, C, H, W)`` on the [0, 1]
-    scale, and gives such images. ``generator`` is torch's default one, seeded for the step, so that what draws from it
-    without naming it is the same after a kill, too; it is put back afterwards.
+      is erased becomes 0 after normalisation: the mean colour;
+    - mixed with the one before it in the batch, the first with the last, as ``settings.mixup`` and ``cutmix`` say, and
+      so is its label (:class:`nas.data.mix.Mix`).
 
     On a GPU the images stay there as uint8. Nothing else is done for the set as a whole, so that it may lie in a file
     that is larger than memory.
@@ -58,13 +58,13 @@ class Batches:
         channels_last: give ``x`` in that memory format.
         stream: a second instance, for example over the validation split, draws other numbers under another name.
         part: ``(rank, ranks)``: this process's part of each batch. All processes draw for the whole batch and each
-            makes its own images, so that together they make the batch that one process would; with
-            ``settings.augment`` each makes the whole batch, which that may mix.
+            makes its own images and the one that the first of them is mixed with, so that together they make the batch
+            that one process would; with a function of the user's own each makes the whole batch, which that may mix.
 
     Raises:
         DataError: there are fewer images than ``batch_size``.
         SettingError: ``crop`` or ``cutout`` is not smaller than an image, the batch cannot be shared evenly, or there
-            is no such function as ``augment``.
+            is no such function as ``augment`` names, or it does not know such images.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Batches:
         stream: str = "train",
         part: tuple[int, int] = (0, 1),
     ) -> None:
-        count, (_, height, width) = len(images), images.shape
+        count, (channels, height, width) = len(images), images.shape
         if count < batch_size:
             rule = f"the {stream} split has only {count} images"
             remedy = f"write train.batch_size={count} or less, or change data.val_fraction"
@@ -94,15 +94,12 @@ class Batches:
         rule = f"must be a multiple of the {ranks} processes, with 2 images or more for each"
         fits = ranks == 1 or (batch_size % ranks == 0 and share >= 2)
         require(fits, "train.batch_size", batch_size, rule, f"write train.batch_size={max(share, 2) * ranks}")
-        part_of_batch, whole = slice(rank * share, (rank + 1) * share), slice(0, batch_size)
-        self._augment: Callable[..., Any] | None = None
-        self._part, self._kept = part_of_batch, whole
-        if settings.augment:
-            self._augment = load_function("data.augment", settings.augment, "images", "generator")
-            self._part, self._kept = whole, part_of_batch
+        self._augment = Augmentation(settings, channels)
+        self._share_out(slice(rank * share, (rank + 1) * share), batch_size, settings.mixes)
 
         self.steps_per_epoch = count // batch_size
         self.settings, self.batch_size, self.seed, self.stream = settings, batch_size, seed, stream
+        self._classes = len(images.classes)
         self.count, self.device, self._format = count, torch.device(device), _memory_format(channels_last)
         self._shift, self._scale = shift_and_scale(splits_mean, splits_std, device)
         self._images, self._labels = images.to(device), images.labels.to(device)
@@ -117,13 +114,32 @@ class Batches:
         device: torch.device | str = "cpu",
         part: tuple[int, int] = (0, 1),
     ) -> Batches:
-        """The batches of a run: the held-out images for the stream ``val``, else the training images."""
-        images, train = splits.val if stream == "val" else splits.train, settings.train
-        how = (settings.data, train.batch_size, settings.seed, device, train.channels_last, stream, part)
+        """The batches of a run: the held-out images for the stream ``val``, else the training images.
+
+        Held-out images are not mixed, and no policy changes them.
+        """
+        images, data, train = splits.train, settings.data, settings.train
+        if stream == "val":
+            images, data = splits.val, replace(data, augment=data.own_functions, mixup=0.0, cutmix=0.0)
+        how = (data, train.batch_size, settings.seed, device, train.channels_last, stream, part)
         return cls(images, splits.mean, splits.std, *how)
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """The images ``(B, C, H, W)``, float32 and normalised, and the labels ``(B,)``, int64, of a step.
+    def _share_out(self, part: slice, number: int, mixes: bool) -> None:
+        """Which images of a batch this process makes; which of those it gives, and which they are mixed with."""
+        whole = torch.arange(number)
+        given, before = whole[part], whole.roll(1)[part]
+        if self._augment.own or len(given) == number:
+            self._made, self._kept, self._before = whole, part, before
+        elif mixes:
+            self._made = torch.cat([before[:1], given])
+            self._kept, self._before = slice(1, None), torch.arange(len(given))
+        else:
+            self._made, self._kept, self._before = given, slice(None), before[:0]
+
+    def batch(self, step: int) -> Batch:
+        """The images ``(B, C, H, W)``, float32 and normalised, and the labels of a step.
+
+        Labels are int64 ``(B,)``, or where images are mixed the shares of the classes, float32 ``(B, classes)``.
 
         B is ``batch_size``, or this process's part of it.
 
@@ -134,11 +150,13 @@ class Batches:
         pixels = self._images.take(index, whole=True).to(self.device)
         pixels = self._cropped(pixels, draws)
         pixels = self._mirrored(pixels, draws)
-        values = self._augmented(pixels, step)
+        seed = derive(self.seed, self.stream, "own augment", step)
+        values = self._augment(pixels, self._made, self.batch_size, draws, seed)
         x = values.sub_(self._shift).mul_(self._scale)
         self._cut_out(x, draws)
         labels = self._labels.index_select(0, index.to(self.device))
-        return x[self._kept].contiguous(memory_format=self._format), labels[self._kept]
+        x, labels = self._mixed(x, labels, step) if self.settings.mixes else (x[self._kept], labels[self._kept])
+        return x.contiguous(memory_format=self._format), labels
 
     def _index(self, step: int) -> Tensor:
         """Which images this process makes for a step."""
@@ -146,7 +164,7 @@ class Batches:
         if epoch != self._epoch:
             draws = generator(self.seed, self.stream, "shuffle", epoch)
             self._epoch, self._order = epoch, self._shuffled(draws)
-        return self._order[place * self.batch_size : (place + 1) * self.batch_size][self._part]
+        return self._order[place * self.batch_size : (place + 1) * self.batch_size][self._made]
 
     def _shuffled(self, draws: torch.Generator) -> Tensor:
         if self.settings.balance == "sampler" and self.stream != "val":  # images that judge stay as they are
@@ -155,11 +173,11 @@ class Batches:
 
     def _draw(self, high: int, draws: torch.Generator) -> Tensor:
         """A number below ``high`` for each image that this process makes; all processes draw for the whole batch."""
-        return torch.randint(high, (self.batch_size,), generator=draws)[self._part]
+        return torch.randint(high, (self.batch_size,), generator=draws)[self._made]
 
     def _cropped(self, pixels: Tensor, draws: torch.Generator) -> Tensor:
         if least := self.settings.resized_crop:
-            boxes = draw_boxes(self.batch_size, least, draws)[:, self._part]
+            boxes = draw_boxes(self.batch_size, least, draws)[:, self._made]
             return resized_crops(pixels, boxes, self._images.shape[-1])
         if not (border := self.settings.crop):
             return pixels
@@ -177,22 +195,12 @@ class Batches:
         if side := self.settings.cutout:
             _erase(x, side, torch.stack([self._draw(length, draws) for length in x.shape[2:]]))
 
-    def _augmented(self, pixels: Tensor, step: int) -> Tensor:
-        """``pixels`` as the user's own function changes them, 0 to 255 in float32."""
-        if (function := self._augment) is None:
-            return pixels.float()
-        with torch.random.fork_rng(devices=[]):
-            draws = torch.default_generator.manual_seed(derive(self.seed, self.stream, "own augment", step))
-            found = function(pixels.float().div_(255), draws)
-        what = f"a {type(found).__name__}"
-        if isinstance(found, Tensor):
-            what = f"{found.dtype} {tuple(found.shape)} on {found.device}"
-            if (found.dtype, found.shape, found.device) == (torch.float32, pixels.shape, pixels.device):
-                if torch.isfinite(found).all():
-                    return found.detach() * 255
-                what = "values that are not finite"
-        rule = f"gave {what} in step {step}, and must give torch.float32 {tuple(pixels.shape)} on {pixels.device}"
-        raise SettingError("data.augment", self.settings.augment, rule, "return images like those that it is given")
+    def _mixed(self, x: Tensor, labels: Tensor, step: int) -> Batch:
+        how, before = self.settings, self._before.to(self.device)
+        seed = derive(self.seed, self.stream, "mix", step)
+        mix = Mix.drawn(how.mixup, how.cutmix, (x.shape[2], x.shape[3]), seed)
+        mixed = mix.images(x[self._kept], x.index_select(0, before))
+        return mixed, mix.labels(labels[self._kept], labels.index_select(0, before), self._classes)
 
 
 class Ordered(Sequence[Batch]):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
-from nas.errors import require
+from nas.errors import did_you_mean, require
 from nas.settings import rules
 from nas.settings.rules import MISSING, Settings
 
@@ -12,7 +13,9 @@ RESIZE = ("crop", "squash", "pad")
 WIDEST, MOST_BYTES = 1 << 14, 1 << 36
 """Largest side of an image; most bytes of a synthetic data set. Settings may come from a file of somebody else."""
 
-AUGMENTATION = ("balance", "crop", "resized_crop", "flip", "cutout", "augment")
+POLICIES = ("trivial", "randaugment")
+"""What ``augment`` may name beside functions."""
+AUGMENTATION = ("balance", "crop", "resized_crop", "flip", "cutout", "augment", "mixup", "cutmix")
 """Settings of how training images are drawn and changed."""
 PLACE = ("root", "cache", "download")
 """Settings of where the images are and how they get there, as opposed to which they are and how they are split."""
@@ -39,8 +42,14 @@ class DataSettings(Settings, group="data"):
     """Mirror half of the images left to right."""
     cutout: int = rules.not_negative(0)
     """Side in pixels of a square that is erased at a random place; 0 switches it off."""
-    augment: str = rules.import_name("data.augment=my_pkg.my:augment", "")
-    """Your own, ``package.module:callable``: called with a batch of images after crop and flip, and a generator."""
+    augment: Any = field(default_factory=list)
+    """After crop and flip, in this order: ``trivial``, ``randaugment``, or your own, ``package.module:callable``,
+    called with a batch of images and a generator."""
+    mixup: float = rules.not_negative(0.0)
+    """Fade each image into another one, and its label, by a share from Beta(mixup, mixup); 0 switches it off."""
+    cutmix: float = rules.not_negative(0.0)
+    """Put a box of another image into each image, of an area from Beta(cutmix, cutmix), and as much of its label; 0
+    switches it off. With ``mixup`` each batch draws one of them."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,6 +58,21 @@ class DataSettings(Settings, group="data"):
         require(self.val_fraction > 0, "data.val_fraction", self.val_fraction, rule, remedy)
         rule, remedy = f"crops already, so that data.crop={self.crop} makes no sense", "write data.crop=0 beside it"
         require(not (self.resized_crop and self.crop), "data.resized_crop", self.resized_crop, rule, remedy)
+        self.augment = rules.names("data.augment", self.augment or None, "data.augment=[trivial]")
+        rule = f"must be of {', '.join(POLICIES)}, or your own as in my_pkg.my:augment"
+        for name in self.augment:
+            ok, remedy = name in POLICIES or rules.is_import_name(name), "write for example data.augment=[trivial]"
+            require(ok, "data.augment", name, rule, did_you_mean(name, POLICIES, remedy))
+
+    @property
+    def own_functions(self) -> list[str]:
+        """Those of ``augment`` that are your own."""
+        return [name for name in self.augment if name not in POLICIES]
+
+    @property
+    def mixes(self) -> bool:
+        """Whether training images are mixed, so that their labels are shares of the classes."""
+        return self.mixup > 0 or self.cutmix > 0
 
 
 @dataclass

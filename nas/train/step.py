@@ -33,7 +33,8 @@ class Loss:
     Attributes:
         label_smoothing: share of the target that is spread over all classes.
         precision: of the network, ``float32`` or ``bf16``; the loss itself is float32 at least.
-        own: ``package.module:callable``, called with logits ``(B, classes)`` and labels ``(B,)``, gives the mean loss.
+        own: ``package.module:callable``, called with logits ``(B, classes)`` and labels, gives the mean loss. Labels
+            are int64 ``(B,)``, or of mixed images the shares of the classes, float ``(B, classes)``.
         class_weights: ``(classes,)``, factors of the cross-entropy.
 
     Raises:
@@ -95,7 +96,7 @@ class StepResult:
 
     Attributes:
         loss: mean over the paths, and over the images of all processes.
-        correct: number of right predictions, over all paths and processes.
+        correct: number of right predictions, over all paths and processes; the larger class of a mixed image is right.
         path_s: seconds of forward and backward of each path of this process.
         grad_norms: in the steps that measure them.
         stop: whether any process was asked to stop.
@@ -142,7 +143,8 @@ class TrainStep:
         """Make one step.
 
         Args:
-            batch: images ``(B, C, H, W)`` and labels ``(B,)``; with several processes, this one's part of the batch.
+            batch: images ``(B, C, H, W)`` and labels ``(B,)``, or of mixed images ``(B, classes)``; with several
+                processes, this one's part of the batch.
             paths: the architectures that this process runs, one after the other.
             lr: the learning rate.
             step: its number.
@@ -155,12 +157,13 @@ class TrainStep:
         """
         all_paths, (x, y) = all_paths or paths, batch
         losses, correct, path_s = [], 0, []
+        dominant = y if y.ndim == 1 else y.argmax(dim=1)
         for architecture in paths:
             started = perf_counter()
             loss, logits = self.loss_fn(self.supernet, x, y, architecture)
             loss.backward()
             losses.append(loss.item())
-            correct += int((logits.argmax(dim=1) == y).sum())
+            correct += int((logits.argmax(dim=1) == dominant).sum())
             path_s.append(perf_counter() - started)
         total, right, stops = self.exchange(step, all_paths, [sum(losses) / len(paths), correct, stop])
         mean = total / self.exchange.world.size

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from support.plugins import augment as mix
+from support.runs import MIXED
 
 from nas.data import Batches, ImageSet, Ordered, unnormalise
 from nas.data.batches import windows
@@ -67,7 +68,7 @@ def test_augmented_batches_equal_the_slow_reference(images):
 
 
 def test_batch_is_a_function_of_the_step(images):
-    forward, backward = (batches(images, crop=2, flip=True, cutout=3) for _ in range(2))
+    forward, backward = (batches(images, crop=2, flip=True, cutout=3, **MIXED) for _ in range(2))
     steps, before = range(3 * forward.steps_per_epoch), torch.get_rng_state()
     first = [forward.batch(step) for step in steps]
     again = [backward.batch(step) for step in reversed(steps)][::-1]

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from support.processes import together
-from support.runs import CHAIN, assert_same, state_of, tiny
+from support.runs import CHAIN, MIXED, assert_same, state_of, tiny
 
 import nas.train.run
 from nas.data import Batches
@@ -133,10 +133,13 @@ def test_local_batchnorm_differs_in_statistics_but_not_weights(tmp_path, float64
     assert any(not torch.allclose(first[name], one[name], rtol=1e-3) for name in weights)
 
 
-@pytest.mark.parametrize("augment", ["", "support.plugins:augment"], ids=["ours", "own"])
-def test_the_ranks_parts_make_up_the_whole_batch(augment, tmp_path):
+OWN = {"augment": ["support.plugins:augment", "trivial"]}
+
+
+@pytest.mark.parametrize("how", [{}, OWN, MIXED, MIXED | OWN], ids=["plain", "own", "mixed", "own-mixed"])
+def test_the_ranks_parts_make_up_the_whole_batch(how, tmp_path):
     settings = tiny(PLAIN)
-    settings = replace(settings, data=replace(settings.data, flip=True, cutout=6, augment=augment))
+    settings = replace(settings, data=replace(settings.data, image_size=17, flip=True, cutout=6, **how))
     run = Run(settings, tmp_path)
     how = (run.splits.train, run.splits.mean, run.splits.std, settings.data, 8, settings.seed)
     whole, parts = Batches(*how), [Batches(*how, part=(rank, 4)) for rank in range(4)]

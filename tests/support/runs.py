@@ -24,6 +24,8 @@ from nas.train import Run, fit
 
 CHAIN = ChainSettings(widths=[4], depths=[2], strides=[1], candidates=["skip", "conv1", "conv3"])
 
+MIXED = {"augment": ["trivial", "randaugment"], "mixup": 0.2, "cutmix": 1.0}
+
 RUNS = {
     "two_branch-uniform-sgd": TrainRunSettings(),
     "chain-fair-adamw-ema": TrainRunSettings(

@@ -1,5 +1,6 @@
 """Laws of the step, the loop, the schedule and the evaluation."""
 
+import copy
 import json
 import math
 from dataclasses import replace
@@ -30,6 +31,7 @@ from nas.settings import (
 from nas.space import build_space, extract, recalibrate
 from nas.train import (
     GatedOptimizer,
+    Loss,
     Run,
     TrainStep,
     architectures_to_evaluate,
@@ -98,6 +100,17 @@ def test_a_rounds_summed_gradients_are_one_update():
             parameter -= 0.1 * parameter.grad
     for name, tensor in alone.state_dict().items():
         torch.testing.assert_close(together.state_dict()[name], tensor, rtol=0, atol=1e-6)
+
+
+def test_mixed_labels_weigh_the_classes():
+    supernet = build_space(CHAIN, image_size=16, classes=3).supernet().train()
+    (x, y), optimizer = batch(), GatedOptimizer(supernet, SGDSettings())
+    shares = 0.7 * nn.functional.one_hot(y, 3).float() + 0.3 * nn.functional.one_hot(y.roll(1), 3)
+    logits = copy.deepcopy(supernet)(x, (1, 2)).double()
+    expected = -((0.9 * shares + 0.1 / 3) * logits.log_softmax(1)).sum(1).mean()
+    result = TrainStep(supernet, optimizer, Loss(label_smoothing=0.1))((x, shares), [(1, 2)], lr=0.1)
+    assert result.loss == pytest.approx(expected.item(), rel=1e-5)
+    assert result.correct == int((logits.argmax(1) == y).sum())
 
 
 def test_a_step_clips_updates_averages_and_drops_gradients():

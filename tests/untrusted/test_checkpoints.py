@@ -113,7 +113,7 @@ def test_unnamed_functions_are_not_called_in_further_trainings(forged, tmp_path,
         trained = load_trained(path)  # and what else looks at a trained supernet calls nothing either
         Finetune.of(trained, 1, 0.01)(trained.supernet, (0, 0))
         if key == "augment":
-            with pytest.raises(CheckpointError, match=r"^data.augment='': .*by os:system.*; write data.augment=os"):
+            with pytest.raises(CheckpointError, match=r"^data.augment=\[\]: .*by os:system.*; write data.augment=\[os"):
                 agreed(TrainRunSettings(), trained.settings, "checkpoint", path, given=())
         for given in ((), ("data.augment",)) if key != "augment" else (("data.augment",),):
             found = agreed(TrainRunSettings(), trained.settings, "checkpoint", path, given=given)

@@ -222,13 +222,14 @@ class Finetune:
         """Fine-tuning on the training images of ``trained``, batched and augmented as there, in another order.
 
         Momentum and weight decay are the run's if it used SGD, else the defaults: Adam's mean something else. Nothing
-        of the run that is somebody's own is called: the loss is the cross-entropy, and ``data.augment`` is left out.
+        of the run that is somebody's own is called: the loss is the cross-entropy, and such augmentations are left out.
 
         Raises:
             SettingError: the steps or the learning rate are out of range.
         """
         settings, train = trained.settings, trained.settings.train
-        plain = replace(settings, data=replace(settings.data, augment=""))
+        ours = [name for name in settings.data.augment if name not in settings.data.own_functions]
+        plain = replace(settings, data=replace(settings.data, augment=ours))
         batches = Batches.of(trained.splits, plain, "finetune")
         sgd = settings.optimizer if isinstance(settings.optimizer, SGDSettings) else SGDSettings()
         weights = class_weights(trained.splits.train) if train.class_weights == "balanced" else None
