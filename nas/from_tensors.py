@@ -15,7 +15,7 @@ from torch import nn
 
 from nas.checkpoint import Trained, calibrated, plain_network, saved
 from nas.data import ImageSet, Splits, image_set
-from nas.data.images import CHUNK, statistics, stratified
+from nas.data.images import statistics, stratified
 from nas.export import Normalised
 from nas.files import only_one
 from nas.search import Search, SearchOutcome, SearchTarget, search
@@ -201,8 +201,8 @@ def _digest(*sets: ImageSet | None) -> str:
     found = hashlib.blake2b(digest_size=10)
     for one in sets:
         if one is not None:
-            for pixels, _ in one.chunks(CHUNK):
-                found.update(pixels.numpy().data)
+            for index in one.chunks():
+                found.update(one.take(index).numpy().data)
             found.update(one.labels.numpy().data)
     return found.hexdigest()
 

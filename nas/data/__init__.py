@@ -1,11 +1,14 @@
-"""Data sets as uint8 tensors in memory, and batches that are a function of the step."""
+"""Data sets as rows of uint8 tensors, in memory or mapped from a file, and batches that are a function of the step."""
 
-from nas.data.array_file import identified
-from nas.data.arrays import from_dataset, image_set
-from nas.data.balance import class_weights
-from nas.data.batches import Batch, Batches, Ordered, unnormalise
-from nas.data.images import ImageSet, Splits, ranking_images
-from nas.data.load import DataSize, expected_size, load_splits
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nas.data.array_file import identified
+    from nas.data.arrays import from_dataset, image_set
+    from nas.data.balance import class_weights
+    from nas.data.batches import Batch, Batches, Ordered, unnormalise
+    from nas.data.images import ImageSet, Splits, ranking_images
+    from nas.data.load import DataSize, expected_size, load_splits
 
 __all__ = [
     "Batch",
@@ -23,3 +26,13 @@ __all__ = [
     "ranking_images",
     "unnormalise",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """A process that decodes images does without torch, whose import takes longer than many images."""
+    if name in __all__:
+        from nas.data import array_file, arrays, balance, batches, images, load
+
+        modules = array_file, arrays, balance, batches, images, load
+        return next(getattr(module, name) for module in modules if hasattr(module, name))
+    raise AttributeError(f"module 'nas.data' has no attribute {name!r}")

@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nas.data.images import CHUNK, ImageSet
+from nas.data.images import ImageSet
 from nas.errors import DataError
 
+CHUNK = 4096  # images that are floats at a time
 COLOURS = (1, 3)
 """Channels that are told apart from the sides of an image."""
 REMEDY = "give raw square images, and a label for each"

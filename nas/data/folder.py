@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
-import warnings
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-import torch
-from PIL import Image
-
-from nas.console import new_console, track
+from nas.console import new_console
 from nas.data.archive import Archive
-from nas.data.cache import cache_file, read_cache, write_cache
+from nas.data.cache import Cache, Decoded, cache_file
+from nas.data.decode import Block, Unreadable, decode
 from nas.data.images import ImageSet
-from nas.data.untrusted import SUFFIXES, UNREADABLE, check_files, decode_image, list_files
+from nas.data.untrusted import SUFFIXES, UNREADABLE, check_files, list_files
 from nas.errors import DataError
 from nas.settings import FolderSettings
 
 LAYOUT = "put images under train/CLASS/ and test/CLASS/"
-Decoded = tuple[ImageSet, ImageSet, list[int]]  # (pool, test), and what write_cache keeps of images that were scaled
 Entries = dict[str, list[tuple[str, str]]]  # split -> (class, name of the file) of each image
 
 
@@ -33,11 +29,12 @@ def load_folder(settings: FolderSettings, progress: bool = False) -> tuple[Image
     Classes are the sorted names of the folders under ``train/``; the tree may lie in one common top folder. Files
     count as images by their names; others, and hidden ones, are ignored. An image of another size becomes
     a square as ``settings.resize`` says; with ``progress``, a line says so. A zip is read in place. The decoded images
-    are kept in one file under ``settings.cache``, which is used for as long as the source does not change.
+    are mapped from one file under ``settings.cache``, which is used for as long as the source does not change.
 
     Raises:
-        DataError: ``root`` is absent or no readable folder or zip, an image is damaged or larger than images are,
-            ``train/`` or ``test/`` is missing, there is only one class, or a class is in ``test/`` alone.
+        DataError: ``root`` is absent or no readable folder or zip, an image is damaged, larger than images are or
+            changes meanwhile, ``train/`` or ``test/`` is missing, there is only one class, a class is in ``test/``
+            alone, or ``settings.cache`` has no room.
     """
     root = Path(os.path.abspath(Path(settings.root).expanduser()))
     try:
@@ -51,15 +48,14 @@ def load_folder(settings: FolderSettings, progress: bool = False) -> tuple[Image
         stamps = [(name, (root / name).stat()) for name in names or ["."]]
     except OSError as error:  # a link to nothing
         raise DataError("data.root", settings.root, f"cannot be read ({error})", "mend or remove this file") from error
-    cached = cache_file(settings, root, stamps)
-    found = read_cache(cached, settings.kept_size)
+    cache = Cache(cache_file(settings, root, stamps), settings.kept_size)
+    found = cache.read()
     if found is None:
         if kind == stat.S_IFDIR:
             check_files(settings.root, stamps if names else [])
-            found = _decode(settings, names, lambda name: (root / name).read_bytes(), progress)
+            found = _decode_folder(settings, cache, root, dict(stamps), progress)
         else:
-            found = _decode_zip(settings, root, progress)
-        write_cache(cached, *found)
+            found = _decode_zip(settings, cache, root, stamps[0][1], progress)
     pool, test, scaled = found
     if scaled and progress:
         new_console(stderr=True).print(_scaling(settings, len(pool) + len(test), *scaled))
@@ -91,7 +87,24 @@ def list_images(settings: FolderSettings) -> Entries | None:
     return None
 
 
-def _decode_zip(settings: FolderSettings, root: Path, progress: bool) -> Decoded:
+def _decode_folder(
+    settings: FolderSettings, cache: Cache, root: Path, stamps: dict[str, os.stat_result], progress: bool
+) -> Decoded:
+    def read(name: str) -> bytes:
+        with (root / name).open("rb") as file:
+            data = file.read(stamps[name].st_size + 1)
+            _refuse_changed(f"{settings.root}: {name}", os.fstat(file.fileno()), stamps[name])
+        return data
+
+    return _decode(settings, cache, stamps, read, progress)
+
+
+def _decode_zip(settings: FolderSettings, cache: Cache, root: Path, stamp: os.stat_result, progress: bool) -> Decoded:
+    def read(name: str) -> bytes:
+        data = archive.read(name)
+        _refuse_changed(settings.root, os.stat(root), stamp)
+        return data
+
     try:
         archive = Archive(root, settings.root, SUFFIXES)
     except DataError:
@@ -100,40 +113,32 @@ def _decode_zip(settings: FolderSettings, root: Path, progress: bool) -> Decoded
         rule = f"is neither a folder nor a zip that can be read ({error})"
         raise DataError("data.root", settings.root, rule, "make the zip again or name a folder") from error
     with closing(archive):
-        return _decode(settings, archive.names, archive.read, progress)
+        return _decode(settings, cache, archive.names, read, progress)
 
 
-def _decode(settings: FolderSettings, names: Iterable[str], read: Callable[[str], bytes], progress: bool) -> Decoded:
+def _refuse_changed(shown: str, now: os.stat_result, before: os.stat_result) -> None:
+    if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+        rule = "changed while images were decoded"
+        raise DataError("data.root", shown, rule, "begin again when nobody writes to it any more")
+
+
+def _decode(
+    settings: FolderSettings, cache: Cache, names: Iterable[str], read: Callable[[str], bytes], progress: bool
+) -> Decoded:
     entries = _entries(names)
     classes = _classes(settings, entries)
-    number = {name: label for label, name in enumerate(classes)}
-    others = list[tuple[int, int]]()  # sizes of images that are scaled
-    console = new_console(stderr=True)
+    numbers = {split: Counter(name for name, _ in images) for split, images in entries.items()}
+    counts = {split: [found[name] for name in classes] for split, found in numbers.items()}
 
-    def decode(split: str) -> ImageSet:
-        size, files = settings.kept_size, entries[split]
-        images = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
-        rows = track(range(len(files)), f"decoding {split}", len(files), progress, console)
-        for row in rows:
-            name = files[row][1]
-            try:
-                pixels, own = decode_image(read(name), size, settings.resize)
-            except UNREADABLE as error:
-                where, remedy = f"{settings.root}: {name}", "mend or remove this file"
-                said = re.sub(r" <.* object at 0x\w+>", "", str(error))
-                raise DataError("data.root", where, f"is no readable image ({said})", remedy) from error
-            images[row] = torch.from_numpy(pixels).permute(2, 0, 1)
-            if own != (size, size):
-                others.append(own)
-        labels = torch.tensor([number[name] for name, _ in files], dtype=torch.int64)
-        return ImageSet(images, labels, classes)
+    def blocks_of(blocks: Sequence[Sequence[str]]) -> Generator[Block, None, None]:
+        with closing(decode(blocks, read, settings.kept_size, settings.resize)) as found:
+            for files, block in zip(blocks, found, strict=False):
+                if isinstance(block, Unreadable):
+                    where, remedy = f"{settings.root}: {files[block.number]}", "mend or remove this file"
+                    raise DataError("data.root", where, f"is no readable image ({block.why})", remedy)
+                yield block
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="PIL")  # of EXIF data that nobody asks for
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        pool, test = decode("train"), decode("test")
-    others.sort(key=lambda own: own[0] * own[1])
-    return pool, test, [len(others), *others[0], *others[-1]] if others else []
+    return cache.write(classes, counts, [name for split in counts for _, name in entries[split]], blocks_of, progress)
 
 
 def _entries(names: Iterable[str]) -> Entries:

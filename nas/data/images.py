@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -11,7 +13,8 @@ from torch import Tensor
 from nas.errors import DataError
 from nas.seeds import generator
 
-CHUNK = 4096  # images counted at a time: bincount works on a contiguous copy of what it counts
+CHUNK_BYTES = 1 << 24
+"""Of the pixels that are copied at a time where all of a set are gone through."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +27,7 @@ class ImageSet:
         classes: names of the classes.
         index: int64 ``(N,)``, which rows of ``images`` these are; None for all of them, in order.
         side: of the square in the middle of an image that a network is shown; None for the whole image.
+        file: that ``images`` is mapped from; None in memory.
     """
 
     images: Tensor
@@ -31,6 +35,7 @@ class ImageSet:
     classes: tuple[str, ...]
     index: Tensor | None = None
     side: int | None = None
+    file: Path | None = None
 
     def __post_init__(self) -> None:
         assert self.images.dtype == torch.uint8, self.images.dtype
@@ -68,10 +73,9 @@ class ImageSet:
             images = images[:, :, top : top + self.side, left : left + self.side]
         return images.index_select(0, rows.to(self.device))
 
-    def chunks(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """All images in order, ``size`` at a time, and their labels; the last may be fewer."""
-        for index in torch.arange(len(self)).split(size):
-            yield self.take(index), self.labels[index]
+    def chunks(self) -> Iterator[Tensor]:
+        """All images in order, some of them at a time: the indices of these."""
+        return iter(torch.arange(len(self)).split(max(1, CHUNK_BYTES // self.images[:1].numel())))
 
     def subset(self, index: Tensor) -> ImageSet:
         """The images at ``index``, int64 ``(n,)``, in that order; they share their pixels with this set."""
@@ -79,13 +83,19 @@ class ImageSet:
         return replace(self, labels=self.labels[index], index=rows)
 
     def to(self, device: torch.device | str) -> ImageSet:
-        """A set of the same images whose pixels, and no others, are on ``device``; itself where they are there."""
+        """A set of the same images whose pixels, and no others, are on ``device``.
+
+        It is the set itself where they are there, or would take more than a quarter of the free memory of a GPU.
+        """
         if torch.device(device).type == self.device.type:
             return self
-        pixels = torch.empty(len(self), *self.images.shape[1:], dtype=torch.uint8, device=device)
-        for place, rows in zip(pixels.split(CHUNK), torch.arange(len(self)).split(CHUNK), strict=True):
-            place.copy_(self.take(rows, whole=True))
-        return replace(self, images=pixels, index=None)
+        shape = len(self), *self.images.shape[1:]
+        if torch.device(device).type == "cuda" and 4 * prod(shape) > torch.cuda.mem_get_info(device)[0]:
+            return self
+        pixels = torch.empty(shape, dtype=torch.uint8, device=device)
+        for index in self.chunks():
+            pixels[index[0] : index[-1] + 1] = self.take(index, whole=True).to(device)
+        return replace(self, images=pixels, index=None, file=None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,9 +222,9 @@ def statistics(images: ImageSet) -> tuple[Tensor, Tensor]:
     constant channel gets the deviation 1, so that dividing by it gives zeros and not NaN.
     """
     counts = torch.zeros(images.shape[0], 256, dtype=torch.float64)
-    for chunk, _ in images.chunks(CHUNK):
-        for channel in range(images.shape[0]):
-            counts[channel] += torch.bincount(chunk[:, channel].flatten(), minlength=256)
+    for index in images.chunks():
+        for channel, pixels in enumerate(images.take(index).transpose(0, 1)):
+            counts[channel] += torch.bincount(pixels.flatten(), minlength=256)
     share = counts / counts.sum(1, keepdim=True)
     values = torch.arange(256, dtype=torch.float64) / 255
     mean = share @ values

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from math import prod
 
 from nas.data.array_file import arrays_size, load_arrays
+from nas.data.cache import kept_statistics
 from nas.data.cifar import load_cifar
 from nas.data.folder import list_images, load_folder
-from nas.data.images import ImageSet, Splits, statistics, stratified, thinned
+from nas.data.images import ImageSet, Splits, stratified, thinned
 from nas.data.small import DIGITS, DIGITS_SIZE, load_digits, make_synthetic
 from nas.errors import DataError, SettingError
 from nas.seeds import generator
@@ -45,7 +46,7 @@ def load_splits(settings: DataSettings, seed: int, progress: bool = False) -> Sp
     train, val = stratified(pool, settings.val_fraction, generator(seed, "split"), "data.val_fraction")
     if settings.train_images:
         train = thinned(train, settings.train_images, generator(seed, "train_images"), "data.train_images")
-    mean, std = statistics(train)
+    mean, std = kept_statistics(train)
     return Splits(train, val, test, mean, std)
 
 

@@ -55,9 +55,9 @@ def test_an_unchanged_source_is_not_decoded_again(tmp_path, monkeypatch):
         source = of(make(tmp_path / make.__name__), cache=str(tmp_path / f"cache of {make.__name__}"))
         decoded = load_folder(source)
         with monkeypatch.context() as patch:
-            patch.setattr("nas.data.folder.decode_image", lambda *_: pytest.fail("decoded again"))
+            patch.setattr("nas.data.decode.decode_image", lambda *_: pytest.fail("decoded again"))
             assert_same_sets(load_folder(source), decoded)
-        assert [path.suffix for path in Path(source.cache).iterdir()] == [".safetensors"]
+        assert sorted(path.suffix for path in Path(source.cache).iterdir()) == [".jsonl", ".lock", ".u8"]
 
 
 def test_a_changed_source_or_size_is_decoded_again(tmp_path):

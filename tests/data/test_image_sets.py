@@ -7,7 +7,7 @@ import torch
 from support.archives import pixels_of
 
 from nas.data import load_splits
-from nas.data.images import CHUNK, ImageSet, statistics, stratified, thinned
+from nas.data.images import ImageSet, statistics, stratified, thinned
 from nas.errors import DataError
 from nas.seeds import generator
 from nas.settings import SyntheticSettings
@@ -17,8 +17,9 @@ def pool_of(images):
     return ImageSet(images, torch.zeros(len(images), dtype=torch.int64), ("a",))
 
 
-def test_statistics_equal_the_float64_reference():
-    images = torch.randint(256, (CHUNK + 5, 3, 4, 4), dtype=torch.uint8, generator=generator(0, "pixels"))
+def test_statistics_equal_the_float64_reference(monkeypatch):
+    monkeypatch.setattr("nas.data.images.CHUNK_BYTES", 1000)  # 20 images at a time
+    images = torch.randint(256, (4101, 3, 4, 4), dtype=torch.uint8, generator=generator(0, "pixels"))
     images[:, 1] //= 3
     mean, std = statistics(pool_of(images))
     reference = images.double().div(255).transpose(0, 1).flatten(1)

@@ -1,14 +1,16 @@
 """Archives that are cut short, caches that cannot be written, and a kill while one is."""
 
+import shutil
 import zipfile
 
 import pytest
-from support.archives import as_zip, assert_same_sets, of, refused
+from support.archives import SIDE, as_folder, as_zip, assert_same_sets, of, refused
 from support.injection import full_disk, killed, operations, stages
 
 from nas.data import cache
 from nas.data.folder import load_folder
-from nas.errors import NasWarning
+from nas.data.untrusted import decode_image
+from nas.errors import DataError
 
 
 @pytest.fixture
@@ -37,38 +39,84 @@ def test_an_archives_flipped_bit_is_one_line(source, tmp_path):
 def test_an_older_formats_cache_is_not_found(source, tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "FORMAT", cache.FORMAT - 1)
     expected = load_folder(source)
-    (older,) = (tmp_path / "cache").glob("*.safetensors")
-    older.write_bytes(b"another format")
+    (older,) = (tmp_path / "cache").glob("*.u8")
     monkeypatch.undo()
     assert_same_sets(load_folder(source), expected)
-    assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 2
-    assert older.read_bytes() == b"another format"
+    assert len(list((tmp_path / "cache").glob("*.u8"))) == 2
+    assert older.is_file()
 
 
-def test_a_killed_cache_write_leaves_all_or_nothing(source, tmp_path):
-    expected = load_folder(source)
-    (cached,) = (tmp_path / "cache").glob("*.safetensors")
-    cached.unlink()
-    done = operations(lambda: load_folder(source))
-    assert [name.split()[0] for name in done] == ["write", "fsync", "replace", "fsync", "unlink", "unlink"]
-    for at, half in stages(done):
-        cached.unlink()
-        assert killed(lambda: load_folder(source), at, half), done[at]
-        assert_same_sets(load_folder(source), expected)
-        left = {path.name for path in (tmp_path / "cache").iterdir()}
-        assert left <= {cached.name, f"{cached.name}.lock"}, done[at]
+@pytest.fixture
+def blocks(source, monkeypatch):
+    """What is decoded; the images make blocks of 5, 5 and 2."""
+    monkeypatch.setattr(cache, "BLOCK_BYTES", 5 * 3 * SIDE**2)
+    decoded = []
+
+    def noting(*args):
+        decoded.append(args)
+        return decode_image(*args)
+
+    monkeypatch.setattr("nas.data.decode.decode_image", noting)
+    return decoded
 
 
-def test_an_unwritable_cache_is_a_warning(source, tmp_path):
-    told = r"data\.cache=.*: images are decoded again every time \(.*\); name another folder"
-    for at in range(4):
-        with full_disk(at), pytest.warns(NasWarning, match=told):
-            assert len(load_folder(source)[0]) == 8
-        left = list((tmp_path / "cache").iterdir())
-        assert len(left) == (at == 3), "it has its name, and only that is not on the disk"
-        for path in left:
+def test_decoding_goes_on_after_a_kill_or_a_full_disk(source, blocks, tmp_path):
+    expected, files = load_folder(source), tmp_path / "cache"
+
+    def clear():
+        for path in files.iterdir():
             path.unlink()
-    (tmp_path / "cache").rmdir()
+
+    clear()
+    done = operations(lambda: load_folder(source))
+    assert [name.split()[0] for name in done] == ["unlink", *["write"] * 7, "fsync", "fsync", "replace", "fsync"]
+    told = r"^data\.cache=.*: cannot keep 0\.00 GB of decoded images \(.*\); make room, or name another folder"
+    for at, half in [*stages(done), *((at, None) for at in range(1, len(done)))]:
+        clear()
+        if half is None:
+            with full_disk(at), pytest.raises(DataError, match=told):
+                load_folder(source)
+        else:
+            assert killed(lambda: load_folder(source), at, half), done[at]
+        assert len(list(files.glob("*.u8"))) == (at == len(done) - 1), "it has its name when the rest is on the disk"
+        blocks.clear()
+        assert_same_sets(load_folder(source), expected)
+        journalled = sum("jsonl" in name for name in done[1 : min(at, 8)])  # its first line is of no block
+        assert len(blocks) == max(0, 12 - 5 * max(0, journalled - 1)), (done[at], half)
+        assert {path.suffix for path in files.iterdir()} == {".jsonl", ".lock", ".u8"}
+
+
+def test_pixels_that_changed_after_a_kill_are_decoded_again(source, blocks, tmp_path):
+    expected = load_folder(source)
+    (path,) = (tmp_path / "cache").glob("*.u8")
+    damaged = bytearray(path.read_bytes()[:-1])
+    damaged[0] ^= 1
+    path.with_name(path.name + ".unfinished").write_bytes(damaged)
+    path.unlink()
+    blocks.clear()
+    assert_same_sets(load_folder(source), expected)
+    assert len(blocks) == 12
+
+
+def test_a_cache_without_room_is_one_line(source, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 100, 5))
+        with pytest.raises(DataError, match=r"0\.00 GB are to be written, and 0\.00 GB are free"):
+            load_folder(source)
+    shutil.rmtree(tmp_path / "cache")
     (tmp_path / "cache").touch()
-    with pytest.warns(NasWarning, match=told):
-        assert len(load_folder(source)[0]) == 8
+    with pytest.raises(DataError, match=r"^data\.cache=.*cannot keep 0\.00 GB.*; make room, or name another folder"):
+        load_folder(source)
+
+
+def test_an_image_that_changes_meanwhile_is_named(tmp_path, monkeypatch):
+    for root in (as_folder(tmp_path / "pets"), as_zip(tmp_path / "pets.zip")):
+
+        def decode(*args, root=root):
+            changed = root / "train" / "a" / "3.png" if root.is_dir() else root
+            changed.write_bytes(changed.read_bytes() + b"0")
+            return decode_image(*args)
+
+        monkeypatch.setattr("nas.data.decode.decode_image", decode)
+        monkeypatch.setattr(cache, "BLOCK_BYTES", 1)
+        refused(root, "changed while images were decoded; begin again when nobody writes to it")

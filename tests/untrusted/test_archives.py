@@ -1,6 +1,7 @@
 """What somebody else's images cannot do, in a zip or in a folder."""
 
 import io
+import json
 import os
 import re
 import struct
@@ -15,9 +16,9 @@ from PIL import Image
 from support.archives import SIDE, as_folder, as_zip, assert_same_sets, encoded, of, refused
 
 from nas.data import archive
-from nas.data.cache import TENSORS
+from nas.data.cache import FORMAT
 from nas.data.folder import load_folder
-from nas.sealed import seal, unseal
+from nas.journal import Journal
 
 
 def packed(path, extra=(), compression=zipfile.ZIP_STORED):
@@ -36,7 +37,7 @@ LINKS = [0o120777 << 16, 0o010644 << 16, 0o060644 << 16]  # a link, a pipe, a de
 
 
 def test_an_entry_that_leads_elsewhere_is_refused_undecoded(tmp_path, monkeypatch):
-    monkeypatch.setattr("nas.data.folder.decode_image", lambda *_: pytest.fail("decodes"))
+    monkeypatch.setattr("nas.data.decode.decode_image", lambda *_: pytest.fail("decodes"))
     for names, rule in ((OUTSIDE, "leads out of the folder; paths of a zip"), (TWICE, "occurs twice, and nothing")):
         for name in names:
             refused(packed(tmp_path / "a.zip", [(name, b"?")]), re.escape(f": {name}: {rule}"))
@@ -191,38 +192,40 @@ def test_a_file_larger_than_images_is_not_read(folder):
 
 # -------------------------------------------------------------------------------------------------------------- cache
 
-DAMAGE = {
-    "labels too large": lambda t, m: t["labels"].fill_(2),
-    "labels below 0": lambda t, m: t["labels"].fill_(-1),
-    "labels of floats": lambda t, m: t.update(labels=t["labels"].float()),
-    "images of floats": lambda t, m: t.update(images=t["images"].float()),
-    "other size": lambda t, m: t.update(images=t["images"][..., :4]),
-    "fewer labels": lambda t, m: t.update(labels=t["labels"][:2]),
-    "no images": lambda t, m: t.update(test_images=t["test_images"][:0], test_labels=t["test_labels"][:0]),
-    "no labels": lambda t, m: t.pop("labels"),
-    "no classes": lambda t, m: m.pop("classes"),
-    "classes NaN": lambda t, m: m.update(classes="NaN"),
-    "classes of numbers": lambda t, m: m.update(classes="[1, 2]"),
-    "classes no JSON": lambda t, m: m.update(classes="["),
-    "classes deep": lambda t, m: m.update(classes="[" * 100_000),
-    "other tensors": lambda t, m: t.clear(),
+
+JOURNALS = {
+    "no classes": [],
+    "classes of numbers": [{"classes": [1, 2], "counts": {"train": [4, 4], "test": [2, 2]}}],
+    "one class": [{"classes": ["a"], "counts": {"train": [4, 4], "test": [2, 2]}}],
+    "numbers below 0": [{"classes": ["a", "b"], "counts": {"train": [-4, 14], "test": [2, 2]}}],
+    "huge numbers": [{"classes": ["a", "b"], "counts": {"train": [1 << 50] * 2, "test": [1 << 50] * 2}}],
+    "no test": [{"classes": ["a", "b"], "counts": {"train": [8, 4], "test": [0, 0]}}],
+    "no checksums": [{"classes": ["a", "b"], "counts": {"train": [4, 4], "test": [2, 2]}}],
+    "other entries": [{"classes": ["a", "b"]}],
 }
 
 
 def test_a_foreign_cache_is_decoded_again(tmp_path, monkeypatch):
     source = of(packed(tmp_path / "a.zip"))
     expected = load_folder(source)
-    (path,) = (tmp_path / "cache").glob("*.safetensors")
-    whole = path.read_bytes()
-    wrong = {"nothing": b"", "half": whole[: len(whole) // 2], "a flipped bit": whole[:-1] + bytes([whole[-1] ^ 1])}
-    for what, damage in DAMAGE.items():
-        metadata, tensors = unseal(path)
-        tensors = {name: tensors[name].clone() for name in TENSORS}
-        damage(tensors, metadata)
-        wrong[what] = seal(metadata, tensors)
-    for what, content in wrong.items():
-        path.write_bytes(content)
+    (pixels,), (path,) = (tuple((tmp_path / "cache").glob(name)) for name in ("*.u8", "*.jsonl"))
+    whole, written = pixels.read_bytes(), path.read_bytes()
+    flipped = whole[:-1] + bytes([whole[-1] ^ 1])
+    wrong = {"nothing": (b"", written), "half": (whole[:99], written), "a flipped bit": (flipped, written)}
+    wrong |= {"longer": (whole + b"0", written), "no journal": (whole, b""), "half a journal": (whole, written[:99])}
+    sums = [json.loads(line) for line in written.splitlines()[2:]]
+    for entry in sums:
+        del entry["crc32"]
+    for what, entries in JOURNALS.items():
+        path.unlink()
+        journal = Journal(path, "cache", {"format": FORMAT, "size": SIDE}, lambda _: None, result=path)
+        journal.append(*entries, *(sums if what != "no checksums" else ()))
+        wrong[what] = whole, path.read_bytes()
+    for what, (content, journal) in wrong.items():
+        pixels.unlink(missing_ok=True)  # what was mapped stays
+        pixels.write_bytes(content)
+        path.write_bytes(journal)
         assert_same_sets(load_folder(source), expected, what)
-        assert path.read_bytes() == whole, what
-    monkeypatch.setattr("nas.data.folder.decode_image", lambda *_: pytest.fail("decodes"))
+        assert (pixels.read_bytes(), path.read_bytes()) == (whole, written), what
+    monkeypatch.setattr("nas.data.decode.decode_image", lambda *_: pytest.fail("decodes"))
     assert_same_sets(load_folder(source), expected)

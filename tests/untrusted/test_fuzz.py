@@ -28,9 +28,11 @@ from nas import checkpoint
 from nas.checkpoint import load_trained
 from nas.cli.entry import _HYDRAS
 from nas.config import conf_folder, explain, register, settings_from
+from nas.data.cache import FORMAT
 from nas.data.folder import load_folder
 from nas.errors import NasError
 from nas.export import export, load
+from nas.journal import Journal
 from nas.score.benchmark import load_table
 from nas.sealed import seal, unseal
 from nas.search.outcome import SearchResult, read_result
@@ -126,14 +128,22 @@ def test_any_zip_or_image_reads_or_fails_cleanly(tmp_path):
 def test_any_cache_gives_the_images_of_its_source(tmp_path):
     path = as_zip(tmp_path / "a.zip", IMAGES)
     expected = read_images(path)
-    (file,) = (tmp_path / "cache").glob("*.safetensors")
-    metadata, tensors = unseal(file)
-    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    (file,) = (tmp_path / "cache").glob("*.jsonl")
+    pixels, journal = file.with_suffix(".u8"), file.read_bytes()
+    first, *others = [json.loads(line) for line in journal.splitlines()[1:]]
+    for entry in (first, *others):
+        del entry["crc32"]
+    whole = pixels.read_bytes()
     for number in range(100 * TIMES // SHARE):
         draws = random.Random(f"cache-{SEED}-{number}")
-        classes = json.dumps(mutated_value(json.loads(metadata["classes"]), draws))
-        forged = bytes(seal({"classes": classes}, tensors))
-        file.write_bytes(forged if draws.random() < 0.3 else mutated(forged, draws))
+        pixels.unlink()  # what was mapped stays
+        pixels.write_bytes(whole if draws.random() < 0.5 else mutated(whole, draws))
+        file.unlink()
+        definition = {"format": FORMAT, "size": 8}
+        forged = {**first, "classes": mutated_value(first["classes"], draws)}
+        Journal(file, "cache", definition, lambda _: None, result=file).append(forged, *others)
+        if draws.random() < 0.5:
+            file.write_bytes(mutated(file.read_bytes(), draws))
         for found, true in zip(read_images(path), expected, strict=True):
             assert_same(asdict(replace(found, classes=true.classes)), asdict(true))
 
