@@ -13,7 +13,7 @@ from nas.cost.limits import UNLIMITED, memory_limits
 from nas.cost.paths import PathCost
 from nas.data import DataSize, expected_size
 from nas.errors import ArchitectureError, MemoryLimitError
-from nas.settings import AdamWSettings, FixedGateSettings, SGDSettings, TrainRunSettings
+from nas.settings import AdamWSettings, FixedGateSettings, SGDSettings, SyntheticSettings, TrainRunSettings
 from nas.space import Architecture, SearchSpace, build_space
 
 GIB = 2**30
@@ -59,7 +59,7 @@ def estimate_memory(
     """Bytes that each process of a run holds at least, by what they are for.
 
     These are the weights and the copy on which FLOPs are counted; the moments of the optimizer and the moving average
-    of the weights; all images; and the activations that the largest path
+    of the weights; all images that are not mapped from a file; and the activations that the largest path
     saves for its backward pass. What comes and goes inside a step is left out.
 
     Args:
@@ -134,10 +134,10 @@ def _refusal(settings: TrainRunSettings, parts: dict[str, int], limit: int, rule
         remedy = f"write train.batch_size={1 << (fitting.bit_length() - 1)} or less"
         return MemoryLimitError("train.batch_size", batch, rule, remedy)
     if max(parts, key=lambda name: parts[name]) == "data":
-        name = {"synthetic": "size", "folder": "image_size"}.get(settings.data.name)
-        if name is None:
-            return MemoryLimitError("data", settings.data.name, rule, "take a smaller data set, or more memory")
-        return MemoryLimitError(f"data.{name}", getattr(settings.data, name), rule, f"write a smaller data.{name}")
+        if isinstance(settings.data, SyntheticSettings):
+            return MemoryLimitError("data.size", settings.data.size, rule, "write a smaller data.size")
+        remedy = "take a smaller data set, more memory, or data=folder, which needs none for its images"
+        return MemoryLimitError("data", settings.data.name, rule, remedy)
     return MemoryLimitError("space", settings.space.name, rule, "take a smaller space, or more memory")
 
 

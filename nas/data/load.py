@@ -78,19 +78,18 @@ class DataSize:
         images: in all splits together.
         input_shape: ``(C, H, W)`` of one image, as a network is shown it.
         classes: their number.
-        kept_size: side in pixels of what is kept of an image, where it is not ``input_shape``.
+        mapped: the pixels are mapped from a file, so that the kernel drops them when it needs the memory.
     """
 
     images: int
     input_shape: tuple[int, int, int]
     classes: int
-    kept_size: int = 0
+    mapped: bool = False
 
     @property
     def bytes(self) -> int:
-        """What all images and labels take, uint8 and int64."""
-        pixels = self.input_shape[0] * self.kept_size**2 or prod(self.input_shape)
-        return self.images * (pixels + LABEL_BYTES)
+        """What all images and labels hold of the memory, uint8 and int64."""
+        return self.images * (LABEL_BYTES + (0 if self.mapped else prod(self.input_shape)))
 
 
 def expected_size(settings: DataSettings) -> DataSize | None:
@@ -108,8 +107,7 @@ def expected_size(settings: DataSettings) -> DataSize | None:
         case FolderSettings(image_size=side):
             images = [image for split in (list_images(settings) or {}).values() for image in split]
             if images:
-                classes = len({label for label, _ in images})
-                return DataSize(len(images), (3, side, side), classes, settings.kept_size)
+                return DataSize(len(images), (3, side, side), len({label for label, _ in images}), mapped=True)
         case ArraysSettings():
             return None if (found := arrays_size(settings)) is None else DataSize(*found)
     return None

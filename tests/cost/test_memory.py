@@ -105,6 +105,7 @@ def test_a_data_set_is_sized_before_loading(tmp_path):
         size, splits = expected_size(settings), load_splits(settings, 0)
         assert size.images == len(splits.train) + len(splits.val) + len(splits.test), settings.name
         assert (size.input_shape, size.classes) == (splits.input_shape, len(splits.classes)), settings.name
+        assert size.mapped == (splits.train.file is not None) == (size.bytes == 8 * size.images), settings.name
     (tmp_path / "text.zip").write_text("no zip")
     for root in ("nowhere", "text.zip"):
         settings = FolderSettings(root=str(tmp_path / root))

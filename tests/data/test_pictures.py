@@ -147,9 +147,7 @@ def test_only_training_sees_beyond_the_centre_crop(tmp_path):
         assert torch.equal(unnormalise(x, splits.mean, splits.std).mul(255).round().byte(), middle)
     train = Batches(splits.train, splits.mean, splits.std, of(root, **how, resized_crop=0.9, flip=False), 6, 0)
     assert train.batch(0)[0].shape == (6, 3, 14, 14)
-    size = expected_size(of(root, **how, resized_crop=0.9))
-    assert size.input_shape == splits.input_shape
-    assert size.bytes == 12 * (3 * 16 * 16 + 8)
+    assert expected_size(of(root, **how, resized_crop=0.9)).input_shape == splits.input_shape
 
 
 def test_processes_share_a_batch_of_resized_crops():
