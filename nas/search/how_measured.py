@@ -39,7 +39,8 @@ def how_measured(settings: SearchRunSettings, target: SearchTarget, outcome: Sea
             lines.append(f"fine-tuned: after {how.finetune_steps or FINETUNE_STEPS} steps from the supernet's weights")
             lines.append("nas-export writes the supernet's weights, not the fine-tuned ones")
     if TRAINED.name in names:
-        begun = "the supernet's weights" if how.train.inherit else "scratch"
+        new = target.space_settings == target.space_settings.without_weights()
+        begun = "the supernet's weights" if how.train.inherit else "scratch" if new else "the network's own weights"
         alone = f"after {how.train.epochs} epochs alone from {begun}"
         lines.append(f"trained: accuracy on {len(target.splits.val):,} val images, {alone}; a mean where trained again")
     if outcome.verdict is not None:

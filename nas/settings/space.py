@@ -152,7 +152,7 @@ class ModelSettings(SpaceSettings):
     weights: str = ""
     """A file with the network's weights: safetensors, or ``torch.save(model.state_dict())``."""
     replace_head: bool = False
-    """Put a new last layer in place of one with another number of outputs than there are classes."""
+    """Put a new last layer, with an output for each class of the data, in place of the one that there is."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -112,11 +112,11 @@ def wide_stem(old: nn.Module) -> nn.Module:
         (PlainNet, {"stem": ["keep"], "st*": ["skip"]}, "st*: names stem, and so does stem; let one pattern"),
         (PlainNet, {"blocks.0*": ["keep"]}, "names blocks.0, and blocks.0."),
         (PlainNet, {"stem": ["keep", "skip"]}, "stem=skip: gives (1, 3, 16, 16) for (1, 3, 16, 16), where stem gives"),
-        (PlainNet, {"stem": ["keep", "conv2"]}, "kernel sizes are odd"),
+        (PlainNet, {"stem": ["keep", "low4"]}, "stem=low4: is not a known operation; choose from keep, none, skip"),
         (PlainNet, {"fc": ["keep", "conv3"]}, "fc=conv3: is no candidate for a Linear such as fc"),
         (PlainNet, {"stem": "keep"}, "must have a list of candidates"),
         (PlainNet, {"stem": ["keep", lambda old: old.weight]}, "gives a Parameter and no torch.nn.Module"),
-        (PlainNet, {}, "names no module"),
+        (PlainNet, {}, "names no module; write for example {blocks.1.shortcut: [keep"),
         (Misused, {"fc": ["keep", "linear"]}, "fc: is not called in a forward pass"),
         (nn.Bilinear, {"": ["keep"]}, "names no module"),
     ],
@@ -142,6 +142,9 @@ def test_head_is_replaced_only_if_asked() -> None:
         build_space(settings(), 3, 16, 7)
     space = build_space(settings(replace_head=True), 3, 16, 7)
     assert space.subnet((0, 1))(torch.zeros(2, *SIZE)).shape == (2, 7)
+    old, new = (build_space(settings(replace_head=asked), 3, 16, 10).subnet((0, 1), seed=1) for asked in (False, True))
+    assert torch.equal(old.get_submodule("stem").weight, new.get_submodule("stem").weight)  # type: ignore[arg-type]
+    assert not torch.equal(old.get_submodule("fc").weight, new.get_submodule("fc").weight)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pt"])

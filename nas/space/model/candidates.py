@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from nas.errors import NasError, SpaceError, did_you_mean
+from nas.errors import NasError, SettingError, SpaceError, did_you_mean
 from nas.nn import OPERATIONS, Zero, operation
 
 Shape = tuple[int, ...]
@@ -77,10 +77,12 @@ def _named(old: Old, name: str) -> nn.Module:
     if len(old.takes) != 4 or len(old.gives) != 4:
         rule = f"is for images, and {old.name} takes {old.takes} and gives {old.gives}"
         raise _unfit(old, name, rule, "take keep, skip, none, or a callable of your own")
-    if isinstance(module, nn.Conv2d):
-        return _convolution(module, name)
-    stride = max(1, round(old.takes[2] / old.gives[2]))
-    return operation(name, old.takes[1], old.gives[1], stride)
+    try:
+        if isinstance(module, nn.Conv2d):
+            return _convolution(module, name)
+        return operation(name, old.takes[1], old.gives[1], max(1, round(old.takes[2] / old.gives[2])))
+    except SettingError as error:
+        raise _unfit(old, name, error.rule, error.remedy.replace("choose from ", "choose from keep, none, ")) from None
 
 
 def _linear(old: Old, module: nn.Linear, name: str) -> nn.Module:

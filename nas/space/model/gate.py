@@ -69,8 +69,9 @@ def _named(model: nn.Module, gated: Mapping[str, Sequence[Candidate]]) -> dict[s
     """The modules that are to be gated by name, and the pattern that names each."""
     names, found = [name for name, _ in model.named_modules() if name], dict[str, str]()
     if not gated:
-        rule, remedy = "names no module", f"write for example {{{names[-1] if names else 'layer1'}: [keep, skip]}}"
-        raise _wrong("{}", rule, remedy)
+        convs = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+        last = (convs or ["layer4.1.conv2"])[-1]
+        raise _wrong("{}", "names no module", f"write for example {{{last}: [keep, conv1, sep3]}}")
     for pattern, wanted in gated.items():
         if isinstance(wanted, str) or not wanted or len({*map(name_of, wanted)}) < len(wanted):
             rule, remedy = "must have a list of candidates, none of them twice", "write for example [keep, conv1, sep3]"

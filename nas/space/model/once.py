@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from nas.errors import NasError, SpaceError
 
-_TORCH = str(Path(torch.__file__).parent)
+_TORCH = str(Path(torch.__file__).parent) + os.sep
 RAISED = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)
 """What a network of somebody else may raise where it cannot be run, or followed."""
 

@@ -118,7 +118,7 @@ def with_classes(model: nn.Module, classes: int, replace: bool, input_shape: tup
     Args:
         model: a classifier.
         classes: of the data.
-        replace: put a new last layer in place of one with another number of outputs.
+        replace: put a new last layer in place of the one that there is; it may be of other classes, if of as many.
         input_shape: of an image, ``(C, H, W)``.
 
     Raises:
@@ -133,7 +133,7 @@ def with_classes(model: nn.Module, classes: int, replace: bool, input_shape: tup
         for hook in hooks:
             hook.remove()
     found, name = y.shape[-1], type(model).__name__
-    if found == classes:
+    if found == classes and not replace:
         return model
     rule = f"gives {found:,} outputs, and the data has {classes:,} classes"
     require(replace, "space.model", name, rule, "write space.replace_head=true for a new last layer")
