@@ -1,6 +1,7 @@
 """Every image the project draws, as the bytes of a PNG; matplotlib is imported when one is drawn, not before."""
 
 from nas.draw.choices import draw_choices
+from nas.draw.confusion import draw_confusion
 from nas.draw.curves import LONGEST, MOST, draw_curves
 from nas.draw.grid import draw_grid
 from nas.draw.maps import Map, draw_maps
@@ -17,6 +18,7 @@ __all__ = [
     "Panel",
     "Points",
     "draw_choices",
+    "draw_confusion",
     "draw_curve",
     "draw_curves",
     "draw_front",

@@ -7,6 +7,7 @@ from typing import Any
 
 from nas.export.card import CARD, ONNX, PROGRAM, WEIGHTS
 from nas.settings import train_settings
+from nas.train.confusion import PICTURE, TABLE
 
 _TOP = """# {name}: {architecture}
 
@@ -14,7 +15,7 @@ _TOP = """# {name}: {architecture}
 - accuracy: {test:.1%} on {pictures:,} test images of {data}
 - {flops:,} FLOPs an image (2 x multiply-accumulates), {parameters:,} parameters
 
-`{card}` has this, and the classes, as data. Exported by gated-nas {version} with torch {torch}.
+`{card}` has this, and the classes, as data.{confusion} Exported by gated-nas {version} with torch {torch}.
 
 {input}
 ## {weights}
@@ -46,6 +47,7 @@ Each image was prepared so: {prepared}.
 """
 _CUSTOM = """ `{factory}` builds the
 module; it must be importable, and it is called because you name it: a card that names another is refused."""
+_CONFUSION = f" `{TABLE}` and `{PICTURE}` say which classes it takes for which."
 _PROGRAM = """
 ## {program}
 
@@ -85,6 +87,7 @@ def readme(card: dict[str, Any], files: Collection[str]) -> str:
         flops=card["flops"],
         parameters=card["parameters"],
         card=CARD,
+        confusion=_CONFUSION if TABLE in files else "",
         version=card["versions"]["gated-nas"],
         torch=card["versions"]["torch"],
         input=taken.format(

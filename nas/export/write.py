@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nas.checkpoint import Trained, calibrated, plain_network
 from nas.data import Batch
@@ -31,6 +31,7 @@ from nas.export.load import load
 from nas.export.readme import readme
 from nas.files import put, sha256_of
 from nas.space import Architecture
+from nas.train.confusion import write_confusion
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,11 @@ def _write(
         supernet, architecture, x.contiguous(), compared.take(torch.arange(number)) if fold else None
     )
 
-    accuracies = {name: accuracy(plain, trained.batches(getattr(splits, name))) for name in ("val", "test")}
+    predicted = {name: predictions(plain, trained.batches(getattr(splits, name))) for name in ("val", "test")}
+    labels = {"val": splits.val.labels, "test": splits.test.labels}
+    accuracies = {name: float((found == labels[name]).double().mean()) for name, found in predicted.items()}
+    title = f"{trained.space.name} {trained.space.encode(architecture)}"
+    write_confusion(folder, labels["test"], predicted["test"], splits.classes, title)
     card = make_card(trained, architecture, plain, accuracies, fold)
     write_weights(folder / WEIGHTS, plain, card["network"])
     comparisons = []
@@ -133,7 +138,6 @@ def _write(
 
 
 @torch.no_grad()
-def accuracy(network: nn.Module, batches: Sequence[Batch]) -> float:
-    """Share of images that ``network`` classifies correctly, 0 to 1."""
-    correct = sum(int((network(x).argmax(1) == y).sum()) for x, y in batches)
-    return correct / sum(len(y) for _, y in batches)
+def predictions(network: nn.Module, batches: Sequence[Batch]) -> Tensor:
+    """The class that ``network`` gives each image, int64 ``(N,)``."""
+    return torch.cat([network(x).argmax(1) for x, _ in batches])

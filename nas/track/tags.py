@@ -26,6 +26,7 @@ IMAGES_PER_S = OVERVIEW + "images_per_s"
 SUPERNET = PLOTS + "supernet"
 ACCURACY_PLOT = PLOTS + "choices_accuracy"
 PROBABILITY_PLOT = PLOTS + "choices_probability"
+CONFUSION = PLOTS + "confusion"  # of the best one, on test images, at the end
 
 # Of each choice: <kind>/<slot>/<choice>.
 ACCURACY = "slot_accuracy"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -18,6 +19,7 @@ from nas.track.state import Epoch, State, Window
 from nas.track.tags import (
     ACCURACY,
     BEST_ACCURACY,
+    CONFUSION,
     ENTROPY,
     FLOPS_SKIPPED,
     GRAD_NORM,
@@ -187,9 +189,14 @@ class Tracker:
         self.writer.scalars(step, {**values, **self.tags.curves(ACCURACY, self._accuracies.means())})
         return values
 
-    def tested(self, step: int, accuracy: float) -> None:
-        """Write the accuracy on test images, in [0, 1], of the subnetwork that is best on validation images."""
+    def tested(self, step: int, accuracy: float, confusion: Path) -> None:
+        """Write the accuracy on test images, in [0, 1], of the subnetwork that is best on validation images.
+
+        ``confusion`` is the PNG of its confusion matrix, if there is one.
+        """
         self.writer.scalars(step, {TEST_ACCURACY: accuracy})
+        if self.writer.take_images and confusion.is_file():
+            self.writer.image(CONFUSION, confusion.read_bytes(), step)
 
     def image(self, step: int, last: bool = False) -> None:
         """Write images of the supernet, with shares and the last evaluation's accuracies, and of its choices.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -27,12 +27,14 @@ class EvalResult:
         accuracy: share of correct predictions, 0 to 1.
         loss: mean cross-entropy.
         images: that both rest on.
+        predicted: the class of each image, int32 ``(images,)`` on the CPU, for a confusion matrix.
     """
 
     architecture: Architecture
     accuracy: float
     loss: float
     images: int
+    predicted: Tensor | None = field(default=None, repr=False, compare=False)
 
 
 def architectures_to_evaluate(gate: Gate, rounds: int) -> list[Architecture]:
@@ -108,10 +110,12 @@ def logits_of(
 
 def result_of(architecture: Architecture, logits: Iterable[Tensor], batches: Iterable[Batch]) -> EvalResult:
     """The result of a subnetwork that gives ``logits``, ``(B, classes)`` for each of ``batches``."""
-    correct, loss, count = 0, 0.0, 0
+    correct, loss, predicted = 0, 0.0, list[Tensor]()
     for z, (_, y) in zip(logits, batches, strict=True):
         z = z.float()
-        correct += int((z.argmax(dim=1) == y).sum())
+        classes = z.argmax(dim=1)
+        correct += int((classes == y).sum())
         loss += float(F.cross_entropy(z, y, reduction="sum"))
-        count += len(y)
-    return EvalResult(architecture, correct / count, loss / count, count)
+        predicted.append(classes.int().cpu())
+    count = sum(map(len, predicted))
+    return EvalResult(architecture, correct / count, loss / count, count, torch.cat(predicted))

@@ -14,6 +14,7 @@ from nas.errors import CheckpointError
 from nas.files import write_json
 from nas.nn import indices_of
 from nas.settings.plain import filled
+from nas.train.confusion import PICTURE, write_confusion
 from nas.train.run import Run
 
 SHOWN = 40
@@ -74,13 +75,16 @@ class Report:
 def make_report(run: Run) -> Report:
     """Evaluate the run's subnetworks on the test split and write ``report.json``, whole or not at all.
 
+    Beside it stands the confusion matrix of the first subnetwork, ``confusion.csv``, and a picture of it where the
+    run's writers take pictures.
+
     If the run has its report already, read that instead. If its writer is still open, its curves end with the
     test accuracy of the first subnetwork.
     """
     report = read_report(run.folder) if (run.folder / "report.json").is_file() else _evaluate(run)
     if run.tracker.writer.is_open:
         # Behind the last checkpoint: a run that goes on, or is looked at again, drops it and is here once more.
-        run.tracker.tested(run.step + 1, report.subnetworks[0].test_accuracy)
+        run.tracker.tested(run.step + 1, report.subnetworks[0].test_accuracy, run.folder / PICTURE)
     return report
 
 
@@ -94,10 +98,14 @@ def _evaluate(run: Run) -> Report:
             found = [result.accuracy for result in on_test if choice in indices_of(result.architecture[i])]
             accuracy = sum(found) / len(found) if found else None
             branches.append(BranchRow(slot.name, name, accuracy, len(found), share))
+    pairs = sorted(zip(on_val, on_test, strict=True), key=lambda pair: -pair[0].accuracy)
     subnets = [
         SubnetRow(space.encode(v.architecture), space.describe(v.architecture), v.accuracy, t.accuracy, v.loss, t.loss)
-        for v, t in sorted(zip(on_val, on_test, strict=True), key=lambda pair: -pair[0].accuracy)
+        for v, t in pairs
     ]
+    predicted, test, title = pairs[0][1].predicted, run.splits.test, f"{space.name} {subnets[0].architecture}"
+    assert predicted is not None
+    write_confusion(run.folder, test.labels, predicted, test.classes, title, run.tracker.writer.take_images)
     report = Report(
         branches,
         subnets,

@@ -14,6 +14,7 @@ from nas.draw import (
     Panel,
     Points,
     draw_choices,
+    draw_confusion,
     draw_curve,
     draw_curves,
     draw_front,
@@ -41,6 +42,17 @@ def test_a_front_has_a_panel_for_each_pair():
         assert count(pixels, ORANGE) > 20  # the star
         sizes[number] = pixels.shape[1]
     assert 2.3 < sizes[3] / sizes[2] < 3
+
+
+def test_a_confusion_matrix_is_whole_with_any_number_of_classes():
+    for many in (2, 30, 130):
+        counts = 3 * torch.eye(many, dtype=torch.int64)
+        counts[0, 1], counts[1] = 9, 0  # the second class has no images
+        pixels = opened(draw_confusion(counts, [f"${name}" for name in range(many)], "all of them"))
+        assert border_is_white(pixels)
+        assert max(pixels.shape) <= 1400
+        assert many != 30 or count(pixels, BLUE) > 2000, "classes that are always right"
+        assert many > 2 or count(pixels, "#db7422") > 2000, "three quarters of a class are another"
 
 
 def test_values_and_hypervolume_are_drawn_over_the_trials():

@@ -1,5 +1,6 @@
 """An exported network computes what the supernet's subnetwork does, whatever the space and however it was trained."""
 
+import csv
 import json
 import logging
 import math
@@ -82,6 +83,11 @@ def test_the_card_says_what_was_measured(trained, tmp_path):
     assert card["data"]["mean"] == splits.mean.tolist()
     assert card["checkpoint"]["path"] == f"{trained.path.parent.name}/{trained.path.name}"
     assert card["checkpoint"]["sha256"] == sha256(trained.path.read_bytes()).hexdigest()
+    (head, *rows) = list(csv.reader((tmp_path / "out" / "confusion.csv").read_text().splitlines()))
+    assert head == ["true class", *splits.classes, "images", "recall"]
+    assert [int(row[-2]) for row in rows] == splits.test.labels.bincount(minlength=len(rows)).tolist()
+    right = sum(int(row[1 + k]) for k, row in enumerate(rows))
+    assert right / len(splits.test) == card["accuracy"]["test"]
     for name, digest in card["files"].items():
         assert sha256((tmp_path / "out" / name).read_bytes()).hexdigest() == digest
     assert {*card["files"], "card.json"} == {path.name for path in (tmp_path / "out").iterdir()}

@@ -286,12 +286,15 @@ def test_a_step_touches_only_its_paths_entries(writer):
     assert len(tracker._step_s.rows()) == 2 * 3
 
 
-def test_start_writes_config_sample_and_classes(writer, events):
+def test_start_and_end_write_what_else_there_is(writer, events, tmp_path):
     tracker = Tracker(writer, SLOTS)
     tracker.start("space:\n  name: chain\n", torch.rand(5, 1, 8, 8), ["cat", "dog"])
     tracker.image(0)
+    (tmp_path / "confusion.png").write_bytes(draw_grid(torch.rand(5, 1, 8, 8)))
+    tracker.tested(1, 0.5, tmp_path / "confusion.png")
+    tracker.tested(1, 0.5, tmp_path / "none.png")
     writer.flush()
     found = events()
     assert b"```yaml\nspace:\n  name: chain\n```" in found.Tensors("config/text_summary")[0].tensor_proto.string_val
     assert b"1. dog" in found.Tensors("classes/text_summary")[0].tensor_proto.string_val[0]
-    assert found.Tags()["images"] == ["sample", "plots/supernet"]
+    assert found.Tags()["images"] == ["sample", "plots/supernet", "plots/confusion"]

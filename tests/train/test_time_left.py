@@ -1,6 +1,7 @@
 """The time left that a bar shows, on a clock that only moves where the test says so."""
 
 import pytest
+import torch
 from support.runs import tiny
 
 from nas import checkpoint
@@ -18,7 +19,8 @@ def test_time_left_is_right_after_a_tenth(tmp_path, monkeypatch, epochs):
         return result
 
     run = Run(tiny(epochs=epochs), tmp_path)
-    results = [EvalResult(path, 0.5, 1.0, 12) for path in ((0, 1), (1, 0))]
+    predicted = torch.zeros_like(run.splits.test.labels)
+    results = [EvalResult(path, 0.5, 1.0, 12, predicted) for path in ((0, 1), (1, 0))]
     monkeypatch.setattr(run, "train_step", lambda *_: takes(1.0, StepResult(1.0, 4, [1.0])))
     # As long as it should take beside a step of 8 images, and the report in proportion to its images.
     forward = 1 / 3 / 8 * 3 * 1.1

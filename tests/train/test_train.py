@@ -1,6 +1,7 @@
 """Laws of the step, the loop, the schedule and the evaluation."""
 
 import copy
+import csv
 import json
 import math
 from dataclasses import replace
@@ -57,6 +58,11 @@ def test_a_run_leaves_metrics_checkpoints_and_report(tmp_path):
     assert sum(row.share for row in report.branches if row.slot == "slot0") == pytest.approx(1)
     assert report == make_report(run)  # read back, not evaluated again
     assert len(tables(report)) == 2
+    head, *rows = csv.reader((tmp_path / "confusion.csv").read_text().splitlines())
+    assert (head[0], head[-1], len(rows)) == ("true class", "recall", 3)
+    right = sum(int(row[1 + k]) for k, row in enumerate(rows))
+    assert right / report.test_images == report.subnetworks[0].test_accuracy
+    assert (tmp_path / "confusion.png").is_file()
 
 
 def test_a_space_of_one_architecture_is_warned_of(tmp_path):
