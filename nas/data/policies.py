@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-CHUNK = 1 << 18
-"""Values that a CPU changes at a time, so that they stay in its cache: half the time of whole batches at 224x224."""
+from nas.data.crops import CHUNK
+
 LEVELS = 31
 """Of strength, evenly spaced from none to the greatest."""
 GEOMETRY = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
