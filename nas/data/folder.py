@@ -19,6 +19,7 @@ from nas.data.untrusted import SUFFIXES, UNREADABLE, check_files, list_files
 from nas.errors import DataError
 from nas.settings import FolderSettings
 
+USUAL = 224  # side in pixels of what most published networks see
 LAYOUT = "put images under train/CLASS/ and test/CLASS/"
 Entries = dict[str, list[tuple[str, str]]]  # split -> (class, name of the file) of each image
 
@@ -67,7 +68,8 @@ def _scaling(settings: FolderSettings, images: int, count: int, *sizes: int) -> 
     """What a person should know of images that had another size: ``sizes`` are the smallest and the largest."""
     (width, height), (widest, highest) = sizes[:2], sizes[2:]
     own = f"{width}x{height}" + f" to {widest}x{highest}" * (sizes[:2] != sizes[2:])
-    side, nearer = settings.kept_size, round(min(widest, highest) * settings.image_size / settings.kept_size)
+    side = settings.kept_size
+    nearer = min(USUAL, round(min(widest, highest) * settings.image_size / side))  # photos would say thousands
     remedy = f"; data.image_size={nearer} is nearer to that" if nearer != settings.image_size else ""
     how = f"scaled to {side}x{side} by data.resize={settings.resize}"
     return f"data.root={settings.root}: {count:,} of {images:,} images, {own}, are {how}{remedy}"

@@ -46,6 +46,9 @@ def test_scaling_is_said_with_both_sizes(tmp_path, capsys):
         load_folder(source, progress=True)
         said = capsys.readouterr().err
         assert "4 of 12 images, 96x72, are scaled to 8x8 by data.resize=crop; data.image_size=72" in said
+    photo = FILES | {"train/a/0.png": encoded(1, width=400, height=300)}
+    load_folder(of(as_folder(tmp_path / "photos", photo)), progress=True)
+    assert "; data.image_size=224 is" in capsys.readouterr().err
     load_folder(of(as_folder(tmp_path / "small")), progress=True)
     assert "scaled" not in capsys.readouterr().err
 
