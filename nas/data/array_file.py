@@ -43,6 +43,8 @@ class _Arrays:
     shapes: dict[str, tuple[int, ...]]
     read: Callable[[str], Tensor]
     classes: list[str] | None
+    mapped: bool = False
+    """Whether images are read from the file when they are used, if their channels come first."""
 
 
 def load_arrays(settings: ArraysSettings) -> tuple[ImageSet, ImageSet | None]:
@@ -85,8 +87,8 @@ def _digest(path: Path, size: int, time_ns: int) -> str:
     return sha256_of(path)[:20]
 
 
-def arrays_size(settings: ArraysSettings) -> tuple[int, tuple[int, int, int], int] | None:
-    """Images, ``(C, H, W)`` of one, and classes, by what stands in the file; None where loading refuses it."""
+def arrays_size(settings: ArraysSettings) -> tuple[int, tuple[int, int, int], int, bool] | None:
+    """Images, ``(C, H, W)`` of one, classes, and whether they are mapped; None where loading refuses the file."""
     try:
         with _open(settings) as arrays:
             shape = arrays.shapes["images"]
@@ -94,7 +96,8 @@ def arrays_size(settings: ArraysSettings) -> tuple[int, tuple[int, int, int], in
             channels = 1 if len(shape) == 3 else shape[3 if last else 1]
             classes = len(arrays.classes) if arrays.classes else int(arrays.read("labels").max()) + 1
             tested, usual = arrays.shapes.get("test_images", (0,))[0], channels in COLOURS and 1 < classes <= shape[0]
-            return (shape[0] + tested, (channels, shape[2], shape[2]), classes) if usual else None
+            size = shape[0] + tested, (channels, shape[2], shape[2]), classes, arrays.mapped and not last
+            return size if usual else None
     except (DataError, *UNREADABLE):
         return None
 
@@ -178,7 +181,8 @@ def _safetensors(path: Path) -> Iterator[_Arrays]:
         names = [*file.keys()]
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
         text = (file.metadata() or {}).get(CLASSES)
-        yield _Arrays(names, shapes, file.get_tensor, None if text is None else _names(json.loads(text)))
+        mapped = "images" in names and file.get_slice("images").get_dtype() == "U8"
+        yield _Arrays(names, shapes, file.get_tensor, None if text is None else _names(json.loads(text)), mapped)
 
 
 def _names(found: Any) -> list[str]:

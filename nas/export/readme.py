@@ -47,7 +47,7 @@ Each image was prepared so: {prepared}.
 """
 _CUSTOM = """ `{factory}` builds the
 module; it must be importable, and it is called because you name it: a card that names another is refused."""
-_CONFUSION = f" `{TABLE}` and `{PICTURE}` say which classes it takes for which."
+_CONFUSION = f"\n`{TABLE}` and `{PICTURE}` say which classes it takes for which."
 _PROGRAM = """
 ## {program}
 

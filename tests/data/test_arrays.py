@@ -42,6 +42,7 @@ def test_every_layout_and_format_gives_the_same_images(tmp_path):
         assert (pool.classes, none) == (("cat", "dog"), None)
         splits, size = load_splits(settings, 0), expected_size(settings)
         assert (len(splits.test), size.images, size.input_shape, size.classes) == (4, 40, (3, 6, 6), 2)
+        assert size.mapped == settings.root.endswith("b.safetensors")
 
 
 def test_grey_images_and_a_test_split_stay_what_they_are(tmp_path):
