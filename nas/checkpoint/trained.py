@@ -171,6 +171,8 @@ def must_be_named(path: Path | str, settings: SpaceSettings, factory: str, key: 
     if called := settings.unnamed(factory):
         rule = f"the network of {path} is built by {called}, which is called only if you name it too"
         word = f"{key}={called}" if key == "factory" else f"space={settings.name} {key}={called}"
+        if key == "space.model":
+            word = "space=model, space.model= and space.gated= as for that run,"
         raise CheckpointError(key, factory or "''", rule, f"write {word} if you trust it")
 
 

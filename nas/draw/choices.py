@@ -8,7 +8,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 from nas.draw.figure import COLOURS, INK, LINES, SMALL, TEXT, TITLE, new_figure, style, to_png
-from nas.draw.names import short_names, shorten
+from nas.draw.names import short_names, shorten, shorten_parts
 from nas.space import Slot
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def draw_choices(
         panel = figure.add_subplot(rows, columns, number)
         _draw_curves(panel, slots[k], curves[k], stars[k])
         style(panel, "step" if number > len(shown) - columns else "")
-        panel.set_title(f"{shorten(names[k], 34)}\n{leads[k][1]}", fontsize=SMALL, color=INK, loc="left")
+        panel.set_title(f"{shorten_parts(names[k], 34)}\n{leads[k][1]}", fontsize=SMALL, color=INK, loc="left")
         panel.locator_params(axis="x", integer=True, nbins=5)
         if not alike:
             panel.legend(fontsize=SMALL - 2, frameon=False)

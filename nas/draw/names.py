@@ -13,6 +13,15 @@ def shorten(text: str, letters: int) -> str:
     return f"{text[: letters - 1 - tail]}…{text[len(text) - tail :]}"
 
 
+def shorten_parts(name: str, letters: int) -> str:
+    """A dotted name in at most so many letters, its longest parts shortened first, so that all parts say something."""
+    parts = name.split(".")
+    widths = [*map(len, parts)]
+    while sum(widths) + len(widths) - 1 > letters and max(widths) > 4:
+        widths[widths.index(max(widths))] -= 1
+    return shorten(".".join(map(shorten, parts, widths)), letters)
+
+
 def short_names(names: Sequence[str]) -> list[str]:
     """Dotted names without the parts at their beginnings and ends that all of them share.
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from nas.draw.choices import legend_of
 from nas.draw.figure import COLOURS, GREY, INK, SMALL, TITLE, new_figure, to_png
-from nas.draw.names import short_names, shorten
+from nas.draw.names import short_names, shorten, shorten_parts
 from nas.space import Slot
 
 ROWS = 28
@@ -27,7 +27,7 @@ def draw_shares(
     names = short_names([slot.name for slot in slots])
     columns = min(math.ceil(len(slots) / ROWS), 3)
     rows = math.ceil(len(slots) / columns)
-    figure = new_figure(max(4.2 * columns, 5.6), 0.25 * rows + 1.3)
+    figure = new_figure(max(4.2 * columns, 6.4), 0.25 * rows + 1.3)
     figure.suptitle("Share of the steps in which each choice ran, and the most accurate choice", x=0.01, ha="left",
                     size=TITLE, color=INK)  # fmt: skip
     for column in range(columns):
@@ -40,7 +40,7 @@ def draw_shares(
                 start += share
             panel.text(1.02, place, _best(slots[k], accuracies[k]), size=SMALL - 1, color=INK, va="center")
         panel.set(xlim=(0, 1), ylim=(rows - 0.5, -0.5), xticks=[])
-        panel.set_yticks(range(len(here)), [shorten(names[k], 18) for k in here], fontsize=SMALL - 1, color=INK)
+        panel.set_yticks(range(len(here)), [shorten_parts(names[k], 20) for k in here], fontsize=SMALL - 1, color=INK)
         panel.spines[:].set_visible(False)
         panel.tick_params(length=0)
         panel.axvline(0.5, color=GREY, lw=0.6, zorder=3)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nas.draw.figure import BLUE, GREY, INK, LINE, ORANGE, SMALL, TEXT, TITLE, new_figure, to_png
-from nas.draw.names import short_names, shorten
+from nas.draw.names import short_names, shorten, shorten_parts
 from nas.draw.shares import draw_shares
 from nas.space import Slot
 
@@ -102,7 +102,7 @@ def draw_supernet(
         _pill(axes, left, middle, "input" if start == 0 else "from above")
         x = left + PORT + GAP
         for k in range(start, stop):
-            axes.text(x + WIDTH / 2, top + 12, shorten(names[k], 24), size=TITLE, color=INK, ha="center")
+            axes.text(x + WIDTH / 2, top + 12, shorten_parts(names[k], 24), size=TITLE, color=INK, ha="center")
             number = f"{len(shares[k])} choice" + ("s" if len(shares[k]) != 1 else "")
             axes.text(x + WIDTH / 2, top + 27, number, size=SMALL, color=GREY, ha="center")
             # What leaves a slot meets in a dot half-way to the next one; a pill needs no dot.

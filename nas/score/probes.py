@@ -25,7 +25,7 @@ class _Linearised(Watch):
     """BatchNorm as identity."""
 
     def normalise(self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-        return x
+        return x.clone()  # as a BatchNorm's output, which may be written to
 
 
 def synflow(net: nn.Module, like: Tensor, seed: int) -> float:

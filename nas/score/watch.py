@@ -56,7 +56,7 @@ class Watch(TorchFunctionMode):
             given = dict(zip(_BATCH_NORM, args, strict=False)) | kwargs
             result = self.normalise(given["input"], given.get("weight"), given.get("bias"), given.get("eps", 1e-5))
         elif func in _DROPOUTS:
-            result = args[0] if args else kwargs["input"]
+            result = (args[0] if args else kwargs["input"]).clone()
         else:
             result = func(*args, **kwargs)
         if func in _LAYERS:

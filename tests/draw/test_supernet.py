@@ -3,7 +3,7 @@ from support.images import border_is_white, count, opened
 
 from nas.draw import draw_supernet
 from nas.draw.figure import ORANGE
-from nas.draw.names import short_names, shorten
+from nas.draw.names import short_names, shorten, shorten_parts
 from nas.draw.supernet import MAX_BOXES, boxes_of, percent
 from nas.space import Slot
 
@@ -58,6 +58,9 @@ def test_long_names_keep_their_ends():
         assert len(short) <= letters
         assert (short[0], short[-1]) == ("i", "7")
     assert shorten("conv3", 5) == "conv3"
+    dense = {shorten_parts(f"denseblock{n}.denselayer{m}", 20) for n in range(1, 5) for m in range(1, 25)}
+    assert (len(dense), max(map(len, dense))) == (96, 20)
+    assert shorten_parts(".".join("abcdefgh"), 9) == "a.b.….g.h"
 
 
 def test_short_names_drop_what_all_share_and_stay_apart():

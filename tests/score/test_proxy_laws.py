@@ -56,6 +56,15 @@ def test_weights_before_a_batchnorm_may_be_scaled():
     assert after["synflow"] > before["synflow"]
 
 
+def test_layers_that_write_in_place_change_no_score():
+    def values(inplace):
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4), nn.ReLU(inplace), nn.Dropout(), nn.ReLU(inplace)]
+        return values_of(nn.Sequential(*layers, nn.Flatten(), nn.Linear(144, CLASSES)), NAMES, make_batches(2, 5))
+
+    assert values(True) == values(False)
+
+
 def test_order_and_repetition_of_images_do_not_matter():
     """The loss is a mean: each image's share halves, and fisher's square quarters. zico's deviation has ddof 0."""
     network, batches = build("residual").double(), doubled(make_batches(3, 4))
