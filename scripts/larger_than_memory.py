@@ -23,7 +23,7 @@ from PIL import Image
 
 from nas.checkpoint.file import versions
 
-SIDE, MANY, FEW, ROUNDS, MORE = 128, 8500, 400, 2, 30_000_000
+SIDE, MANY, FEW, ROUNDS, MORE = 128, 8500, 400, 2, 40_000_000
 TRAIN = "import sys; from nas.cli.train import main; main()"
 WORDS = """data=folder data.image_size=128 data.crop=0 train.batch_size=32 train.epochs=1 train.threads=1
     evaluate.batch_size=32
@@ -73,7 +73,7 @@ def train(root: Path, limit: int | None, name: str) -> dict[str, float]:
     with cgroup(limit) as (group, used):
         join = f"open({str(group / 'cgroup.procs')!r}, 'w').write('0'); {TRAIN}"
         subprocess.run(
-            [sys.executable, "-c", join, *WORDS.split(), *place], cwd=root.parent, check=True, capture_output=True
+            [sys.executable, "-c", join, *WORDS.split(), *place], cwd=root.parent, check=True, stdout=subprocess.PIPE
         )
         peak = int((group / used).read_text())
         stat = (line.split() for line in (group / "memory.stat").read_text().splitlines())

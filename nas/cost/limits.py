@@ -28,10 +28,11 @@ def memory_limits(device: torch.device, here: int = 1, root: Path = Path("/")) -
     """The limits on each of ``here`` processes: ``ulimit -v``, cgroups, the machine's memory, and that of a GPU.
 
     ``ulimit -v`` counts what is mapped and not only what is used: some GB for torch alone. A system without ``proc``
-    has no limits. ``root`` is where ``proc`` and ``sys`` are; another folder is for tests.
+    has no limits. Pages of files, such as libraries and mapped images, are not counted as used: the kernel drops them
+    when it needs the memory. ``root`` is where ``proc`` and ``sys`` are; another folder is for tests.
     """
     status, limits = _read(root / "proc/self/status"), []
-    resident, mapped = (1024 * _number(status, name, 0) for name in ("VmRSS", "VmSize"))
+    resident, mapped = (1024 * _number(status, name, 0) for name in ("RssAnon", "VmSize"))
     machine = 1024 * _number(_read(root / "proc/meminfo"), "MemTotal", 0)
     cgroup = min(_cgroup_limits(root), default=UNLIMITED)
     if (address := _number(_read(root / "proc/self/limits"), "Max address space")) < UNLIMITED:

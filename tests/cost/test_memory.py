@@ -229,7 +229,7 @@ def test_the_smallest_cgroup_limit_counts(tmp_path):
 def test_limits_are_named_and_say_what_they_count(tmp_path):
     files = VERSION_2 | {
         "proc/meminfo": "MemTotal:       16000 kB\nMemFree:  100 kB\n",
-        "proc/self/status": "Name:\tx\nVmSize:\t    5000 kB\nVmRSS:\t    700 kB\n",
+        "proc/self/status": "Name:\tx\nVmSize:\t    5000 kB\nRssAnon:\t    700 kB\n",
         "proc/self/limits": "Limit      Soft Limit  Hard Limit  Units\nMax address space  10000000  unlimited  bytes\n",
     }
     assert memory_limits(CPU, 2, machine(tmp_path, files)) == [
