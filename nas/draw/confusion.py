@@ -59,7 +59,7 @@ def draw_confusion(counts: Tensor, classes: Sequence[str], title: str) -> bytes:
     axes.text(1.01, 1.01, "recall", transform=axes.transAxes, fontsize=SMALL, color=GREY)
     if many <= NUMBERED:
         for i, j in zip(*table.nonzero(), strict=True):
-            ink = "white" if depth[i, j, 0] > 0.55 else INK
+            ink = "white" if depth[i, j, 0] > (0.55 if i == j else 0.8) else INK
             axes.text(j, i, f"{table[i, j]}", ha="center", va="center", fontsize=SMALL, color=ink)
     wrong = np.where(right, 0, table)
     often = [divmod(int(k), many) for k in np.argsort(-wrong, axis=None, kind="stable")[:3]]
