@@ -45,13 +45,19 @@ class InPlace(GatedBlock):
         super().__init__(branches, choices, slot)
         self.place = place
 
-    def forward(self, x: Tensor, *absent: None, **named: None) -> Tensor:
-        """``x`` through the open branches; a mask or the like that the network hands on must be None."""
-        if (entries := _ENTRIES.get(None)) is None or any(value is not None for value in (*absent, *named.values())):
-            rule = "is called with more than a tensor" if entries else "runs outside of supernet(x, architecture)"
+    def forward(self, x: Tensor, *absent: object, **named: object) -> Tensor:
+        """``x`` through the open branches; a mask or the like that the network hands on must be None or False."""
+        _check_off(self.slot, *absent, *named.values())
+        if (entries := _ENTRIES.get(None)) is None:
             remedy = "gate a module around it, or write the gates into forward (space=custom)"
-            raise SpaceError("space.gated", self.slot, rule, remedy)
+            raise SpaceError("space.gated", self.slot, "runs outside of supernet(x, architecture)", remedy)
         return sum_of_open(self, x, entries[self.place])
+
+
+def _check_off(slot: str | None, *values: object) -> None:
+    if any(value is not None and value is not False for value in values):
+        rule, remedy = "is called with more than a tensor", "gate a module around it, or take space=custom"
+        raise SpaceError("space.gated", slot, rule, remedy)
 
 
 class GatedModel(nn.Module):
@@ -87,18 +93,25 @@ class GatedModel(nn.Module):
         memo: dict[int, nn.Module] = {}
         for block in gated_blocks(self.model).values():
             branches = [block.branches[i] for i in indices_of(architecture[block.place])]
-            memo[id(block)] = copy.deepcopy(branches[0] if len(branches) == 1 else BranchSum(branches), memo)
+            memo[id(block)] = copy.deepcopy(branches[0] if len(branches) == 1 else BranchSum(branches, block.slot), memo)
         return copy.deepcopy(self.model, memo)
 
 
 class BranchSum(nn.Module):
-    """The sum of what several branches give."""
+    """The sum of what branches give, in place of a module that may be called with more than a tensor.
 
-    def __init__(self, branches: Iterable[nn.Module]) -> None:
+    Args:
+        branches: modules that take the same tensor and give the same shape.
+        slot: its name.
+    """
+
+    def __init__(self, branches: Iterable[nn.Module], slot: str | None) -> None:
         super().__init__()
-        self.branches = nn.ModuleList(branches)
+        self.branches, self.slot = nn.ModuleList(branches), slot
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *absent: object, **named: object) -> Tensor:
+        """The sum for ``x``; all else that the network hands on must be None or False."""
+        _check_off(self.slot, *absent, *named.values())
         first, *others = self.branches
         value: Tensor = first(x)
         for branch in others:

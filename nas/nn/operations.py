@@ -33,6 +33,13 @@ OPERATIONS = (
 and ``mb<e>_k<k>`` any expansion."""
 
 
+class Copy(nn.Module):
+    """The operation ``skip`` where what follows writes into its input: a copy of what comes in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clone()
+
+
 class Zero(nn.Module):
     """The operation ``none``: zeros of the shape of what comes in."""
 

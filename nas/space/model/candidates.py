@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from nas.errors import NasError, SettingError, SpaceError, did_you_mean
 from nas.nn import OPERATIONS, Zero, operation
+from nas.nn.model import BranchSum
+from nas.nn.operations import Copy
 
 Shape = tuple[int, ...]
 Candidate = str | Callable[[nn.Module], nn.Module]
@@ -28,12 +30,16 @@ class Old:
         module: itself.
         takes: shape of its input, with one image.
         gives: shape of its output.
+        overwritten: what comes behind it changes its output in place.
+        beside: it is called with more than that tensor, which is None or False.
     """
 
     name: str
     module: nn.Module
     takes: Shape
     gives: Shape
+    overwritten: bool = False
+    beside: bool = False
 
 
 def name_of(candidate: Candidate) -> str:
@@ -63,7 +69,8 @@ def candidate(old: Old, wanted: Candidate) -> nn.Module:
     if gives != old.gives:
         remedy = "take another candidate there, or name fewer modules by the pattern"
         raise _unfit(old, wanted, f"gives {gives} for {old.takes}, where {old.name} gives {old.gives}", remedy)
-    return made.train(old.module.training)
+    made.train(old.module.training)
+    return BranchSum([made], old.name) if old.beside and made is not old.module else made
 
 
 def _named(old: Old, name: str) -> nn.Module:
@@ -71,7 +78,7 @@ def _named(old: Old, name: str) -> nn.Module:
     if name == "keep":
         return module
     if name in ("skip", "none"):
-        return nn.Identity() if name == "skip" else Zero()
+        return Zero() if name == "none" else Copy() if old.overwritten else nn.Identity()
     if isinstance(module, nn.Linear):
         return _linear(old, module, name)
     if len(old.takes) != 4 or len(old.gives) != 4:
@@ -79,7 +86,7 @@ def _named(old: Old, name: str) -> nn.Module:
         raise _unfit(old, name, rule, "take keep, skip, none, or a callable of your own")
     try:
         if isinstance(module, nn.Conv2d):
-            return _convolution(module, name)
+            return _convolution(old, module, name)
         return operation(name, old.takes[1], old.gives[1], max(1, round(old.takes[2] / old.gives[2])))
     except SettingError as error:
         raise _unfit(old, name, error.rule, error.remedy.replace("choose from ", "choose from keep, none, ")) from None
@@ -96,12 +103,15 @@ def _linear(old: Old, module: nn.Linear, name: str) -> nn.Module:
     raise _unfit(old, name, f"is no candidate for a Linear such as {old.name}", remedy)
 
 
-def _convolution(old: nn.Conv2d, name: str) -> nn.Module:
-    """The operation ``name`` with the channels and stride of ``old``, which ends where ``old`` ends."""
-    made = _without_norm(operation(name, old.in_channels, old.out_channels, old.stride[0]), old.bias is not None)
+def _convolution(old: Old, module: nn.Conv2d, name: str) -> nn.Module:
+    """The operation ``name`` with the channels and stride of ``module``, which ends where that ends."""
+    stride = module.stride
+    made = _without_norm(operation(name, module.in_channels, module.out_channels, stride[0]), module.bias is not None)
     margins: list[int] = []
-    for width, pad, dilation in zip(old.kernel_size[::-1], _padding(old)[::-1], old.dilation[::-1], strict=True):
-        surplus = 2 * pad - dilation * (width - 1)  # pixels by which it pads more than its kernel takes away
+    for axis, pad in reversed([*enumerate(_padding(module))]):
+        surplus = 2 * pad - module.dilation[axis] * (module.kernel_size[axis] - 1)  # what it pads more than it takes
+        if (old.takes[axis + 2] + surplus - 1) // stride[axis] + 1 != old.gives[axis + 2]:
+            surplus = 0  # one that pads by itself, so that only the stride makes the image smaller, as in TensorFlow
         margins += [surplus // 2, surplus - surplus // 2]
     return nn.Sequential(nn.ZeroPad2d(tuple(margins)), made) if any(margins) else made  # type: ignore[arg-type]
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import partial
+from inspect import signature
 
 from torch import Tensor, nn
 
@@ -95,15 +97,17 @@ def _named(model: nn.Module, gated: Mapping[str, Sequence[Candidate]]) -> dict[s
 
 def _run(model: nn.Module, names: Iterable[str], input_shape: tuple[int, int, int]) -> dict[str, Old]:
     """The modules ``names`` in the order in which an image runs through them, with their shapes."""
-    olds, hooks = dict[str, Old](), []
+    olds, hooks, outputs = dict[str, Old](), [], dict[str, tuple[Tensor, int]]()
 
     def look(name: str, module: nn.Module, args: tuple, kwargs: dict, y: object) -> None:
-        more = [value for value in (*args[1:], *kwargs.values()) if value is not None]
+        more = _beside(module, args, kwargs)
         if more or not args or not isinstance(args[0], Tensor) or not isinstance(y, Tensor):
             takes, gives = (", ".join(type(v).__name__ for v in values) for values in ((*args, *more), (y,)))
             rule = f"takes {takes} and gives {gives}, where a gate takes one tensor and gives one"
             raise _wrong(name, rule, "gate a module around it or in it")
-        olds.setdefault(name, Old(name, module, tuple(args[0].shape), tuple(y.shape)))
+        beside = len(args) + len(kwargs) > 1
+        olds.setdefault(name, Old(name, module, tuple(args[0].shape), tuple(y.shape), beside=beside))
+        outputs.setdefault(name, (y, y._version))
 
     for name in names:
         module = model.get_submodule(name)
@@ -116,7 +120,17 @@ def _run(model: nn.Module, names: Iterable[str], input_shape: tuple[int, int, in
     if missing := next((name for name in names if name not in olds), None):
         rule = "is not called in a forward pass; its parameters may be used without it"
         raise _wrong(missing, rule, "gate the module that does so")
-    return olds
+    written = {name for name, (y, version) in outputs.items() if y._version > version}
+    return {name: replace(old, overwritten=name in written) for name, old in olds.items()}
+
+
+def _beside(module: nn.Module, args: tuple, kwargs: dict) -> list[object]:
+    """What ``module`` is called with beside its first argument, but for a None or False that is the default anyway."""
+    if len(args) + len(kwargs) == 1:
+        return []
+    call = signature(module.forward)
+    named = [*call.bind(*args, **kwargs).arguments.items()][1:]
+    return [v for name, v in named if not ((v is None or v is False) and v is call.parameters[name].default)]
 
 
 def _wrong(value: str, rule: str, remedy: str) -> SpaceError:
