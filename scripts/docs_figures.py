@@ -33,7 +33,7 @@ Rows = list[list[str]]
 
 def ratios(result: dict[str, Any]) -> Rows:
     """``nas-bench`` and ``nas-bench suite=dist``: a ratio for each number of branches, with its bar."""
-    branches = list(result["rows"][0]["ratios"])
+    branches = sorted({k for row in result["rows"] for k in row["ratios"]}, key=int)
     rows, network = [["", *(f"K = {k}" for k in branches)]], None
     for row in result["rows"]:
         if row["network"] != network:

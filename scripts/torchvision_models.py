@@ -35,7 +35,7 @@ from nas.nn import gated_slots
 from nas.space import extract, gate_modules
 
 CANDIDATES = ["keep", "conv1", "sep3"]
-KWARGS = dict.fromkeys(("googlenet", "inception_v3"), {"aux_logits": False, "init_weights": False})
+KWARGS = {name: {"aux_logits": False, "init_weights": False} for name in ("googlenet", "inception_v3")}
 """Their auxiliary classifiers make a tuple of the logits."""
 SMALL = 96
 """Pixels a side where logits are computed, except for networks that take images of one size alone."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from itertools import cycle
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from nas.settings import (
     ChainSettings,
     EvaluateSettings,
     LearnedGateSettings,
+    ModelSettings,
     SGDSettings,
     SyntheticSettings,
     TrackSettings,
@@ -26,7 +28,7 @@ from nas.settings import (
     TrainSettings,
     TwoBranchSettings,
 )
-from nas.space import Architecture, SearchSpace, build_space
+from nas.space import Architecture, SearchSpace, build_space, extract
 from nas.space.two_branch import branch
 from nas.train import GatedOptimizer, GateTrainer, Loss, Run, TrainStep, fit
 
@@ -169,6 +171,24 @@ def slots_space(choices: int) -> SearchSpace:
 def eight_slots(choices: int, rounds: int) -> dict[str, Ratio]:
     """The gated step of 8 slots, 16x16 images, batch 16, with a uniform and a learned gate."""
     return interleave(STANDALONE, basic_steps(slots_space(choices), standalone_slots(), *random_batch(16, 16)), rounds)
+
+
+def gated_resnet18(rounds: int) -> Ratio:
+    """The gated step of torchvision's resnet18, 64x64 images, batch 32, against the networks extracted from it.
+
+    Both take the same four paths in turn, on which each slot opens each of its choices once.
+    """
+    settings = ModelSettings(model="resnet18", gated={"layer*.conv2": ["keep", "conv1", "sep3", "sep5"]})
+    space, (x, y) = build_space(settings, 3, 64, 10), random_batch(32, 64)
+    paths = [tuple((slot + turn) % 4 for slot in range(len(space.slots))) for turn in range(4)]
+    supernet = space.supernet()
+    alone = cycle([plain_step(extract(supernet, path), x, y) for path in paths])
+    train_step, ours = TrainStep(supernet, GatedOptimizer(supernet, SGD)), cycle(paths)
+    variants: dict[str, Call] = {
+        STANDALONE: lambda: next(alone)(),
+        "gated": lambda: train_step((x, y), (next(ours),), SGD.lr),
+    }
+    return interleave(STANDALONE, variants, rounds)["gated"]
 
 
 def data_path(rounds: int) -> Ratio:

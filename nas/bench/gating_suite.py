@@ -11,7 +11,7 @@ from nas.bench import gating
 from nas.bench.compare import Ratio, Row, measured, ratio_table
 from nas.settings import LearnedGateSettings
 
-BRANCHES = (2, 8, 32, 128)
+BRANCHES = (2, 4, 8, 32, 128)
 LEARNED = LearnedGateSettings()
 Found = dict[str, dict[str, Ratio]]
 
@@ -26,8 +26,10 @@ def gating_suite(rounds: int, threads: int, say: Callable[[str], None]) -> dict[
             found[str(k)] = cost(k, rounds)
         return found
 
-    two = measure("two_branch", gating.two_branch, BRANCHES)
-    slots = measure("8 slots", gating.eight_slots, BRANCHES[:3])
+    two = measure("two_branch", gating.two_branch, (2, 8, 32, 128))
+    slots = measure("8 slots", gating.eight_slots, (2, 8, 32))
+    say("resnet18")
+    resnet = {"4": gating.gated_resnet18(max(3, rounds // 4))}
     say("data path")
     data = {"2": gating.data_path(rounds)}
     say("whole loop")
@@ -35,6 +37,7 @@ def gating_suite(rounds: int, threads: int, say: Callable[[str], None]) -> dict[
     rows = [
         *_rows("two_branch, batch 64", two, (1.03, 1.05, 1.06, 1.10)),
         *_rows("8 slots of conv3x3-BN-ReLU, batch 16", slots, (1.05, 1.07, 1.10)),
+        Row("resnet18 of torchvision, 8 slots, 64x64, batch 32", "gated", resnet, {"4": 1.03}),
         Row("around the step, two_branch", "one batch of data / the step", data, {"2": 0.08}),
         Row("around the step, two_branch", "nas-train's images/s / the bare step's", loop, {"2": 0.90}, "at least"),
     ]

@@ -93,7 +93,9 @@ class GatedModel(nn.Module):
         memo: dict[int, nn.Module] = {}
         for block in gated_blocks(self.model).values():
             branches = [block.branches[i] for i in indices_of(architecture[block.place])]
-            memo[id(block)] = copy.deepcopy(branches[0] if len(branches) == 1 else BranchSum(branches, block.slot), memo)
+            memo[id(block)] = copy.deepcopy(
+                branches[0] if len(branches) == 1 else BranchSum(branches, block.slot), memo
+            )
         return copy.deepcopy(self.model, memo)
 
 

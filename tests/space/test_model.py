@@ -18,7 +18,7 @@ from nas.nn import GatedModel, gated_slots
 from nas.settings import ModelSettings, TrainRunSettings, train_settings
 from nas.space import build_space, extract, gate_modules
 from nas.space.model.candidates import Old, candidate
-from tests.support.plain_nets import Misused, PlainNet, Untraceable
+from tests.support.plain_nets import Misused, Optioned, Overwriting, PlainNet, Untraceable
 
 SIZE = (3, 16, 16)
 SECONDS = {"blocks.*.second": ["keep", "conv1", "sep3", "skip"]}
@@ -93,6 +93,31 @@ def test_candidate_has_the_shape_of_the_original(old: nn.Conv2d, name: str) -> N
         image = torch.zeros(1, 4, side, side)
         made = candidate(Old("old", old, tuple(image.shape), tuple(old(image).shape)), name)
         assert made(image).shape == old(image).shape
+
+
+def test_convolution_that_pads_by_itself_has_candidates() -> None:
+    class Same(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(nn.functional.pad(x, (0, 1, 0, 1)))
+
+    old, image = Same(4, 6, 3, 2), torch.zeros(1, 4, 24, 24)
+    made = candidate(Old("old", old, tuple(image.shape), tuple(old(image).shape)), "conv3")
+    assert made(image).shape == old(image).shape
+
+
+def test_skip_leaves_its_input_to_others(x: Tensor) -> None:
+    whole, before = supernet(Overwriting, {"mix": ["keep", "skip"]}), x.clone()
+    whole(x, (1,)).sum().backward()
+    assert torch.equal(x, before)
+    assert torch.equal(whole(x, (1,)), extract(whole, (1,))(x))
+
+
+@pytest.mark.parametrize("path", [(0,), (1,), ((0, 1),)])
+def test_options_that_are_off_may_be_handed_on(path: Any, x: Tensor) -> None:
+    whole = supernet(Optioned, {"inner": ["keep", "skip"]})
+    assert torch.equal(whole(x, path), extract(whole, path)(x))
+    with pytest.raises(NasError, match="takes Tensor, bool and gives Tensor, where a gate takes one tensor"):
+        supernet(Optioned, {"other": ["keep"]})
 
 
 def test_users_own_candidate_and_whole_blocks(x: Tensor) -> None:

@@ -80,6 +80,44 @@ class Misused(PlainNet):
         return torch.nn.functional.linear(self.blocks(self.stem(x)).mean((2, 3)), self.fc.weight)
 
 
+class Overwriting(nn.Module):
+    """Rectifies in place what the convolution ``mix`` gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.relu, self.fc = nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(inplace=True), nn.Linear(3, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc((x + self.relu(self.mix(x))).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+class Option(nn.Module):
+    """Takes a mask and whether to negate, both off by default."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, negate: bool = False) -> Tensor:
+        y = x if mask is None else x * mask
+        return -y if negate else y
+
+
+class Optioned(nn.Module):
+    """Hands a mask and an option on to its modules: to ``other`` one that is not off by default."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.other, self.fc = Option(), OnByDefault(), nn.Linear(3, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.other(self.inner(x, None, negate=False), negate=False)
+        return self.fc(y.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+class OnByDefault(nn.Module):
+    """Negates unless told otherwise."""
+
+    def forward(self, x: Tensor, negate: bool = True) -> Tensor:
+        return -x if negate else x
+
+
 def wide(old: nn.Module) -> nn.Module:
     """A candidate of a user's own: the convolution with a dilation."""
     assert isinstance(old, nn.Conv2d)
