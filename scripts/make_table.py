@@ -152,7 +152,7 @@ def parts(settings: TrainRunSettings, seed: int) -> tuple[SearchSpace, Splits]:
     from nas.space import build_space
 
     splits = _splits(json.dumps(asdict(settings.data)), seed)
-    return build_space(settings.space, *splits.sizes), splits
+    return build_space(settings.space, *splits.sizes).opened(settings.gate.numbers), splits
 
 
 @lru_cache(maxsize=1)

@@ -28,7 +28,7 @@ def draw_shares(
     columns = min(math.ceil(len(slots) / ROWS), 3)
     rows = math.ceil(len(slots) / columns)
     figure = new_figure(max(4.2 * columns, 6.4), 0.25 * rows + 1.3)
-    figure.suptitle("Share of the steps in which each choice ran, and the most accurate choice", x=0.01, ha="left",
+    figure.suptitle("Share of each choice in the runs of its slot, and the most accurate choice", x=0.01, ha="left",
                     size=TITLE, color=INK)  # fmt: skip
     for column in range(columns):
         here = range(column * rows, min((column + 1) * rows, len(slots)))

@@ -91,7 +91,7 @@ def draw_supernet(
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.axis("off")
     legend = "orange: the slot's largest share" + ("; acc: mean validation accuracy" if any(known) else "")
-    axes.text(MARGIN, MARGIN, "Share of the steps in which each choice ran", size=TITLE, color=INK, va="center")
+    axes.text(MARGIN, MARGIN, "Share of each choice in the runs of its slot", size=TITLE, color=INK, va="center")
     axes.text(MARGIN, MARGIN + 18, legend, size=SMALL, color=GREY, va="center")
     top = HEAD
     for start, body in zip(starts, bodies, strict=True):

@@ -11,6 +11,7 @@ import torch
 from nas.checkpoint import Trained, load_trained
 from nas.data import Batch, Splits, load_splits
 from nas.errors import CheckpointError, NasWarning, SettingError, require
+from nas.nn import indices_of
 from nas.score.benchmark import BenchmarkTable, load_table, table_space
 from nas.score.proxies import check_names
 from nas.score.run import training_batches
@@ -62,8 +63,8 @@ def load_target(settings: RankRunSettings) -> RankTarget:
     if trained:
         first, splits = trained[0], trained[0].splits
         for other in trained[1:]:
-            if other.settings.space != first.settings.space:
-                rule = f"is of another space than {first.path}"
+            if (other.settings.space, other.space.numbers) != (first.settings.space, first.space.numbers):
+                rule = f"is of another space than {first.path}, or has another gate.open"
                 raise CheckpointError("checkpoint", other.path, rule, "rank checkpoints of different spaces one by one")
         space, space_settings = first.space, first.settings.space
     else:
@@ -80,6 +81,8 @@ def load_target(settings: RankRunSettings) -> RankTarget:
         shape = splits.sizes if splits else ()
         space = build_space(space_settings, *shape)
     truth = load_table(settings.truth, space, space_settings)
+    if not trained and not space.has_aliases:
+        space = space.opened(sorted({len(indices_of(entry)) for a in truth.architectures for entry in a}))
     for one in trained:
         _warn_of_other_data(one, truth)
     input_shape = splits.input_shape if splits else (3, 32, 32)

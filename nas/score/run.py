@@ -64,14 +64,14 @@ class ScoreRun:
             settings = replace(settings, only=named_in(settings.only))
         self.settings, self.folder = settings, folder
         known = asdict(settings)
-        for name in ("run", "progress", "rank_sum"):  # they change no score
+        for name in ("run", "progress", "rank_sum", *["open"] * (settings.open == [1])):  # they change no score
             known.pop(name)
         self._rows: dict[str, Row] = {}  # by architecture: two processes may have scored one
         self.journal = Journal(folder / "scores.jsonl", "nas-score", known, self._replay, result=folder / "scores.csv")
         self.threads = Threads(settings.threads, "subnetwork")
         splits = load_splits(settings.data, settings.seed, settings.progress)
         shape = splits.sizes
-        self.space = build_space(settings.space, *shape)
+        self.space = build_space(settings.space, *shape).opened(settings.open, "open")
         chosen = choose(self.space, settings)
         self.wanted = [self.space.encode(architecture) for architecture in chosen]
         self._supernets = [self.space.supernet(settings.seed + draw) for draw in range(settings.weights)]

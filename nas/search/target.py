@@ -51,7 +51,7 @@ class SearchTarget:
         require(settings.space is not None, "checkpoint", "''", "a checkpoint or a space must be given", remedy)
         data = settings.data or DigitsSettings()
         splits = load_splits(data, settings.seed, progress)
-        space = build_space(settings.space, *splits.sizes)
+        space = build_space(settings.space, *splits.sizes).opened(settings.open, "open")
         check_supernet(space, space.supernet(settings.seed), *splits.sizes)
         warn_of_one(space)
         return cls(space, settings.space, data, splits, settings.seed)

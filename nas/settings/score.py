@@ -25,6 +25,8 @@ class ScoreSettings(Settings):
     """Drawn from the space by seed, none twice; the whole space if it has no more."""
     only: Any = field(default_factory=list)
     """These architectures, as the space writes them, instead of drawn ones; or the name of a file with one a line."""
+    open: Any = 1
+    """Branches that a drawn architecture opens in each slot; of a list such as [1,2] the number is drawn too."""
     weights: int = rules.at_least(1, 1)
     """Draws of initial weights, of ``seed``, ``seed + 1`` and so on; a score is their mean."""
     batch_size: int = rules.at_least(2, 32)
@@ -39,6 +41,7 @@ class ScoreSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.open = rules.numbers("open", self.open, "open=[1,2]")
         names = [self.only] if isinstance(self.only, str) else self.only
         ok = isinstance(names, list) and all(isinstance(name, str) and name for name in names)
         rule, remedy = "must be a list of architectures, or a file with one a line", "write only=[1-0-2] or only=FILE"

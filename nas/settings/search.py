@@ -222,6 +222,8 @@ class SearchRunSettings(Settings):
     """The checkpoint's own where there is one."""
     data: Any = None
     """The checkpoint's own where there is one, else the digits."""
+    open: Any = 1
+    """Branches that an architecture opens in each slot, or a list of such numbers; a checkpoint has its run's."""
     search: SearchSettings = field(default_factory=SearchSettings)
     seed: int = rules.seed_number()
     run: str = rules.run_name()
@@ -230,3 +232,6 @@ class SearchRunSettings(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         rules.factory_of_checkpoint(self.factory, self.checkpoint)
+        self.open = rules.numbers("open", self.open, "open=[1,2]")
+        rule, remedy = "is for a search without a checkpoint, which has its run's gate.open", "leave it out"
+        require(not self.checkpoint or self.open == [1], "open", self.open, rule, remedy)

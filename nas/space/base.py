@@ -57,14 +57,15 @@ class SearchSpace(ABC):
     def __init__(self, name: str, slots: tuple[Slot, ...]) -> None:
         self.name, self.slots, self.several = name, slots, False
         self.numbers: tuple[tuple[int, ...], ...] = ((1,),) * len(slots)
+        self._key = "gate.open"
         self._counts = torch.tensor([len(slot.choices) for slot in slots], dtype=torch.float64)
 
-    def opened(self, numbers: Sequence[int]) -> SearchSpace:
+    def opened(self, numbers: Sequence[int], key: str = "gate.open") -> SearchSpace:
         """The same space with architectures that open so many branches of each slot.
 
         What is counted, sampled, enumerated and changed are architectures of these numbers, and no others are valid. A
         slot leaves out the numbers that it has too few branches for. With ``[1]`` it is the space as it was made,
-        which takes any number where it is given one, as ``gate=fixed`` does.
+        which takes any number where it is given one, as ``gate=fixed`` does. ``key`` names the setting in messages.
 
         Raises:
             SettingError: a slot has too few branches for all of the numbers, or no slot has enough for one of them; or
@@ -73,19 +74,19 @@ class SearchSpace(ABC):
         if list(numbers) == [1] and not self.several:
             return self
         rule = f"must be 1 in space {self.name}, where several architectures name one network"
-        require(not self.has_aliases, "gate.open", list(numbers), rule, "leave it out, or take another space")
+        require(not self.has_aliases, key, list(numbers), rule, "leave it out, or take another space")
         found = copy.copy(self)
-        found.several = list(numbers) != [1]
+        found.several, found._key = list(numbers) != [1], key
         found.numbers = tuple(tuple(n for n in numbers if n <= len(slot.choices)) for slot in self.slots)
         for slot, fitting in zip(self.slots, found.numbers, strict=True):
             rule, remedy = (
                 f"slot {slot.name} of space {self.name} has only {len(slot.choices)}",
-                "add 1, as in gate.open=",
+                f"add 1, as in {key}=",
             )
-            require(bool(fitting), "gate.open", list(numbers), rule, f"{remedy}[1,{','.join(map(str, numbers))}]")
+            require(bool(fitting), key, list(numbers), rule, f"{remedy}[1,{','.join(map(str, numbers))}]")
         most, largest = max(len(slot.choices) for slot in self.slots), max(numbers)
         rule = f"no slot of space {self.name} has {largest} branches; the largest has {most}"
-        require(largest <= most, "gate.open", list(numbers), rule, f"write numbers up to {most}")
+        require(largest <= most, key, list(numbers), rule, f"write numbers up to {most}")
         return found
 
     def __repr__(self) -> str:
@@ -127,7 +128,7 @@ class SearchSpace(ABC):
         number = sum(math.comb(count, n) for n in numbers)
         if number > MOST_ENTRIES:
             rule = f"slot {self.slots[slot].name} then has {number:,} entries; {MOST_ENTRIES:,} can be enumerated"
-            raise SettingError("gate.open", list(numbers), rule, "open fewer, or group the branches of the slot")
+            raise SettingError(self._key, list(numbers), rule, "open fewer, or group the branches of the slot")
         return _entries(count, numbers)
 
     @abstractmethod
@@ -176,7 +177,7 @@ class SearchSpace(ABC):
                 remedy = f"slot {slot.name} has 0 to {len(slot.choices) - 1}: {', '.join(slot.choices)}"
                 raise ArchitectureError("architecture", architecture, f"entry {entry} {error.rule}", remedy) from None
             if self.several and number not in numbers:
-                rule = f"opens {number} of slot {slot.name}, and gate.open is {' or '.join(map(str, numbers))} there"
+                rule = f"opens {number} of slot {slot.name}, where {' or '.join(map(str, numbers))} may be open"
                 raise ArchitectureError("architecture", architecture, rule, f"write for example {self.example}")
         return architecture
 

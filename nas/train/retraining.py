@@ -15,6 +15,7 @@ from nas.cost.flops_match import TOLERANCE, flops_match
 from nas.data import identified, load_splits
 from nas.errors import CheckpointError
 from nas.files import write_json
+from nas.nn import indices_of
 from nas.settings import FixedGateSettings, TrainRunSettings
 from nas.space import Architecture, SearchSpace, build_space, check_supernet
 from nas.threads import set_threads
@@ -128,6 +129,11 @@ def retrain(
     return result
 
 
+def _like(space: SearchSpace, architecture: Architecture) -> SearchSpace:
+    """The space with as many open branches a slot as ``architecture`` has somewhere."""
+    return space if space.has_aliases else space.opened(sorted({len(indices_of(entry)) for entry in architecture}))
+
+
 def _plan(settings: TrainRunSettings, trained: Trained | None, digest: str) -> tuple[SearchSpace, list[Part]]:
     """The space, and the trainings to make in it."""
     splits = trained.splits if trained else load_splits(settings.data, settings.seed, settings.track.progress)
@@ -135,7 +141,8 @@ def _plan(settings: TrainRunSettings, trained: Trained | None, digest: str) -> t
     architecture = space.decode(settings.architecture)
     supernet = space.supernet(settings.seed)
     check_supernet(space, supernet, *splits.sizes)
-    flops = PathFlops(space, supernet, splits.input_shape)
+    pool = _like(space, architecture)
+    flops = PathFlops(pool, supernet, splits.input_shape)
 
     def part(name: str, architecture: Architecture, initial: Initial | None = None) -> Part:
         parameters = count_parameters(plain_network(supernet, architecture, splits.input_shape))
@@ -145,7 +152,7 @@ def _plan(settings: TrainRunSettings, trained: Trained | None, digest: str) -> t
     if trained is not None:
         weights = calibrated(trained, architecture).state_dict()
         parts.append(part("inherited", architecture, Initial(weights, digest)))
-    if (other := flops_match(space, flops, architecture, settings.seed)) is not None:
+    if (other := flops_match(pool, flops, architecture, settings.seed)) is not None:
         parts.append(part("random", other))
     return space, parts
 

@@ -57,7 +57,7 @@ def test_one_open_branch_is_the_space_as_it_was():
 def test_another_number_of_open_branches_is_refused():
     for text in ("0-0-0+1+2", "0+1+2-0-0"):
         with pytest.raises(
-            ArchitectureError, match=r"opens 3 of slot s\d, and gate.open is 1 or 2 there; write for example 1-0-3$"
+            ArchitectureError, match=r"opens 3 of slot s\d, where 1 or 2 may be open; write for example 1-0-3$"
         ):
             SPACE.decode(text)
     with pytest.raises(ArchitectureError, match="entry 4 must name branches from 0 to 3"):
