@@ -169,8 +169,12 @@ def slots_space(choices: int) -> SearchSpace:
 
 
 def eight_slots(choices: int, rounds: int) -> dict[str, Ratio]:
-    """The gated step of 8 slots, 16x16 images, batch 16, with a uniform and a learned gate."""
-    return interleave(STANDALONE, basic_steps(slots_space(choices), standalone_slots(), *random_batch(16, 16)), rounds)
+    """The gated step of 8 slots, 16x16 images, batch 16, with a uniform and a learned gate, and with two open gates."""
+    space, (x, y) = slots_space(choices), random_batch(16, 16)
+    steps = basic_steps(space, standalone_slots(), x, y)
+    steps["two open"] = gated_step(space.opened([2]), x, y)
+    steps["two open: stand-alone"] = plain_step(space.subnet(((0, 1),) * len(space.slots)), x, y)
+    return interleave(STANDALONE, steps, rounds)
 
 
 def gated_resnet18(rounds: int) -> Ratio:

@@ -1,5 +1,8 @@
 """A supernet that was trained with several open branches a slot is searched over just those architectures."""
 
+import itertools
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,15 +13,24 @@ from support.studies import run
 from nas.checkpoint import load_trained
 from nas.cost import PathFlops, PathParameters
 from nas.cost.same_cost import other_networks, same_cost
-from nas.errors import ArchitectureError
+from nas.errors import ArchitectureError, CheckpointError, SettingError
 from nas.nn import indices_of
-from nas.search import Evaluator
+from nas.score.run import ScoreRun
+from nas.search import Evaluator, Search
 from nas.search.objectives import Limits, objective
 from nas.search.propose.proposers import Trial
 from nas.search.propose.surrogate import one_hot
 from nas.search.propose.surrogate_proposer import SurrogateProposer
 from nas.search.run import build_proposer
-from nas.settings import ChainSettings, SearchRunSettings, SearchSettings, TrainRunSettings, UniformGateSettings
+from nas.settings import (
+    ChainSettings,
+    ScoreSettings,
+    SearchRunSettings,
+    SearchSettings,
+    SyntheticSettings,
+    TrainRunSettings,
+    UniformGateSettings,
+)
 from nas.space import build_space, in_order
 
 SPACE = Slots(3, 1, 4).opened([1, 2])
@@ -74,6 +86,24 @@ def test_costs_of_several_branches_add_up(merge, numbers):
         best = cost.largest()[0]
         others = other_networks(space, best, same_cost([cost], best), 0)
         assert set(others) == {a for a in found if a != best and abs(found[a] - found[best]) <= 0.05 * found[best]}
+
+
+def test_a_search_without_a_checkpoint_opens_what_it_is_told(tmp_path):
+    how = SearchSettings(threads=1, progress=False, objectives=["flops"], sampler="exhaustive", tensorboard=False)
+    data = SyntheticSettings(size=64, image_size=16, classes=3)
+    settings = SearchRunSettings(space=CHAIN, data=data, search=how, open=2)
+    _, outcome = run(settings, tmp_path)
+    assert {trial.architecture for trial in outcome.trials} == set(
+        itertools.product([(0, 1), (0, 2), (1, 2)], repeat=2)
+    )
+    with pytest.raises(CheckpointError, match="was begun with other settings"):
+        Search(replace(settings, open=[1, 2]), tmp_path)
+    with pytest.raises(SettingError, match=r"^open=\[5\]: slot slot0 of space chain has only 3; add 1, as in open="):
+        Search(replace(settings, open=5), tmp_path / "other")
+    with pytest.raises(SettingError, match=r"open=\[2\]: is for a search without a checkpoint"):
+        replace(settings, checkpoint="run")
+    scored = ScoreRun(ScoreSettings(space=CHAIN, data=data, open=2, batch_size=8, progress=False), tmp_path / "score")
+    assert len(scored.wanted) == 9
 
 
 @pytest.fixture(scope="module")

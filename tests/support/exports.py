@@ -69,7 +69,7 @@ KINDS = {
     "two_branch": (of(TwoBranchSettings()), "1"),
     "two_branch, both open": (of(TwoBranchSettings()), "0+1"),
     "chain": (of(CHAIN), "2-0"),
-    "chain, several open": (of(CHAIN), "0+2-1"),
+    "chain, several open": (replace(of(CHAIN), gate=UniformGateSettings(open=[1, 2])), "0+2-1"),
     "chain, concat": (of(replace(CHAIN, merge="concat")), "1-0+2"),
     "chain, bf16, EMA": (of(CHAIN, TrainSettings(precision="bf16", ema_decay=0.5)), "2-1"),
     "chain, channels_last": (of(CHAIN, TrainSettings(channels_last=True)), "2-1"),

@@ -253,6 +253,12 @@ def test_without_equal_flops_the_nearest_is_taken():
     assert match((0, 0, 0, 0), 0) is None
 
 
+def test_a_set_is_compared_with_a_random_set(settings, tmp_path):
+    rows = retrain(replace(settings, checkpoint="", architecture="0+2-1"), tmp_path).rows
+    assert "+" in rows[1].architecture
+    assert abs(rows[1].flops / rows[0].flops - 1) < 0.5
+
+
 def test_what_cannot_be_compared_is_left_out(settings, tmp_path):
     """Nothing is inherited without a checkpoint; a space of one architecture has no other, and the table says so."""
     alone = replace(settings, checkpoint="", architecture="0-0")
