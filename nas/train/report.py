@@ -167,9 +167,13 @@ def best_of_run(path: Path | str) -> str:
 def tables(report: Report) -> list[ResultTable]:
     """The report for a terminal."""
     slots = list(dict.fromkeys(row.slot for row in report.branches))
-    short, several = dict(zip(slots, short_names(slots), strict=True)), len(slots) > 1
+    opened = any("+" in subnet.architecture for subnet in report.subnetworks)
+    short, several = dict(zip(slots, short_names(slots), strict=True)), len(slots) > 1 or opened
     title = f"Branches: accuracy on {report.test_images} test images"
-    figures = [*(["mean accuracy", "of subnetworks"] if several else ["accuracy"]), "share of steps"]
+    figures = [
+        *(["mean accuracy", "of subnetworks"] if several else ["accuracy"]),
+        f"share of {'runs' if opened else 'steps'}",
+    ]
     branches = ResultTable(title, ["slot", "branch"], figures)
     for row in report.branches[:SHOWN]:
         accuracy = "-" if row.test_accuracy is None else f"{row.test_accuracy:.1%}"

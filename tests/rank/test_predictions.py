@@ -66,7 +66,8 @@ def test_a_table_of_several_open_branches_is_ranked(tmp_path):
     names = ["1+0-2" if a == ((0, 1), 2) else space.encode(a) for a in space.enumerate()]
     (tmp_path / "table.csv").write_text("architecture,a\n" + "\n".join(f"{n},{0.01 * len(n)}" for n in names))
     wanted = {"truth": str(tmp_path / "table.csv"), "space": CHAIN, "predictors": ["surrogate"]}
-    target, found = predicted(RankRunSettings(**wanted, rank=replace(QUIET, trainings=12, features=["choices"])), tmp_path / "run")
+    how = replace(QUIET, trainings=12, features=["choices"])
+    target, found = predicted(RankRunSettings(**wanted, rank=how), tmp_path / "run")
     count = PathFlops(SPACE, target.space.supernet(), (3, 32, 32)).count
     assert found["flops"].values.tolist() == [[count(a) for a in target.truth.architectures]]
     assert found["surrogate"].values.isfinite().all()
