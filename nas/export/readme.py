@@ -28,7 +28,7 @@ logits = network(x)
 ```
 
 It builds the network from the settings in `{card}` and runs no code from these files.{custom} The bare tensors, by the
-names they have in the supernet: `safetensors.torch.load_file("{weights}")`.
+names they have in the network: `safetensors.torch.load_file("{weights}")`.
 """
 _NORMALISED = """All files take float32 images `(batch, {channels}, {size}, {size})`, normalised channel by channel, and
 give logits `(batch, {classes})`:

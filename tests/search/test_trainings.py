@@ -24,6 +24,7 @@ from nas.settings import (
     CellSettings,
     EvaluateSettings,
     FixedGateSettings,
+    ModelSettings,
     SearchRunSettings,
     SearchSettings,
     TrackSettings,
@@ -163,6 +164,17 @@ def test_an_inherited_training_begins_with_the_supernets_weights(checkpoint, tmp
     assert not all(same[1])
     with pytest.raises(SettingError, match=r"search\.train\.inherit=True: needs a supernet to inherit from; add"):
         trainings(SearchTarget.of(settings()), tmp_path, inherit=True)
+
+
+def test_a_network_of_somebody_else_inherits_too(tmp_path, monkeypatch):
+    net = "tests.support.plain_nets:PlainNet"
+    space = ModelSettings(model=net, gated={"blocks.*.second": ["keep", "conv1"]}, kwargs={"num_classes": 3})
+    run = finish(tiny(TrainRunSettings(space=space), epochs=1), tmp_path / "run")
+    target, runs = SearchTarget.of(replace(settings(run.folder), factory=net)), []
+    monkeypatch.setattr(nas.search.trained.trainings, "fit", lambda run, until: runs.append(run) or die())
+    with pytest.raises(KeyboardInterrupt):
+        trainings(target, tmp_path, checkpoint=run.folder, inherit=True)((1, 0))
+    assert all(map(torch.equal, runs[0].supernet.parameters(), run.supernet.parameters()))
 
 
 def told(outcome):

@@ -158,6 +158,15 @@ def test_model_that_fails_names_its_line() -> None:
         gate_modules(PlainNet(), SECONDS, input_shape=(4, 16, 16))
 
 
+def test_model_that_writes_to_its_images_is_refused() -> None:
+    class Writing(PlainNet):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.sub_(0.5))
+
+    with pytest.raises(NasError, match="Writing: changes the images that it is given in place; let forward begin"):
+        gate_modules(Writing(), SECONDS, input_shape=SIZE)
+
+
 def settings(**more: Any) -> ModelSettings:
     return ModelSettings(**({"model": NETS + "PlainNet", "gated": SECONDS} | more))
 

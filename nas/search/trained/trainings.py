@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nas.checkpoint import Initial, calibrated, must_be_trusted, plain_network, saved
+from nas.checkpoint import Initial, calibrated, must_be_trusted, saved
 from nas.data import Batches
 from nas.errors import require
 from nas.search.target import SearchTarget
@@ -148,8 +148,7 @@ class Trainings:
         assert trained is not None, "the settings ask for a checkpoint"
         if saved(folder):
             return Initial({}, trained.digest)  # it goes on with its own weights
-        network = plain_network(calibrated(trained, architecture), architecture, trained.splits.input_shape)
-        return Initial(network.state_dict(), trained.digest)
+        return Initial(calibrated(trained, architecture).state_dict(), trained.digest)
 
     def _losses(self, run: Run) -> list[float]:
         lines = map(json.loads, (run.folder / "metrics.jsonl").read_text().splitlines())
