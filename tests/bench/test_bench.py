@@ -40,4 +40,4 @@ def test_the_suite_prints_a_table():
     result = gating_suite(3, 1, lambda what: None)
     barred = [row for row in result["rows"] if row["bars"]]
     shown = len(gating_table(result).rows)
-    assert shown == len(result["rows"]) + len(barred) + 3  # bars, and a heading for each network
+    assert shown == len(result["rows"]) + len(barred) + 4  # bars, and a heading for each network
