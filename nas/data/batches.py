@@ -85,7 +85,8 @@ class Batches:
             rule = f"the {stream} split has only {count} images"
             remedy = f"write train.batch_size={count} or less, or change data.val_fraction"
             raise DataError("train.batch_size", batch_size, rule, remedy)
-        for name, side in ("crop", settings.crop), ("cutout", settings.cutout):
+        border = 0 if settings.resized_crop else settings.crop
+        for name, side in ("crop", border), ("cutout", settings.cutout):
             rule = f"must be smaller than an image, {height}x{width}"
             require(side < min(height, width), f"data.{name}", side, rule, "0 switches it off")
 

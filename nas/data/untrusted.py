@@ -94,7 +94,7 @@ def decode_image(data: bytes, size: int, resize: str) -> tuple[np.ndarray, tuple
 
     What is transparent is put on white, as viewers show it; to drop the alpha channel would uncover what lies beneath.
     A JPEG is decoded at 1/2, 1/4 or 1/8 where that leaves twice the size: 2 to 8 times as fast, and the difference is
-    less than that of another filter.
+    about that of another filter.
 
     Args:
         data: the bytes of its file.

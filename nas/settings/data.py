@@ -37,7 +37,8 @@ class DataSettings(Settings, group="data"):
     crop: int = rules.not_negative(4)
     """Pixels of zero padding that a random crop may move into; 0 switches it off."""
     resized_crop: float = rules.fraction(0.0)
-    """Smallest share of the area of a random resized crop; 0 switches them off, and the centre crop elsewhere."""
+    """Smallest share of the area of a random resized crop, which takes the place of ``crop``, with a centre crop
+    elsewhere; 0 switches both off."""
     flip: bool = True
     """Mirror half of the images left to right."""
     cutout: int = rules.not_negative(0)
@@ -56,8 +57,6 @@ class DataSettings(Settings, group="data"):
         rule = "must be above 0: subnetworks are compared on held-out images"
         remedy = "write for example data.val_fraction=0.1"
         require(self.val_fraction > 0, "data.val_fraction", self.val_fraction, rule, remedy)
-        rule, remedy = f"crops already, so that data.crop={self.crop} makes no sense", "write data.crop=0 beside it"
-        require(not (self.resized_crop and self.crop), "data.resized_crop", self.resized_crop, rule, remedy)
         self.augment = rules.names("data.augment", self.augment or None, "data.augment=[trivial]")
         rule = f"must be of {', '.join(POLICIES)}, or your own as in my_pkg.my:augment"
         for name in self.augment:

@@ -1,7 +1,6 @@
 """Images of other sizes and modes, and crops of them: each against a plain reference."""
 
 import io
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ from nas.data import Batches, Ordered, expected_size, load_splits, unnormalise
 from nas.data.crops import draw_boxes, resized_crops
 from nas.data.folder import load_folder
 from nas.data.untrusted import decode_image
-from nas.errors import SettingError
 from nas.settings import SyntheticSettings
 from nas.settings.data import RESIZE
 
@@ -151,7 +149,7 @@ def test_only_training_sees_beyond_the_centre_crop(tmp_path):
 
 
 def test_processes_share_a_batch_of_resized_crops():
-    settings = SyntheticSettings(size=64, image_size=12, crop=0, resized_crop=0.35)
+    settings = SyntheticSettings(size=64, image_size=12, resized_crop=0.35)
     splits = load_splits(settings, 0)
     one, *two = (
         Batches(splits.train, splits.mean, splits.std, settings, 8, 0, part=part) for part in ((0, 1), (0, 2), (1, 2))
@@ -161,5 +159,3 @@ def test_processes_share_a_batch_of_resized_crops():
         assert torch.equal(x, torch.cat([half.batch(step)[0] for half in two]))
         assert x.std() > 0.5
     assert not torch.equal(x, Batches(splits.train, splits.mean, splits.std, settings, 8, 1).batch(5)[0])
-    with pytest.raises(SettingError, match=r"crop=0.35: crops already.* data.crop=4 .*; write data.crop=0"):
-        replace(settings, crop=4)

@@ -107,7 +107,7 @@ def test_batchnorm_statistics_are_those_of_the_evaluation(trained, tmp_path):
 
 
 def test_readme_and_tables_name_the_files_written(trained, tmp_path):
-    data = FolderSettings(root="here", image_size=28, resize="pad", resized_crop=0.5, crop=0)
+    data = FolderSettings(root="here", image_size=28, resize="pad", resized_crop=0.5)
     exported = export(replace(trained, settings=replace(trained.settings, data=data)), (1, 2), tmp_path / "out")
     text = (tmp_path / "out" / "README.md").read_text()
     assert "chain: 1-2" in text
