@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.transforms.v2.functional import resized_crop
 
-import nas.data.crops
+import nas.data.augment.crops
 from nas.checkpoint.file import versions
-from nas.data.crops import draw_boxes, resized_crops
+from nas.data.augment.crops import draw_boxes, resized_crops
 
 BATCH, ROUNDS, LEAST = 64, 40, 0.35
 SIZES = {32: 32, 64: 64, 224: 256}

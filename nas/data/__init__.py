@@ -3,12 +3,13 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nas.data.array_file import identified
-    from nas.data.arrays import from_dataset, image_set
     from nas.data.balance import class_weights
-    from nas.data.batches import Batch, Batches, Ordered, unnormalise
+    from nas.data.batches import Batches
     from nas.data.images import ImageSet, Splits, ranking_images
     from nas.data.load import DataSize, expected_size, load_splits
+    from nas.data.ordered import Batch, Ordered, unnormalise
+    from nas.data.read.array_file import identified
+    from nas.data.read.arrays import from_dataset, image_set
 
 __all__ = [
     "Batch",
@@ -31,8 +32,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """A process that decodes images does without torch, whose import takes longer than many images."""
     if name in __all__:
-        from nas.data import array_file, arrays, balance, batches, images, load
+        from nas.data import balance, batches, images, load, ordered
+        from nas.data.read import array_file, arrays
 
-        modules = array_file, arrays, balance, batches, images, load
+        modules = array_file, arrays, balance, batches, images, load, ordered
         return next(getattr(module, name) for module in modules if hasattr(module, name))
     raise AttributeError(f"module 'nas.data' has no attribute {name!r}")

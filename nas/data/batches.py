@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from math import prod
-from typing import overload
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from nas.data.augment import Augmentation
+from nas.data.augment.crops import draw_boxes, erase, resized_crops, windows
+from nas.data.augment.mix import Mix
+from nas.data.augment.named import Augmentation
 from nas.data.balance import balanced_order
-from nas.data.crops import draw_boxes, resized_crops
 from nas.data.images import ImageSet, Splits
-from nas.data.mix import Mix
+from nas.data.ordered import Batch, memory_format, shift_and_scale
 from nas.errors import DataError, require
 from nas.seeds import derive, generator
 from nas.settings import DataSettings, TrainRunSettings
-
-Batch = tuple[Tensor, Tensor]
-"""Normalised images ``(B, C, H, W)`` and their labels, int64 ``(B,)``; of mixed images float32 ``(B, classes)``."""
-KEPT_BYTES = 1 << 26
-"""Of the normalised images of a set that :class:`Ordered` keeps."""
 
 
 class Batches:
@@ -37,7 +30,7 @@ class Batches:
     - moved by up to ``settings.crop`` pixels each way, over a border of zeros: black, before normalisation; or cut to a
       random box of at least ``settings.resized_crop`` of its area, which is scaled to the size that a network sees;
     - mirrored left to right with probability 1/2, if ``settings.flip``;
-    - changed by what ``settings.augment`` names (:class:`nas.data.augment.Augmentation`);
+    - changed by what ``settings.augment`` names (:class:`nas.data.augment.named.Augmentation`);
     - normalised;
     - erased in a square of ``settings.cutout`` pixels around a random pixel, cut off at the image's edge. What
       is erased becomes 0 after normalisation: the mean colour;
@@ -101,7 +94,7 @@ class Batches:
         self.steps_per_epoch = count // batch_size
         self.settings, self.batch_size, self.seed, self.stream = settings, batch_size, seed, stream
         self._classes = len(images.classes)
-        self.count, self.device, self._format = count, torch.device(device), _memory_format(channels_last)
+        self.count, self.device, self._format = count, torch.device(device), memory_format(channels_last)
         self._shift, self._scale = shift_and_scale(splits_mean, splits_std, device)
         self._images, self._labels = images.to(device), images.labels.to(device)
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
@@ -194,7 +187,7 @@ class Batches:
 
     def _cut_out(self, x: Tensor, draws: torch.Generator) -> None:
         if side := self.settings.cutout:
-            _erase(x, side, torch.stack([self._draw(length, draws) for length in x.shape[2:]]))
+            erase(x, side, torch.stack([self._draw(length, draws) for length in x.shape[2:]]))
 
     def _mixed(self, x: Tensor, labels: Tensor, step: int) -> Batch:
         how, before = self.settings, self._before.to(self.device)
@@ -202,86 +195,3 @@ class Batches:
         mix = Mix.drawn(how.mixup, how.cutmix, (x.shape[2], x.shape[3]), seed)
         mixed = mix.images(x[self._kept], x.index_select(0, before))
         return mixed, mix.labels(labels[self._kept], labels.index_select(0, before), self._classes)
-
-
-class Ordered(Sequence[Batch]):
-    """Every image once, in order and normalised: ``(x, y)`` as in :class:`Batches`; the last may be smaller.
-
-    A batch is made when it is asked for. Those of a small set are kept, since a set is often gone through again.
-
-    Args:
-        images: the images.
-        mean, std: ``Splits.mean``, ``Splits.std``.
-        batch_size: images a batch.
-        device: where the batches are made.
-        channels_last: give ``x`` in that memory format.
-    """
-
-    def __init__(
-        self,
-        images: ImageSet,
-        mean: Tensor,
-        std: Tensor,
-        batch_size: int,
-        device: torch.device | str = "cpu",
-        channels_last: bool = False,
-    ) -> None:
-        self._images, self._size, self._device = images.to(device), batch_size, device
-        self._shift, self._scale = shift_and_scale(mean, std, device)
-        self._format = _memory_format(channels_last)
-        self._keeps, self._kept = 4 * len(images) * prod(images.shape) <= KEPT_BYTES, dict[int, Batch]()
-
-    def __len__(self) -> int:
-        return -(-len(self._images) // self._size)
-
-    @overload
-    def __getitem__(self, number: int) -> Batch: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[Batch]: ...
-    def __getitem__(self, number: int | slice) -> Batch | list[Batch]:
-        if isinstance(number, slice):
-            return [self[one] for one in range(len(self))[number]]
-        number = range(len(self))[number]
-        if number in self._kept:
-            return self._kept[number]
-        index = torch.arange(number * self._size, min((number + 1) * self._size, len(self._images)))
-        x = self._images.take(index).to(self._device).float().sub_(self._shift).mul_(self._scale)
-        batch = x.contiguous(memory_format=self._format), self._images.labels[index].to(self._device)
-        if self._keeps:
-            self._kept[number] = batch
-        return batch
-
-
-def unnormalise(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Normalised images ``(..., C, H, W)`` back on the [0, 1] scale, to be looked at."""
-    return (x * std.to(x).view(-1, 1, 1) + mean.to(x).view(-1, 1, 1)).clamp(0, 1)
-
-
-def shift_and_scale(mean: Tensor, std: Tensor, device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """``(C, 1, 1)`` each, such that ``(pixels - shift) * scale`` is ``(pixels / 255 - mean) / std``."""
-    return (mean * 255).view(-1, 1, 1).to(device), (1 / (std * 255)).view(-1, 1, 1).to(device)
-
-
-def _memory_format(channels_last: bool) -> torch.memory_format:
-    return torch.channels_last if channels_last else torch.contiguous_format
-
-
-def windows(padded: Tensor, top: Tensor, left: Tensor, height: int, width: int) -> Tensor:
-    """Of each image in ``padded``, ``(B, C, H, W)``, the window whose upper left corner is at ``top`` and ``left``."""
-    images, channels, _, row = padded.shape
-    plane = padded[0, 0].numel()
-    # Entry i of all windows is the one whose upper left corner is value i; they overlap and take no memory.
-    last = padded.numel() - ((channels - 1) * plane + (height - 1) * row + width)
-    windows = padded.as_strided((last + 1, channels, height, width), (1, plane, row, 1))
-    corners = torch.arange(images) * channels * plane + top * row + left
-    return windows.index_select(0, corners.to(padded.device))
-
-
-def _erase(x: Tensor, side: int, centres: Tensor) -> None:
-    """Set a square of ``side`` pixels around ``centres``, ``(2, B)`` rows and columns, to 0 in each image."""
-    top, left = (centres - side // 2)[:, :, None]
-    rows, columns = torch.arange(x.shape[2]), torch.arange(x.shape[3])
-    erased_rows = ((rows >= top) & (rows < top + side)).float()[:, None, :, None]
-    erased_columns = ((columns >= left) & (columns < left + side)).float()[:, None, None, :]
-    # A product with zeros and ones: a tenth of the time of masked_fill_.
-    x.mul_((1 - erased_rows * erased_columns).to(x.device))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from nas.data.array_file import arrays_size, load_arrays
-from nas.data.cache import kept_statistics
-from nas.data.cifar import load_cifar
-from nas.data.folder import list_images, load_folder
 from nas.data.images import ImageSet, Splits, stratified, thinned
-from nas.data.small import DIGITS, DIGITS_SIZE, load_digits, make_synthetic
+from nas.data.read.array_file import arrays_size, load_arrays
+from nas.data.read.cache import kept_statistics
+from nas.data.read.cifar import load_cifar
+from nas.data.read.folder import list_images, load_folder
+from nas.data.read.small import DIGITS, DIGITS_SIZE, load_digits, make_synthetic
 from nas.errors import DataError, SettingError
 from nas.seeds import generator
 from nas.settings import (

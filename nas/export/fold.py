@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from nas.data.batches import shift_and_scale
+from nas.data.ordered import shift_and_scale
 from nas.errors import ExportError
 
 

@@ -12,7 +12,7 @@ from torch.utils.data import Subset
 from torchvision.transforms.functional import to_pil_image
 
 from nas.data import expected_size, from_dataset, identified, image_set, load_splits
-from nas.data.array_file import load_arrays
+from nas.data.read.array_file import load_arrays
 from nas.errors import DataError
 from nas.settings import ArraysSettings
 

@@ -6,8 +6,8 @@ from scipy.stats import beta, kstest
 from torchvision.transforms import v2
 
 from nas.data import Batches, load_splits
-from nas.data.mix import Mix
-from nas.data.policies import LEVELS, OPERATIONS, POLICIES, augmented, draw
+from nas.data.augment.mix import Mix
+from nas.data.augment.policies import LEVELS, OPERATIONS, POLICIES, augmented, draw
 from nas.errors import SettingError
 from nas.seeds import generator
 from nas.settings import DataSettings, SyntheticSettings, TrainRunSettings, TrainSettings

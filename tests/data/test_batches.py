@@ -4,7 +4,7 @@ from support.plugins import augment as mix
 from support.runs import MIXED
 
 from nas.data import Batches, ImageSet, Ordered, unnormalise
-from nas.data.batches import windows
+from nas.data.augment.crops import windows
 from nas.errors import DataError, SettingError
 from nas.seeds import derive, generator
 from nas.settings import DataSettings
@@ -112,7 +112,7 @@ def test_ordered_gives_every_image_once_in_order(images):
 
 def test_a_large_sets_batches_are_made_anew(images, monkeypatch):
     small = Ordered(images, MEAN, STD, 10)
-    monkeypatch.setattr("nas.data.batches.KEPT_BYTES", 4 * COUNT * 3 * SIDE**2 - 1)
+    monkeypatch.setattr("nas.data.ordered.KEPT_BYTES", 4 * COUNT * 3 * SIDE**2 - 1)
     large = Ordered(images, MEAN, STD, 10)
     for found, kept in (small, True), (large, False):
         assert (found[1][0] is found[1][0]) == kept

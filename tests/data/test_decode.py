@@ -8,9 +8,10 @@ import torch
 from support.archives import SIDE, as_folder, as_zip, assert_same_sets, of, pixels_of, refused
 from support.processes import FORK, TIMEOUT_S
 
-from nas.data import cache, decode, load_splits
-from nas.data.folder import load_folder
+from nas.data import load_splits
 from nas.data.images import statistics
+from nas.data.read import cache, decode
+from nas.data.read.folder import load_folder
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from PIL import Image
 from support.archives import FILES, SIDE, as_folder, as_zip, assert_same_sets, encoded, of, pixels_of, refused
 
 from nas.data import load_splits
-from nas.data.folder import load_folder
+from nas.data.read.folder import load_folder
 
 
 def pixels(image: Image.Image) -> torch.Tensor:
@@ -58,7 +58,7 @@ def test_an_unchanged_source_is_not_decoded_again(tmp_path, monkeypatch):
         source = of(make(tmp_path / make.__name__), cache=str(tmp_path / f"cache of {make.__name__}"))
         decoded = load_folder(source)
         with monkeypatch.context() as patch:
-            patch.setattr("nas.data.decode.decode_image", lambda *_: pytest.fail("decoded again"))
+            patch.setattr("nas.data.read.decode.decode_image", lambda *_: pytest.fail("decoded again"))
             assert_same_sets(load_folder(source), decoded)
         assert sorted(path.suffix for path in Path(source.cache).iterdir()) == [".jsonl", ".lock", ".u8"]
 

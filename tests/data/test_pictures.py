@@ -9,9 +9,9 @@ from PIL import Image
 from support.archives import FILES, SIDE, as_folder, encoded, of
 
 from nas.data import Batches, Ordered, expected_size, load_splits, unnormalise
-from nas.data.crops import draw_boxes, resized_crops
-from nas.data.folder import load_folder
-from nas.data.untrusted import decode_image
+from nas.data.augment.crops import draw_boxes, resized_crops
+from nas.data.read.folder import load_folder
+from nas.data.read.untrusted import decode_image
 from nas.settings import SyntheticSettings
 from nas.settings.data import RESIZE
 
@@ -113,7 +113,7 @@ def slow_crop(image: torch.Tensor, box: list[float], size: int) -> torch.Tensor:
 
 
 def test_resized_crops_equal_the_slow_reference(monkeypatch):
-    monkeypatch.setattr("nas.data.crops.CHUNK", 2 * 2 * 9 * 9)  # two images at a time, and one that is left
+    monkeypatch.setattr("nas.data.augment.crops.CHUNK", 2 * 2 * 9 * 9)  # two images at a time, and one that is left
     images = torch.randint(256, (5, 2, 9, 9), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     boxes = draw_boxes(5, 0.2, torch.Generator().manual_seed(1))
     found = resized_crops(images, boxes, 7)

@@ -7,9 +7,9 @@ import pytest
 from support.archives import SIDE, as_folder, as_zip, assert_same_sets, of, refused
 from support.injection import full_disk, killed, operations, stages
 
-from nas.data import cache
-from nas.data.folder import load_folder
-from nas.data.untrusted import decode_image
+from nas.data.read import cache
+from nas.data.read.folder import load_folder
+from nas.data.read.untrusted import decode_image
 from nas.errors import DataError
 
 
@@ -56,7 +56,7 @@ def blocks(source, monkeypatch):
         decoded.append(args)
         return decode_image(*args)
 
-    monkeypatch.setattr("nas.data.decode.decode_image", noting)
+    monkeypatch.setattr("nas.data.read.decode.decode_image", noting)
     return decoded
 
 
@@ -117,6 +117,6 @@ def test_an_image_that_changes_meanwhile_is_named(tmp_path, monkeypatch):
             changed.write_bytes(changed.read_bytes() + b"0")
             return decode_image(*args)
 
-        monkeypatch.setattr("nas.data.decode.decode_image", decode)
+        monkeypatch.setattr("nas.data.read.decode.decode_image", decode)
         monkeypatch.setattr(cache, "BLOCK_BYTES", 1)
         refused(root, "changed while images were decoded; begin again when nobody writes to it")

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from nas.data import ImageSet
-from nas.data.folder import load_folder
+from nas.data.read.folder import load_folder
 from nas.errors import DataError
 from nas.settings import FolderSettings
 

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 from support.archives import SIDE, as_folder, as_zip, assert_same_sets, encoded, of, refused
 
-from nas.data import archive
-from nas.data.cache import FORMAT
-from nas.data.folder import load_folder
+from nas.data.read import archive
+from nas.data.read.cache import FORMAT
+from nas.data.read.folder import load_folder
 from nas.journal import Journal
 
 
@@ -37,7 +37,7 @@ LINKS = [0o120777 << 16, 0o010644 << 16, 0o060644 << 16]  # a link, a pipe, a de
 
 
 def test_an_entry_that_leads_elsewhere_is_refused_undecoded(tmp_path, monkeypatch):
-    monkeypatch.setattr("nas.data.decode.decode_image", lambda *_: pytest.fail("decodes"))
+    monkeypatch.setattr("nas.data.read.decode.decode_image", lambda *_: pytest.fail("decodes"))
     for names, rule in ((OUTSIDE, "leads out of the folder; paths of a zip"), (TWICE, "occurs twice, and nothing")):
         for name in names:
             refused(packed(tmp_path / "a.zip", [(name, b"?")]), re.escape(f": {name}: {rule}"))
@@ -173,7 +173,7 @@ def test_links_that_multiply_are_counted(folder, monkeypatch):
         for name in ("x", "y"):
             (folder / f"l{level}" / name).symlink_to(f"../l{level + 1}", target_is_directory=True)
         (folder / f"l{level}" / "f").touch()
-    monkeypatch.setattr("nas.data.untrusted.MOST", 1000)
+    monkeypatch.setattr("nas.data.read.untrusted.MOST", 1000)
     refused(folder, "has more than 1,000 files")
 
 
@@ -227,5 +227,5 @@ def test_a_foreign_cache_is_decoded_again(tmp_path, monkeypatch):
         path.write_bytes(journal)
         assert_same_sets(load_folder(source), expected, what)
         assert (pixels.read_bytes(), path.read_bytes()) == (whole, written), what
-    monkeypatch.setattr("nas.data.decode.decode_image", lambda *_: pytest.fail("decodes"))
+    monkeypatch.setattr("nas.data.read.decode.decode_image", lambda *_: pytest.fail("decodes"))
     assert_same_sets(load_folder(source), expected)

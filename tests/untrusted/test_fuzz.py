@@ -28,8 +28,8 @@ from nas import checkpoint
 from nas.checkpoint import load_trained
 from nas.cli.entry import _HYDRAS
 from nas.config import conf_folder, explain, register, settings_from
-from nas.data.cache import FORMAT
-from nas.data.folder import load_folder
+from nas.data.read.cache import FORMAT
+from nas.data.read.folder import load_folder
 from nas.errors import NasError
 from nas.export import export, load
 from nas.journal import Journal

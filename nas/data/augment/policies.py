@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from nas.data.crops import CHUNK
+from nas.data.augment.crops import CHUNK
 
 LEVELS = 31
 """Of strength, evenly spaced from none to the greatest."""

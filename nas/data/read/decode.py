@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from nas.data.untrusted import UNREADABLE, decode_image
+from nas.data.read.untrusted import UNREADABLE, decode_image
 from nas.errors import DataError
 
 ALONE_S = 0.2
@@ -57,7 +57,7 @@ class Block(NamedTuple):
 
 
 def decode_block(files: Sequence[bytes], size: int, resize: str) -> Block:
-    """Decode some files, as :func:`~nas.data.untrusted.decode_image` does each.
+    """Decode some files, as :func:`~nas.data.read.untrusted.decode_image` does each.
 
     Raises:
         Unreadable: one is no image.
@@ -95,7 +95,7 @@ def decode(
         blocks: names of files.
         read: gives the bytes of one; several threads call it at once. What it raises is passed on if it is a
             DataError, and says that the file is no image if it is one of ``UNREADABLE``.
-        size, resize: as in :func:`~nas.data.untrusted.decode_image`.
+        size, resize: as in :func:`~nas.data.read.untrusted.decode_image`.
     """
     begun = perf_counter()
     for number, names in enumerate(blocks):
@@ -162,7 +162,7 @@ class _Worker:
     """A process that decodes. In a session of its own, so that Ctrl-C reaches it through its pipe alone."""
 
     def __init__(self, size: int, resize: str) -> None:
-        begin = f"import sys; sys.path[:] = {[*map(str, sys.path)]}; from nas.data.decode import serve; "
+        begin = f"import sys; sys.path[:] = {[*map(str, sys.path)]}; from nas.data.read.decode import serve; "
         self._process = subprocess.Popen(
             [sys.executable, "-c", f"{begin}serve({size}, {resize!r})"],
             stdin=subprocess.PIPE,

@@ -18,10 +18,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from nas.data.archive import RATIO, SMALL
-from nas.data.arrays import COLOURS, image_set, is_channels_last
 from nas.data.images import ImageSet
-from nas.data.untrusted import UNREADABLE
+from nas.data.read.archive import RATIO, SMALL
+from nas.data.read.arrays import COLOURS, image_set, is_channels_last
+from nas.data.read.untrusted import UNREADABLE
 from nas.errors import DataError
 from nas.files import sha256_of
 from nas.settings import ArraysSettings, DataSettings

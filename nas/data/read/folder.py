@@ -11,11 +11,11 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from nas.console import new_console
-from nas.data.archive import Archive
-from nas.data.cache import Cache, Decoded, cache_file
-from nas.data.decode import Block, Unreadable, decode
 from nas.data.images import ImageSet
-from nas.data.untrusted import SUFFIXES, UNREADABLE, check_files, list_files
+from nas.data.read.archive import Archive
+from nas.data.read.cache import Cache, Decoded, cache_file
+from nas.data.read.decode import Block, Unreadable, decode
+from nas.data.read.untrusted import SUFFIXES, UNREADABLE, check_files, list_files
 from nas.errors import DataError
 from nas.settings import FolderSettings
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nas.data.policies import POLICIES, augmented, draw
+from nas.data.augment.policies import POLICIES, augmented, draw
 from nas.errors import SettingError, require
 from nas.plugin import load_function
 from nas.settings import DataSettings

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from nas.console import ProgressBar, new_console
-from nas.data.decode import Block, summary
 from nas.data.images import ImageSet, statistics
+from nas.data.read.decode import Block, summary
 from nas.errors import CheckpointError, DataError
 from nas.files import UNFINISHED, put, shared_lock, write_all
 from nas.journal import Journal
@@ -44,7 +44,7 @@ Counts = dict[str, list[int]]
 Decoder = Callable[[Sequence[Sequence[str]]], Generator[Block, None, None]]
 """Gives blocks of images for blocks of names, in order."""
 Decoded = tuple[ImageSet, ImageSet, list[int]]
-"""``(pool, test)``, and :class:`~nas.data.decode.Block`'s ``scaled`` for all images."""
+"""``(pool, test)``, and :class:`~nas.data.read.decode.Block`'s ``scaled`` for all images."""
 
 
 def cache_file(settings: FolderSettings, root: Path, stamps: Iterable[tuple[str, os.stat_result]]) -> Path:

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 from PIL.Image import Transpose
 
-from nas.data.archive import LARGEST, MOST
+from nas.data.read.archive import LARGEST, MOST
 from nas.errors import DataError
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}

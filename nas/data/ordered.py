@@ -1,0 +1,80 @@
+"""Images in order and normalised, as they are evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import overload
+
+import torch
+from torch import Tensor
+
+from nas.data.images import ImageSet
+
+Batch = tuple[Tensor, Tensor]
+"""Normalised images ``(B, C, H, W)`` and their labels, int64 ``(B,)``; of mixed images float32 ``(B, classes)``."""
+KEPT_BYTES = 1 << 26
+"""Of the normalised images of a set that :class:`Ordered` keeps."""
+
+
+class Ordered(Sequence[Batch]):
+    """Every image once, in order and normalised: ``(x, y)`` as in :class:`~nas.data.Batches`; the last may be smaller.
+
+    A batch is made when it is asked for. Those of a small set are kept, since a set is often gone through again.
+
+    Args:
+        images: the images.
+        mean, std: ``Splits.mean``, ``Splits.std``.
+        batch_size: images a batch.
+        device: where the batches are made.
+        channels_last: give ``x`` in that memory format.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        mean: Tensor,
+        std: Tensor,
+        batch_size: int,
+        device: torch.device | str = "cpu",
+        channels_last: bool = False,
+    ) -> None:
+        self._images, self._size, self._device = images.to(device), batch_size, device
+        self._shift, self._scale = shift_and_scale(mean, std, device)
+        self._format = memory_format(channels_last)
+        self._keeps, self._kept = 4 * len(images) * prod(images.shape) <= KEPT_BYTES, dict[int, Batch]()
+
+    def __len__(self) -> int:
+        return -(-len(self._images) // self._size)
+
+    @overload
+    def __getitem__(self, number: int) -> Batch: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[Batch]: ...
+    def __getitem__(self, number: int | slice) -> Batch | list[Batch]:
+        if isinstance(number, slice):
+            return [self[one] for one in range(len(self))[number]]
+        number = range(len(self))[number]
+        if number in self._kept:
+            return self._kept[number]
+        index = torch.arange(number * self._size, min((number + 1) * self._size, len(self._images)))
+        x = self._images.take(index).to(self._device).float().sub_(self._shift).mul_(self._scale)
+        batch = x.contiguous(memory_format=self._format), self._images.labels[index].to(self._device)
+        if self._keeps:
+            self._kept[number] = batch
+        return batch
+
+
+def unnormalise(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Normalised images ``(..., C, H, W)`` back on the [0, 1] scale, to be looked at."""
+    return (x * std.to(x).view(-1, 1, 1) + mean.to(x).view(-1, 1, 1)).clamp(0, 1)
+
+
+def shift_and_scale(mean: Tensor, std: Tensor, device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """``(C, 1, 1)`` each, such that ``(pixels - shift) * scale`` is ``(pixels / 255 - mean) / std``."""
+    return (mean * 255).view(-1, 1, 1).to(device), (1 / (std * 255)).view(-1, 1, 1).to(device)
+
+
+def memory_format(channels_last: bool) -> torch.memory_format:
+    """``torch.channels_last``, or the usual one."""
+    return torch.channels_last if channels_last else torch.contiguous_format
