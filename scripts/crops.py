@@ -26,11 +26,11 @@ SIZES = {32: 32, 64: 64, 224: 256}
 
 def whole_batch(images: Tensor, boxes: Tensor, size: int) -> Tensor:
     """As the package does it, without chunks."""
-    chunk, nas.data.crops.CHUNK = nas.data.crops.CHUNK, 1 << 60
+    chunk, nas.data.augment.crops.CHUNK = nas.data.augment.crops.CHUNK, 1 << 60
     try:
         return resized_crops(images, boxes, size)
     finally:
-        nas.data.crops.CHUNK = chunk
+        nas.data.augment.crops.CHUNK = chunk
 
 
 def corners(images: Tensor, boxes: Tensor) -> list[list[int]]:
