@@ -102,13 +102,14 @@ def parsed(words: Sequence[str]) -> tuple[Namespace, list[str]]:
 
 
 def plain_keys(word: str) -> str:
-    """``word`` without quotes around the names in ``space.gated={"layer*.conv2": [keep]}``.
+    """``word`` without quotes around the names in ``space.gated={"layer[12].*.conv2": [keep]}``, brackets escaped.
 
     Hydra's grammar has none there, and people write them as in JSON.
     """
     if not re.match(r"\+*space\.gated=", word):
         return word
-    return re.sub(r"""([{,]\s*)(["'])([^"'\s:,{}[\]]+)\2(?=\s*:)""", r"\1\3", word)
+    quoted = r"""([{,]\s*)(["'])([^"'\s:,{}]+)\2(?=\s*:)"""
+    return re.sub(quoted, lambda found: found[1] + re.sub(r"([][])", r"\\\1", found[3]), word)
 
 
 def is_sweep(words: Sequence[str]) -> bool:

@@ -225,4 +225,5 @@ def test_settings_come_back_from_a_file() -> None:
 def test_names_of_modules_may_stand_in_quotes() -> None:
     word = """space.gated={"layer*.conv2": [keep, 'a:b'], 'fc': [keep]}"""
     assert plain_keys(word) == "space.gated={layer*.conv2: [keep, 'a:b'], fc: [keep]}"
+    assert plain_keys("space.gated={'layer[12].1': [keep]}") == r"space.gated={layer\[12\].1: [keep]}"
     assert plain_keys('+x={"a": 1}') == '+x={"a": 1}'
