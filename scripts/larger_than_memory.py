@@ -23,7 +23,7 @@ from PIL import Image
 
 from nas.checkpoint.file import versions
 
-SIDE, MANY, FEW, ROUNDS, MORE = 128, 8500, 400, 2, 40_000_000
+SIDE, MANY, FEW, ROUNDS, MORE = 128, 8500, 400, 3, 40_000_000
 TRAIN = "import sys; from nas.cli.train import main; main()"
 WORDS = """data=folder data.image_size=128 data.crop=0 train.batch_size=32 train.epochs=1 train.threads=1
     evaluate.batch_size=32

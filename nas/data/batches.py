@@ -142,6 +142,7 @@ class Batches:
         """
         index, draws = self._index(step), generator(self.seed, self.stream, "augment", step)
         pixels = self._images.take(index, whole=True).to(self.device)
+        self._images.expect(self._index(step + 1))
         pixels = self._cropped(pixels, draws)
         pixels = self._mirrored(pixels, draws)
         seed = derive(self.seed, self.stream, "own augment", step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import prod
@@ -28,6 +29,7 @@ class ImageSet:
         index: int64 ``(N,)``, which rows of ``images`` these are; None for all of them, in order.
         side: of the square in the middle of an image that a network is shown; None for the whole image.
         file: that ``images`` is mapped from; None in memory.
+        mapping: of that file; None where the kernel cannot be told what is wanted next.
     """
 
     images: Tensor
@@ -36,6 +38,7 @@ class ImageSet:
     index: Tensor | None = None
     side: int | None = None
     file: Path | None = None
+    mapping: mmap.mmap | None = None
 
     def __post_init__(self) -> None:
         assert self.images.dtype == torch.uint8, self.images.dtype
@@ -73,9 +76,20 @@ class ImageSet:
             images = images[:, :, top : top + self.side, left : left + self.side]
         return images.index_select(0, rows.to(self.device))
 
+    def expect(self, index: Tensor) -> None:
+        """Let the kernel read the images at ``index``, int64 ``(n,)``, while this process does something else."""
+        if self.mapping is None:
+            return
+        rows, length = index if self.index is None else self.index[index], self.images[0].numel()
+        for start in (int(self.images.storage_offset()) + rows * length).tolist():
+            page = start % mmap.PAGESIZE
+            self.mapping.madvise(mmap.MADV_WILLNEED, start - page, page + length)
+
     def chunks(self) -> Iterator[Tensor]:
-        """All images in order, some of them at a time: the indices of these."""
-        return iter(torch.arange(len(self)).split(max(1, CHUNK_BYTES // self.images[:1].numel())))
+        """All images in order, some of them at a time: the indices of these, which are expected."""
+        for index in torch.arange(len(self)).split(max(1, CHUNK_BYTES // self.images[:1].numel())):
+            self.expect(index)
+            yield index
 
     def subset(self, index: Tensor) -> ImageSet:
         """The images at ``index``, int64 ``(n,)``, in that order; they share their pixels with this set."""
@@ -95,7 +109,7 @@ class ImageSet:
         pixels = torch.empty(shape, dtype=torch.uint8, device=device)
         for index in self.chunks():
             pixels[index[0] : index[-1] + 1] = self.take(index, whole=True).to(device)
-        return replace(self, images=pixels, index=None, file=None)
+        return replace(self, images=pixels, index=None, file=None, mapping=None)
 
 
 @dataclass(frozen=True, eq=False)

@@ -57,12 +57,17 @@ class Ordered(Sequence[Batch]):
         number = range(len(self))[number]
         if number in self._kept:
             return self._kept[number]
-        index = torch.arange(number * self._size, min((number + 1) * self._size, len(self._images)))
+        index = self._index(number)
         x = self._images.take(index).to(self._device).float().sub_(self._shift).mul_(self._scale)
+        self._images.expect(self._index(number + 1))
         batch = x.contiguous(memory_format=self._format), self._images.labels[index].to(self._device)
         if self._keeps:
             self._kept[number] = batch
         return batch
+
+    def _index(self, number: int) -> Tensor:
+        first, end = (min(place * self._size, len(self._images)) for place in (number, number + 1))
+        return torch.arange(first, end)
 
 
 def unnormalise(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -38,6 +38,8 @@ BLOCK_BYTES = 1 << 20
 """Of pixels that are decoded, written and checked at a time."""
 CHECKED = 256
 """Blocks that are compared with their checksums at every start: all of a small file, every so many of a large one."""
+EXPECTED_BYTES = 1 << 26
+"""Of pixels above which the kernel is told which images come next; to tell it takes up to 0.1 ms a step."""
 
 Counts = dict[str, list[int]]
 """Images of each class, by split."""
@@ -101,12 +103,14 @@ class Cache:
                 # A mapping that is longer than its file would end the process where it is read.
                 if os.fstat(file.fileno()).st_size != images * self._row or not self._agree(file, known, images):
                     return None
-                pixels = _mapped(file).view(images, 3, self._size, self._size)
+                mapping, pixels = _mapped(file, images, self._size)
             labels = [_labels(of_split, known.classes) for of_split in counts]
         except (OSError, CheckpointError, ValueError, KeyError):
             return None
         parts, classes = pixels.split([*map(len, labels)]), tuple(known.classes)
-        pool, test = (ImageSet(*both, classes, file=self._path) for both in zip(parts, labels, strict=True))
+        pool, test = (
+            ImageSet(*both, classes, file=self._path, mapping=mapping) for both in zip(parts, labels, strict=True)
+        )
         return pool, test, summary(known.scaled)
 
     def write(
@@ -231,12 +235,17 @@ def _labels(counts: list[int], classes: list[str]) -> Tensor:
     return torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
 
 
-def _mapped(file: Any) -> Tensor:
-    """The bytes of a file, which the kernel reads when they are used and drops when it needs the memory.
+def _mapped(file: Any, images: int, size: int) -> tuple[mmap.mmap | None, Tensor]:
+    """The images of a file, which the kernel reads when they are used and drops when it needs the memory.
 
     The mapping can only be read. One that can be written, as torch makes, counts as memory, so that a file that is
     larger than that could not be mapped.
     """
+    mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given buffer is not writable")
-        return torch.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), dtype=torch.uint8)
+        pixels = torch.frombuffer(mapping, dtype=torch.uint8).view(images, 3, size, size)
+    if len(mapping) < EXPECTED_BYTES or not hasattr(mapping, "madvise"):
+        return None, pixels
+    mapping.madvise(mmap.MADV_RANDOM)  # else the kernel reads what lies around an image too, and drops others for it
+    return mapping, pixels

@@ -133,12 +133,11 @@ def _decode(
     counts = {split: [found[name] for name in classes] for split, found in numbers.items()}
 
     def blocks_of(blocks: Sequence[Sequence[str]]) -> Generator[Block, None, None]:
-        with closing(decode(blocks, read, settings.kept_size, settings.resize)) as found:
-            for files, block in zip(blocks, found, strict=False):
-                if isinstance(block, Unreadable):
-                    where, remedy = f"{settings.root}: {files[block.number]}", "mend or remove this file"
-                    raise DataError("data.root", where, f"is no readable image ({block.why})", remedy)
-                yield block
+        try:
+            yield from decode(blocks, read, settings.kept_size, settings.resize)
+        except Unreadable as error:
+            rule, remedy = f"is no readable image ({error.why})", "mend or remove this file"
+            raise DataError("data.root", f"{settings.root}: {error.name}", rule, remedy) from error
 
     return cache.write(classes, counts, [name for split in counts for _, name in entries[split]], blocks_of, progress)
 
