@@ -104,8 +104,9 @@ def table_space(source: str) -> SpaceSettings | None:
     """
     space = _space(source, _read(source)[0])
     if space is not None and (called := space.unnamed("")):
-        rule = f"names {called} in its head, and what a table names is not called"
-        remedy = f"write space={space.name} with these names if you trust it"
+        rule = f"names the factory {called} in its head, and what a table names is not called"
+        key = "space.model" if space.name == "model" else "space.factory"
+        remedy = f"write space={space.name} {key}=package.module:callable if you trust it"
         raise DataError("truth", source, rule, remedy)
     return space
 

@@ -53,7 +53,7 @@ def finished(request, tmp_path_factory):
 
 def left_in(folder):
     """The names of the files there that are not the run's own."""
-    own = r"step_\d+\.safetensors|report\.json|metrics\.jsonl|events\..*"
+    own = r"step_\d+\.safetensors|report\.json|confusion\..*|metrics\.jsonl|events\..*"
     return sorted(path.name for path in folder.iterdir() if not re.fullmatch(own, path.name))
 
 
