@@ -109,6 +109,8 @@ def prepared(data: DataSettings) -> str:
 
 def _batch_norm(trained: Trained) -> str:
     evaluate = trained.settings.evaluate
+    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in trained.supernet.modules()):
+        return "there is none"
     if not evaluate.recalibrate:
         return "running statistics of the training"
     number = min(evaluate.recalibrate_images, len(trained.splits.train))

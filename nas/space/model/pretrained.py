@@ -87,8 +87,8 @@ def _loaded(settings: ModelSettings, model: nn.Module) -> nn.Module:
     """``model`` with the weights of ``settings.weights``, if there are any."""
     if settings.weights:
         path = Path(settings.weights).expanduser()
-        rule = "take the file of this network, or give the arguments that it was made with, as in space.kwargs.num_classes=5"
-        with must_fit(SettingError, "space.weights", settings.weights, rule):
+        remedy = "take the file of this network, or the arguments that it was made with: space.kwargs.num_classes=5"
+        with must_fit(SettingError, "space.weights", settings.weights, remedy):
             load_weights(model, _weights_in(path, settings.weights))
     return model
 
