@@ -108,6 +108,12 @@ def test_what_cannot_be_trained_on_is_one_line():
         nas.train_supernet(Net, IMAGES * float("nan"), LABELS)
     with pytest.raises(SettingError, match="gate=unfair: must be one of fixed, uniform, fair, learned"):
         nas.train_supernet(Net, IMAGES, LABELS, gate="unfair")
+    network = Net().requires_grad_(False)
+    with pytest.raises(SettingError, match="space=Net: has no parameter that can be trained"):
+        nas.train_supernet(network, IMAGES, LABELS, **SHORT)
+    network.mix.branches[1].requires_grad_(True)
+    with pytest.raises(SpaceError, match=r"path=\(0,\): has nothing to train: its parameters are frozen"):
+        nas.train_supernet(network, IMAGES, LABELS, **SHORT)
     with pytest.raises(SpaceError, match="network=Linear: has no gated block"):
         ModuleSpace(nn.Linear(2, 2))
 

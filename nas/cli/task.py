@@ -148,7 +148,7 @@ def line_for(error: BaseException | None, folder: Path, words: Sequence[str]) ->
             return "\n".join([str(error), *users_frames(error.__cause__)])
         case HydraException() | OmegaConfBaseException() | YAMLError():
             return explain(error, words)
-        case OSError():
+        case OSError() if not users_frames(error):  # a file of the user's own function is not the run's
             rule = f"{error.filename or folder}: {error.strerror or error}"
             return f"{rule}; make room or take another folder, and start the same command again"
         case MemoryError():

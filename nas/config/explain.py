@@ -36,6 +36,7 @@ KINDS: dict[Any, str] = {
     int | str: "must be auto, or a whole number",
     list[int]: "must be a list of whole numbers, as in [1,2]",
     list[str]: "must be a list of names, as in [a,b]",
+    dict[str, list[str]]: "must be names with lists of candidates, as in {layer*.conv2: [keep, conv1]}",
     dict[str, Any]: "must be names with values, as in {a: 1, b: 2}",
 }
 """What the value of a setting of that type must be; any other type is a group of settings."""
@@ -102,14 +103,17 @@ def parsed(words: Sequence[str]) -> tuple[Namespace, list[str]]:
 
 
 def plain_keys(word: str) -> str:
-    """``word`` without quotes around the names in ``space.gated={"layer[12].*.conv2": [keep]}``, brackets escaped.
+    """``word`` without quotes around the names in ``space.gated={"layer[12].conv2": [keep]}``, its brackets escaped.
 
-    Hydra's grammar has none there, and people write them as in JSON.
+    Hydra's grammar has no quotes there, and people write them as in JSON; a bracket needs a backslash.
     """
     if not re.match(r"\+*space\.gated=", word):
         return word
-    quoted = r"""([{,]\s*)(["'])([^"'\s:,{}]+)\2(?=\s*:)"""
-    return re.sub(quoted, lambda found: found[1] + re.sub(r"([][])", r"\\\1", found[3]), word)
+
+    def plain(found: re.Match[str]) -> str:
+        return found[1] + re.sub(r"(?<!\\)[\[\]]", r"\\\g<0>", found[3])
+
+    return re.sub(r"""([{,]\s*)(["']?)([^"'\s:,{}]+)\2(?=\s*:)""", plain, word)
 
 
 def is_sweep(words: Sequence[str]) -> bool:
@@ -138,6 +142,8 @@ def _explain_value(error: OmegaConfBaseException, overrides: Sequence[str], file
     given = file or max((override for override in overrides if _is_about(override, key)), key=len, default=key)
     types = get_type_hints(error.object_type) if isinstance(error.object_type, type) else {}
     first_line = str(error).strip().split("\n")[0]
+    if key.startswith("space.gated.") or re.match(r"\+*space\.gated=", given):
+        return f"{given}: {KINDS[dict[str, list[str]]]}; {SEE_ALL}"
     match error:
         case MissingMandatoryValue():
             return f"{key}=???: must be given; write {key}=VALUE"

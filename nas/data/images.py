@@ -198,6 +198,9 @@ def stratified(pool: ImageSet, fraction: float, draws: torch.Generator, key: str
     for label, name in enumerate(pool.classes):
         members = (pool.labels == label).nonzero().flatten()
         count = max(1, round(fraction * len(members)))
+        if not len(members):
+            rule = "has no image; labels count the classes, 0, 1, 2 and so on"
+            raise DataError("class", repr(name), rule, "number the labels without a gap, or leave this class out")
         if count >= len(members):
             rule = f"leaves class {name!r}, which has {len(members)} images outside the test split, none to train on"
             raise DataError(key, fraction, rule, "have at least 2 images a class, or hold out fewer")

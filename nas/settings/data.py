@@ -112,6 +112,11 @@ class FolderSettings(DataSettings):
     """How an image of another size becomes a square: cut to its middle, scaled on both sides, or with black bars."""
     cache: str = "~/.cache/gated-nas"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key, value in (("data.root", self.root), ("data.cache", self.cache)):  # empty would be the current folder
+            require(value != "", key, value, "must be a path", f"write for example {key}=PATH")
+
     @property
     def kept_size(self) -> int:
         """Side in pixels of decoded images: a little more than the network sees where it is shown crops of them."""

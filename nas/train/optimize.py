@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.eager import eager_optimizer
-from nas.errors import SettingError
+from nas.errors import SettingError, require
 from nas.settings import AdamWSettings, CustomOptimizerSettings, OptimizerSettings, SGDSettings
 from nas.state import restore
 from nas.train.own_optimizer import OwnState, own_optimizer
@@ -55,6 +55,8 @@ class GatedOptimizer:
     ) -> None:
         self._named = {name: p for name, p in supernet.named_parameters() if p.requires_grad}
         self.parameters = list(self._named.values())
+        rule, remedy = "has no parameter that can be trained", "leave requires_grad on for some of them"
+        require(bool(self.parameters), "space", type(supernet).__name__, rule, remedy)
         self.optimizer = _build(settings, self.parameters)
         self._own = OwnState(settings, self.optimizer) if isinstance(settings, CustomOptimizerSettings) else None
         groups = self.optimizer.param_groups

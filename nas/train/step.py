@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nas.data import Batch, ImageSet, class_weights
 from nas.dist import NO_EXCHANGE, NoExchange, autocast
-from nas.errors import DivergedError, SettingError
+from nas.errors import DivergedError, SettingError, SpaceError
 from nas.nn import gated_slots, indices_of
 from nas.plugin import load_function
 from nas.settings import TrainSettings
@@ -161,6 +161,9 @@ class TrainStep:
         for architecture in paths:
             started = perf_counter()
             loss, logits = self.loss_fn(self.supernet, x, y, architecture)
+            if not loss.requires_grad:
+                rule = "has nothing to train: its parameters are frozen, or forward runs under torch.no_grad()"
+                raise SpaceError("path", architecture, rule, "leave requires_grad on for some parameters of each path")
             loss.backward()
             losses.append(loss.item())
             correct += int((logits.argmax(dim=1) == dominant).sum())

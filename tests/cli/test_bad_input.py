@@ -47,6 +47,7 @@ WRONG = {
     "train.device=cuda:99": r"train\.device=cuda:99: there is none on this machine; write train\.device=auto",
     "train.device=banana": r"train\.device=banana: is not a device; write auto, cpu or cuda",
     "data=folder data.root=/nowhere": r"data\.root=/nowhere: does not exist; name a folder or a zip.*",
+    "data=folder data.root=": r"data\.root=: must be a path; write for example data\.root=PATH",
     "data=folder data.root=text.zip": r"data\.root=text\.zip: is neither a folder nor a zip .*; make the zip again.*",
     "data=folder data.root=cut.zip": r"data\.root=cut\.zip: is neither a folder nor a zip .*; make the zip again.*",
     "data=folder data.root=one": r"data\.root=one: .*one class.*",

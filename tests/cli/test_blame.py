@@ -5,6 +5,7 @@ from pathlib import Path
 
 import nas
 from nas.cli.blame import users_frames, users_own
+from nas.cli.task import line_for
 
 FILES = {
     "ours": str(Path(nas.__file__).parent / "nn" / "made_up.py"),
@@ -14,17 +15,17 @@ FILES = {
 }
 
 
-def raised(*owners):
+def raised(*owners, last="1 / 0"):
     """The error of a call through functions in files of these owners, the last of which divides by zero."""
 
     call = None
     for owner in reversed(owners):
         names = {"inner": call}
-        exec(compile(f"def {owner}(): {'inner()' if call else '1 / 0'}", FILES[owner], "exec"), names)
+        exec(compile(f"def {owner}(): {'inner()' if call else last}", FILES[owner], "exec"), names)
         call = names[owner]
     try:
         call()
-    except ZeroDivisionError as error:
+    except (ZeroDivisionError, OSError) as error:
         return error
 
 
@@ -45,3 +46,10 @@ def test_a_bug_of_ours_is_not_the_users():
         error = raised(*owners)
         assert users_own(error) is None, owners
         assert users_frames(error) == [], owners
+
+
+def test_a_file_that_users_code_misses_is_its_own():
+    ours = line_for(raised("ours", last="open('gone')"), Path(), [])
+    assert ours.startswith("gone: No such file or directory; make room")
+    own = line_for(raised("ours", "users", last="open('gone')"), Path(), [])
+    assert own.startswith("users in net.py, line 1, failed: FileNotFoundError")

@@ -54,6 +54,8 @@ def test_each_class_holds_out_its_share_or_one():
         assert torch.equal(whole.labels[places(part)], part.labels)
     with pytest.raises(DataError, match=r"data\.val_fraction=0\.1: .*'b'.* 1 images .*at least 2 images a class"):
         stratified(pool(2, 1), 0.1, generator(0, "split"), "data.val_fraction")
+    with pytest.raises(DataError, match=r"class='a': has no image; labels count the classes, 0, 1, 2"):
+        stratified(pool(0, 4, 4), 0.1, generator(0, "split"), "data.val_fraction")
 
 
 def test_every_class_keeps_its_share_of_fewer_images():

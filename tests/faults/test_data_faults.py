@@ -70,7 +70,7 @@ def test_decoding_goes_on_after_a_kill_or_a_full_disk(source, blocks, tmp_path):
     clear()
     done = operations(lambda: load_folder(source))
     assert [name.split()[0] for name in done] == ["unlink", *["write"] * 7, "fsync", "fsync", "replace", "fsync"]
-    told = r"^data\.cache=.*: cannot keep 0\.00 GB of decoded images \(.*\); make room, or name another folder"
+    told = r"^data\.cache=.*: cannot keep 0\.00 MB of decoded images \(.*\); make room, or name another folder"
     for at, half in [*stages(done), *((at, None) for at in range(1, len(done)))]:
         clear()
         if half is None:
@@ -101,11 +101,11 @@ def test_pixels_that_changed_after_a_kill_are_decoded_again(source, blocks, tmp_
 def test_a_cache_without_room_is_one_line(source, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 100, 5))
-        with pytest.raises(DataError, match=r"0\.00 GB are to be written, and 0\.00 GB are free"):
+        with pytest.raises(DataError, match=r"0\.00 MB are to be written, and 0\.00 MB are free"):
             load_folder(source)
     shutil.rmtree(tmp_path / "cache")
     (tmp_path / "cache").touch()
-    with pytest.raises(DataError, match=r"^data\.cache=.*cannot keep 0\.00 GB.*; make room, or name another folder"):
+    with pytest.raises(DataError, match=r"^data\.cache=.*cannot keep 0\.00 MB.*; make room, or name another folder"):
         load_folder(source)
 
 

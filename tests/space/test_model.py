@@ -193,9 +193,29 @@ def test_weights_come_from_a_file(name: str, tmp_path: Path) -> None:
     assert all(torch.equal(state[key], alone[key]) for key in state)
     with pytest.raises(NasError, match=r"does not fit the network \(Missing key.*conv1"):
         build_space(settings(model="resnet18", weights=str(path), gated={"layer1.0.conv2": ["keep"]}), 3, 32, 10)
-    path.write_bytes(b"nothing")
+    path.write_bytes(b"")
     with pytest.raises(NasError, match="cannot be read as weights"):
         build_space(settings(weights=str(path)), 3, 16, 10)
+
+
+def test_weights_in_halves_become_the_networks_own(tmp_path: Path) -> None:
+    halves = PlainNet().half().state_dict()
+    torch.save(halves, tmp_path / "w.pt")
+    found = build_space(settings(weights=str(tmp_path / "w.pt")), 3, 16, 10).subnet((0, 0), seed=3).state_dict()
+    assert all(torch.equal(found[name], value.to(found[name])) for name, value in halves.items())
+
+
+@pytest.mark.parametrize(
+    ("saved", "why"),
+    [
+        (nn.Linear(1, 1), "is damaged, or holds more than tensors"),
+        ({"fc.weight": torch.eye(2, device="meta")}, "holds"),
+    ],
+)
+def test_a_file_of_more_or_less_than_weights_is_refused(saved: Any, why: str, tmp_path: Path) -> None:
+    torch.save(saved, tmp_path / "w.pt")
+    with pytest.raises(NasError, match=why):
+        build_space(settings(weights=str(tmp_path / "w.pt")), 3, 16, 10)
 
 
 def test_torchvision_network_takes_the_classes_of_the_data() -> None:
@@ -227,3 +247,5 @@ def test_names_of_modules_may_stand_in_quotes() -> None:
     assert plain_keys(word) == "space.gated={layer*.conv2: [keep, 'a:b'], fc: [keep]}"
     assert plain_keys("space.gated={'layer[12].1': [keep]}") == r"space.gated={layer\[12\].1: [keep]}"
     assert plain_keys('+x={"a": 1}') == '+x={"a": 1}'
+    escaped = r"space.gated={c\[12\]: [keep, conv1], fc: [keep]}"
+    assert plain_keys("space.gated={c[12]: [keep, conv1], 'fc': [keep]}") == plain_keys(escaped) == escaped

@@ -148,7 +148,7 @@ class Cache:
             self._journal.unlink(missing_ok=True)
             raise
         except OSError as error:
-            rule = f"cannot keep {len(names) * self._row / 1e9:,.2f} GB of decoded images ({error})"
+            rule = f"cannot keep {len(names) * self._row / 1e6:,.2f} MB of decoded images ({error})"
             remedy = "make room, or name another folder with data.cache=PATH; what is there is gone on with"
             raise DataError("data.cache", self._path.parent, rule, remedy) from error
         found = self.read()
@@ -169,7 +169,7 @@ class Cache:
         rows = min(done * self._rows_of_block, images)
         needed, free = (images - rows) * self._row, shutil.disk_usage(self._path.parent).free
         if needed > free:
-            raise OSError(f"{needed / 1e9:,.2f} GB are to be written, and {free / 1e9:,.2f} GB are free")
+            raise OSError(f"{needed / 1e6:,.2f} MB are to be written, and {free / 1e6:,.2f} MB are free")
         bar = ProgressBar("decoding", images, rows, progress, new_console(stderr=True))
         with open(self._unfinished, "r+b" if rows else "wb", buffering=0) as file, bar:
             file.truncate(rows * self._row)

@@ -89,17 +89,27 @@ def _loaded(settings: ModelSettings, model: nn.Module) -> nn.Module:
         path = Path(settings.weights).expanduser()
         remedy = "take the file of this network, or the arguments that it was made with: space.kwargs.num_classes=5"
         with must_fit(SettingError, "space.weights", settings.weights, remedy):
-            load_weights(model, _weights_in(path, settings.weights))
+            load_weights(model, _in_dtypes_of(model, _weights_in(path, settings.weights)))
     return model
 
 
-def _weights_in(path: Path, shown: str) -> Mapping[str, object]:
+def _in_dtypes_of(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``weights`` in the precision of ``model``: many files hold halves."""
+    own = model.state_dict()
+    floats = {name for name, value in own.items() if isinstance(value, Tensor) and value.is_floating_point()}
+    return {k: v.to(own[k].dtype) if k in floats and v.is_floating_point() else v for k, v in weights.items()}
+
+
+def _weights_in(path: Path, shown: str) -> Mapping[str, Tensor]:
     """The tensors of a safetensors file, or of one of torch's that holds nothing but tensors; no code of it is run."""
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         found: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, KeyError, UnpicklingError) as error:
+    except UnpicklingError:
+        rule = "is damaged, or holds more than tensors: objects of Python, which could run code, are not loaded"
+        raise SettingError("space.weights", shown, rule, "save model.state_dict()") from None
+    except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, KeyError) as error:
         rule = f"cannot be read as weights ({(str(error) or repr(error)).splitlines()[0]})"
         raise SettingError(
             "space.weights", shown, rule, "name a .safetensors file, or one of torch.save(state_dict)"
@@ -109,7 +119,14 @@ def _weights_in(path: Path, shown: str) -> Mapping[str, object]:
             found = found[key]
     if not isinstance(found, Mapping) or not any(isinstance(value, Tensor) for value in found.values()):
         raise SettingError("space.weights", shown, "holds no weights by name", "save model.state_dict()")
+    if odd := next((name for name, value in found.items() if not _is_dense(value)), None):
+        rule = f"holds {odd}, which is no tensor with all its values"
+        raise SettingError("space.weights", shown, rule, "save model.state_dict() of an ordinary network")
     return {str(name).removeprefix("module."): value for name, value in found.items()}
+
+
+def _is_dense(value: object) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and not (value.is_meta or value.is_quantized)
 
 
 def with_classes(model: nn.Module, classes: int, replace: bool, input_shape: tuple[int, int, int]) -> nn.Module:
