@@ -105,8 +105,11 @@ def parsed(words: Sequence[str]) -> tuple[Namespace, list[str]]:
 def plain_keys(word: str) -> str:
     """``word`` without quotes around the names in ``space.gated={"layer[12].conv2": [keep]}``, its brackets escaped.
 
-    Hydra's grammar has no quotes there, and people write them as in JSON; a bracket needs a backslash.
+    Hydra's grammar has no quotes there, and people write them as in JSON; a bracket needs a backslash. Names of code
+    that is trusted, ``factory=a:B,c:d``, are one value and no sweep.
     """
+    if re.fullmatch(r"factory=[\w.:-]+(,[\w.:-]+)+", word):
+        return word.replace("=", "='") + "'"
     if not re.match(r"\+*space\.gated=", word):
         return word
 
@@ -142,7 +145,10 @@ def _explain_value(error: OmegaConfBaseException, overrides: Sequence[str], file
     given = file or max((override for override in overrides if _is_about(override, key)), key=len, default=key)
     types = get_type_hints(error.object_type) if isinstance(error.object_type, type) else {}
     first_line = str(error).strip().split("\n")[0]
-    if key.startswith("space.gated.") or re.match(r"\+*space\.gated=", given):
+    if given == key:  # OmegaConf may say no more than the name of a module
+        gated = rf"\+*space\.gated\..*{re.escape(key)}="
+        given = next((override for override in overrides if re.match(gated, override)), key)
+    if re.match(r"\+*space\.gated[.=]", given):
         return f"{given}: {KINDS[dict[str, list[str]]]}; {SEE_ALL}"
     match error:
         case MissingMandatoryValue():

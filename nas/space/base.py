@@ -78,15 +78,15 @@ class SearchSpace(ABC):
         found = copy.copy(self)
         found.several, found._key = list(numbers) != [1], key
         found.numbers = tuple(tuple(n for n in numbers if n <= len(slot.choices)) for slot in self.slots)
+        most, largest = max(len(slot.choices) for slot in self.slots), max(numbers)
+        rule = f"no slot of space {self.name} has {largest} branches; the largest has {most}"
+        require(largest <= most, key, list(numbers), rule, f"write numbers up to {most}")
         for slot, fitting in zip(self.slots, found.numbers, strict=True):
             rule, remedy = (
                 f"slot {slot.name} of space {self.name} has only {len(slot.choices)}",
                 f"add 1, as in {key}=",
             )
             require(bool(fitting), key, list(numbers), rule, f"{remedy}[1,{','.join(map(str, numbers))}]")
-        most, largest = max(len(slot.choices) for slot in self.slots), max(numbers)
-        rule = f"no slot of space {self.name} has {largest} branches; the largest has {most}"
-        require(largest <= most, key, list(numbers), rule, f"write numbers up to {most}")
         return found
 
     def __repr__(self) -> str:

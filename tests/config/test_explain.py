@@ -30,6 +30,8 @@ WRONG = {
     "space=chain space.candidates=skip": r"space\.candidates=skip: must be a list of names, as in \[a,b\]; .*",
     "space=chain space.candidates=[[skip]]": r"space\.candidates=\[\['skip'\]\]: must be names of operations.*; .*",
     "space=custom space.kwargs=3": r"space\.kwargs=3: must be names with values, as in .*",
+    "space=model space.gated=[a]": r"space\.gated=\[a\]: must be names with lists of candidates, as in \{layer.*",
+    "space=model space.gated.a=keep": r"space\.gated\.a=keep: must be names with lists of candidates, as in .*",
     "train=3": r"train=3: is a group of settings, set one by one as train\.NAME=VALUE; .*",
     "space=null": r"the command line: Config group override must be a string.*; .*",
     # out of range

@@ -53,6 +53,12 @@ def test_scaling_is_said_with_both_sizes(tmp_path, capsys):
     assert "scaled" not in capsys.readouterr().err
 
 
+def test_files_that_are_left_out_are_said(tmp_path, capsys):
+    others = dict.fromkeys(["train/a/1.heic", "train/b/notes", "train/.x", "test/a/2.HEIC"], b"?")
+    load_folder(of(as_folder(tmp_path / "pets", FILES | others)), progress=True)
+    assert "3 files, such as test/a/2.HEIC, are left out: .bmp, .gif, " in capsys.readouterr().err
+
+
 def test_an_unchanged_source_is_not_decoded_again(tmp_path, monkeypatch):
     for make in (as_folder, as_zip):
         source = of(make(tmp_path / make.__name__), cache=str(tmp_path / f"cache of {make.__name__}"))

@@ -98,7 +98,7 @@ def test_a_search_without_a_checkpoint_opens_what_it_is_told(tmp_path):
     )
     with pytest.raises(CheckpointError, match="was begun with other settings"):
         Search(replace(settings, open=[1, 2]), tmp_path)
-    with pytest.raises(SettingError, match=r"^open=\[5\]: slot slot0 of space chain has only 3; add 1, as in open="):
+    with pytest.raises(SettingError, match=r"^open=\[5\]: no slot of space chain has 5 branches; the largest has 3"):
         Search(replace(settings, open=5), tmp_path / "other")
     with pytest.raises(SettingError, match=r"open=\[2\]: is for a search without a checkpoint"):
         replace(settings, checkpoint="run")

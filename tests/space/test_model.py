@@ -249,3 +249,8 @@ def test_names_of_modules_may_stand_in_quotes() -> None:
     assert plain_keys('+x={"a": 1}') == '+x={"a": 1}'
     escaped = r"space.gated={c\[12\]: [keep, conv1], fc: [keep]}"
     assert plain_keys("space.gated={c[12]: [keep, conv1], 'fc': [keep]}") == plain_keys(escaped) == escaped
+
+
+def test_trusted_names_joined_by_commas_are_one_word() -> None:
+    assert plain_keys("factory=timm.vit,my.net:Net") == "factory='timm.vit,my.net:Net'"
+    assert plain_keys("factory=my.net:Net") == "factory=my.net:Net"

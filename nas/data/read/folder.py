@@ -127,8 +127,12 @@ def _refuse_changed(shown: str, now: os.stat_result, before: os.stat_result) -> 
 def _decode(
     settings: FolderSettings, cache: Cache, names: Iterable[str], read: Callable[[str], bytes], progress: bool
 ) -> Decoded:
+    names = list(names)
     entries = _entries(names)
     classes = _classes(settings, entries)
+    if progress and (left := [name for name in names if _left_out(name)]):
+        rule = f"{len(left):,} files, such as {left[0]}, are left out: {', '.join(sorted(SUFFIXES))} are read"
+        new_console(stderr=True).print(f"data.root={settings.root}: {rule}")
     numbers = {split: Counter(name for name, _ in images) for split, images in entries.items()}
     counts = {split: [found[name] for name in classes] for split, found in numbers.items()}
 
@@ -155,6 +159,11 @@ def _entries(names: Iterable[str]) -> Entries:
         if split in entries and len(below) >= 2:
             entries[split].append((below[0], name))
     return {split: sorted(images) for split, images in entries.items()}
+
+
+def _left_out(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.suffix.lower() not in SUFFIXES and not any(map(_hidden, path.parts)) and not name.endswith("/")
 
 
 def _hidden(part: str) -> bool:
