@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from torch import Tensor, nn
 
 from nas.errors import ArchitectureError, SpaceError
-from nas.nn.gated import Active, GatedBlock, gated_blocks, indices_of, sum_of_open
+from nas.nn.gated import Active, GatedBlock, gated_blocks, open_branches, sum_of_open
 
 _ENTRIES: ContextVar[tuple[Active, ...]] = ContextVar("architecture")
 
@@ -74,9 +74,7 @@ class GatedModel(nn.Module):
 
     def forward(self, x: Tensor, architecture: tuple[Active, ...]) -> Tensor:
         """Logits ``(B, classes)`` of the subnetwork that has one entry a slot, in the order of the forward pass."""
-        if len(architecture) != self._slots:
-            rule = f"must have one entry for each of the {self._slots} slots"
-            raise ArchitectureError("architecture", architecture, rule, "see space.slots, or gated_slots(supernet)")
+        self._check(architecture)
         with opened(architecture):
             y: object = self.model(x)
         if not isinstance(y, Tensor):
@@ -90,13 +88,19 @@ class GatedModel(nn.Module):
 
         What was kept has the name that it had before it was gated.
         """
+        self._check(architecture)
         memo: dict[int, nn.Module] = {}
         for block in gated_blocks(self.model).values():
-            branches = [block.branches[i] for i in indices_of(architecture[block.place])]
+            branches = [block.branches[i] for i in open_branches(architecture[block.place], len(block.branches))]
             memo[id(block)] = copy.deepcopy(
                 branches[0] if len(branches) == 1 else BranchSum(branches, block.slot), memo
             )
         return copy.deepcopy(self.model, memo)
+
+    def _check(self, architecture: tuple[Active, ...]) -> None:
+        if len(architecture) != self._slots:
+            rule = f"must have one entry for each of the {self._slots} slots"
+            raise ArchitectureError("architecture", architecture, rule, "see space.slots, or gated_slots(supernet)")
 
 
 class BranchSum(nn.Module):

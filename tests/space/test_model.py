@@ -141,6 +141,13 @@ def wide_stem(old: nn.Module) -> nn.Module:
         (PlainNet, {"fc": ["keep", "conv3"]}, "fc=conv3: is no candidate for a Linear such as fc"),
         (PlainNet, {"stem": "keep"}, "must have a list of candidates"),
         (PlainNet, {"stem": ["keep", lambda old: old.weight]}, "gives a Parameter and no torch.nn.Module"),
+        (
+            PlainNet,
+            {"stem": ["keep", nn.Identity()]},
+            "stem=Identity: is of the type Identity, and must be a name or a function",
+        ),
+        (PlainNet, ["stem"], "must be names of modules with lists of candidates"),
+        (lambda: PlainNet, {"stem": ["keep"]}, "must be a torch.nn.Module; call what makes it"),
         (PlainNet, {}, "names no module; write for example {blocks.1.shortcut: [keep"),
         (Misused, {"fc": ["keep", "linear"]}, "fc: is not called in a forward pass"),
         (nn.Bilinear, {"": ["keep"]}, "names no module"),
@@ -151,6 +158,17 @@ def test_bad_pattern_is_one_line(net: Any, gated: Any, said: str) -> None:
     with pytest.raises(NasError) as caught:
         gate_modules(model, gated, input_shape=SIZE)
     assert said in str(caught.value)
+
+
+def test_candidates_have_the_dtype_of_the_network(x: Tensor) -> None:
+    whole = gate_modules(PlainNet().double(), SECONDS, input_shape=SIZE)
+    assert whole(x.double(), (1, 2)).dtype == torch.float64
+
+
+@pytest.mark.parametrize("path", [(0,), (0, 1, 1), (0, -1), (0, 9)])
+def test_path_of_another_space_is_not_extracted(path: Any) -> None:
+    with pytest.raises(NasError, match=r"must have one entry for each of the 2 slots|must name branches from 0 to 3"):
+        extract(supernet(), path)
 
 
 def test_model_that_fails_names_its_line() -> None:

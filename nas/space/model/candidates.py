@@ -32,6 +32,7 @@ class Old:
         gives: shape of its output.
         overwritten: what comes behind it changes its output in place.
         beside: it is called with more than that tensor, which is None or False.
+        dtype: of its input.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Old:
     gives: Shape
     overwritten: bool = False
     beside: bool = False
+    dtype: torch.dtype = torch.float32
 
 
 def name_of(candidate: Candidate) -> str:
@@ -60,6 +62,9 @@ def candidate(old: Old, wanted: Candidate) -> nn.Module:
     Raises:
         SpaceError: there is no such candidate for a module of this kind, or it gives another shape.
     """
+    if isinstance(wanted, nn.Module) or not (isinstance(wanted, str) or callable(wanted)):
+        rule = f"is of the type {type(wanted).__name__}, and must be a name or a function that takes the module and gives another"
+        raise _unfit(old, wanted, rule, "write for example lambda old: nn.Conv2d(old.in_channels, old.out_channels, 1)")
     made = wanted(old.module) if callable(wanted) else _named(old, wanted)
     if not isinstance(made, nn.Module):
         raise _unfit(old, wanted, f"gives a {type(made).__name__} and no torch.nn.Module", "return a module")
@@ -139,7 +144,7 @@ def _shape(old: Old, wanted: Candidate, made: nn.Module) -> Shape:
     """What ``made`` gives for an input as ``old`` takes it, found on the meta device without computing anything."""
     probe = copy.deepcopy(made).to("meta").eval()
     try:
-        found: Tensor = probe(torch.empty(old.takes, device="meta"))
+        found: Tensor = probe(torch.empty(old.takes, dtype=old.dtype, device="meta"))
         return tuple(found.shape)
     except NasError:
         raise

@@ -47,6 +47,11 @@ def gate_modules(
         SpaceError: a pattern names nothing, two name the same module or one inside another; a candidate does not fit;
             the model does not run on such an image, or does not call a module with one tensor.
     """
+    if not isinstance(model, nn.Module):
+        raise SpaceError("model", model, "must be a torch.nn.Module", "call what makes it, as in resnet18()")
+    if not isinstance(gated, Mapping):
+        remedy = 'write for example {"layer*.conv2": ["keep", "conv1"]}'
+        raise _wrong(str(gated), "must be names of modules with lists of candidates", remedy)
     if gated_blocks(model):
         raise _wrong(type(model).__name__, "has gated blocks already", "gate all modules in one call")
     named = _named(model, gated)
@@ -106,7 +111,8 @@ def _run(model: nn.Module, names: Iterable[str], input_shape: tuple[int, int, in
             rule = f"takes {takes} and gives {gives}, where a gate takes one tensor and gives one"
             raise _wrong(name, rule, "gate a module around it or in it")
         beside = len(args) + len(kwargs) > 1
-        olds.setdefault(name, Old(name, module, tuple(args[0].shape), tuple(y.shape), beside=beside))
+        dtype = args[0].dtype
+        olds.setdefault(name, Old(name, module, tuple(args[0].shape), tuple(y.shape), beside=beside, dtype=dtype))
         outputs.setdefault(name, (y, y._version))
 
     for name in names:
