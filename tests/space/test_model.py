@@ -144,7 +144,7 @@ def wide_stem(old: nn.Module) -> nn.Module:
         (
             PlainNet,
             {"stem": ["keep", nn.Identity()]},
-            "stem=Identity: is of the type Identity, and must be a name or a function",
+            "stem=Identity: is of the type Identity, and must be a name",
         ),
         (PlainNet, ["stem"], "must be names of modules with lists of candidates"),
         (lambda: PlainNet, {"stem": ["keep"]}, "must be a torch.nn.Module; call what makes it"),
@@ -244,6 +244,9 @@ def test_torchvision_network_takes_the_classes_of_the_data() -> None:
         7,
     )
     assert space.subnet((1,))(torch.zeros(1, 3, 64, 64)).shape == (1, 7)
+    kwargs = {"weights": "DEFAULT", "num_classes": 7}
+    with pytest.raises(NasError, match=r"expected value 1000 but got 7 instead.*; leave num_classes out, and write"):
+        build_space(ModelSettings(model="resnet18", gated=SECONDS, kwargs=kwargs), 3, 16, 7)
     with pytest.raises(NasError, match="did you mean resnet18"):
         build_space(ModelSettings(model="resnet_18", gated=SECONDS), 3, 16, 10)
 

@@ -63,7 +63,7 @@ def candidate(old: Old, wanted: Candidate) -> nn.Module:
         SpaceError: there is no such candidate for a module of this kind, or it gives another shape.
     """
     if isinstance(wanted, nn.Module) or not (isinstance(wanted, str) or callable(wanted)):
-        rule = f"is of the type {type(wanted).__name__}, and must be a name or a function that takes the module and gives another"
+        rule = f"is of the type {type(wanted).__name__}, and must be a name or a function of the old module"
         raise _unfit(old, wanted, rule, "write for example lambda old: nn.Conv2d(old.in_channels, old.out_channels, 1)")
     made = wanted(old.module) if callable(wanted) else _named(old, wanted)
     if not isinstance(made, nn.Module):

@@ -49,7 +49,10 @@ def build_model(settings: ModelSettings, classes: int) -> nn.Module:
         raise
     except (TypeError, ValueError, KeyError, AssertionError) as error:
         rule = f"{name} cannot be made with these ({error})"
-        raise SettingError("space.kwargs", kwargs, rule, "give the arguments that it takes") from error
+        remedy = "give the arguments that it takes"
+        if kwargs.get("weights") and "num_classes" in kwargs:
+            remedy = "leave num_classes out, and write space.replace_head=true for a last layer of your own classes"
+        raise SettingError("space.kwargs", kwargs, rule, remedy) from error
     except (OSError, URLError) as error:
         rule = f"the weights of {name} cannot be downloaded ({error})"
         raise SettingError("space.kwargs", kwargs, rule, "check the network, or give space.weights=FILE") from error
