@@ -220,11 +220,12 @@ def kept_statistics(images: ImageSet) -> tuple[Tensor, Tensor]:
     digest = blake2b(index.numpy().tobytes() + str(images.shape).encode(), digest_size=10).hexdigest()
     with suppress(OSError, CheckpointError):  # of a folder that may only be read: they are computed again
         known, journal = Cache(images.file, images.images.shape[-1])._read_journal()
-        if digest not in known.statistics:
+        found = known.statistics.get(digest)
+        if found is None:
             found = [values.tolist() for values in statistics(images)]
             with shared_lock(images.file.with_suffix(".lock")):
                 journal.append({"images": digest, "statistics": found})
-        mean, std = known.statistics[digest]
+        mean, std = found
         return torch.tensor(mean), torch.tensor(std)
     return statistics(images)
 
