@@ -80,7 +80,7 @@ def _named(model: nn.Module, gated: Mapping[str, Sequence[Candidate]]) -> dict[s
         last = (convs or ["layer4.1.conv2"])[-1]
         raise _wrong("{}", "names no module", f"write for example {{{last}: [keep, conv1, sep3]}}")
     for pattern, wanted in gated.items():
-        if isinstance(wanted, str) or not wanted or len({*map(name_of, wanted)}) < len(wanted):
+        if not isinstance(wanted, list | tuple) or not wanted or len({*map(name_of, wanted)}) < len(wanted):
             rule, remedy = "must have a list of candidates, none of them twice", "write for example [keep, conv1, sep3]"
             raise _wrong(pattern, rule, remedy)
         matched = [name for name in names if fnmatchcase(name, pattern)]
