@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from support.archives import pixels_of
+from support.plain_nets import PlainNet
 from support.runs import CHAIN, assert_same
 from torch import nn
 from torchvision.transforms.functional import to_pil_image
@@ -15,11 +16,11 @@ import nas
 from nas import from_tensors
 from nas.checkpoint import Initial, load_trained
 from nas.data import image_set
-from nas.errors import CheckpointError, DataError, SettingError, SpaceError
+from nas.errors import CheckpointError, DataError, ExportError, SettingError, SpaceError
 from nas.export import export, load
 from nas.nn import GatedSum, conv_bn_relu
 from nas.search import SearchTarget
-from nas.space import ModuleSpace
+from nas.space import ModuleSpace, gate_modules
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 IMAGES = torch.randint(256, (60, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
@@ -75,6 +76,20 @@ def test_a_result_is_searched_and_exported(tmp_path):
     for one in shown:
         assert len(repr(one)) < 300, repr(one)
         assert "tensor(" not in repr(one)
+
+
+def test_a_network_gated_in_a_program_is_exported(tmp_path):
+    def made():
+        return gate_modules(PlainNet(3), {"blocks.*.second": ["keep", "conv1"]}, input_shape=(3, 8, 8))
+
+    trained = nas.train_supernet(made(), IMAGES, LABELS, **SHORT)
+    exported = export(trained, (1, 0), str(tmp_path / "out"))
+    assert {one.file: one.same_class for one in exported.comparisons} == {"weights.safetensors": 12, "network.pt2": 12}
+    assert "factory=make_supernet" in (tmp_path / "out" / "README.md").read_text()
+    x = torch.rand(2, 3, 8, 8)
+    assert load(tmp_path / "out", made)(x).shape == (2, 3)
+    with pytest.raises(ExportError, match=r"was made in a program .*; write load\(folder, factory=MAKE\)"):
+        load(tmp_path / "out")
 
 
 def test_a_folder_goes_on_with_the_same_images_alone(tmp_path):

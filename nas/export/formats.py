@@ -7,7 +7,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from nas.errors import ExportError
 from nas.export.compare import Network
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-_CHATTY = ("torch.export", "torch.onnx", "torch._dynamo", "onnxscript", "onnx_ir")
+_CHATTY = ("torch.export", "torch.onnx", "torch._dynamo", "torch.fx", "onnxscript", "onnx_ir")
 
 
 def need_onnx() -> None:
@@ -59,7 +59,7 @@ def make_program(plain: nn.Module, image: tuple[int, int, int], dtype: torch.dty
         ExportError: torch.export cannot trace the network.
     """
     example = torch.zeros(2, *image, dtype=dtype)  # with a batch of 1, torch.export would fix the size
-    with _exporter("program", "torch.export cannot follow", "program=false leaves it out, and onnx=true with it"):
+    with _exporter("program", "torch.export cannot follow", "program=false leaves the file out, and ONNX with it"):
         program = torch.export.export(plain, (example,), dynamic_shapes=({0: Dim("batch")},))
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # it names folders of this machine
@@ -117,7 +117,7 @@ def run_onnx(path: Path) -> Network:
 def _exporter(key: str, cannot: str, remedy: str) -> Iterator[None]:
     """Run one of torch's exporters quietly; its errors become an :class:`ExportError`."""
     try:
-        with _quiet():
+        with _quiet(), redirect_stderr(io.StringIO()):  # where torch prints graphs that it cannot follow
             yield
     except (RuntimeError, TypeError, ValueError) as error:
         rule = f"{cannot} the network ({' '.join(str(error).split()[:40])} ...)"

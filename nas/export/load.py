@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,11 @@ from nas.export.fold import Normalised
 from nas.files import sha256_of
 from nas.settings import SpaceSettings, train_settings
 from nas.settings.plain import fits
-from nas.space import build_space
+from nas.space import ModuleSpace, SearchSpace, build_space
 from nas.state import load_weights, must_fit
 
 
-def load(folder: Path | str, factory: str | None = None) -> nn.Module:
+def load(folder: Path | str, factory: str | Callable[[], nn.Module] | None = None) -> nn.Module:
     """Load the network in ``folder``: without gates, called as ``network(x)``, in eval mode on the CPU.
 
     It is built from the settings in ``card.json`` and the tensors in ``weights.safetensors``; nothing that these files
@@ -32,7 +33,8 @@ def load(folder: Path | str, factory: str | None = None) -> nn.Module:
     Args:
         folder: a folder that nas-export wrote.
         factory: where the card names code that builds the network, ``package.module:callable``, the same name, or
-            several joined by commas; it is called with the card's ``kwargs``. Ignored for other spaces.
+            several joined by commas; it is called with the card's ``kwargs``. Ignored for other spaces. Or what makes
+            the supernet, where it was made in a program; then what the card names is not looked at.
 
     Shapes:
         ``x`` is ``(B, channels, image_size, image_size)``, normalised as the card says, or uint8 where the export has
@@ -57,11 +59,14 @@ def load(folder: Path | str, factory: str | None = None) -> nn.Module:
     size = (network["channels"], network["image_size"])
     fold = normalisation_of(folder, network)
     settings = train_settings({"space": network.get("space")}).space
-    _must_be_named(folder, settings, factory)
-    space = build_space(settings.without_weights(), *size, network["classes"])
+    if callable(factory):
+        space: SearchSpace = ModuleSpace(factory)
+    else:
+        _must_be_named(folder, settings, factory)
+        space = build_space(settings.without_weights(), *size, network["classes"])
     architecture, image = space.decode(network["architecture"]), (size[0], size[1], size[1])
     fits = partial(must_fit, ExportError, "weights", folder / WEIGHTS, "take the network as it was")
-    if settings.called:
+    if callable(factory) or settings.called:
         plain = plain_network(space.supernet(), architecture, image)
     else:  # on "meta", so that neither the supernet nor wrong sizes in the card take memory
         with torch.device("meta"):
@@ -95,6 +100,8 @@ def _must_be_named(folder: Path, settings: SpaceSettings, factory: str | None) -
     if called := settings.unnamed(factory or ""):
         rule = f"its network is built by {called}, which is called only if you name it too"
         remedy = f"if you trust it, write load(folder, factory={called!r})"
+        if called.endswith(":GatedModel"):  # it was in the memory of a program
+            rule, remedy = "its network was made in a program", "write load(folder, factory=MAKE), which makes it again"
         raise ExportError("factory", factory, f"{rule} ({folder / CARD})", remedy)
 
 

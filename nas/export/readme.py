@@ -47,6 +47,8 @@ Each image was prepared so: {prepared}.
 """
 _CUSTOM = """ `{factory}` builds the
 module; it must be importable, and it is called because you name it: a card that names another is refused."""
+_MADE = """ `make_supernet` is a
+function of yours that makes the supernet as it was made for the training, with any weights."""
 _CONFUSION = f"\n`{TABLE}` and `{PICTURE}` say which classes it takes for which."
 _PROGRAM = """
 ## {program}
@@ -76,6 +78,8 @@ def readme(card: dict[str, Any], files: Collection[str]) -> str:
     """Write the README for a folder with these ``files``."""
     network, data = card["network"], card["data"]
     factory = ",".join(train_settings({"space": network["space"]}).space.called)
+    made = factory.endswith(":GatedModel")  # it was in the memory of a program
+    shown = "make_supernet" if made else repr(factory)
     taken = _FOLDED if "normalisation" in network else _NORMALISED
     text = _TOP.format(
         name=network["space"]["name"],
@@ -99,8 +103,8 @@ def readme(card: dict[str, Any], files: Collection[str]) -> str:
         )
         + (_PREPARED.format(**data) if data["prepared"] else ""),
         weights=WEIGHTS,
-        named=f", factory={factory!r}" if factory else "",
-        custom=_CUSTOM.format(factory=factory) if factory else "",
+        named=f", factory={shown}" if factory else "",
+        custom=(_MADE if made else _CUSTOM.format(factory=factory)) if factory else "",
     )
     text += _PROGRAM.format(program=PROGRAM) if PROGRAM in files else ""
     return text + (_ONNX.format(onnx=ONNX) if ONNX in files else "")

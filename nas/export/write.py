@@ -30,7 +30,7 @@ from nas.export.formats import (
 from nas.export.load import load
 from nas.export.readme import readme
 from nas.files import put, sha256_of
-from nas.space import Architecture
+from nas.space import Architecture, ModuleSpace
 from nas.train.confusion import write_confusion
 
 
@@ -60,7 +60,7 @@ def ready(folder: Path, onnx: bool) -> None:
 def export(
     trained: Trained,
     architecture: Architecture,
-    folder: Path,
+    folder: Path | str,
     program: bool = True,
     onnx: bool = False,
     images: int = 256,
@@ -85,6 +85,7 @@ def export(
         ArchitectureError: ``architecture`` does not fit the space.
         OSError: the folder cannot be written.
     """
+    folder = Path(folder)
     ready(folder, onnx)
     trained.space.validate(architecture)
     unfinished = folder.with_name(f"{folder.name}.unfinished")
@@ -133,7 +134,8 @@ def _write(
     card["files"] = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
     (folder / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n")
     # Last, as users do it: with the card, the digests and the README in place.
-    network = load(folder, ",".join(trained.settings.space.called))
+    made = trained.space.build if type(trained.space) is ModuleSpace else ",".join(trained.settings.space.called)
+    network = load(folder, made)
     return card, [reference.compare(folder / WEIGHTS, network, exact=True), *comparisons]
 
 

@@ -29,8 +29,9 @@ def disk(do: Callable):
                 return before[name](*args, **more)
             return do(next(count), name, lambda *args: before[name](*args, **more), args)
 
-        return call
+        return _no_users_file(call)
 
+    do = _no_users_file(do)
     for name in NAMES:
         setattr(os, name, watched(name))
     try:
@@ -38,6 +39,12 @@ def disk(do: Callable):
     finally:
         for name, call in before.items():
             setattr(os, name, call)
+
+
+def _no_users_file(function):
+    """The function as if it lay in no file: what it raises comes from the system, not from a user's own code."""
+    function.__code__ = function.__code__.replace(co_filename="<disk>")
+    return function
 
 
 def _is_pipe(place) -> bool:
