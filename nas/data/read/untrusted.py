@@ -117,7 +117,7 @@ def decode_image(data: bytes, size: int, resize: str) -> tuple[np.ndarray, tuple
             white = Image.new("RGBA", image.size, "white")
             colour = Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
         else:
-            colour = image.convert("RGB")
+            colour = image if image.mode == "RGB" else image.convert("RGB")  # which would be a copy
         colour = colour if turn is None else colour.transpose(turn)
     return np.array(colour if colour.size == (size, size) else _square(colour, size, resize)), own
 
