@@ -171,6 +171,13 @@ def test_path_of_another_space_is_not_extracted(path: Any) -> None:
         extract(supernet(), path)
 
 
+def test_refused_model_is_as_it_was() -> None:
+    model = PlainNet()
+    with pytest.raises(NasError):
+        gate_modules(model, {"stem": ["keep", "conv1"], "fc": ["keep", "conv3"]}, input_shape=SIZE)
+    assert not gated_slots(model)
+
+
 def test_model_that_fails_names_its_line() -> None:
     with pytest.raises(NasError, match=r"does not run on an image of \(4, 16, 16\).*plain_nets\.py:3\d"):
         gate_modules(PlainNet(), SECONDS, input_shape=(4, 16, 16))

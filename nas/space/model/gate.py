@@ -60,6 +60,7 @@ def gate_modules(
     if unknown := next((pattern for pattern in shared if pattern not in gated), None):
         raise SpaceError("space.share", unknown, "is no pattern of space.gated", f"name one of {', '.join(gated)}")
     places: dict[str, int] = {}
+    blocks = []
     for name, old in olds.items():  # in the order of the forward pass
         pattern = named[name]
         slot = pattern if pattern in shared else name
@@ -67,8 +68,9 @@ def gate_modules(
         choices = [name_of(wanted) for wanted in gated[pattern]]
         branches = [candidate(old, wanted) for wanted in gated[pattern]]
         block = InPlace(branches, choices, slot, places.setdefault(slot, len(places)))
-        for parts, part in holders:
-            parts[part] = block
+        blocks += [(parts, part, block) for parts, part in holders]
+    for parts, part, block in blocks:  # at last, so that a model which is refused is as it was
+        parts[part] = block
     return GatedModel(model)
 
 
