@@ -77,6 +77,8 @@ def test_processes_end_with_the_one_they_decode_for(tmp_path, number):
 
 
 ENDLESS = f"""
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, and what they start, ignore it
 from itertools import repeat
 from nas.data.read import decode
 class Blocks:
