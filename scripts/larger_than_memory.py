@@ -25,11 +25,10 @@ from PIL import Image
 
 from nas.checkpoint.file import versions
 
-MANY, FEW, ROUNDS, MORE = 295_000_000, 20_000_000, 3, 25_000_000  # bytes of pixels, but for the rounds
+MANY, FEW, ROUNDS, MORE = 295_000_000, 20_000_000, 5, 25_000_000  # bytes of pixels, but for the rounds
 CASES = {
     "128x128, batch 32": (128, "train.batch_size=32 space.widths=[8]"),
     "64x64, batch 64": (64, "train.batch_size=64 space.widths=[8]"),
-    "128x128, batch 32, a wider network": (128, "train.batch_size=32 space.widths=[48]"),
 }
 COLUMNS = (
     "",

@@ -35,7 +35,7 @@ class Batches:
     - erased in a square of ``settings.cutout`` pixels around a random pixel, cut off at the image's edge. What
       is erased becomes 0 after normalisation: the mean colour;
     - mixed with the one before it in the batch, the first with the last, as ``settings.mixup`` and ``cutmix`` say, and
-      so is its label (:class:`nas.data.mix.Mix`).
+      so is its label (:class:`nas.data.augment.mix.Mix`).
 
     On a GPU the images stay there as uint8. Nothing else is done for the set as a whole, so that it may lie in a file
     that is larger than memory.

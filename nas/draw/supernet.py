@@ -19,6 +19,8 @@ MAX_BOXES = 12
 """Choices of a slot that have a box of their own."""
 MAX_COLUMNS = 4
 """Slots in a row of the image, which is at most 1,400 pixels wide; a longer supernet goes on in the next row."""
+MARKED = 1.5
+"""Times its share by uniform sampling that the largest has to have: what chance draws most often is not the best."""
 MAX_SLOTS = 16
 """A supernet with more is drawn as a bar a slot."""
 
@@ -38,15 +40,16 @@ class Box:
     """Of its colour, in [0, 1]: uniform sampling is half-way, whatever the number of choices."""
     accuracy: float | None = None
     largest: bool = False
+    """By so much that it is no accident of sampling."""
 
 
 def boxes_of(slot: Slot, shares: Sequence[float], accuracies: Mapping[int, float]) -> list[Box]:
     """The boxes of a slot, from top to bottom."""
     by_share = sorted(range(len(shares)), key=lambda k: -shares[k])
     first, rest = by_share[0], by_share[MAX_BOXES:]
-    unique = len(shares) > 1 and shares[first] > shares[by_share[1]]  # of equals none is the largest
+    marked = len(shares) > 1 and shares[first] * len(shares) >= MARKED
     boxes = [
-        Box(slot.choices[k], shares[k], min(shares[k] * len(shares) / 2, 1), accuracies.get(k), unique and k == first)
+        Box(slot.choices[k], shares[k], min(shares[k] * len(shares) / 2, 1), accuracies.get(k), marked and k == first)
         for k in sorted(by_share[:MAX_BOXES])
     ]
     return [*boxes, Box(f"and {len(rest)} more", sum(shares[k] for k in rest), 0.0)] if rest else boxes
@@ -90,7 +93,9 @@ def draw_supernet(
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.axis("off")
-    legend = "orange: the slot's largest share" + ("; acc: mean validation accuracy" if any(known) else "")
+    legend = "orange: drawn 1.5 times as often as by chance, or more" + (
+        "; acc: mean validation accuracy" if any(known) else ""
+    )
     axes.text(MARGIN, MARGIN, "Share of each choice in the runs of its slot", size=TITLE, color=INK, va="center")
     axes.text(MARGIN, MARGIN + 18, legend, size=SMALL, color=GREY, va="center")
     top = HEAD

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
-from urllib.error import URLError
 
 import torch
 from safetensors import SafetensorError
@@ -47,18 +46,15 @@ def build_model(settings: ModelSettings, classes: int) -> nn.Module:
         return _loaded(settings, make(**kwargs))
     except NasError:
         raise
-    except (TypeError, ValueError, KeyError, AssertionError) as error:
-        rule = f"{name} cannot be made with these ({error})"
+    except OSError as error:
+        rule = f"the weights of {name} cannot be downloaded ({error})"
+        raise SettingError("space.kwargs", kwargs, rule, "check the network, or give space.weights=FILE") from error
+    except (TypeError, ValueError, KeyError, AssertionError, RuntimeError) as error:
+        rule = f"{name} cannot be made with these ({(str(error) or repr(error)).splitlines()[0]})"
         remedy = "give the arguments that it takes"
         if kwargs.get("weights") and "num_classes" in kwargs:
             remedy = "leave num_classes out, and write space.replace_head=true for a last layer of your own classes"
         raise SettingError("space.kwargs", kwargs, rule, remedy) from error
-    except (OSError, URLError) as error:
-        rule = f"the weights of {name} cannot be downloaded ({error})"
-        raise SettingError("space.kwargs", kwargs, rule, "check the network, or give space.weights=FILE") from error
-    except RuntimeError as error:
-        rule = f"{name} cannot be made with these ({(str(error) or repr(error)).splitlines()[0]})"
-        raise SettingError("space.kwargs", kwargs, rule, "give the arguments that it takes") from error
 
 
 def _torchvision(name: str) -> Callable[..., nn.Module]:
