@@ -54,7 +54,7 @@ class SavedBytes(PathCost):
 
 
 def estimate_memory(
-    settings: TrainRunSettings, size: DataSize, processes: int = 1, most: int = UNLIMITED
+    settings: TrainRunSettings, size: DataSize, processes: int = 1, most: int = UNLIMITED, enough: int = 0
 ) -> dict[str, int]:
     """Bytes that each process of a run holds at least, by what they are for.
 
@@ -67,6 +67,8 @@ def estimate_memory(
         size: of its data set.
         processes: that share each batch.
         most: bytes; a supernet that is larger is not built, so that its activations are not counted.
+        enough: bytes; where even a path with all branches open needs no more, its activations are taken, and the
+            largest path is not looked for, which takes a forward pass for each choice.
     """
     (channels, side, _), custom = size.input_shape, bool(settings.space.called)
     with nullcontext() if custom else torch.device("meta"):  # nobody knows what a user's factory does on "meta"
@@ -81,17 +83,20 @@ def estimate_memory(
             moments += parameters * bool(momentum)
         case AdamWSettings() if not only:  # it makes those of closed branches when they first run
             moments += 2 * parameters
-    per_image = 0
+    parts = {"weights": 2 * (parameters + buffers), "moments": moments, "data": size.bytes}
+    held, images, per_image = sum(parts.values()), -(-min(settings.train.batch_size, size.images) // processes), 0
     if 2 * parameters + moments <= most:
         try:
             supernet = supernet if custom else space.supernet(settings.seed)
             saved = SavedBytes(space, supernet, size.input_shape, settings.train.precision)
-            per_image = saved.count(space.decode(only) if only else saved.largest()[0])
+            all_open = tuple(tuple(range(len(slot.choices))) for slot in space.slots)
+            if only:
+                per_image = saved.count(space.decode(only))
+            elif held > enough or held + (per_image := saved.count(all_open)) * images > enough:
+                per_image = saved.count(saved.largest()[0])
         except (ArchitectureError, RuntimeError, ValueError, TypeError, LookupError, AttributeError):
             pass  # it is the best one of another run, or Run explains what is wrong with it
-    activations = per_image * -(-min(settings.train.batch_size, size.images) // processes)
-    held = {"weights": 2 * (parameters + buffers), "moments": moments, "data": size.bytes}
-    return held | {"activations": activations}
+    return parts | {"activations": per_image * images}
 
 
 def check_memory(settings: TrainRunSettings, device: torch.device, processes: int = 1, here: int | None = None) -> str:
@@ -112,7 +117,9 @@ def check_memory(settings: TrainRunSettings, device: torch.device, processes: in
     if (size := expected_size(settings.data)) is None:
         return ""  # loading explains what is wrong with the data
     limits, lines = memory_limits(device, here or processes), []
-    estimate = estimate_memory(settings, size, processes, min((limit.bytes for limit in limits), default=UNLIMITED))
+    most = min((limit.bytes for limit in limits), default=UNLIMITED)
+    enough = min((0 if one.chosen else one.bytes // (2 * one.sharing) - one.used for one in limits), default=UNLIMITED)
+    estimate = estimate_memory(settings, size, processes, most, enough)
     for limit in limits:
         kinds = ("weights", "data") if device.type == "cuda" and limit.on == "cpu" else tuple(estimate)
         parts = {kind: limit.sharing * estimate[kind] for kind in kinds} | {"process": limit.sharing * limit.used}

@@ -125,6 +125,18 @@ def limited(monkeypatch):
     return check
 
 
+def test_the_largest_path_is_looked_for_where_it_matters(limited, monkeypatch):
+    looked = []
+    largest = SavedBytes.largest
+    monkeypatch.setattr(SavedBytes, "largest", lambda saved: looked.append(1) or largest(saved))
+    assert limited(CHAIN, 64 * GIB, chosen=False) == ""
+    assert not looked
+    exact = estimate_memory(CHAIN, expected_size(CHAIN.data))["activations"]
+    rough = estimate_memory(CHAIN, expected_size(CHAIN.data), enough=64 * GIB)["activations"]
+    assert 0 < exact < rough
+    assert len(looked) == 1
+
+
 def test_misfits_are_refused_with_a_remedy_that_fits(limited):
     large = replace(CHAIN, train=TrainSettings(batch_size=65536))
     state = torch.get_rng_state()
