@@ -1,6 +1,6 @@
 """Several processes that train one run: joining, what they must agree on, gradients and BatchNorm over all of them."""
 
-from nas.dist.device import autocast, choose_device
+from nas.dist.device import autocast, choose_device, set_cuda_flags
 from nas.dist.gradients import NO_EXCHANGE, GradientExchange, NoExchange
 from nas.dist.syncbn import synchronise
 from nas.dist.world import SINGLE, World
@@ -13,5 +13,6 @@ __all__ = [
     "World",
     "autocast",
     "choose_device",
+    "set_cuda_flags",
     "synchronise",
 ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
 from nas.errors import SettingError
+from nas.settings import TrainSettings
 
 
 def choose_device(name: str, local_rank: int | None = None) -> torch.device:
@@ -39,3 +41,20 @@ def choose_device(name: str, local_rank: int | None = None) -> torch.device:
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[None]:
     """Autocast on ``device`` to bfloat16 if ``precision`` is ``bf16``; nothing for ``float32``."""
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def set_cuda_flags(device: torch.device, train: TrainSettings) -> None:
+    """Let this process compute on a GPU as ``train.tf32`` and ``train.cudnn_benchmark`` say; nothing on a CPU.
+
+    torch's own default lets convolutions, and no other products, be TF32.
+    """
+    if device.type != "cuda":
+        return
+    with warnings.catch_warnings():
+        # torch 2.9 recommends newer names, fp32_precision; but once they are used, torch.compile and cudnn.flags raise
+        # errors where they read these (https://github.com/pytorch/pytorch/issues/166387).
+        warnings.filterwarnings("ignore", "Please use the new API settings")
+        torch.backends.cudnn.allow_tf32 = train.tf32
+        torch.set_float32_matmul_precision("high" if train.tf32 else "highest")
+    torch.backends.cudnn.benchmark = train.cudnn_benchmark
+    torch.backends.cudnn.deterministic = not train.cudnn_benchmark

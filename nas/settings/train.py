@@ -90,6 +90,11 @@ class TrainSettings(Settings, group="train"):
     channels_last: bool = False
     compile: str = rules.choice("none", "branches")
     """``branches`` compiles each branch by itself: a compiled supernet would recompile for every path."""
+    tf32: bool = False
+    """On a GPU round the factors of float32 products to 10 bits behind the point: faster, and not float32."""
+    cudnn_benchmark: bool = False
+    """On a GPU time the algorithms of each convolution and take the fastest, which need not be the same after a kill;
+    otherwise they are chosen by rule, of those alone that give the same bits each time."""
     device: str = "auto"
     threads: int | str = rules.thread_count()
     """CPU threads; ``auto`` takes one or all, whichever is faster in the first steps, and the run keeps it; 0 leaves

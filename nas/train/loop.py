@@ -6,6 +6,7 @@ import signal
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from nas.dist import set_cuda_flags
 from nas.seeds import seed_layers
 from nas.signals import Interrupted, stop_signals
 
@@ -29,6 +30,7 @@ def fit(run: Run, until: int | None = None) -> None:
         DivergedError: the loss is no longer finite; the last checkpoint is from before.
         RankError: the processes of the run do different things, or one is gone.
     """
+    set_cuda_flags(run.device, run.settings.train)  # another run of this process may have set others since
     several, end = run.world.size > 1, run.total_steps if until is None else min(until, run.total_steps)
     with stop_signals(grace_s=GRACE_S if several else 0) as received, run.progress, run.threads:
         if run.to_be_evaluated:

@@ -10,7 +10,7 @@ from typing import Any
 from nas import checkpoint
 from nas.checkpoint import Initial, begin_with, comparable
 from nas.data import Batches, ImageSet, Ordered, Splits, identified, load_splits, ranking_images, unnormalise
-from nas.dist import NO_EXCHANGE, SINGLE, GradientExchange, World, choose_device
+from nas.dist import NO_EXCHANGE, SINGLE, GradientExchange, World, choose_device, set_cuda_flags
 from nas.errors import CheckpointError, require
 from nas.gate import build_gate
 from nas.settings import TrainRunSettings
@@ -76,6 +76,7 @@ class Run:
         rule, remedy = "has other settings, versions or checkpoints", "give all processes the same command and folder"
         world.assert_equal_across_ranks(begun, "run", folder, rule, remedy)
         self.device = choose_device(settings.train.device, world.local_rank if world.size > 1 else None)
+        set_cuda_flags(self.device, settings.train)
         alone = world.size == 1 and self.device.type == "cpu"  # torchrun sets a number, unless it is told one
         self.threads = Threads(settings.train.threads if alone or settings.train.threads != AUTO else 0)
         with world.main_process_first():
