@@ -18,6 +18,13 @@ CHUNK_BYTES = 1 << 24
 """Of the pixels that are copied at a time where all of a set are gone through."""
 
 
+def to_device(x: Tensor, device: torch.device | str) -> Tensor:
+    """``x`` on ``device``; what goes to a GPU goes from pinned memory, and is not waited for."""
+    if torch.device(device).type != "cuda" or x.device.type != "cpu":
+        return x.to(device)
+    return x.pin_memory().to(device, non_blocking=True)
+
+
 @dataclass(frozen=True, eq=False)
 class ImageSet:
     """Labelled images of one size: some rows of a tensor, which may be mapped from a file and larger than memory.
@@ -74,7 +81,7 @@ class ImageSet:
         if self.side is not None and not whole:
             top, left = ((length - self.side) // 2 for length in images.shape[2:])
             images = images[:, :, top : top + self.side, left : left + self.side]
-        return images.index_select(0, rows.to(self.device))
+        return images.index_select(0, to_device(rows, self.device))
 
     def expect(self, index: Tensor) -> None:
         """Let the kernel read the images at ``index``, int64 ``(n,)``, while this process does something else."""
@@ -108,7 +115,7 @@ class ImageSet:
             return self
         pixels = torch.empty(shape, dtype=torch.uint8, device=device)
         for index in self.chunks():
-            pixels[index[0] : index[-1] + 1] = self.take(index, whole=True).to(device)
+            pixels[index[0] : index[-1] + 1] = to_device(self.take(index, whole=True), device)
         return replace(self, images=pixels, index=None, file=None, mapping=None)
 
 

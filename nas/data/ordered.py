@@ -9,7 +9,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
-from nas.data.images import ImageSet
+from nas.data.images import ImageSet, to_device
 
 Batch = tuple[Tensor, Tensor]
 """Normalised images ``(B, C, H, W)`` and their labels, int64 ``(B,)``; of mixed images float32 ``(B, classes)``."""
@@ -58,9 +58,9 @@ class Ordered(Sequence[Batch]):
         if number in self._kept:
             return self._kept[number]
         index = self._index(number)
-        x = self._images.take(index).to(self._device).float().sub_(self._shift).mul_(self._scale)
+        x = to_device(self._images.take(index), self._device).float().sub_(self._shift).mul_(self._scale)
         self._images.expect(self._index(number + 1))
-        batch = x.contiguous(memory_format=self._format), self._images.labels[index].to(self._device)
+        batch = x.contiguous(memory_format=self._format), to_device(self._images.labels[index], self._device)
         if self._keeps:
             self._kept[number] = batch
         return batch

@@ -107,8 +107,10 @@ class OwnState:
                 self._optimizer.state[parameter][kind.removeprefix(NUMBER)] = value.item()
             elif value.shape == parameter.shape and kind != "step":  # in the memory format of the parameter, too
                 self._optimizer.state[parameter][kind] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-            else:  # torch keeps that counter on the CPU
-                device = torch.device("cpu") if kind == "step" else parameter.device
+            else:  # torch keeps that counter on the CPU, unless the update reads it on the device
+                groups = self._optimizer.param_groups
+                there = kind != "step" or any(group.get("fused") or group.get("capturable") for group in groups)
+                device = parameter.device if there else torch.device("cpu")
                 self._optimizer.state[parameter][kind] = value.detach().clone().to(device)
 
     def _elsewhere(self) -> dict[str, float]:

@@ -101,6 +101,17 @@ def test_training_from_scratch_takes_own_parts():
     assert len(found) == 4
 
 
+@pytest.mark.parametrize(("kwargs", "device"), [({"capturable": True}, "meta"), ({}, "cpu")])
+def test_adams_counter_comes_back_to_its_device(kwargs, device):
+    with torch.device("meta"):  # stands for a GPU
+        gated = GatedOptimizer(torch.nn.Linear(2, 1), own("torch.optim:AdamW", **kwargs))
+    values = torch.ones(1, 2)
+    gated.load_state_dict({"step/weight": torch.tensor(3.0), "exp_avg/weight": values, "exp_avg_sq/weight": values})
+    (state,) = gated.optimizer.state.values()
+    assert state["step"].device.type == device
+    assert state["exp_avg"].device.type == "meta"
+
+
 def test_an_own_schedule_gives_factors_of_the_peak():
     train = TrainSettings(schedule="support.plugins:schedule")
     assert [learning_rate(train, 0.5, step, 4, 2) for step in range(4)] == [0.5, 0.375, 0.25, 0.125]
