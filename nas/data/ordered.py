@@ -65,9 +65,19 @@ class Ordered(Sequence[Batch]):
             self._kept[number] = batch
         return batch
 
+    @property
+    def labels(self) -> list[Tensor]:
+        """Those of each batch; no image is made."""
+        return [*self._images.labels.to(self._device).split(self._size)]
+
     def _index(self, number: int) -> Tensor:
         first, end = (min(place * self._size, len(self._images)) for place in (number, number + 1))
         return torch.arange(first, end)
+
+
+def labels_of(batches: Sequence[Batch]) -> list[Tensor]:
+    """The labels of each batch."""
+    return batches.labels if isinstance(batches, Ordered) else [y for _, y in batches]
 
 
 def unnormalise(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:

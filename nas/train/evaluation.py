@@ -11,11 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.data import Batch
-from nas.dist import autocast
 from nas.gate import FairGate, Gate
 from nas.settings import FairGateSettings
-from nas.space import Architecture, recalibrate
-from nas.space.calibrate import estimate_statistics, norms_with_statistics
+from nas.space import Architecture, SearchSpace, in_order
+from nas.train.prefix import PrefixWalk
+
+KEPT_BYTES = 1 << 27
+"""The most memory for what subnetworks share in an evaluation of a training."""
 
 
 @dataclass(frozen=True)
@@ -62,56 +64,34 @@ def evaluate(
     calibration: Sequence[Batch] | None = None,
     weights: dict[str, Tensor] | None = None,
     precision: str = "float32",
+    space: SearchSpace | None = None,
 ) -> list[EvalResult]:
     """Accuracy and loss of subnetworks, on a private copy of the supernet.
 
     Args:
         supernet: left unchanged, its mode and BatchNorm statistics included.
-        architectures: the subnetworks, evaluated one after the other and independently.
+        architectures: the subnetworks; what each is found to be does not depend on the others.
         batches: images and labels to evaluate on.
         calibration: training images on which each subnetwork's BatchNorm statistics are estimated; None takes the
             running statistics of the supernet.
         weights: parameters by name that replace those of the supernet, for example their moving averages.
         precision: ``float32``, or ``bf16`` for autocast.
+        space: of the supernet: subnetworks that begin alike then share that part of the work where it can be cut into
+            pieces. The results are the same, on one thread bit for bit.
     """
     model = copy.deepcopy(supernet).eval()
     if weights is not None:
         model.load_state_dict(weights, strict=False)
-    results = []
-    for architecture in architectures:
-        logits = logits_of(model, architecture, batches, calibration, precision)
-        results.append(result_of(architecture, logits, batches))
-    return results
+    order = sorted(dict.fromkeys(architectures), key=in_order)
+    walk = PrefixWalk(model, space if len(order) > 1 else None, batches, calibration, precision, KEPT_BYTES)
+    found = {each: result_of(each, logits, walk.labels) for each, logits in walk.logits(order)}
+    return [found[architecture] for architecture in architectures]
 
 
-@torch.no_grad()
-def logits_of(
-    model: nn.Module,
-    architecture: Architecture,
-    batches: Sequence[Batch],
-    calibration: Sequence[Batch] | None,
-    precision: str,
-    by_batch: bool = False,
-) -> list[Tensor]:
-    """The logits ``(B, classes)`` of a subnetwork for each batch; arguments as in :func:`evaluate`.
-
-    Args:
-        model: in eval mode; the BatchNorm statistics on the path become others.
-        by_batch: BatchNorm normalises each batch by that batch; ``calibration`` is not looked at.
-    """
-    with autocast(precision, batches[0][0].device):
-        if by_batch:
-            with estimate_statistics(norms_with_statistics(model)):
-                return [model(x, architecture) for x, _ in batches]
-        if calibration is not None:
-            recalibrate(model, architecture, calibration)
-        return [model(x, architecture) for x, _ in batches]
-
-
-def result_of(architecture: Architecture, logits: Iterable[Tensor], batches: Iterable[Batch]) -> EvalResult:
-    """The result of a subnetwork that gives ``logits``, ``(B, classes)`` for each of ``batches``."""
+def result_of(architecture: Architecture, logits: Iterable[Tensor], labels: Iterable[Tensor]) -> EvalResult:
+    """The result of a subnetwork that gives ``logits``, ``(B, classes)`` for each batch of ``labels``, ``(B,)``."""
     correct, loss, predicted = 0, 0.0, list[Tensor]()
-    for z, (_, y) in zip(logits, batches, strict=True):
+    for z, y in zip(logits, labels, strict=True):
         z = z.float()
         classes = z.argmax(dim=1)
         correct += int((classes == y).sum())

@@ -203,7 +203,7 @@ class Run:
         val = ranking_images(splits.val, settings.seed, settings.evaluate.images)
         images = batches(val if split == "val" else splits.test)
         weights, precision = self.optimizer.averages(), settings.train.precision
-        return evaluate(self.supernet, architectures, images, calibration, weights, precision)
+        return evaluate(self.supernet, architectures, images, calibration, weights, precision, self.space)
 
     def note(self, results: Sequence[EvalResult]) -> dict[str, float]:
         """Write what an evaluation at this step has found; returns the means and the best, by tag."""

@@ -15,10 +15,10 @@ from torch import nn
 from nas.checkpoint import load_trained
 from nas.errors import ArchitectureError, DivergedError, SettingError, SpaceError
 from nas.search import Evaluator
-from nas.search.evaluate.prefix import PrefixWalk, depths_to_keep
 from nas.settings import ChainSettings, MacroSettings
 from nas.space import Chained, build_space
 from nas.train import evaluate
+from nas.train.prefix import PrefixWalk, depths_to_keep
 
 CHAIN = ChainSettings(widths=[4, 6], depths=[2, 1], strides=[1, 2], candidates=["skip", "conv1", "conv3"])
 BATCHES, CALIBRATION = images(20, 8, seed=0), images(14, 7, seed=1)

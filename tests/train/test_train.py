@@ -42,6 +42,7 @@ from nas.train import (
     make_report,
     tables,
 )
+from nas.train.prefix import PrefixWalk
 
 
 def batch(size=8, side=16, classes=3, seed=0):
@@ -201,7 +202,8 @@ def test_no_candidate_leaks_into_another_or_the_supernet():
     held_out, calibration = [batch(64, seed=1)], [batch(seed=2), batch(seed=3)]
     together = evaluate(supernet, architectures, held_out, calibration)
     assert together == [evaluate(supernet, [architecture], held_out, calibration)[0] for architecture in architectures]
-    assert together == evaluate(supernet, architectures[::-1], held_out, calibration)[::-1]
+    shared = evaluate(supernet, architectures[::-1], held_out, calibration, space=space)
+    assert together == shared[::-1]
     assert supernet.training
     assert_same(dict(supernet.state_dict()), before)
 
@@ -255,18 +257,20 @@ def test_a_device_that_is_not_there_is_refused():
 
 def test_every_room_calibrates_on_the_same_images(tmp_path, monkeypatch):
     """Search, ranking and export take them from the checkpoint, training's own evaluation from its run: seed's draw."""
-    seen, own = [], nas.train.evaluation.recalibrate
+    seen = []
 
-    def noting(model, architecture, batches):
-        seen.append(batches)
-        own(model, architecture, batches)
+    class Noting(PrefixWalk):
+        def __init__(self, model, space, batches, calibration, *how):
+            super().__init__(model, space, batches, calibration, *how)
+            seen.append(calibration)
 
-    monkeypatch.setattr(nas.train.evaluation, "recalibrate", noting)
+    monkeypatch.setattr(nas.train.evaluation, "PrefixWalk", Noting)
     finish(tiny(), tmp_path)
     trained = load_trained(tmp_path)
     calibrated(trained, (0, 1))
     drawn = torch.randperm(len(trained.splits.train), generator=generator(0, "recalibrate"))[:16]
     expected = list(trained.calibration())
     assert_same(list(trained.batches(trained.splits.train.subset(drawn))), expected)
+    assert seen
     for found in seen:
         assert_same(list(found), expected)

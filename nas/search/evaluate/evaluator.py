@@ -14,15 +14,13 @@ from torch import Tensor, nn
 
 from nas.checkpoint import Trained
 from nas.data import Batch, Batches, class_weights
-from nas.errors import DivergedError, SettingError, SpaceError, require
-from nas.nn import GatedModel
-from nas.search.evaluate.prefix import PrefixWalk
+from nas.errors import DivergedError, SettingError, require
 from nas.seeds import derive
 from nas.settings import SGDSettings, TrainSettings
-from nas.space import Architecture, Chained, SearchSpace, in_order
-from nas.space.model.pieces import in_pieces
+from nas.space import Architecture, SearchSpace, in_order
 from nas.train import EvalResult, GatedOptimizer, Loss, TrainStep, learning_rate
-from nas.train.evaluation import logits_of, result_of
+from nas.train.evaluation import result_of
+from nas.train.prefix import PrefixWalk
 
 
 class Evaluator:
@@ -65,22 +63,11 @@ class Evaluator:
         by_batch: bool = False,
     ) -> None:
         assert batches, "there is nothing to evaluate on"
-        self.space, self.finetune, self._precision, self._by_batch = space, finetune, precision, by_batch
-        self._batches, self._calibration = batches, calibration
-        self._labels = torch.cat([y for _, y in batches])
+        self.space, self.finetune, self._precision, self._tuned = space, finetune, precision, 0
+        self._how = batches, calibration, precision, memory_bytes, by_batch
         self._model = copy.deepcopy(supernet).eval()
-        self._walk: PrefixWalk | None = None
-        self.remark, self._evaluated_alone = "", 0
-        how = space, batches, calibration, precision, memory_bytes, by_batch
-        if isinstance(self._model, Chained) and finetune is None:
-            self._walk = PrefixWalk(self._model, *how)
-        elif isinstance(self._model, GatedModel) and finetune is None:
-            try:
-                pieces = in_pieces(self._model)
-                self._walk = PrefixWalk(pieces, *how)
-                self.remark = f"evaluations share prefixes: {len(space.slots)} slots in {len(pieces.blocks)} pieces"
-            except SpaceError as error:
-                self.remark = f"each subnetwork is evaluated alone: the network {error.rule}"
+        self._walk = PrefixWalk(self._model, space if finetune is None else None, *self._how)
+        self._labels, self.remark = torch.cat(self._walk.labels), self._walk.remark
 
     @classmethod
     def of(
@@ -126,7 +113,7 @@ class Evaluator:
     @property
     def shares_prefixes(self) -> bool:
         """Whether subnetworks that begin alike share that part of the work."""
-        return self._walk is not None
+        return self._walk.shares
 
     @property
     def images(self) -> int:
@@ -136,7 +123,7 @@ class Evaluator:
     @property
     def block_evaluations(self) -> int:
         """Slots that were run over all images so far; calibration and evaluation together count as one."""
-        return self._evaluated_alone if self._walk is None else self._walk.block_evaluations
+        return self._tuned + self._walk.block_evaluations
 
     def __call__(self, architectures: Iterable[Architecture]) -> Iterator[EvalResult]:
         """Evaluate each distinct architecture once, in lexicographic order, and yield each result at once.
@@ -155,28 +142,24 @@ class Evaluator:
         """
         found = dict[Architecture, Tensor]()
         for architecture, logits in self._logits(architectures):
-            z = torch.cat(logits).double()
+            z = torch.cat([*logits]).double()
             found[architecture] = torch.stack(
                 [F.cross_entropy(z, self._labels, reduction="none"), (z.argmax(dim=1) != self._labels).double()]
             )
         return found
 
-    def _logits(self, architectures: Iterable[Architecture]) -> Iterator[tuple[Architecture, list[Tensor]]]:
+    def _logits(self, architectures: Iterable[Architecture]) -> Iterator[tuple[Architecture, Sequence[Tensor]]]:
         order = sorted(map(self.space.validate, dict.fromkeys(architectures)), key=in_order)
-        return map(self._alone, order) if self._walk is None else self._walk.logits(order)
+        return self._walk.logits(order) if self.finetune is None else map(self._fine_tuned, order)
 
-    def _alone(self, architecture: Architecture) -> tuple[Architecture, list[Tensor]]:
-        model = self._model
-        if self.finetune is not None:
-            model = self.finetune(model, architecture, self._precision)
-        self._evaluated_alone += len(architecture)
-        how = self._batches, self._calibration, self._precision, self._by_batch
-        return architecture, logits_of(model, architecture, *how)
+    def _fine_tuned(self, architecture: Architecture) -> tuple[Architecture, Sequence[Tensor]]:
+        assert self.finetune is not None
+        model = self.finetune(self._model, architecture, self._precision)
+        self._tuned += len(architecture)
+        return next(PrefixWalk(model, None, *self._how).logits([architecture]))
 
-    def _result(self, of: tuple[Architecture, list[Tensor]]) -> EvalResult:
-        return self._finite(result_of(*of, self._batches))
-
-    def _finite(self, found: EvalResult) -> EvalResult:
+    def _result(self, of: tuple[Architecture, Sequence[Tensor]]) -> EvalResult:
+        found = result_of(*of, self._walk.labels)
         if not math.isfinite(found.loss):
             rule = f"its loss on the evaluated images is {found.loss}"
             remedy = "train the supernet again" if self.finetune is None else "lower search.finetune_lr"

@@ -1,8 +1,9 @@
-"""A walk through the subnetworks of a chain that computes their common prefixes once.
+"""A walk through the subnetworks of a supernet that computes their common prefixes once.
 
 The output of a piece of a :class:`~nas.space.Chained` supernet depends on the pieces up to it alone. That also holds
 while BatchNorm statistics are estimated: each BatchNorm then normalises a batch by that batch, and the estimate acts
 on the evaluated images only. So a piece can be finished, calibration and all, before the next one begins.
+A network that cannot be cut is one piece, and each subnetwork is run by itself.
 """
 
 from __future__ import annotations
@@ -10,15 +11,33 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nas.data import Batch
+from nas.data.ordered import labels_of
 from nas.dist import autocast
+from nas.errors import SpaceError
+from nas.nn import GatedModel
 from nas.space import Architecture, Chained, SearchSpace
-from nas.space.calibrate import estimate_statistics
-from nas.space.chained import survey
+from nas.space.calibrate import estimate_statistics, norms_with_statistics
+from nas.space.chained import Piece, survey
+from nas.space.model.pieces import in_pieces
+
+
+class _Images(Sequence[Tensor]):
+    """The images of batches, each batch made when it is asked for: all of them may be larger than the memory."""
+
+    def __init__(self, batches: Sequence[Batch]) -> None:
+        self._batches = batches
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, number: Any) -> Any:
+        return self._batches[number][0]
 
 
 @dataclass(frozen=True)
@@ -31,16 +50,27 @@ class _Level:
     """
 
     depth: int
-    calibration: list[Tensor]
-    evaluated: list[Tensor]
+    calibration: Sequence[Tensor]
+    evaluated: Sequence[Tensor]
+
+
+class _Whole:
+    """A network as one piece."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
+
+    def piece(self, number: int, x: Tensor, architecture: Architecture) -> Tensor:
+        y: Tensor = self._network(x, architecture)
+        return y
 
 
 class PrefixWalk:
-    """The logits of many subnetworks of a chain; keeps the activations of common prefixes from one to the next.
+    """The logits of many subnetworks; keeps the activations of common prefixes from one to the next.
 
     Args:
         model: a private copy in eval mode; the walk writes to its BatchNorm layers.
-        space: of the architectures.
+        space: of the architectures; None runs each subnetwork by itself.
         batches: to evaluate on.
         calibration: to estimate BatchNorm statistics on; None takes those of ``model``.
         precision_name: as in :func:`nas.train.evaluate`.
@@ -49,36 +79,62 @@ class PrefixWalk:
         by_batch: BatchNorm normalises each evaluated batch by that batch; ``calibration`` is not looked at.
 
     Attributes:
+        labels: of each evaluated batch.
+        remark: of a ``GatedModel``, whether its subnetworks share work, and why they do not; else empty.
         block_evaluations: slots that were run over all images so far.
 
     Raises:
-        SpaceError: ``model`` is not what :class:`~nas.space.Chained` asks for.
+        SpaceError: ``model`` is :class:`~nas.space.Chained` and breaks what it promises.
     """
 
     def __init__(
         self,
-        model: Chained,
-        space: SearchSpace,
+        model: nn.Module,
+        space: SearchSpace | None,
         batches: Sequence[Batch],
         calibration: Sequence[Batch] | None,
         precision_name: str,
         memory_bytes: int,
         by_batch: bool = False,
     ) -> None:
-        self._model, self._slots, self._memory = model, len(space.slots), memory_bytes
-        self._precision, self._device = precision_name, batches[0][0].device
-        with autocast(precision_name, self._device):
-            self._pieces = survey(model, space.slots, batches[0][0][:2])
+        self._memory, self._precision, self._device = memory_bytes, precision_name, batches[0][0].device
+        self._cut(model, space, batches[0][0][:2])
         # Without running statistics there is nothing to estimate.
-        has_norms, images = any(piece.norms for piece in self._pieces), [x for x, _ in batches]
+        has_norms, self.labels = any(piece.norms for piece in self._pieces), labels_of(batches)
         self._calibrates, self._by_batch = has_norms and (by_batch or calibration is not None), has_norms and by_batch
+        calibrating = (calibration or ()) if self._calibrates and not by_batch else ()
+        self._number = sum(map(len, [*self.labels, *labels_of(calibrating)]))  # of images
         self._path: Architecture = ()
         # along that path, ascending in depth; by batch, the evaluated images are those that calibrate
-        calibrating = [x for x, _ in calibration or ()] if self._calibrates else []
-        self._levels = [_Level(0, images, []) if self._by_batch else _Level(0, calibrating, images)]
+        images = _Images(batches)
+        self._levels = [_Level(0, images, []) if self._by_batch else _Level(0, _Images(calibrating), images)]
         self.block_evaluations = 0
 
-    def logits(self, order: Sequence[Architecture]) -> Iterator[tuple[Architecture, list[Tensor]]]:
+    def _cut(self, model: nn.Module, space: SearchSpace | None, x: Tensor) -> None:
+        self._model: Chained | _Whole = _Whole(model)
+        self._slots, self.remark = len(space.slots) if space else 0, ""
+        self._pieces = [Piece(self._slots, norms_with_statistics(model), changes_input=True)]  # for all that is known
+        if space is None or not isinstance(model, Chained | GatedModel):
+            return
+        try:
+            cut = model if isinstance(model, Chained) else in_pieces(model)
+            with autocast(self._precision, self._device):
+                pieces = survey(cut, space.slots, x)
+        except SpaceError as error:
+            if isinstance(model, Chained):
+                raise
+            self.remark = f"each subnetwork is evaluated alone: the network {error.rule}"
+            return
+        self._model, self._pieces = cut, pieces
+        if isinstance(model, GatedModel):
+            self.remark = f"evaluations share prefixes: {len(space.slots)} slots in {len(pieces) - 2} pieces"
+
+    @property
+    def shares(self) -> bool:
+        """Whether subnetworks that begin alike share work."""
+        return len(self._pieces) > 1
+
+    def logits(self, order: Sequence[Architecture]) -> Iterator[tuple[Architecture, Sequence[Tensor]]]:
         """Yield each architecture with its logits ``(B, classes)`` for each evaluated batch.
 
         A walk goes on from where the last one has ended: many short walks in lexicographic order do the work of one
@@ -104,8 +160,7 @@ class PrefixWalk:
         # No two architectures share the output of the last slot: it is never kept.
         pieces = [piece for piece in self._pieces if piece.entries < self._slots]
         runs = [1, *(len({a[: piece.entries] for a in order}) for piece in pieces), len(order)]
-        images = sum(map(len, self._levels[0].calibration)) + sum(map(len, self._levels[0].evaluated))
-        sizes = [0, *(images * piece.image_bytes for piece in pieces), 0]
+        sizes = [0, *(self._number * piece.image_bytes for piece in pieces), 0]
         return depths_to_keep(runs, sizes, self._memory)
 
     @torch.no_grad()
