@@ -31,7 +31,7 @@ class NoExchange:
 
     world = SINGLE
 
-    def __call__(self, step: int, paths: Sequence[Architecture], figures: Sequence[float]) -> Sequence[float]:
+    def __call__(self, step: int, paths: Sequence[Architecture], figures: Tensor) -> Tensor:
         """Return ``figures`` as they are."""
         return figures
 
@@ -63,13 +63,15 @@ class GradientExchange(NoExchange):
         self.world, self.optimizer, self.settings = world, optimizer, settings
         self._place: dict[Tensor, int] = {parameter: place for place, parameter in enumerate(optimizer.parameters)}
 
-    def __call__(self, step: int, paths: Sequence[Architecture], figures: Sequence[float]) -> Sequence[float]:
+    def __call__(self, step: int, paths: Sequence[Architecture], figures: Tensor) -> Tensor:
         """Sum the gradients; return ``figures`` summed over the processes, which travel with them.
+
+        What is returned is a tensor of its own: it may be kept over later steps, and is not read here.
 
         Args:
             step: number of the step; every ``dist.check_every`` steps the processes compare what they do.
             paths: the paths of all processes, in the order of the ranks.
-            figures: plain numbers of this process, for example its loss.
+            figures: ``(n,)``, floats of this process, for example its loss, on the device of the gradients.
 
         Raises:
             RankError: the processes run different architectures, or different parameters got a gradient.
@@ -97,11 +99,11 @@ class GradientExchange(NoExchange):
         return self._sum(used, users[used_anywhere].tolist(), figures)
 
     @torch.no_grad()
-    def _sum(self, used: Sequence[Tensor], divisors: Sequence[int], figures: Sequence[float]) -> list[float]:
+    def _sum(self, used: Sequence[Tensor], divisors: Sequence[int], figures: Tensor) -> Tensor:
         gradients = [parameter.grad for parameter in used if parameter.grad is not None]
         assert len(gradients) == len(used), "a parameter was used and has no gradient"
         wide = torch.float64 if any(g.dtype == torch.float64 for g in gradients) else torch.float32
-        packed_figures = torch.tensor(figures, dtype=wide, device=self.world.device)
+        packed_figures = figures.to(wide)
         summed: dict[torch.dtype, Iterator[Tensor]] = {}
         for dtype, group in by_dtype([*gradients, packed_figures]).items():
             flat, views = pack(group)
@@ -111,7 +113,7 @@ class GradientExchange(NoExchange):
         for parameter, gradient in zip(used, gradients, strict=True):
             parameter.grad = next(summed[gradient.dtype])
         torch._foreach_div_([p.grad for p in used if p.grad is not None], [float(number) for number in divisors])
-        return [float(figure) for figure in next(summed[wide])]
+        return next(summed[wide]).clone()  # which does not keep the flat tensor in memory
 
 
 def pack(tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:

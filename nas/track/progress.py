@@ -38,10 +38,14 @@ class Progress(ProgressBar):
         self.left = left or TimeLeft(step, total_steps)
 
     def advance(self, step: int, tracker: Tracker) -> None:
-        """Note that ``step`` steps have been made; the loss that is shown is the mean since the last evaluation."""
-        loss = tracker.epoch_loss()
-        if loss is not None and self.is_due(step):
-            self.update(step, f"loss {loss:.3f}  {tracker.images_per_s():,.0f} images/s", self.left.seconds(step))
+        """Note that ``step`` steps have been made.
+
+        The loss that is shown is the mean since the last evaluation, of the steps that the tracker knows of.
+        """
+        if self.is_due(step):
+            loss = tracker.epoch_loss()
+            news = "" if loss is None else f"loss {loss:.3f}  {tracker.images_per_s():,.0f} images/s"
+            self.update(step, news, self.left.seconds(step))
 
     def epoch(self, step: int, values: Mapping[str, float], tracker: Tracker) -> None:
         """Print a line for an evaluation, with what :meth:`Tracker.evaluated` returned."""

@@ -5,15 +5,17 @@ from nas.train.gate_trainer import GateTrainer
 from nas.train.loop import fit
 from nas.train.optimize import GatedOptimizer
 from nas.train.report import Report, best_of_run, make_report, tables
+from nas.train.result import Figures, StepResult, read_steps
 from nas.train.retraining import Retraining, comparison, retrain
 from nas.train.run import Run
 from nas.train.schedule import learning_rate
 from nas.train.scratch import train_from_scratch
-from nas.train.step import BranchNorms, Loss, StepResult, TrainStep
+from nas.train.step import BranchNorms, Loss, TrainStep
 
 __all__ = [
     "BranchNorms",
     "EvalResult",
+    "Figures",
     "GateTrainer",
     "GatedOptimizer",
     "Loss",
@@ -29,6 +31,7 @@ __all__ = [
     "fit",
     "learning_rate",
     "make_report",
+    "read_steps",
     "retrain",
     "tables",
     "train_from_scratch",

@@ -11,6 +11,7 @@ from nas.seeds import seed_layers
 from nas.signals import Interrupted, stop_signals
 
 if TYPE_CHECKING:
+    from nas.train.result import StepResult
     from nas.train.run import Run
 
 GRACE_S = 20.0
@@ -27,7 +28,8 @@ def fit(run: Run, until: int | None = None) -> None:
     Raises:
         Interrupted: SIGINT or SIGTERM came, to any process of the run, and steps are left; the run is saved.
         Abandoned: with several processes: such a signal came, and rank 0 went on evaluating for too long.
-        DivergedError: the loss is no longer finite; the last checkpoint is from before.
+        DivergedError: the loss is no longer finite, told when it is next logged, or before an evaluation or a
+            checkpoint; ``run`` has the weights of the step before, and the last checkpoint is from before.
         RankError: the processes of the run do different things, or one is gone.
     """
     set_cuda_flags(run.device, run.settings.train)  # another run of this process may have set others since
@@ -36,6 +38,7 @@ def fit(run: Run, until: int | None = None) -> None:
         if run.to_be_evaluated:
             run.validate()
             run.save()
+        before: StepResult | None = None
         while run.step < end:
             began = perf_counter()
             batch = run.batches.batch(run.step)
@@ -44,10 +47,12 @@ def fit(run: Run, until: int | None = None) -> None:
             lr = run.learning_rate()
             seed_layers(run.device, run.settings.seed, run.step, run.world.rank)
             result = run.train_step(batch, paths, lr, run.step, all_paths, bool(received))
-            run.train_gate(run.step)
-            run.record(result, all_paths, data_s=loaded - began, step_s=perf_counter() - loaded)
-            # Several processes stop after the step in which they have told each other, so that none waits.
-            stop = result.stop or (bool(received) and not several)
+            run.learn(result)
+            run.record(result, data_s=loaded - began, step_s=perf_counter() - loaded)
+            # Several processes stop after the step that follows the one in which they have told each other, so that
+            # neither they nor their GPUs wait.
+            stop = (bool(received) and not several) or (before is not None and before.stopped())
+            before = result
             if run.log_due(run.step):
                 run.log(lr, all_paths)
             if run.validation_due(run.step):

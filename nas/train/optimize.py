@@ -67,6 +67,8 @@ class GatedOptimizer:
         if ema_decay:
             self.average = {p: p.detach().clone() for p in self.parameters}
         self._used: dict[Tensor, None] = {}  # ordered, each once
+        self._held = torch.zeros((), dtype=torch.float32, device=self.parameters[0].device)  # 1 holds all updates back
+        self._one = torch.ones_like(self._held)
         for parameter in self.parameters:
             parameter.register_post_accumulate_grad_hook(self._note)
 
@@ -82,11 +84,31 @@ class GatedOptimizer:
         """Update ``parameters``, which have a gradient, in this step: other processes may have used more."""
         self._used = dict.fromkeys(parameters)
 
-    @torch.no_grad()
+    def hold_unless_finite(self, losses: Tensor) -> None:
+        """Make no update any more, neither in this step nor later, if a loss is not finite.
+
+        The device decides that, and nothing is read here.
+        """
+        torch._amp_foreach_non_finite_check_and_unscale_([losses], self._held, self._one)  # 1 if so, else as it was
+
     def step(self, lr: float) -> None:
-        """Update what has a gradient, at learning rate ``lr``, and drop the gradients."""
+        """Update what has a gradient, at learning rate ``lr``, unless that is held back, and drop the gradients.
+
+        Weights, moments, step counters and averages are held back on the device by the fused optimizers. For another,
+        as the user's own, it is read in each step whether they are to be.
+        """
         used = self.used
         self._used.clear()
+        fused = self._own is None and all(group["fused"] for group in self.optimizer.param_groups)
+        if fused:
+            self.optimizer.found_inf = self._held  # type: ignore[attr-defined]  # where they look for it
+        if fused or not self._held:
+            self._update(used, lr)
+        for parameter in used:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def _update(self, used: list[Tensor], lr: float) -> None:
         if self.clip_norm:
             nn.utils.clip_grad_norm_(used, self.clip_norm)
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
@@ -97,19 +119,13 @@ class GatedOptimizer:
         if self._own is not None:
             self._own.check(self._named)
         if self.ema_decay:
-            torch._foreach_lerp_([self.average[p] for p in used], used, 1 - self.ema_decay)
-        for parameter in used:
-            parameter.grad = None
+            share = (1 - self.ema_decay) * (1 - self._held.double())
+            shares = {dtype: share.to(dtype) for dtype in {p.dtype for p in used}}
+            torch._foreach_lerp_([self.average[p] for p in used], used, [shares[p.dtype] for p in used])
 
     def averages(self) -> dict[str, Tensor] | None:
         """The moving averages by the names of their parameters; None if there are none."""
         return {name: self.average[p] for name, p in self._named.items()} if self.average else None
-
-    def discard(self) -> None:
-        """Drop the gradients of a step that is not made."""
-        for parameter in self._used:
-            parameter.grad = None
-        self._used.clear()
 
     def state_dict(self) -> dict[str, Tensor]:
         """The moments, as ``exp_avg/NAME`` for example, and as ``average/NAME`` the moving averages; no copies."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from nas import checkpoint
 from nas.checkpoint import Initial, begin_with, comparable
 from nas.data import Batches, ImageSet, Ordered, Splits, identified, load_splits, ranking_images, unnormalise
 from nas.dist import NO_EXCHANGE, SINGLE, GradientExchange, World, choose_device, set_cuda_flags
-from nas.errors import CheckpointError, require
+from nas.errors import CheckpointError, DivergedError, require
 from nas.gate import build_gate
 from nas.settings import TrainRunSettings
 from nas.settings.changed import changed
@@ -26,8 +27,9 @@ from nas.train.gate_trainer import GateTrainer, NoGateTrainer
 from nas.train.left import CHECKPOINT, EVALUATION, IMAGE, time_left
 from nas.train.network import build_network
 from nas.train.optimize import GatedOptimizer
+from nas.train.result import StepResult, read_steps
 from nas.train.schedule import Every, cycle_ends, rate_in_cycles
-from nas.train.step import BranchNorms, Loss, StepResult, TrainStep, check_finite
+from nas.train.step import BranchNorms, Loss, TrainStep, check_finite
 
 NORMS_EVERY = 10
 """Steps between two measurements of the branches' gradient norms."""
@@ -86,6 +88,7 @@ class Run:
         self.supernet, self.flops = build_network(settings, self.space, self.splits, initial, self.device, world)
         self._build_steps(state)
         self.step, self.to_be_evaluated = 0, False
+        self.unread: list[tuple[StepResult, float, float]] = []  # with the seconds of its data and of the step
         self.evaluated: list[EvalResult] = []  # by the last evaluation of this process
         self._begin(state, config_text, changed(settings) if given is None else given)
         shown = settings.track.progress and world.is_main
@@ -162,27 +165,51 @@ class Run:
         """The learning rate of this step."""
         return rate_in_cycles(self.settings, self.step, self.cycle_ends, self.steps_per_epoch)
 
-    def record(self, result: StepResult, all_paths: Sequence[Architecture], data_s: float, step_s: float) -> None:
+    def learn(self, result: StepResult) -> None:
+        """Let the gate learn, if it is to, after the step that has found ``result``."""
+        try:
+            self.train_gate(self.step)
+        except DivergedError:
+            read_steps([*(made for made, *_ in self.unread), result])  # a loss in training may have been the first
+            raise
+
+    def record(self, result: StepResult, data_s: float, step_s: float) -> None:
         """Count a step that was made, which took ``step_s`` seconds after ``data_s`` seconds for its batch."""
-        own = len(result.path_s)
-        self.tracker.step(
-            all_paths,
-            loss=result.loss,
-            correct=result.correct,
-            images=self.settings.train.batch_size * own,
-            step_s=step_s,
-            data_s=data_s,
-            path_s=result.path_s if own == len(all_paths) else None,
-            grad_norms=result.grad_norms,
-        )
+        self.unread.append((result, data_s, step_s))
         self.step += 1
         self.progress.advance(self.step, self.tracker)
         if line := self.threads.note(step_s):
             self.progress.console.print(line)
             self.progress.left.begin(self.step)  # the steps to come take as long as the faster ones
 
+    def read(self) -> None:
+        """Read what the steps since the last call have found, and let the tracker count it.
+
+        Whoever logs, evaluates or saves calls this first, in all processes: no more is known on the way, and the
+        seconds of a step are of a GPU those in which it was told what to do. What it is waited for here is added.
+
+        Raises:
+            DivergedError: a loss was not finite, in all processes alike.
+        """
+        unread, self.unread, began = self.unread, [], perf_counter()
+        found = read_steps([result for result, *_ in unread])
+        waited = (perf_counter() - began) / max(len(unread), 1)
+        for (result, data_s, step_s), figures in zip(unread, found, strict=True):
+            own = len(result.paths)
+            self.tracker.step(
+                result.all_paths,
+                loss=figures.loss,
+                correct=figures.correct,
+                images=self.settings.train.batch_size * own,
+                step_s=step_s + waited,
+                data_s=data_s,
+                path_s=figures.path_s if own == len(result.all_paths) else None,
+                grad_norms=figures.grad_norms,
+            )
+
     def log(self, lr: float, paths: Sequence[Architecture]) -> None:
         """Write the training curves of the steps since the last call; ``paths`` are those of the last step."""
+        self.read()
         skipped = sum(self.flops.skipped_share(path) for path in paths) / len(paths)
         extra = self.train_gate.curves(self.step, self.tracker.tags)
         self.tracker.log(self.step, lr=lr, flops_skipped_share=skipped, extra=extra)
@@ -216,6 +243,7 @@ class Run:
         With several processes the run is saved first: an evaluation may take longer than torchrun waits for a process
         to stop, and the run then goes on with the evaluation.
         """
+        self.read()
         if not self.world.is_main:
             return
         if self.world.size > 1 and not self.to_be_evaluated:
@@ -233,9 +261,10 @@ class Run:
         """Write a checkpoint of this step: rank 0 for all.
 
         Raises:
-            DivergedError: a weight is not finite; no checkpoint is written.
+            DivergedError: a loss was not finite, or a weight is not; no checkpoint is written.
             CheckpointError: it could not be written; the ones before are intact.
         """
+        self.read()
         if not self.world.is_main:
             return
         with self.progress.left.beside(CHECKPOINT):

@@ -12,6 +12,7 @@ from nas.settings import TrainRunSettings
 from nas.space import Architecture, SearchSpace
 from nas.train.evaluation import EvalResult, evaluate
 from nas.train.optimize import GatedOptimizer
+from nas.train.result import StepResult, read_steps
 from nas.train.schedule import learning_rate
 from nas.train.step import Loss, TrainStep
 
@@ -57,7 +58,7 @@ def train_from_scratch(
     train_step = TrainStep(supernet, optimizer, Loss.of(train, splits.train))
     batches = Batches.of(splits, settings)
     total = train.epochs * batches.steps_per_epoch
-    losses = list[float]()
+    made = list[StepResult]()
 
     def evaluated(images: ImageSet) -> EvalResult:
         images_of = Ordered(images, splits.mean, splits.std, 256, "cpu", train.channels_last)
@@ -67,9 +68,11 @@ def train_from_scratch(
     for step in range(total):
         lr = learning_rate(train, settings.optimizer.lr, step, total, batches.steps_per_epoch)
         seed_layers(torch.device("cpu"), seed, step, 0)  # as in a run
-        losses.append(train_step(batches.batch(step), (architecture,), lr, step).loss)
-        if curve is not None and len(losses) == batches.steps_per_epoch:
-            curve.train_losses.append(sum(losses) / len(losses))
-            curve.val_accuracies.append(evaluated(splits.val).accuracy)
-            losses.clear()
+        made.append(train_step(batches.batch(step), (architecture,), lr, step))
+        if len(made) == batches.steps_per_epoch:
+            losses = [figures.loss for figures in read_steps(made)]
+            made.clear()
+            if curve is not None:
+                curve.train_losses.append(sum(losses) / len(losses))
+                curve.val_accuracies.append(evaluated(splits.val).accuracy)
     return evaluated(splits.test)

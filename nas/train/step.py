@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from time import perf_counter
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +19,7 @@ from nas.settings import TrainSettings
 from nas.settings.train import CROSS_ENTROPY
 from nas.space import Architecture
 from nas.train.optimize import GatedOptimizer
-
-Norms = dict[tuple[int, int], float]
-"""The gradient norm of each branch that ran and has parameters, by (slot, choice)."""
+from nas.train.result import Norms, StepResult, mark
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,25 +86,6 @@ def _checked(name: str, function: Callable[[Tensor, Tensor], Tensor], logits: Te
     return loss
 
 
-@dataclass(frozen=True)
-class StepResult:
-    """What a step has found.
-
-    Attributes:
-        loss: mean over the paths, and over the images of all processes.
-        correct: number of right predictions, over all paths and processes; the larger class of a mixed image is right.
-        path_s: seconds of forward and backward of each path of this process.
-        grad_norms: in the steps that measure them.
-        stop: whether any process was asked to stop.
-    """
-
-    loss: float
-    correct: int
-    path_s: list[float]
-    grad_norms: Norms | None = None
-    stop: bool = False
-
-
 def unmeasured(step: int, paths: Sequence[Architecture]) -> None:
     """Measure no gradient norms."""
 
@@ -151,33 +128,36 @@ class TrainStep:
             all_paths: the paths of all processes; ``paths`` if left out.
             stop: whether this process was asked to stop, which the others learn with the gradients.
 
+        Nothing is read back. From a loss that is not finite on, in all processes alike, no weight, moment or average
+        changes, in this step and all later ones, and :func:`read_steps` tells of it.
+
         Raises:
-            DivergedError: a loss is not finite, in all processes alike; no weight is updated and no gradient is left.
             RankError: the processes do different things, or one is gone.
         """
-        all_paths, (x, y) = all_paths or paths, batch
-        losses, correct, path_s = [], 0, []
+        all_paths, (x, y), size = all_paths or paths, batch, self.exchange.world.size
+        losses, right, marks = [], [], [mark(x.device)]
         dominant = y if y.ndim == 1 else y.argmax(dim=1)
         for architecture in paths:
-            started = perf_counter()
             loss, logits = self.loss_fn(self.supernet, x, y, architecture)
             if not loss.requires_grad:
                 rule = "has nothing to train: its parameters are frozen, or forward runs under torch.no_grad()"
                 raise SpaceError("path", architecture, rule, "leave requires_grad on for some parameters of each path")
             loss.backward()
-            losses.append(loss.item())
-            correct += int((logits.argmax(dim=1) == dominant).sum())
-            path_s.append(perf_counter() - started)
-        total, right, stops = self.exchange(step, all_paths, [sum(losses) / len(paths), correct, stop])
-        mean = total / self.exchange.world.size
-        if not math.isfinite(mean):
-            self.optimizer.discard()
-            bad = [path for path, value in zip(paths, losses, strict=True) if not math.isfinite(value)] or all_paths
-            rule = f"the loss is {mean} at step {step} on path {bad[0]}"
-            raise DivergedError("optimizer.lr", f"{lr:.3g}", rule, "lower it, or set train.clip_norm=1")
+            losses.append(loss.detach())
+            right.append((logits.argmax(dim=1) == dominant).sum(dtype=loss.dtype))
+            marks.append(mark(x.device))
+        stops = [losses[0].new_full((), stop)] if size > 1 else []
+        own = torch.stack([*losses, *right, *stops])
+        figures = self.exchange(step, all_paths, own)
+        asked = None
+        if size > 1:
+            figures[: len(paths)] /= size
+            asked = figures[-1].to("cpu", non_blocking=True)
+            marks.append(mark(x.device))
+        self.optimizer.hold_unless_finite(figures[: len(paths)])
         norms = self.norms(step, all_paths)
         self.optimizer.step(lr)
-        return StepResult(mean, round(right), path_s, norms, stops > 0)
+        return StepResult(step, lr, paths, all_paths, figures, own, marks, norms, asked)
 
 
 def check_finite(supernet: nn.Module, lr: float, step: int) -> None:
@@ -210,7 +190,7 @@ class BranchNorms:
         for slot, choice in sorted(ran):
             grads = [p.grad for p in self._parameters[slot][choice] if p.grad is not None]
             if grads:
-                norms[slot, choice] = float(nn.utils.get_total_norm(grads))
+                norms[slot, choice] = nn.utils.get_total_norm(grads)
         return norms
 
 

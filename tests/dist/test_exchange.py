@@ -14,7 +14,7 @@ from nas.errors import DivergedError, RankError
 from nas.gate import UniformGate
 from nas.settings import ChainSettings, DistSettings, SGDSettings, TrainRunSettings
 from nas.space import build_space
-from nas.train import GatedOptimizer, Run, TrainStep, fit
+from nas.train import GatedOptimizer, Run, TrainStep, fit, read_steps
 
 SGD = SGDSettings(lr=0.1, momentum=0.9, weight_decay=0.01)
 
@@ -227,7 +227,7 @@ def failing(world, what):
         before = {name: p.detach().clone() for name, p in supernet.named_parameters()}
         images = x.float() * (float("nan") if odd and what == "loss" else 1)
         try:
-            TrainStep(supernet, optimizer, exchange=exchange)((images, y), [path], 0.1, step)
+            read_steps([TrainStep(supernet, optimizer, exchange=exchange)((images, y), [path], 0.1, step)])
         except (RankError, DivergedError) as error:
             unchanged = all(torch.equal(before[name], p) for name, p in supernet.named_parameters())
             return step, str(error), unchanged, all(p.grad is None for p in supernet.parameters())

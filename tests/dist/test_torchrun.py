@@ -152,11 +152,11 @@ def test_one_stopped_rank_stops_all_and_all_resume(torchrun, small, tmp_path, un
     status, out, err = torchrun(*small, "run=stopped", fault="stop:1:5").end()
     assert (status, said(err), bool(out)) == (1, [], True), err
     command = f"torchrun --nproc-per-node=2 ... -m nas.cli.train {shlex.join(small)} run=stopped"
-    # In its fifth step it had told the others already that it goes on: all stop after the sixth.
-    assert out.splitlines()[-1] == f"stopped by SIGTERM at step 6, saved; to go on, the same command: {command}"
+    # In its fifth step it had told the others already that it goes on; what it says in the sixth is read in the next.
+    assert out.splitlines()[-1] == f"stopped by SIGTERM at step 7, saved; to go on, the same command: {command}"
     status, out, err = torchrun(*small, "run=stopped").end()
     assert status == 0, err
-    assert "going on at step 6 of 12" in out
+    assert "going on at step 7 of 12" in out
     assert_same_end(tmp_path / "outputs" / "train" / "stopped", undisturbed[0])
 
 

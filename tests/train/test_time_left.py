@@ -21,7 +21,8 @@ def test_time_left_is_right_after_a_tenth(tmp_path, monkeypatch, epochs):
     run = Run(tiny(epochs=epochs), tmp_path)
     predicted = torch.zeros_like(run.splits.test.labels)
     results = [EvalResult(path, 0.5, 1.0, 12, predicted) for path in ((0, 1), (1, 0))]
-    monkeypatch.setattr(run, "train_step", lambda *_: takes(1.0, StepResult(1.0, 4, [1.0])))
+    found = StepResult(0, 0.1, [(0, 0)], [(0, 0)], torch.tensor([1.0, 4.0]), torch.tensor([1.0, 4.0]), [0.0, 1.0])
+    monkeypatch.setattr(run, "train_step", lambda *_: takes(1.0, found))
     # As long as it should take beside a step of 8 images, and the report in proportion to its images.
     forward = 1 / 3 / 8 * 3 * 1.1
     images = {"val": len(run.splits.val) + 16, "test": len(run.splits.test) + 16}

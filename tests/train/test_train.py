@@ -40,6 +40,7 @@ from nas.train import (
     fit,
     learning_rate,
     make_report,
+    read_steps,
     tables,
 )
 from nas.train.prefix import PrefixWalk
@@ -160,8 +161,8 @@ def test_an_unmade_step_leaves_no_gradient():
     optimizer = GatedOptimizer(supernet, SGDSettings())
     with torch.no_grad():
         supernet.blocks[0].branches[2][0].weight.fill_(math.nan)
-    with pytest.raises(DivergedError):
-        TrainStep(supernet, optimizer)((x, y), [(1, 1), (2, 1)], lr=0.1)
+    with pytest.raises(DivergedError, match=r"on path \(2, 1\)"):
+        read_steps([TrainStep(supernet, optimizer)((x, y), [(1, 1), (2, 1)], lr=0.1)])
     assert all(parameter.grad is None for parameter in supernet.parameters())
     before = [parameter.clone() for parameter in supernet.blocks[0].branches[1].parameters()]
     TrainStep(supernet, optimizer)((x, y), [(0, 1)], lr=0.1)

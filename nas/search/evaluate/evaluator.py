@@ -18,7 +18,7 @@ from nas.errors import DivergedError, SettingError, require
 from nas.seeds import derive
 from nas.settings import SGDSettings, TrainSettings
 from nas.space import Architecture, SearchSpace, in_order
-from nas.train import EvalResult, GatedOptimizer, Loss, TrainStep, learning_rate
+from nas.train import EvalResult, GatedOptimizer, Loss, TrainStep, learning_rate, read_steps
 from nas.train.evaluation import result_of
 from nas.train.prefix import PrefixWalk
 
@@ -231,13 +231,13 @@ class Finetune:
         )
         schedule = TrainSettings(schedule="cosine", warmup_epochs=0)
         with torch.enable_grad(), self._seeded():
-            for step in range(self.steps):
-                lr = learning_rate(schedule, self.lr, step, self.steps, self.steps)
-                try:
-                    train_step(self.batch(step), (architecture,), lr, step)
-                except DivergedError as error:
-                    rule = f"{error.rule} of its fine-tuning"
-                    raise DivergedError("search.finetune_lr", self.lr, rule, "lower it") from None
+            rates = [learning_rate(schedule, self.lr, step, self.steps, self.steps) for step in range(self.steps)]
+            made = [train_step(self.batch(step), (architecture,), lr, step) for step, lr in enumerate(rates)]
+            try:
+                read_steps(made)
+            except DivergedError as error:
+                rule = f"{error.rule} of its fine-tuning"
+                raise DivergedError("search.finetune_lr", self.lr, rule, "lower it") from None
         return model.eval()
 
     @contextmanager
