@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
-CALLS_A_TURN = 2
+CALLS_A_TURN, CALLS_ON_A_GPU = 2, 10
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,15 @@ class Ratio:
 
 
 def interleave(
-    baseline: str, variants: Mapping[str, Callable[[], object]], rounds: int, calls: int = CALLS_A_TURN
+    baseline: str, variants: Mapping[str, Callable[[], object]], rounds: int, calls: int = 0
 ) -> dict[str, Ratio]:
     """Time ``variants`` in turn, ``rounds`` times round, each against ``baseline`` of its own round.
 
-    In a turn a variant is called once untimed, to bring its data back into the caches, and then ``calls`` times timed.
-    The order moves on by one each round, so that no variant always follows the same one.
+    In a turn a variant is called once untimed, to bring its data back into the caches, and then ``calls`` times timed,
+    by default twice; or on a GPU, which is waited for before and after, ten times. The order moves on by one each round,
+    so that no variant always follows the same one.
     """
-    names = list(variants)
+    names, calls = list(variants), calls or (CALLS_ON_A_GPU if torch.cuda.is_initialized() else CALLS_A_TURN)
     for variant in variants.values():
         variant()
     times: dict[str, list[float]] = {name: [] for name in names}
@@ -48,11 +49,18 @@ def interleave(
         for name in names[shift:] + names[:shift]:
             call = variants[name]
             call()
+            _wait()
             started = perf_counter()
             for _ in range(calls):
                 call()
+            _wait()
             times[name].append((perf_counter() - started) / calls)
     return {name: ratio_of(times[name], times[baseline]) for name in names}
+
+
+def _wait() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 @dataclass(frozen=True)
@@ -106,7 +114,11 @@ def machine() -> dict[str, str]:
     if cpuinfo.is_file():
         models = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         name = models[0] if models else name
-    return {
+    gpu = {}
+    if torch.cuda.is_initialized():
+        card, cudnn = torch.cuda.get_device_properties(), torch.backends.cudnn.version()
+        gpu["gpu"] = f"{card.name}, {card.total_memory / 2**30:.0f} GiB; CUDA {torch.version.cuda}, cuDNN {cudnn}"
+    return gpu | {
         "cpu": f"{name}, {os.cpu_count()} cores",
         "threads": str(torch.get_num_threads()),
         "python": platform.python_version(),
@@ -121,7 +133,8 @@ def frame(title: str, result: Mapping[str, Any], left_out: Sequence[str] = ()) -
     threads = "1 thread" if about["threads"] == "1" else f"{about['threads']} threads"
     shown = Table(title=f"{title}, {threads}", title_justify="left")
     shown.caption_justify = "left"
-    caption = f"{about['cpu']}; torch {about['torch']}, Python {about['python']}"
+    caption = f"{about['gpu']}\n" if "gpu" in about else ""
+    caption += f"{about['cpu']}; torch {about['torch']}, Python {about['python']}"
     shown.caption = "\n".join([caption, *(f"left out: {what}" for what in left_out)])
     shown.add_column("", no_wrap=True)
     return shown

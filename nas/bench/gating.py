@@ -33,6 +33,7 @@ from nas.space.two_branch import branch
 from nas.train import GatedOptimizer, GateTrainer, Loss, Run, TrainStep, fit
 
 STANDALONE = "stand-alone step"
+CPU = torch.device("cpu")
 # The weights must not move: a network that memorises its one batch has fewer and fewer active ReLUs, and its step gets
 # faster, for a rarely drawn branch later than for one that always runs. That would be measured instead of gating.
 SGD = SGDSettings(lr=1e-12)
@@ -40,19 +41,20 @@ Call = Callable[[], object]
 
 
 def stock_step(network: nn.Module, forward: Callable[[], Tensor], y: Tensor) -> Call:
-    """A step written without this project: stock SGD over all parameters."""
+    """A step written without this project, where ``y`` is: stock SGD over all parameters."""
+    network.to(y.device)
     optimizer = torch.optim.SGD(
         network.parameters(), SGD.lr, momentum=SGD.momentum, weight_decay=SGD.weight_decay, fused=True
     )
     for parameter in network.parameters():  # fused SGD takes all moments of a call or none
         optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
-    def step() -> float:
+    def step() -> Tensor:
         optimizer.zero_grad()
         loss = F.cross_entropy(forward(), y)
         loss.backward()
         optimizer.step()
-        return loss.item()
+        return loss.detach()
 
     return step
 
@@ -64,14 +66,14 @@ def plain_step(network: nn.Module, x: Tensor, y: Tensor) -> Call:
 
 def gated_step(space: SearchSpace, x: Tensor, y: Tensor, fixed: Architecture | None = None) -> Call:
     """Our step, on a new path in every call, or on a ``fixed`` one."""
-    supernet, gate, number = space.supernet(), UniformGate(space, 0), iter(range(10**9))
+    supernet, gate, number = space.supernet().to(x.device), UniformGate(space, 0), iter(range(10**9))
     train_step = TrainStep(supernet, GatedOptimizer(supernet, SGD))
     return lambda: train_step((x, y), (fixed,) if fixed else gate.paths(next(number)), SGD.lr)
 
 
 def basic_steps(space: SearchSpace, standalone: nn.Module, x: Tensor, y: Tensor) -> dict[str, Call]:
     """The step of the subnetwork of first choices by hand, our step, and a learned gate's step and comparison."""
-    supernet, number = space.supernet(), iter(range(10**9))
+    supernet, number = space.supernet().to(x.device), iter(range(10**9))
     gate = LearnedGate(space, 0, LearnedGateSettings(lr=1e-12), total_steps=1000)
     train_step = TrainStep(supernet, GatedOptimizer(supernet, SGD))
     trainer = GateTrainer(gate, supernet, Loss(), lambda _: (x, y))
@@ -119,10 +121,11 @@ def without_blocks_step(branches: int, closed: str, x: Tensor, y: Tensor) -> Cal
     return stock_step(network, lambda: network(x, int(torch.randint(branches, (), generator=random))), y)
 
 
-def random_batch(size: int, side: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Images of noise ``(size, 3, side, side)`` and labels of ten classes."""
+def random_batch(size: int, side: int, seed: int = 0, device: torch.device = CPU) -> tuple[Tensor, Tensor]:
+    """Images of noise ``(size, 3, side, side)`` and labels of ten classes, on ``device``."""
     random = torch.Generator().manual_seed(seed)
-    return torch.randn(size, 3, side, side, generator=random), torch.randint(10, (size,), generator=random)
+    x, y = torch.randn(size, 3, side, side, generator=random), torch.randint(10, (size,), generator=random)
+    return x.to(device), y.to(device)
 
 
 @torch.no_grad()
@@ -141,9 +144,9 @@ def standalone_two_branch() -> nn.Module:
     return nn.Sequential(*branch(3, 1), nn.Flatten(), *dense)
 
 
-def two_branch(branches: int, rounds: int) -> dict[str, Ratio]:
+def two_branch(branches: int, rounds: int, device: torch.device = CPU) -> dict[str, Ratio]:
     """All variants of the two-branch network's step at batch 64; slow variants get fewer rounds."""
-    x, y = random_batch(64, 32)
+    x, y = random_batch(64, 32, device=device)
     space = build_space(TwoBranchSettings(branches=branches))
     fast = basic_steps(space, standalone_two_branch(), x, y)
     slow: dict[str, Call] = {"zeros before a dense layer": without_blocks_step(branches, "zeros", x, y)}
@@ -168,24 +171,24 @@ def slots_space(choices: int) -> SearchSpace:
     return build_space(ChainSettings(widths=[16], depths=[8], strides=[1], stem_stride=1, candidates=candidates))
 
 
-def eight_slots(choices: int, rounds: int) -> dict[str, Ratio]:
+def eight_slots(choices: int, rounds: int, device: torch.device = CPU) -> dict[str, Ratio]:
     """The gated step of 8 slots, 16x16 images, batch 16, with a uniform and a learned gate, and with two open gates."""
-    space, (x, y) = slots_space(choices), random_batch(16, 16)
+    space, (x, y) = slots_space(choices), random_batch(16, 16, device=device)
     steps = basic_steps(space, standalone_slots(), x, y)
     steps["two open"] = gated_step(space.opened([2]), x, y)
     steps["two open: stand-alone"] = plain_step(space.subnet(((0, 1),) * len(space.slots)), x, y)
     return interleave(STANDALONE, steps, rounds)
 
 
-def gated_resnet18(rounds: int) -> Ratio:
+def gated_resnet18(rounds: int, device: torch.device = CPU) -> Ratio:
     """The gated step of torchvision's resnet18, 64x64 images, batch 32, against the networks extracted from it.
 
     Both take the same four paths in turn, on which each slot opens each of its choices once.
     """
     settings = ModelSettings(model="resnet18", gated={"layer*.conv2": ["keep", "conv1", "sep3", "sep5"]})
-    space, (x, y) = build_space(settings, 3, 64, 10), random_batch(32, 64)
+    space, (x, y) = build_space(settings, 3, 64, 10), random_batch(32, 64, device=device)
     paths = [tuple((slot + turn) % 4 for slot in range(len(space.slots))) for turn in range(4)]
-    supernet = space.supernet()
+    supernet = space.supernet().to(device)
     alone = cycle([plain_step(extract(supernet, path), x, y) for path in paths])
     train_step, ours = TrainStep(supernet, GatedOptimizer(supernet, SGD)), cycle(paths)
     variants: dict[str, Call] = {
@@ -195,11 +198,11 @@ def gated_resnet18(rounds: int) -> Ratio:
     return interleave(STANDALONE, variants, rounds)["gated"]
 
 
-def data_path(rounds: int) -> Ratio:
+def data_path(rounds: int, device: torch.device = CPU) -> Ratio:
     """One batch of 64: shuffle, crop, flip, normalise; against the stand-alone step on it."""
     data = SyntheticSettings(size=20_000)
     splits, number = load_splits(data, 0), iter(range(10**9))
-    batches = Batches(splits.train, splits.mean, splits.std, data, 64, 0)
+    batches = Batches(splits.train, splits.mean, splits.std, data, 64, 0, device)
     x, y = batches.batch(0)
     variants = {
         STANDALONE: plain_step(standalone_two_branch(), x, y),
@@ -218,7 +221,7 @@ class _TrainingOnly(Run):
         pass
 
 
-def whole_loop(rounds: int, threads: int) -> Ratio:
+def whole_loop(rounds: int, threads: int, device: torch.device = CPU) -> Ratio:
     """``nas-train``'s loop with data, gate, logging and TensorBoard, against the bare gated step on one batch.
 
     The ratio is of images/s: 1 would be a loop that costs nothing.
@@ -226,7 +229,7 @@ def whole_loop(rounds: int, threads: int) -> Ratio:
     settings = TrainRunSettings(
         optimizer=SGD,
         data=SyntheticSettings(size=64 * 60 + 500, val_fraction=0.1),
-        train=TrainSettings(epochs=2, threads=threads),
+        train=TrainSettings(epochs=2, threads=threads, device=str(device)),
         evaluate=EvaluateSettings(every_epochs=10**6),
         track=TrackSettings(progress=False),
     )

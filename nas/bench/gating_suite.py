@@ -5,35 +5,46 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from rich.table import Table
 
 from nas.bench import gating
 from nas.bench.compare import Ratio, Row, measured, ratio_table
-from nas.settings import LearnedGateSettings
+from nas.dist import set_cuda_flags
+from nas.errors import require
+from nas.settings import BenchSettings, LearnedGateSettings, TrainSettings
 
 BRANCHES = (2, 4, 8, 32, 128)
 LEARNED = LearnedGateSettings()
 Found = dict[str, dict[str, Ratio]]
 
 
-def gating_suite(rounds: int, threads: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Measure everything and return plain data; ``say`` is called with what comes next."""
+def gating_suite(settings: BenchSettings, say: Callable[[str], None]) -> dict[str, Any]:
+    """Measure everything and return plain data; ``say`` is called with what comes next.
 
-    def measure(network: str, cost: Callable[[int, int], dict[str, Ratio]], branches: tuple[int, ...]) -> Found:
+    Raises:
+        SettingError: there is no GPU, and one is asked for.
+    """
+    rounds, device = settings.rounds, torch.device(settings.device)
+    ok = device.type == "cpu" or torch.cuda.is_available()
+    require(ok, "device", settings.device, "there is none on this machine", "write device=cpu")
+    set_cuda_flags(device, TrainSettings())
+
+    def measure(network: str, cost: Callable[[int, int, torch.device], dict[str, Ratio]], branches: tuple[int, ...]) -> Found:
         found = {}
         for k in branches:
             say(f"{network}, K = {k}")
-            found[str(k)] = cost(k, rounds)
+            found[str(k)] = cost(k, rounds, device)
         return found
 
     two = measure("two_branch", gating.two_branch, (2, 8, 32, 128))
     slots = measure("8 slots", gating.eight_slots, (2, 8, 32))
     say("resnet18")
-    resnet = {"4": gating.gated_resnet18(max(3, rounds // 4))}
+    resnet = {"4": gating.gated_resnet18(max(3, rounds // 4), device)}
     say("data path")
-    data = {"2": gating.data_path(rounds)}
+    data = {"2": gating.data_path(rounds, device)}
     say("whole loop")
-    loop = {"2": gating.whole_loop(rounds, threads)}
+    loop = {"2": gating.whole_loop(rounds, settings.threads, device)}
     rows = [
         *_rows("two_branch, batch 64", two, (1.03, 1.05, 1.06, 1.10)),
         *_rows("8 slots of conv3x3-BN-ReLU, batch 16", slots, (1.05, 1.07, 1.10)),

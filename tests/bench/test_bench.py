@@ -3,11 +3,13 @@
 import itertools
 
 import pytest
+import torch
 
 from nas.bench import interleave
 from nas.bench.gating import plain_step, standalone_two_branch, with_weights_of
 from nas.bench.gating_suite import gating_suite, gating_table
-from nas.settings import TwoBranchSettings
+from nas.errors import SettingError
+from nas.settings import BenchSettings, TwoBranchSettings
 from nas.space import build_space
 
 
@@ -25,9 +27,29 @@ def test_ratios_are_against_the_same_rounds_baseline(monkeypatch):
     assert found["twice"].median == pytest.approx(2, rel=0.25)
 
 
-def test_the_baseline_computes_what_the_subnetwork_computes():
-    import torch
+def test_what_a_gpu_does_is_waited_for(monkeypatch):
+    clock, queued = [0.0], []
+    monkeypatch.setattr("nas.bench.compare.perf_counter", lambda: clock[0])
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
 
+    def synchronize():
+        clock[0] += sum(queued)
+        queued.clear()
+
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    found = interleave("base", {"base": lambda: queued.append(2), "twice": lambda: queued.append(4)}, rounds=3)
+    assert (found["twice"].median, found["base"].ms) == (2, 2000)
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SettingError, match=r"^device=cuda: there is none on this machine; write device=cpu$"):
+        gating_suite(BenchSettings(device="cuda"), lambda what: None)
+    with pytest.raises(SettingError, match=r"^device=cuda: is for suite=gating; add suite=gating, or leave it out$"):
+        BenchSettings(suite="jac", device="cuda")
+
+
+def test_the_baseline_computes_what_the_subnetwork_computes():
     space = build_space(TwoBranchSettings())
     x = torch.randn(4, 3, 32, 32)
     by_hand = with_weights_of(standalone_two_branch(), space.subnet((0,)))
@@ -37,7 +59,7 @@ def test_the_baseline_computes_what_the_subnetwork_computes():
 
 @pytest.mark.speed
 def test_the_suite_prints_a_table():
-    result = gating_suite(3, 1, lambda what: None)
+    result = gating_suite(BenchSettings(rounds=3), lambda what: None)
     barred = [row for row in result["rows"] if row["bars"]]
     shown = len(gating_table(result).rows)
     assert shown == len(result["rows"]) + len(barred) + 4  # bars, and a heading for each network
