@@ -37,8 +37,8 @@ def interleave(
     """Time ``variants`` in turn, ``rounds`` times round, each against ``baseline`` of its own round.
 
     In a turn a variant is called once untimed, to bring its data back into the caches, and then ``calls`` times timed,
-    by default twice; or on a GPU, which is waited for before and after, ten times. The order moves on by one each round,
-    so that no variant always follows the same one.
+    by default twice; or ten times on a GPU, which is waited for before and after. The order moves on by one each
+    round, so that no variant always follows the same one.
     """
     names, calls = list(variants), calls or (CALLS_ON_A_GPU if torch.cuda.is_initialized() else CALLS_A_TURN)
     for variant in variants.values():

@@ -17,6 +17,7 @@ from nas.settings import BenchSettings, LearnedGateSettings, TrainSettings
 BRANCHES = (2, 4, 8, 32, 128)
 LEARNED = LearnedGateSettings()
 Found = dict[str, dict[str, Ratio]]
+Cost = Callable[[int, int, torch.device], dict[str, Ratio]]
 
 
 def gating_suite(settings: BenchSettings, say: Callable[[str], None]) -> dict[str, Any]:
@@ -30,7 +31,7 @@ def gating_suite(settings: BenchSettings, say: Callable[[str], None]) -> dict[st
     require(ok, "device", settings.device, "there is none on this machine", "write device=cpu")
     set_cuda_flags(device, TrainSettings())
 
-    def measure(network: str, cost: Callable[[int, int, torch.device], dict[str, Ratio]], branches: tuple[int, ...]) -> Found:
+    def measure(network: str, cost: Cost, branches: tuple[int, ...]) -> Found:
         found = {}
         for k in branches:
             say(f"{network}, K = {k}")
