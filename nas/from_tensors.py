@@ -65,7 +65,7 @@ class TrainedSupernet(Trained):
         """Accuracy and loss of a subnetwork, the best if left out, on ``val``, ``test`` or ``train``."""
         path = self.space.validate(architecture or self.best)
         norms = self.calibration() if self.settings.evaluate.recalibrate else None
-        images, precision = self.batches(self.held_out(split)), self.settings.train.precision
+        images, precision = self.batches(self.held_out(split)), self.settings.train.way.precision
         return evaluate(self.supernet, [path], images, norms, precision=precision)[0]
 
     def subnetwork(self, architecture: Architecture | None = None) -> nn.Module:

@@ -87,8 +87,8 @@ class Threads:
         if self._auto:
             self.chosen = chosen or self.chosen
 
-    def note(self, seconds: float, last: bool = False) -> str:
-        """Take note of how long a piece of work took, in the context; ``last`` demands a choice if one can be made.
+    def note(self, seconds: float, must: int = 0) -> str:
+        """Take note of how long a piece of work took, in the context; ``must`` pairs must do for a choice.
 
         Returns:
             A line that says what was chosen, once it is; else an empty text.
@@ -98,7 +98,7 @@ class Threads:
         if self._made >= WARM_UP:
             self._seconds[self.number].append(seconds)
         self._made += 1
-        self.chosen = self._choice(last)
+        self.chosen = self._choice(must)
         torch.set_num_threads(self.number)
         if not self.chosen:
             return ""
@@ -111,7 +111,7 @@ class Threads:
 
         Args:
             piece: gives the work; it is not called if there is nothing to choose.
-            spend_s: after that time, three pairs must do.
+            spend_s: after that time, three pairs must do, and after three times as long, one.
 
         Returns:
             As :meth:`note`.
@@ -123,20 +123,23 @@ class Threads:
             started = perf_counter()
             work()
             ended = perf_counter()
-            line = self.note(ended - started, last=ended - began > spend_s)
+            spent = (ended - began) / max(spend_s, 1e-9)
+            line = self.note(ended - started, must=1 if spent > 3 else FEWEST_SLOWER if spent > 1 else 0)
         return line
 
-    def _choice(self, last: bool) -> int:
-        """The faster number, 0 as long as the pairs do not show it."""
+    def _choice(self, must: int) -> int:
+        """The faster number, 0 as long as the pairs do not show it and are not as many as must do."""
         one, every = self._seconds[1], self._seconds[self.most]
         pairs = [b - a for a, b in zip(one, every, strict=False)]
-        if len(one) != len(every) or len(pairs) < FEWEST_SLOWER:
+        longer = statistics.fmean(pairs) if pairs else 0.0
+        faster = 1 if longer > 0 else self.most
+        if len(one) != len(every) or len(pairs) < (must or FEWEST_SLOWER):
             return 0
-        longer, error = statistics.fmean(pairs), statistics.stdev(pairs) / math.sqrt(len(pairs))
+        if must or len(pairs) == MOST:
+            return faster
         enough = len(pairs) >= (FEWEST_SLOWER if longer > 0 else FEWEST_FASTER)
-        if (enough and abs(longer) > CERTAIN * error) or last or len(pairs) == MOST:
-            return 1 if longer > 0 else self.most
-        return 0
+        error = statistics.stdev(pairs) / math.sqrt(len(pairs))
+        return faster if enough and abs(longer) > CERTAIN * error else 0
 
 
 def passes(

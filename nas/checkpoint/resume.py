@@ -10,6 +10,7 @@ from nas.checkpoint.initial import Initial, initial_of
 from nas.errors import CheckpointError, SettingError
 from nas.settings import TrainRunSettings, train_settings
 from nas.settings.plain import differences
+from nas.settings.rules import AUTO
 
 
 def comparable(settings: TrainRunSettings) -> dict[str, Any]:
@@ -62,6 +63,7 @@ def _check_same_run(folder: Path, state: dict[str, Any], settings: TrainRunSetti
     except SettingError as error:
         rule = f"was begun by gated-nas {state['versions'].get('gated-nas')}: {error.key}={error.value} {error.rule}"
         raise CheckpointError("run", folder, rule, "take another run=NAME, or the version it was begun with") from None
+    before["train"] |= dict.fromkeys(state.get("left_open", []), AUTO)  # as it was given, not what was then chosen
     began = {"initial weights": state["initial"]}
     changed = differences({**before, **began}, {**comparable(settings), "initial weights": origin})
     if changed and not (len(changed) == 1 and changed[0].startswith("train.epochs:")):

@@ -21,7 +21,7 @@ def calibrated(trained: Trained, architecture: Architecture) -> nn.Module:
     model = copy.deepcopy(trained.supernet).eval()
     if trained.settings.evaluate.recalibrate:
         batches = trained.calibration()
-        with autocast(trained.settings.train.precision, torch.device("cpu")):
+        with autocast(trained.settings.train.way.precision, torch.device("cpu")):
             recalibrate(model, architecture, batches)
     return model
 

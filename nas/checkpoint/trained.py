@@ -61,7 +61,7 @@ class Trained:
     def batches(self, images: ImageSet, batch_size: int | None = None) -> Sequence[Batch]:
         """Normalised batches of a split, in order; of ``evaluate.batch_size`` images if ``batch_size`` is left out."""
         size = batch_size or self.settings.evaluate.batch_size
-        mean, std, last = self.splits.mean, self.splits.std, self.settings.train.channels_last
+        mean, std, last = self.splits.mean, self.splits.std, self.settings.train.way.channels_last
         return Ordered(images, mean, std, size, "cpu", last)
 
     def sample(self) -> Tensor:
@@ -125,7 +125,7 @@ def load_trained(
     space = build_space(settings.space.without_weights(), *splits.sizes).opened(settings.gate.numbers)
     supernet = _supernet_of(path, state, settings, space)
     infer_widths(supernet, splits.input_shape)
-    if settings.train.channels_last:
+    if settings.train.way.channels_last:
         supernet = supernet.to(memory_format=torch.channels_last)
     return Trained(path, state["step"], settings, splits, space, supernet.eval())
 

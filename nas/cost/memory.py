@@ -27,7 +27,7 @@ class SavedBytes(PathCost):
     Args:
         space, supernet: what is counted, by running the supernet on the CPU in the mode that it is in.
         input_shape: ``(C, H, W)`` of one image.
-        precision: ``float32`` or ``bf16``, as in ``train.precision``.
+        precision: ``float32`` or ``bf16``, as in ``train.way.precision``.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ def estimate_memory(
     if 2 * parameters + moments <= most:
         try:
             supernet = supernet if custom else space.supernet(settings.seed)
-            saved = SavedBytes(space, supernet, size.input_shape, settings.train.precision)
+            saved = SavedBytes(space, supernet, size.input_shape, settings.train.way.precision)
             all_open = tuple(tuple(range(len(slot.choices))) for slot in space.slots)
             if only:
                 per_image = saved.count(space.decode(only))

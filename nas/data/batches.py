@@ -115,7 +115,7 @@ class Batches:
         images, data, train = splits.train, settings.data, settings.train
         if stream == "val":
             images, data = splits.val, replace(data, augment=data.own_functions, mixup=0.0, cutmix=0.0)
-        how = (data, train.batch_size, settings.seed, device, train.channels_last, stream, part)
+        how = (data, train.batch_size, settings.seed, device, train.way.channels_last, stream, part)
         return cls(images, splits.mean, splits.std, *how)
 
     def _share_out(self, part: slice, number: int, mixes: bool) -> None:

@@ -78,7 +78,7 @@ def make_card(
         },
         # Only the run's folder and the file: the other folders of this machine are nobody else's business.
         "checkpoint": {"path": f"{path.parent.name}/{path.name}", "step": trained.step, "sha256": trained.digest},
-        "trained_in": settings.train.precision,
+        "trained_in": settings.train.way.precision,
         "versions": versions(),
     }
 

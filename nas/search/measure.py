@@ -143,7 +143,7 @@ class Measures:
             trained.space,
             trained.batches(trained.held_out(how.split, LOOK), LOOK // 2),
             None,
-            precision=trained.settings.train.precision,
+            precision=trained.settings.train.way.precision,
             memory_bytes=memory_bytes,
             by_batch=way != "running" and self._target.recalibrates(how.recalibrate),
         )

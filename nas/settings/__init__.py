@@ -50,6 +50,7 @@ from nas.settings.train import (
     TrackSettings,
     TrainRunSettings,
     TrainSettings,
+    Way,
 )
 
 __all__ = [
@@ -94,5 +95,6 @@ __all__ = [
     "TwoBranchSettings",
     "UniformGateSettings",
     "VerdictSettings",
+    "Way",
     "train_settings",
 ]

@@ -12,7 +12,7 @@ from nas.errors import SettingError, did_you_mean, require
 
 MISSING: Any = "???"  # OmegaConf's mark for a value that must be given
 AUTO = "auto"
-"""Of threads: one or all, whichever is faster."""
+"""Whichever is faster here."""
 LARGEST = 2**53
 """Of whole numbers: up to here a float has all of them, and there is no use for more."""
 
@@ -94,6 +94,12 @@ def choice(*allowed: str) -> Any:
     """One of these names; the first is the default."""
     remedy = lambda value: did_you_mean(value, allowed, "choose one of them")  # noqa: E731
     return _ruled(allowed[0], (allowed.__contains__, f"must be one of {', '.join(allowed)}", remedy))
+
+
+def switch_or_auto() -> Any:
+    """``auto``, the default, or true or false."""
+    holds = lambda value: value == AUTO or isinstance(value, bool)  # noqa: E731
+    return _ruled(AUTO, (holds, "must be auto, true or false", "auto takes the faster one"))
 
 
 def thread_count() -> Any:

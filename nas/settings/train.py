@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from nas.errors import did_you_mean, require
 from nas.settings import rules
 from nas.settings.data import DataSettings, DigitsSettings
 from nas.settings.gate import GateSettings, UniformGateSettings
-from nas.settings.rules import MISSING, Settings
+from nas.settings.rules import AUTO, MISSING, Settings
 from nas.settings.space import SpaceSettings, TwoBranchSettings
 
 CROSS_ENTROPY = "cross_entropy"
@@ -65,6 +65,15 @@ class CustomOptimizerSettings(OptimizerSettings):
     kwargs: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Way:
+    """How a step is computed: its result is the same but for rounding, of bf16 where that is asked for."""
+
+    channels_last: bool = False
+    precision: str = "float32"
+    compile: str = "none"
+
+
 @dataclass
 class TrainSettings(Settings, group="train"):
     """Length, batch size, schedule, precision and device of a training."""
@@ -86,9 +95,14 @@ class TrainSettings(Settings, group="train"):
     """Largest gradient norm over the parameters of a step; 0 switches it off."""
     ema_decay: float = rules.fraction(0.0)
     """Decay of the moving average of the weights; 0 switches it off."""
-    precision: str = rules.choice("float32", "bf16")
-    channels_last: bool = False
-    compile: str = rules.choice("none", "branches")
+    fast: str = rules.choice(AUTO, "off")
+    """``auto`` times a few steps before the first one and takes the fastest of what is ``auto`` below; the run keeps
+    it. ``off`` times nothing, and computes as torch does by default, which gives the same bits in each run."""
+    precision: str = rules.choice("float32", "bf16", AUTO)
+    """``auto`` allows bf16, which rounds to 3 digits, where it is faster."""
+    channels_last: bool | str = rules.switch_or_auto()
+    """Keep images and weights with their channels last in memory."""
+    compile: str = rules.choice(AUTO, "none", "branches")
     """``branches`` compiles each branch by itself: a compiled supernet would recompile for every path."""
     tf32: bool = False
     """On a GPU round the factors of float32 products to 10 bits behind the point: faster, and not float32."""
@@ -105,6 +119,21 @@ class TrainSettings(Settings, group="train"):
     """Begin a new cycle of the schedule for the epochs that a run is given more of."""
     init: str = ""
     """A run or checkpoint whose weights a new run begins with, in place of those of its seed."""
+
+    @property
+    def way(self) -> Way:
+        """What is given of how a step is computed; torch's default where that is ``auto``."""
+        given = {one.name: getattr(self, one.name) for one in fields(Way)}
+        return Way(**{name: value for name, value in given.items() if value != AUTO})
+
+    def computed(self, way: Way) -> TrainSettings:
+        """These settings with what is left open decided."""
+        return replace(self, **asdict(way))
+
+    @property
+    def left_open(self) -> list[str]:
+        """The settings of how a step is computed that are ``auto``."""
+        return [one.name for one in fields(Way) if getattr(self, one.name) == AUTO]
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,6 +1,9 @@
-"""The supernet of a run: with the weights it begins with, on its device, the same on all ranks."""
+"""The supernet of a run: with the weights it begins with, on its device, the same on all ranks; how it computes."""
 
 from __future__ import annotations
+
+import os
+import shutil
 
 import torch
 from torch import nn
@@ -27,7 +30,7 @@ def build_network(
     Raises:
         NasError: the network cannot be trained or saved, or ``initial`` is of another one.
     """
-    train, supernet = settings.train, space.supernet(settings.seed)
+    supernet = space.supernet(settings.seed)
     initial.put_into(supernet)
     check_storable("model", supernet.state_dict())
     check_supernet(space, supernet, *splits.sizes)
@@ -35,13 +38,28 @@ def build_network(
         warn_of_one(space)
     flops = PathFlops(space, supernet, splits.input_shape)
     supernet = supernet.to(device)
-    if train.channels_last:
-        supernet = supernet.to(memory_format=torch.channels_last)
     world.broadcast_(supernet.state_dict().values())
-    if train.compile == "branches":
-        for block in gated_blocks(supernet).values():
-            for branch in block.branches:
-                branch.compile()
+    return supernet, flops
+
+
+def prepare(supernet: nn.Module, settings: TrainRunSettings, world: World) -> None:
+    """Let a network that :func:`build_network` gave compute in the way of ``settings``."""
+    way = settings.train.way
+    if way.channels_last:
+        supernet.to(memory_format=torch.channels_last)
+    if way.compile == "branches":
+        compile_branches(supernet)
     if world.size > 1 and settings.dist.batchnorm == "sync":
         synchronise(supernet, world)
-    return supernet, flops
+
+
+def compile_branches(supernet: nn.Module) -> None:
+    """Compile each branch by itself: a compiled supernet would recompile for every path."""
+    for block in gated_blocks(supernet).values():
+        for branch in block.branches:
+            branch.compile()
+
+
+def can_compile() -> bool:
+    """Whether Inductor finds a C++ compiler."""
+    return shutil.which(os.environ.get("CXX", "g++")) is not None

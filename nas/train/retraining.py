@@ -119,6 +119,8 @@ def retrain(
             begun = f"going on at step {run.step} of {run.total_steps}" if run.step else f"{run.total_steps} steps"
             text = f"{space.encode(part.architecture)} ({space.describe(part.architecture)})"
             say(f"{part.name}: {text}, {part.flops:,} FLOPs, {begun}, on {run.device}; {run.folder}")
+            if run.found:
+                say(run.found)
             fit(run)
             found = make_report(run).subnetworks[0]
         first = _initial_accuracy(run.folder)

@@ -8,13 +8,15 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import torch
+
 from nas import checkpoint
 from nas.checkpoint import Initial, begin_with, comparable
 from nas.data import Batches, ImageSet, Ordered, Splits, identified, load_splits, ranking_images, unnormalise
 from nas.dist import NO_EXCHANGE, SINGLE, GradientExchange, World, choose_device, set_cuda_flags
 from nas.errors import CheckpointError, DivergedError, require
 from nas.gate import build_gate
-from nas.settings import TrainRunSettings
+from nas.settings import TrainRunSettings, train_settings
 from nas.settings.changed import changed
 from nas.settings.plain import flat
 from nas.settings.rules import AUTO
@@ -23,9 +25,10 @@ from nas.state import load_weights, must_fit
 from nas.threads import Threads
 from nas.track import NullWriter, Progress, Tracker, Writers
 from nas.train.evaluation import EvalResult, architectures_to_evaluate, evaluate
+from nas.train.fast import Trial, fastest
 from nas.train.gate_trainer import GateTrainer, NoGateTrainer
 from nas.train.left import CHECKPOINT, EVALUATION, IMAGE, time_left
-from nas.train.network import build_network
+from nas.train.network import build_network, prepare
 from nas.train.optimize import GatedOptimizer
 from nas.train.result import StepResult, read_steps
 from nas.train.schedule import Every, cycle_ends, rate_in_cycles
@@ -86,6 +89,9 @@ class Run:
             self.splits = splits or load_splits(settings.data, settings.seed, shown)
         self.space = (space or build_space(settings.space, *self.splits.sizes)).opened(settings.gate.numbers)
         self.supernet, self.flops = build_network(settings, self.space, self.splits, initial, self.device, world)
+        self.left_open, self.found = settings.train.left_open, ""
+        self._choose_way(state)
+        prepare(self.supernet, self.settings, world)
         self._build_steps(state)
         self.step, self.to_be_evaluated = 0, False
         self.unread: list[tuple[StepResult, float, float]] = []  # with the seconds of its data and of the step
@@ -97,6 +103,24 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({self.folder}: step {self.step:,} of {self.total_steps:,}, {self.gate!r}, {self.space!r})"
+
+    def _choose_way(self, state: dict[str, Any] | None) -> None:
+        """Decide what ``train.fast`` leaves open: a run that goes on computes as it began."""
+        train, world, seed = self.settings.train, self.world, self.settings.seed
+        if state is not None:
+            way, self.found = train_settings(state["settings"]).train.way, str(state.get("found", ""))
+        else:
+            steps = train.epochs * (len(self.splits.train) // train.batch_size)
+            gate = build_gate(self.settings.gate, self.space, seed, steps, self.flops)
+            images = self.splits.train.subset(torch.arange(min(len(self.splits.train), train.batch_size // world.size)))
+            batch = Ordered(images, self.splits.mean, self.splits.std, len(images), self.device)[0]
+            loss = Loss.of(train, self.splits.train, self.device)
+            trial = Trial(self.supernet, batch, [gate.paths(number)[0] for number in range(4)], loss, world)
+            with self.threads:
+                line = self.threads.choose(lambda: trial.steps(train.way))
+                way, found = fastest(train, trial, steps)
+            self.found = "; ".join([line, *found] if line else found)
+        self.settings = replace(self.settings, train=train.computed(way))
 
     def _build_steps(self, state: dict[str, Any] | None) -> None:
         """What the loop calls in each step, and when the rest is due."""
@@ -119,7 +143,7 @@ class Run:
         self.gate = build_gate(settings.gate, self.space, settings.seed, self.cycle_ends[0], self.flops)
         self.train_gate = NoGateTrainer()
         if self.gate.learns:
-            plain = Loss(precision=train.precision)
+            plain = Loss(precision=train.way.precision)
             held_out = Batches.of(self.splits, settings, "val", self.device, part).batch
             self.train_gate = GateTrainer(self.gate, self.supernet, plain, held_out, world)
 
@@ -178,9 +202,6 @@ class Run:
         self.unread.append((result, data_s, step_s))
         self.step += 1
         self.progress.advance(self.step, self.tracker)
-        if line := self.threads.note(step_s):
-            self.progress.console.print(line)
-            self.progress.left.begin(self.step)  # the steps to come take as long as the faster ones
 
     def read(self) -> None:
         """Read what the steps since the last call have found, and let the tracker count it.
@@ -219,7 +240,7 @@ class Run:
         settings, splits = self.settings, self.splits
 
         def batches(images: ImageSet) -> Ordered:
-            size, last = settings.evaluate.batch_size, settings.train.channels_last
+            size, last = settings.evaluate.batch_size, settings.train.way.channels_last
             return Ordered(images, splits.mean, splits.std, size, self.device, last)
 
         if architectures is None:
@@ -229,7 +250,7 @@ class Run:
             calibration = batches(splits.calibration(settings.seed, settings.evaluate.recalibrate_images))
         val = ranking_images(splits.val, settings.seed, settings.evaluate.images)
         images = batches(val if split == "val" else splits.test)
-        weights, precision = self.optimizer.averages(), settings.train.precision
+        weights, precision = self.optimizer.averages(), settings.train.way.precision
         return evaluate(self.supernet, architectures, images, calibration, weights, precision, self.space)
 
     def note(self, results: Sequence[EvalResult]) -> dict[str, float]:
@@ -271,6 +292,8 @@ class Run:
             check_finite(self.supernet, self.settings.optimizer.lr, self.step)
             state = {
                 "settings": comparable(self.settings),
+                "left_open": self.left_open,
+                "found": self.found,
                 "initial": self.origin,
                 "space": {"name": self.space.name, "slots": [[s.name, list(s.choices)] for s in self.space.slots]},
                 "model": self.supernet.state_dict(),

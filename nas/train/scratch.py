@@ -52,7 +52,7 @@ def train_from_scratch(
         DivergedError: the loss stopped being finite.
     """
     train, seed = settings.train, settings.seed
-    memory_format = torch.channels_last if train.channels_last else torch.preserve_format
+    memory_format = torch.channels_last if train.way.channels_last else torch.preserve_format
     supernet = space.supernet(seed).to(memory_format=memory_format)
     optimizer = GatedOptimizer(supernet, settings.optimizer, train.clip_norm, train.ema_decay)
     train_step = TrainStep(supernet, optimizer, Loss.of(train, splits.train))
@@ -61,8 +61,8 @@ def train_from_scratch(
     made = list[StepResult]()
 
     def evaluated(images: ImageSet) -> EvalResult:
-        images_of = Ordered(images, splits.mean, splits.std, 256, "cpu", train.channels_last)
-        averages, precision = optimizer.averages(), train.precision
+        images_of = Ordered(images, splits.mean, splits.std, 256, "cpu", train.way.channels_last)
+        averages, precision = optimizer.averages(), train.way.precision
         return evaluate(supernet, [architecture], images_of, weights=averages, precision=precision)[0]
 
     for step in range(total):

@@ -46,7 +46,9 @@ class Loss:
     def of(cls, train: TrainSettings, images: ImageSet, device: torch.device | str = "cpu") -> Loss:
         """That of a training on ``images``."""
         weights = class_weights(images).to(device) if train.class_weights == "balanced" else None
-        return cls(train.label_smoothing, train.precision, "" if train.loss == CROSS_ENTROPY else train.loss, weights)
+        return cls(
+            train.label_smoothing, train.way.precision, "" if train.loss == CROSS_ENTROPY else train.loss, weights
+        )
 
     def __post_init__(self) -> None:
         self._function  # noqa: B018  # so that a name of nothing is refused before the first step

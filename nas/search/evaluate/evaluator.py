@@ -105,7 +105,7 @@ class Evaluator:
             trained.space,
             trained.batches(trained.held_out(split, images)),
             trained.calibration(recalibrate_images) if recalibrate else None,
-            precision=trained.settings.train.precision,
+            precision=trained.settings.train.way.precision,
             memory_bytes=memory_bytes,
             finetune=finetune,
         )

@@ -1,0 +1,205 @@
+"""Which way of computing a step is the fastest here: a few steps each way, before the first one.
+
+The ways differ by rounding alone. Each is timed against the best before it, in turn, on the same paths of a copy of the
+network; it is taken where it is faster by :data:`PAYS` and gives the same loss and gradients.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import cycle
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas.data import Batch
+from nas.data.ordered import memory_format
+from nas.dist import SINGLE, World
+from nas.errors import NasWarning
+from nas.seeds import seed_layers
+from nas.settings import TrainSettings, Way
+from nas.settings.rules import AUTO
+from nas.space import Architecture
+from nas.train.network import can_compile, compile_branches
+from nas.train.step import Loss
+
+PAYS = 0.97
+"""A way is taken that needs at most so much of the time of the best before it."""
+SLOW = 1.1
+"""A setting given by hand is warned of if it needs so much of the time without it."""
+FEWEST, MOST, HOPELESS = 5, 15, 2.0
+"""Pairs of steps that are timed; a way that takes so much longer in one of them is given up."""
+FEWEST_STEPS = 200
+"""Of a run in which something is timed: in a shorter one that would take longer than it could save."""
+COMPILE_PAYS_S = 1800.0
+"""Seconds that the steps of a run must take before compiling, which takes a minute or two, is tried unasked."""
+SAME_LOSS, SAME_GRADIENT = 1e-3, 1e-2
+"""Relative differences of the loss, and of the norm of the gradient, that rounding explains."""
+
+
+Timed = Callable[[Architecture], float]
+"""Makes a step on a path and gives its seconds."""
+
+
+class Trial:
+    """Steps without an update on a copy of a network, in any way.
+
+    Args:
+        network: is left as it is; an architecture is its second argument.
+        batch: images ``(B, C, H, W)`` and labels.
+        paths: that are taken in turn.
+        loss: gives the loss, in the precision of a way.
+        world: the processes, which agree on what they find.
+    """
+
+    def __init__(
+        self, network: nn.Module, batch: Batch, paths: Sequence[Architecture], loss: Loss, world: World = SINGLE
+    ) -> None:
+        self.paths, self._batch, self._loss, self._world = paths, batch, loss, world
+        self._network, self._twins = network, dict[str, nn.Module]()
+        self._device = batch[0].device
+
+    def step(self, way: Way, path: Architecture) -> tuple[float, Tensor, Tensor]:
+        """Seconds of a step forward and backward, its loss, and the norm of its gradient."""
+        network, (x, y) = self._twin(way), self._batch
+        x = x.contiguous(memory_format=memory_format(way.channels_last))
+        loss_fn = replace(self._loss, precision=way.precision)
+        seed_layers(self._device, 0)
+        self._wait()
+        began = perf_counter()
+        loss, _ = loss_fn(network, x, y, path)
+        loss.backward()
+        self._wait()
+        seconds = perf_counter() - began
+        norm = nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
+        network.zero_grad()
+        return seconds, loss.detach(), norm
+
+    def steps(self, way: Way) -> Callable[[], object]:
+        """A piece of work to time: a step on one path after the other, on each of them twice."""
+        turns = cycle([path for path in self.paths for _ in range(2)])
+        return lambda: self.step(way, next(turns))
+
+    def _twin(self, way: Way) -> nn.Module:
+        """A copy that computes in this way; made when it is first asked for, and one for compiled code."""
+        if way.compile not in self._twins:
+            self._twins[way.compile] = copy.deepcopy(self._network)
+            if way.compile == "branches":
+                compile_branches(self._twins[way.compile])
+        return self._twins[way.compile].to(memory_format=memory_format(way.channels_last))
+
+    def compiling_pays(self, way: Way, steps: int) -> bool:
+        """Whether ``steps`` steps take so long that what compiling may save is more than compiling takes."""
+        return self._mean(self.step(way, self.paths[0])[0]) * steps > COMPILE_PAYS_S and self._mean(can_compile()) == 1
+
+    def _wait(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+    def same(self, a: Way, b: Way) -> bool:
+        """Whether two ways give one loss and one gradient, but for rounding."""
+        (_, loss, norm), (_, other, others) = (self.step(way, self.paths[0]) for way in (a, b))
+        apart = (loss - other).abs() / loss.abs(), (norm - others).abs() / norm
+        return self._mean(float(apart[0]) <= SAME_LOSS and float(apart[1]) <= SAME_GRADIENT) == 1
+
+    def race(self, a: Timed, b: Timed, spend_s: float = 0.7) -> tuple[float, float, float]:
+        """How long ``b`` takes as a multiple of ``a``, and the seconds of both: medians over pairs of steps.
+
+        The pairs end after about ``spend_s`` seconds. What runs for the first time prepares what the others find: the
+        caller has run both.
+        """
+        times: tuple[list[float], list[float]] = [], []
+        began, late, hopeless = perf_counter(), 0.0, False
+        while not hopeless and len(times[0]) < MOST and late < (spend_s if len(times[0]) >= FEWEST else 3 * spend_s):
+            path = self.paths[len(times[0]) % len(self.paths)]
+            for one in (0, 1) if len(times[0]) % 2 else (1, 0):
+                times[one].append((a, b)[one](path))
+            hopeless, late = times[1][-1] > HOPELESS * times[0][-1], perf_counter() - began
+        ratio = statistics.median(other / own for own, other in zip(*times, strict=True))
+        return self._mean(ratio), self._mean(statistics.median(times[0])), self._mean(statistics.median(times[1]))
+
+    def seconds(self, way: Way, threads: int = 0) -> Timed:
+        """A step whose seconds are asked for, on a number of threads if one is given."""
+
+        def step(path: Architecture) -> float:
+            if threads:
+                torch.set_num_threads(threads)
+            return self.step(way, path)[0]
+
+        return step
+
+    def _mean(self, value: float) -> float:
+        return float(self._world.mean_(torch.tensor(value, dtype=torch.float64, device=self._world.device)))
+
+
+def fastest(train: TrainSettings, trial: Trial, steps: int) -> tuple[Way, list[str]]:
+    """The fastest way among those that ``train`` leaves open, and what was found, in words.
+
+    A setting given by hand stays; it is warned of where a step takes longer with it, by a tenth or more.
+
+    Args:
+        train: ``channels_last``, ``precision`` and ``compile`` may be ``auto``.
+        trial: times the ways.
+        steps: that are left to make; with fewer than 200 nothing is timed.
+    """
+    way, found = train.way, list[str]()
+    if train.fast == "off" or steps < FEWEST_STEPS:
+        return way, found
+    _check_threads(train, trial)
+    # Compiled code has a memory format of its own, so that it is tried last, in the better one.
+    for name, other in ("channels_last", True), ("precision", "bf16"), ("compile", "branches"):
+        given, default = getattr(train, name), getattr(Way(), name)
+        if given not in (AUTO, other) or (given == AUTO and name == "compile" and not trial.compiling_pays(way, steps)):
+            continue
+        without, tried = (_changed(way, {"compile": "none", name: value}) for value in (default, other))
+        same = trial.same(without, tried) or name == "precision"
+        ratio, own, others = trial.race(trial.seconds(without), trial.seconds(tried))
+        if given == other:
+            if ratio >= SLOW:
+                _warn(name, other, default, own, others)
+            continue
+        taken, left = (other, default) if ratio <= PAYS and same else (default, other)
+        way = _changed(way, {name: taken})
+        its, lefts = (others, own) if taken == other else (own, others)
+        not_same = "" if same else ", but another result"
+        found.append(f"{name}: {_word(taken)} (a step takes {_ms(its)}; {_ms(lefts)} with {_word(left)}{not_same})")
+    return way, found
+
+
+def _check_threads(train: TrainSettings, trial: Trial) -> None:
+    """Warn of threads given by hand that make a step slower."""
+    number = torch.get_num_threads()
+    if train.threads != AUTO and number > 1:
+        one, several = trial.seconds(train.way, 1), trial.seconds(train.way, number)
+        one(trial.paths[0]), several(trial.paths[0])
+        ratio, own, others = trial.race(one, several)
+        torch.set_num_threads(number)
+        if ratio >= SLOW:
+            _warn("threads", train.threads, 1, own, others)
+
+
+def _changed(way: Way, values: dict[str, Any]) -> Way:
+    return replace(way, **values)
+
+
+def _warn(name: str, value: object, plain: object, without: float, seconds: float) -> None:
+    warnings.warn(
+        f"train.{name}={_word(value)} is slow here: a step takes {_ms(seconds)}, and {_ms(without)} with "
+        f"train.{name}={_word(plain)}",
+        NasWarning,
+        stacklevel=4,
+    )
+
+
+def _word(value: object) -> str:
+    return str(value).lower()
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:.3g} ms"
