@@ -1,7 +1,5 @@
 """The faster of one and all threads is chosen by the work itself, and a run keeps it."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from support.runs import CHAIN, finish, tiny
@@ -105,7 +103,9 @@ def test_a_resumed_run_keeps_the_number_it_chose(tmp_path, four, monkeypatch):
     resumed = Run(settings, tmp_path)
     monkeypatch.setattr(resumed.progress, "advance", lambda *_: used.append(four[-1]))
     fit(resumed)
-    assert set(used) == {1} and four[-1] == 4 and resumed.found == run.found
+    assert set(used) == {1}
+    assert four[-1] == 4
+    assert resumed.found == run.found
 
 
 def test_a_damaged_number_of_threads_is_one_line(tmp_path):

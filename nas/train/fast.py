@@ -116,7 +116,7 @@ class Trial:
         """
         times: tuple[list[float], list[float]] = [], []
         began, late, hopeless = perf_counter(), 0.0, False
-        while not hopeless and len(times[0]) < MOST and late < (spend_s if len(times[0]) >= FEWEST else 3 * spend_s):
+        while not hopeless and len(times[0]) < MOST and late <= (spend_s if len(times[0]) >= FEWEST else 3 * spend_s):
             path = self.paths[len(times[0]) % len(self.paths)]
             for one in (0, 1) if len(times[0]) % 2 else (1, 0):
                 times[one].append((a, b)[one](path))
