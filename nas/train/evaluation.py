@@ -90,12 +90,12 @@ def evaluate(
 
 def result_of(architecture: Architecture, logits: Iterable[Tensor], labels: Iterable[Tensor]) -> EvalResult:
     """The result of a subnetwork that gives ``logits``, ``(B, classes)`` for each batch of ``labels``, ``(B,)``."""
-    correct, loss, predicted = 0, 0.0, list[Tensor]()
+    figures, predicted = list[Tensor](), list[Tensor]()
     for z, y in zip(logits, labels, strict=True):
         z = z.float()
         classes = z.argmax(dim=1)
-        correct += int((classes == y).sum())
-        loss += float(F.cross_entropy(z, y, reduction="sum"))
-        predicted.append(classes.int().cpu())
-    count = sum(map(len, predicted))
-    return EvalResult(architecture, correct / count, loss / count, count, torch.cat(predicted))
+        figures += [(classes == y).sum().double(), F.cross_entropy(z, y, reduction="sum").double()]
+        predicted.append(classes.int())
+    numbers = torch.stack(figures).tolist()  # all at once, since a GPU is waited for
+    correct, loss, count = sum(numbers[::2]), sum(numbers[1::2]), sum(map(len, predicted))
+    return EvalResult(architecture, correct / count, loss / count, count, torch.cat(predicted).cpu())

@@ -124,6 +124,14 @@ def test_nothing_waits_between_two_readings(name, tmp_path):
     assert made == [*range(1, 31)]
 
 
+def test_the_fastest_way_is_found_on_a_gpu(tmp_path):
+    run = Run(tiny(device="cuda", epochs=20, fast="auto", precision="auto"), tmp_path)
+    assert "channels_last: " in run.found
+    assert "precision: " in run.found
+    fit(run, until=run.steps_per_epoch)
+    run.tracker.writer.close()
+
+
 @pytest.mark.parametrize("mixed", [{}, MIXED, {"resized_crop": 0.5, "cutout": 4}])
 def test_batches_are_those_of_the_cpu(mixed):
     settings = tiny()
