@@ -34,7 +34,15 @@ class Ratio:
 def interleave(
     baseline: str, variants: Mapping[str, Callable[[], object]], rounds: int, calls: int = 0
 ) -> dict[str, Ratio]:
-    """Time ``variants`` in turn, ``rounds`` times round, each against ``baseline`` of its own round.
+    """Time ``variants`` in turn, ``rounds`` times round, each against ``baseline`` of its own round."""
+    times = times_in_turn(variants, rounds, calls)
+    return {name: ratio_of(times[name], times[baseline]) for name in variants}
+
+
+def times_in_turn(
+    variants: Mapping[str, Callable[[], object]], rounds: int, calls: int = CALLS_A_TURN
+) -> dict[str, list[float]]:
+    """Seconds of a call of each variant, by round.
 
     In a turn a variant is called once untimed, to bring its data back into the caches, and then ``calls`` times timed,
     by default twice; or ten times on a GPU, which is waited for before and after. The order moves on by one each
@@ -55,7 +63,7 @@ def interleave(
                 call()
             _wait()
             times[name].append((perf_counter() - started) / calls)
-    return {name: ratio_of(times[name], times[baseline]) for name in names}
+    return times
 
 
 def _wait() -> None:
@@ -65,7 +73,7 @@ def _wait() -> None:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: a ratio for each number of branches, by that number as text.
+    """One line of a table: ratios by the keys of the columns, such as the number of branches as text.
 
     Attributes:
         network: what is measured; heads a section of the table.
@@ -86,11 +94,19 @@ def measured(suite: str, rounds: int, rows: Sequence[object], **more: object) ->
     return {"suite": suite, "machine": machine(), "rounds": rounds, "rows": plain, **more}
 
 
-def ratio_table(title: str, result: Mapping[str, Any], branches: Sequence[int]) -> Table:
-    """The rows of a result: medians over the rounds with half of the distance between the quartiles, then the bars."""
-    shown, columns = frame(title, result), [str(k) for k in branches]
-    for k in columns:
-        shown.add_column(f"K = {k}", justify="right", no_wrap=True)
+def by_number(branches: Sequence[int]) -> dict[str, str]:
+    """The heads of columns for numbers of branches."""
+    return {str(k): f"K = {k}" for k in branches}
+
+
+def ratio_table(title: str, result: Mapping[str, Any], columns: Mapping[str, str]) -> Table:
+    """The rows of a result: medians over the rounds with half of the distance between the quartiles, then the bars.
+
+    ``columns`` are the heads of the columns by their keys.
+    """
+    shown = frame(title, result)
+    for head in columns.values():
+        shown.add_column(head, justify="right", no_wrap=True)
     for row in in_sections(shown, result["rows"]):
         ratios, bars = row["ratios"], row["bars"]
         shown.add_row(f"  {row['what']}", *(spread(ratios[k]) if k in ratios else "" for k in columns))

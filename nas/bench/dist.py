@@ -17,7 +17,7 @@ from rich.table import Table
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nas.bench.compare import Ratio, Row, interleave, measured, ratio_table
+from nas.bench.compare import Ratio, Row, by_number, interleave, measured, ratio_table
 from nas.bench.gating import SGD, Call, random_batch, slots_space, standalone_slots, stock_step, with_weights_of
 from nas.cost.allocator import keep_freed_memory
 from nas.dist import GradientExchange, World
@@ -134,7 +134,7 @@ def dist_suite(rounds: int, threads: int, say: Callable[[str], None]) -> dict[st
 
 def dist_table(result: dict[str, Any]) -> Table:
     """The result for a terminal, and what is sent."""
-    shown = ratio_table(f"Step time / that of the {DDP}", result, CHOICES)
+    shown = ratio_table(f"Step time / that of the {DDP}", result, by_number(CHOICES))
     for what in (GATED, UNUSED):
         sent = [f"{result['bytes'][str(k)][what] / 1000:,.0f} kB" for k in CHOICES]
         shown.add_row(f"  sent: {what}", *sent)

@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from itertools import cycle
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.bench.compare import Ratio, interleave
-from nas.data import Batches, load_splits
 from nas.gate import LearnedGate, UniformGate
 from nas.nn import conv_bn_relu
 from nas.settings import (
     ChainSettings,
-    EvaluateSettings,
     LearnedGateSettings,
     ModelSettings,
     SGDSettings,
-    SyntheticSettings,
-    TrackSettings,
-    TrainRunSettings,
-    TrainSettings,
     TwoBranchSettings,
 )
 from nas.space import Architecture, SearchSpace, build_space, extract
 from nas.space.two_branch import branch
-from nas.train import GatedOptimizer, GateTrainer, Loss, Run, TrainStep, fit
+from nas.train import GatedOptimizer, GateTrainer, Loss, TrainStep
 
 STANDALONE = "stand-alone step"
 CPU = torch.device("cpu")
@@ -196,57 +188,3 @@ def gated_resnet18(rounds: int, device: torch.device = CPU) -> Ratio:
         "gated": lambda: train_step((x, y), (next(ours),), SGD.lr),
     }
     return interleave(STANDALONE, variants, rounds)["gated"]
-
-
-def data_path(rounds: int, device: torch.device = CPU) -> Ratio:
-    """One batch of 64: shuffle, crop, flip, normalise; against the stand-alone step on it."""
-    data = SyntheticSettings(size=20_000)
-    splits, number = load_splits(data, 0), iter(range(10**9))
-    batches = Batches(splits.train, splits.mean, splits.std, data, 64, 0, device)
-    x, y = batches.batch(0)
-    variants = {
-        STANDALONE: plain_step(standalone_two_branch(), x, y),
-        "data": lambda: batches.batch(next(number)),
-    }
-    return interleave(STANDALONE, variants, rounds)["data"]
-
-
-class _TrainingOnly(Run):
-    """A run that neither evaluates nor saves, so that only the loop is timed."""
-
-    def validate(self) -> None:
-        pass
-
-    def save(self) -> None:
-        pass
-
-
-def whole_loop(rounds: int, threads: int, device: torch.device = CPU) -> Ratio:
-    """``nas-train``'s loop with data, gate, logging and TensorBoard, against the bare gated step on one batch.
-
-    The ratio is of images/s: 1 would be a loop that costs nothing.
-    """
-    settings = TrainRunSettings(
-        optimizer=SGD,
-        data=SyntheticSettings(size=64 * 60 + 500, val_fraction=0.1),
-        train=TrainSettings(epochs=2, threads=threads, device=str(device)),
-        evaluate=EvaluateSettings(every_epochs=10**6),
-        track=TrackSettings(progress=False),
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        run = _TrainingOnly(settings, Path(folder))
-        steps = run.total_steps
-        x, y = run.batches.batch(0)
-        bare = gated_step(run.space, x, y)
-
-        def loop() -> None:
-            run.step = 0
-            fit(run)
-
-        def bare_steps() -> None:
-            for _ in range(steps):
-                bare()
-
-        ratio = interleave("loop", {"bare": bare_steps, "loop": loop}, max(3, rounds // 10), calls=1)["bare"]
-        run.tracker.writer.close()
-    return ratio

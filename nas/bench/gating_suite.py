@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from nas.bench import gating
-from nas.bench.compare import Ratio, Row, measured, ratio_table
+from nas.bench import gating, loop
+from nas.bench.compare import Ratio, Row, by_number, measured, ratio_table
 from nas.dist import set_cuda_flags
 from nas.errors import require
-from nas.settings import BenchSettings, LearnedGateSettings, TrainSettings
+from nas.settings import BenchSettings, ChainSettings, LearnedGateSettings, TrainSettings, TwoBranchSettings
 
 BRANCHES = (2, 4, 8, 32, 128)
 LEARNED = LearnedGateSettings()
@@ -43,16 +43,21 @@ def gating_suite(settings: BenchSettings, say: Callable[[str], None]) -> dict[st
     say("resnet18")
     resnet = {"4": gating.gated_resnet18(max(3, rounds // 4), device)}
     say("data path")
-    data = {"2": gating.data_path(rounds, device)}
-    say("whole loop")
-    loop = {"2": gating.whole_loop(rounds, settings.threads, device)}
+    data = loop.data_path(rounds, device)
     rows = [
-        *_rows("two_branch, batch 64", two, (1.03, 1.05, 1.06, 1.10)),
-        *_rows("8 slots of conv3x3-BN-ReLU, batch 16", slots, (1.05, 1.07, 1.10)),
+        *_rows("two_branch, batch 64", two, (1.02, 1.02, 1.02, 1.03)),
+        *_rows("8 slots of conv3x3-BN-ReLU, batch 16", slots, (1.03, 1.03, 1.04)),
         Row("resnet18 of torchvision, 8 slots, 64x64, batch 32", "gated", resnet, {"4": 1.03}),
-        Row("around the step, two_branch", "one batch of data / the step", data, {"2": 0.08}),
-        Row("around the step, two_branch", "nas-train's images/s / the bare step's", loop, {"2": 0.90}, "at least"),
+        Row("around the step, two_branch", "one batch of data / the step", {"2": data}, {"2": 0.08}),
     ]
+    for k, space in (("2", TwoBranchSettings()), ("4", ChainSettings())):
+        say(f"whole loop, {space.name}")
+        around, found = f"around the step, {space.name}", loop.whole_loop(space, rounds, settings.threads, device)
+        rows.append(Row(around, loop.LOOP, {k: found[loop.LOOP]}, {k: 0.97}, "at least"))
+        rows.append(Row(around, loop.LOGGING, {k: found[loop.LOGGING]}, {k: 0.02}))
+    if device.type == "cpu":
+        say("memory")
+        rows.append(Row(around, "peak memory of a run / the stand-alone network's", {"4": loop.memory(5)}, {"4": 1.1}))
     return measured("gating", rounds, rows)
 
 
@@ -77,4 +82,4 @@ def _amortised(ratios: dict[str, Ratio]) -> Ratio:
 
 def gating_table(result: dict[str, Any]) -> Table:
     """The result for a terminal."""
-    return ratio_table("Cost as a multiple of the stand-alone step", result, BRANCHES)
+    return ratio_table("Cost as a multiple of the stand-alone step", result, by_number(BRANCHES))

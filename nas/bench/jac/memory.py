@@ -21,10 +21,18 @@ from torch.func import jacrev, jvp, vjp, vmap
 
 from nas.bench.jac.cases import CNN, MLP, Calls, kernel, products
 
+
+def _chain() -> Calls:
+    from nas.bench.loop import memory_calls  # which measures with this module
+
+    return memory_calls()
+
+
 CASES: dict[str, Callable[[], Calls]] = {
     "gram": lambda: products(1_000_000, 10),
     "cnn": lambda: kernel(CNN, 32),
     "mlp": lambda: kernel(MLP, 64),
+    "chain": _chain,
     "tiny": lambda: products(1_000, 2),  # for tests
 }
 MB = 10**6
