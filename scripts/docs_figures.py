@@ -32,9 +32,9 @@ Rows = list[list[str]]
 
 
 def ratios(result: dict[str, Any]) -> Rows:
-    """``nas-bench`` and ``nas-bench suite=dist``: a ratio for each number of branches, with its bar."""
-    branches = sorted({k for row in result["rows"] for k in row["ratios"]}, key=int)
-    rows, network = [["", *(f"K = {k}" for k in branches)]], None
+    """``nas-bench``, ``suite=fast`` and ``suite=dist``: ratios by column or by number of branches, with their bars."""
+    heads = result.get("columns") or {k: f"K = {k}" for k in by_size(result)}
+    branches, rows, network = list(heads), [["", *heads.values()]], None
     for row in result["rows"]:
         if row["network"] != network:
             network = row["network"]
@@ -47,6 +47,11 @@ def ratios(result: dict[str, Any]) -> Rows:
     for what in next(iter(result.get("bytes", {}).values()), ()):
         rows.append([f"sent: {what}", *(f"{result['bytes'][k][what] / 1000:,.0f} kB" for k in branches)])
     return rows
+
+
+def by_size(result: dict[str, Any]) -> list[str]:
+    """The numbers of branches that have ratios."""
+    return sorted({k for row in result["rows"] for k in row["ratios"]}, key=int)
 
 
 def costs(result: dict[str, Any]) -> Rows:

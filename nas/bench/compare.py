@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from rich.table import Table
 
 CALLS_A_TURN, CALLS_ON_A_GPU = 2, 10
+K = TypeVar("K")
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,7 @@ def interleave(
     return {name: ratio_of(times[name], times[baseline]) for name in variants}
 
 
-def times_in_turn(
-    variants: Mapping[str, Callable[[], object]], rounds: int, calls: int = CALLS_A_TURN
-) -> dict[str, list[float]]:
+def times_in_turn(variants: Mapping[K, Callable[[], object]], rounds: int, calls: int = 0) -> dict[K, list[float]]:
     """Seconds of a call of each variant, by round.
 
     In a turn a variant is called once untimed, to bring its data back into the caches, and then ``calls`` times timed,
@@ -51,7 +50,7 @@ def times_in_turn(
     names, calls = list(variants), calls or (CALLS_ON_A_GPU if torch.cuda.is_initialized() else CALLS_A_TURN)
     for variant in variants.values():
         variant()
-    times: dict[str, list[float]] = {name: [] for name in names}
+    times: dict[K, list[float]] = {name: [] for name in names}
     for number in range(rounds):
         shift = number % len(names)
         for name in names[shift:] + names[:shift]:

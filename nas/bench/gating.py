@@ -29,6 +29,7 @@ CPU = torch.device("cpu")
 # The weights must not move: a network that memorises its one batch has fewer and fewer active ReLUs, and its step gets
 # faster, for a rarely drawn branch later than for one that always runs. That would be measured instead of gating.
 SGD = SGDSettings(lr=1e-12)
+RESNET18 = ModelSettings(model="resnet18", gated={"layer*.conv2": ["keep", "conv1", "sep3", "sep5"]})
 Call = Callable[[], object]
 
 
@@ -177,8 +178,7 @@ def gated_resnet18(rounds: int, device: torch.device = CPU) -> Ratio:
 
     Both take the same four paths in turn, on which each slot opens each of its choices once.
     """
-    settings = ModelSettings(model="resnet18", gated={"layer*.conv2": ["keep", "conv1", "sep3", "sep5"]})
-    space, (x, y) = build_space(settings, 3, 64, 10), random_batch(32, 64, device=device)
+    space, (x, y) = build_space(RESNET18, 3, 64, 10), random_batch(32, 64, device=device)
     paths = [tuple((slot + turn) % 4 for slot in range(len(space.slots))) for turn in range(4)]
     supernet = space.supernet().to(device)
     alone = cycle([plain_step(extract(supernet, path), x, y) for path in paths])

@@ -99,9 +99,7 @@ def steady(space: SpaceSettings, threads: int, device: torch.device = CPU) -> Tr
     )
 
 
-def whole_loop(
-    space: SpaceSettings, rounds: int, threads: int, device: torch.device = CPU
-) -> dict[str, Ratio]:
+def whole_loop(space: SpaceSettings, rounds: int, threads: int, device: torch.device = CPU) -> dict[str, Ratio]:
     """``nas-train``'s loop with data, gate, logging, TensorBoard and a bar, against its bare steps.
 
     ``LOOP`` is the ratio of images/s: 1 would be a loop that costs nothing. ``LOGGING`` is the share of a bare step
@@ -123,7 +121,7 @@ def whole_loop(
             for _ in range(STEPS):
                 bare()
 
-        ways = {"bare": bare_steps, "loop": partial(loop, False), "silent": partial(loop, True)}
+        ways: dict[str, Call] = {"bare": bare_steps, "loop": partial(loop, False), "silent": partial(loop, True)}
         times = times_in_turn(ways, max(3, rounds // 4), calls=1)
         run.tracker.writer.close()
     spent = [loop - silent for loop, silent in zip(times["loop"], times["silent"], strict=True)]

@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from nas.bench.dist import dist_suite, dist_table
+from nas.bench.fast import fast_suite, fast_table
 from nas.bench.find import find_suite, find_table
 from nas.bench.gating_suite import gating_suite, gating_table
 from nas.bench.jac.suite import jac_suite, jac_table
@@ -29,6 +30,7 @@ def _find(settings: BenchSettings, say: Say) -> dict[str, Any]:
 
 SUITES: dict[str, tuple[Measure, Callable[[dict[str, Any]], Table]]] = {
     "gating": (gating_suite, gating_table),
+    "fast": (_timed(fast_suite), fast_table),
     "jac": (_timed(jac_suite), jac_table),
     "search": (_timed(search_suite), search_table),
     "dist": (_timed(dist_suite), dist_table),

@@ -13,7 +13,7 @@ from nas.settings.rules import Settings
 class BenchSettings(Settings):
     """All settings of ``nas-bench``."""
 
-    suite: str = rules.choice("gating", "jac", "search", "dist", "find", "threads")
+    suite: str = rules.choice("gating", "fast", "jac", "search", "dist", "find", "threads")
     rounds: int = rules.at_least(3, 100, ": it takes medians")
     """Timed rounds, in each of which every variant of a row takes its turn; for ``suite=find`` replays, 40 at most."""
     macro: str = ""

@@ -5,12 +5,13 @@ import itertools
 import pytest
 import torch
 
-from nas.bench import interleave
+from nas.bench import interleave, loop
 from nas.bench.gating import plain_step, standalone_two_branch, with_weights_of
 from nas.bench.gating_suite import gating_suite, gating_table
 from nas.errors import SettingError
-from nas.settings import BenchSettings, TwoBranchSettings
+from nas.settings import BenchSettings, ChainSettings, TwoBranchSettings
 from nas.space import build_space
+from nas.train import Run, TrainStep
 
 
 def test_ratios_are_against_the_same_rounds_baseline(monkeypatch):
@@ -55,6 +56,29 @@ def test_the_baseline_computes_what_the_subnetwork_computes():
     by_hand = with_weights_of(standalone_two_branch(), space.subnet((0,)))
     assert torch.equal(by_hand(x), space.supernet()(x, (0,)))
     assert plain_step(by_hand, x, torch.tensor([0, 1, 2, 3]))() > 0
+
+
+def test_loop_and_bare_steps_take_the_same_paths(monkeypatch):
+    ran, recorded, step, record = [], [], TrainStep.__call__, Run.record
+
+    def noted_step(self, batch, paths, *more):
+        ran.append(paths)
+        return step(self, batch, paths, *more)
+
+    def noted_record(self, *figures, **more):
+        recorded.append(self.silent)
+        record(self, *figures, **more)
+
+    monkeypatch.setattr(loop, "STEPS", 3)
+    monkeypatch.setattr(TrainStep, "__call__", noted_step)
+    monkeypatch.setattr(Run, "record", noted_record)
+    found = loop.whole_loop(ChainSettings(widths=[4], depths=[2], strides=[1]), rounds=3, threads=1)
+    turns = {tuple(ran[i : i + 3]) for i in range(0, len(ran), 3)}
+    assert len(ran) == 3 * 3 * 7  # of three ways, each once before the rounds and twice in each
+    assert len(turns) == 1
+    assert recorded == [False] * 21  # the silent way keeps no account
+    assert found[loop.LOOP].median > 0
+    assert found[loop.LOGGING].rounds == 3
 
 
 @pytest.mark.speed

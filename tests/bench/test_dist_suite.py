@@ -16,7 +16,7 @@ from nas.settings import BenchSettings
 
 def losses(world, choices):
     calls = dist.steps(world, choices)
-    return {name: call().loss if name in (dist.GATED, dist.OWN) else call() for name, call in calls.items()}
+    return {name: float(call().loss if name in (dist.GATED, dist.OWN) else call()) for name, call in calls.items()}
 
 
 def test_variants_train_and_stand_alone_ones_alike(tmp_path):

@@ -49,6 +49,11 @@ def test_results_as_benches_leave_them_are_drawn():
     row = {"network": "net", "what": "gated", "ratios": {"2": ratio}, "bars": {"2": 1.5}, "bound": "at most"}
     head = ["", "K = 2"]
     assert figures.ratios({"rows": [row]}) == [head, ["**net**"], ["gated", "1.23 ±0.05"], ["- at most", "1.50"]]
+    both = {
+        "rows": [row | {"ratios": {"gated": ratio}, "bars": {}}],
+        "columns": {"alone": "stand-alone", "gated": "gated"},
+    }
+    assert figures.ratios(both) == [["", "stand-alone", "gated"], ["**net**"], ["gated", "", "1.23 ±0.05"]]
     once = {"network": "net", "what": "memory", "median": 0.2, "low": 0.2, "high": 0.2, "rounds": 1}
     once |= {"taken": 26.3, "baseline": 131.0, "unit": "MB", "bar": 32.0, "bar_of": "taken", "compares": False}
     assert figures.costs({"rows": [once]})[-1] == ["memory", "0.20", "32 MB", "26.3 MB", "131 MB"]
