@@ -95,9 +95,9 @@ class TrainSettings(Settings, group="train"):
     """Largest gradient norm over the parameters of a step; 0 switches it off."""
     ema_decay: float = rules.fraction(0.0)
     """Decay of the moving average of the weights; 0 switches it off."""
-    fast: str = rules.choice(AUTO, "off")
+    fast: str = rules.choice(AUTO, "none")
     """``auto`` times a few steps before the first one and takes the fastest of what is ``auto`` below; the run keeps
-    it. ``off`` times nothing, and computes as torch does by default, which gives the same bits in each run."""
+    it. ``none`` times nothing, and computes as torch does by default, which gives the same bits in each run."""
     precision: str = rules.choice("float32", "bf16", AUTO)
     """``auto`` allows bf16, which rounds to 3 digits, where it is faster."""
     channels_last: bool | str = rules.switch_or_auto()

@@ -35,7 +35,7 @@ SLOW = 1.1
 """A setting given by hand is warned of if it needs so much of the time without it."""
 FEWEST, MOST, HOPELESS = 5, 15, 2.0
 """Pairs of steps that are timed; a way that takes so much longer in one of them is given up."""
-FEWEST_STEPS = 200
+FEWEST_STEPS = 100
 """Of a run in which something is timed: in a shorter one that would take longer than it could save."""
 COMPILE_PAYS_S = 1800.0
 """Seconds that the steps of a run must take before compiling, which takes a minute or two, is tried unasked."""
@@ -108,8 +108,8 @@ class Trial:
         apart = (loss - other).abs() / loss.abs(), (norm - others).abs() / norm
         return self._mean(float(apart[0]) <= SAME_LOSS and float(apart[1]) <= SAME_GRADIENT) == 1
 
-    def race(self, a: Timed, b: Timed, spend_s: float = 0.7) -> tuple[float, float, float]:
-        """How long ``b`` takes as a multiple of ``a``, and the seconds of both: medians over pairs of steps.
+    def race(self, a: Timed, b: Timed, spend_s: float = 0.7) -> tuple[float, float]:
+        """The seconds of ``a``, and how long ``b`` takes as a multiple of them: medians over pairs of steps.
 
         The pairs end after about ``spend_s`` seconds. What runs for the first time prepares what the others find: the
         caller has run both.
@@ -122,7 +122,7 @@ class Trial:
                 times[one].append((a, b)[one](path))
             hopeless, late = times[1][-1] > HOPELESS * times[0][-1], perf_counter() - began
         ratio = statistics.median(other / own for own, other in zip(*times, strict=True))
-        return self._mean(ratio), self._mean(statistics.median(times[0])), self._mean(statistics.median(times[1]))
+        return self._mean(statistics.median(times[0])), self._mean(ratio)
 
     def seconds(self, way: Way, threads: int = 0) -> Timed:
         """A step whose seconds are asked for, on a number of threads if one is given."""
@@ -146,10 +146,10 @@ def fastest(train: TrainSettings, trial: Trial, steps: int) -> tuple[Way, list[s
     Args:
         train: ``channels_last``, ``precision`` and ``compile`` may be ``auto``.
         trial: times the ways.
-        steps: that are left to make; with fewer than 200 nothing is timed.
+        steps: that are left to make; with fewer than 100 nothing is timed.
     """
     way, found = train.way, list[str]()
-    if train.fast == "off" or steps < FEWEST_STEPS:
+    if train.fast == "none" or steps < FEWEST_STEPS:
         return way, found
     _check_threads(train, trial)
     # Compiled code has a memory format of its own, so that it is tried last, in the better one.
@@ -159,14 +159,14 @@ def fastest(train: TrainSettings, trial: Trial, steps: int) -> tuple[Way, list[s
             continue
         without, tried = (_changed(way, {"compile": "none", name: value}) for value in (default, other))
         same = trial.same(without, tried) or name == "precision"
-        ratio, own, others = trial.race(trial.seconds(without), trial.seconds(tried))
+        own, ratio = trial.race(trial.seconds(without), trial.seconds(tried))
         if given == other:
             if ratio >= SLOW:
-                _warn(name, other, default, own, others)
+                _warn(name, other, default, own, own * ratio)
             continue
         taken, left = (other, default) if ratio <= PAYS and same else (default, other)
         way = _changed(way, {name: taken})
-        its, lefts = (others, own) if taken == other else (own, others)
+        its, lefts = (own * ratio, own) if taken == other else (own, own * ratio)
         not_same = "" if same else ", but another result"
         found.append(f"{name}: {_word(taken)} (a step takes {_ms(its)}; {_ms(lefts)} with {_word(left)}{not_same})")
     return way, found
@@ -178,10 +178,10 @@ def _check_threads(train: TrainSettings, trial: Trial) -> None:
     if train.threads != AUTO and number > 1:
         one, several = trial.seconds(train.way, 1), trial.seconds(train.way, number)
         one(trial.paths[0]), several(trial.paths[0])
-        ratio, own, others = trial.race(one, several)
+        own, ratio = trial.race(one, several)
         torch.set_num_threads(number)
         if ratio >= SLOW:
-            _warn("threads", train.threads, 1, own, others)
+            _warn("threads", train.threads, 1, own, own * ratio)
 
 
 def _changed(way: Way, values: dict[str, Any]) -> Way:

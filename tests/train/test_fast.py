@@ -78,9 +78,9 @@ def test_a_slow_setting_is_warned_of_with_the_figures(planted):
         found(precision="bf16", channels_last=True, compile="branches")
 
 
-def test_off_and_short_runs_time_nothing(planted):
+def test_none_and_short_runs_time_nothing(planted):
     timed = planted(lambda way: 0.1)
-    assert found(fast="off") == found(steps=FEWEST_STEPS - 1) == (Way(), [])
+    assert found(fast="none") == found(steps=FEWEST_STEPS - 1) == (Way(), [])
     assert timed == []
 
 
@@ -105,7 +105,8 @@ def test_a_run_goes_on_as_it_began(tmp_path, planted):
     timed.clear()
     run = finish(settings, tmp_path / "chosen")
     assert timed == []
-    given = finish(replace(settings, train=replace(settings.train, fast="off", channels_last=True)), tmp_path / "given")
+    by_hand = replace(settings, train=replace(settings.train, fast="none", channels_last=True))
+    given = finish(by_hand, tmp_path / "given")
     assert_same(state_of(run), state_of(given))
     make_report(run)
     assert read_report(tmp_path / "chosen").found == "channels_last: true (a step takes 80 ms; 100 ms with false)"

@@ -182,7 +182,7 @@ def training_settings(target: SearchTarget, settings: SearchSettings) -> TrainRu
         batch_size=how.batch_size or base.train.batch_size,
         init="",
         threads=0,  # they are set for the whole search
-        fast="off",  # all in one way, whatever else the machine does while one of them begins
+        fast="none",  # all in one way, whatever else the machine does while one of them begins
     )
     return replace(
         base,
