@@ -43,9 +43,19 @@ class World:
 
     def sum_(self, tensor: Tensor) -> Tensor:
         """Replace ``tensor`` by its sum over the processes."""
-        if self.size > 1:
-            self._message(lambda: dist.all_reduce(tensor))
+        self.begin_sum_(tensor)()
         return tensor
+
+    def begin_sum_(self, tensor: Tensor) -> Callable[[], None]:
+        """Begin to replace ``tensor`` by its sum over the processes; a call of what is returned waits for the end.
+
+        On a GPU it is the current stream that waits. Until then the tensor must neither be read nor written.
+        """
+        if self.size == 1:
+            return lambda: None
+        works: list[dist.Work] = []
+        self._message(lambda: works.append(dist.all_reduce(tensor, async_op=True)))
+        return lambda: self._message(works[0].wait)
 
     def mean_(self, tensor: Tensor) -> Tensor:
         """Replace a floating-point tensor by its mean over the processes."""

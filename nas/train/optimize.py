@@ -73,7 +73,8 @@ class GatedOptimizer:
             parameter.register_post_accumulate_grad_hook(self._note)
 
     def _note(self, parameter: Tensor) -> None:
-        self._used[parameter] = None
+        if parameter.grad is not None:  # torch reports an undefined gradient, too
+            self._used[parameter] = None
 
     @property
     def used(self) -> list[Tensor]:

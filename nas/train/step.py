@@ -137,14 +137,15 @@ class TrainStep:
             RankError: the processes do different things, or one is gone.
         """
         all_paths, (x, y), size = all_paths or paths, batch, self.exchange.world.size
-        losses, right, marks = [], [], [mark(x.device)]
+        losses: list[Tensor] = []
+        right, marks = [], [mark(x.device)]
         dominant = y if y.ndim == 1 else y.argmax(dim=1)
         for architecture in paths:
             loss, logits = self.loss_fn(self.supernet, x, y, architecture)
             if not loss.requires_grad:
                 rule = "has nothing to train: its parameters are frozen, or forward runs under torch.no_grad()"
                 raise SpaceError("path", architecture, rule, "leave requires_grad on for some parameters of each path")
-            loss.backward()
+            self.exchange.backward(loss, step, last=len(losses) == len(paths) - 1)
             losses.append(loss.detach())
             right.append((logits.argmax(dim=1) == dominant).sum(dtype=loss.dtype))
             marks.append(mark(x.device))

@@ -10,6 +10,7 @@ import torch
 from support.processes import together
 from support.runs import CHAIN, MIXED, assert_same, state_of, tiny
 
+import nas.dist.gradients
 import nas.train.run
 from nas.data import Batches
 from nas.dist import SINGLE
@@ -56,12 +57,12 @@ def doubled(batch):
 
 
 def trained(world, settings, folder, steps=None):
-    """Train in ``folder``; or until the last rank is told to stop in the last of ``steps`` steps."""
+    """Train in ``folder``; or ``steps`` steps: the last rank is told to stop in the last but one."""
     run = Run(settings, folder, world=world)
     batch, record, losses = run.batches.batch, run.record, []
 
     def stopping(step):
-        if steps == step + 1 and world.rank == world.size - 1:
+        if steps == step + 2 and world.rank == world.size - 1:  # all stop after the step that follows
             os.kill(os.getpid(), signal.SIGTERM)
         return batch(step)
 
@@ -105,7 +106,8 @@ def alone(settings, folder):
 
 
 @pytest.mark.parametrize(("number", "name"), [(2, "sgd"), (2, "adamw-ema-clipped"), (4, "fair"), (2, "learned")])
-def test_n_ranks_train_as_one_process_does(tmp_path, float64, name, number):
+def test_n_ranks_train_as_one_process_does(tmp_path, float64, monkeypatch, name, number):
+    monkeypatch.setattr(nas.dist.gradients, "MESSAGE_BYTES", 10_000)  # several leave in the backward pass
     settings = tiny(WITHOUT_BATCHNORM[name])
     found = together(number, trained, tmp_path, settings, tmp_path / "together")
     for other in found[1:]:
@@ -165,7 +167,8 @@ def test_two_rank_runs_resume_on_one_or_four(tmp_path, float64):
         assert_close(together(number, trained, tmp_path, settings, tmp_path / str(number))[0], one, f"on {number}")
 
 
-def test_an_interrupted_two_rank_run_goes_on_unchanged(tmp_path):
+def test_an_interrupted_two_rank_run_goes_on_unchanged(tmp_path, monkeypatch):
+    monkeypatch.setattr(nas.dist.gradients, "MESSAGE_BYTES", 500)
     settings = tiny(TrainRunSettings(space=CHAIN, gate=LearnedGateSettings(every=3)), save_every=7)
     undisturbed = together(2, trained, tmp_path, settings, tmp_path / "undisturbed")
     together(2, trained, tmp_path, settings, tmp_path / "stopped", 7)
