@@ -154,8 +154,19 @@ class EvaluateSettings(Settings, group="evaluate"):
     images: int = rules.not_negative(0)
     """Held-out images that subnetworks are compared on, with the same share of each class; 0 takes all."""
     recalibrate_images: int = rules.positive(2048)
+    interim_images: int = rules.not_negative(1024)
+    """Held-out images of the evaluations before the last one, with half as many to recalibrate on, at most; 0 takes as
+    many as the last one."""
     rounds: int = rules.positive(2)
     """Evaluated architectures, in rounds in which each choice of each slot occurs once."""
+
+    @property
+    def interim(self) -> EvaluateSettings:
+        """Those of the evaluations before the last one."""
+        if not (most := self.interim_images):
+            return self
+        calibration = min(self.recalibrate_images, -(-most // 2))
+        return replace(self, images=min(self.images or most, most), recalibrate_images=calibration)
 
 
 @dataclass

@@ -95,7 +95,7 @@ class Run:
         self._build_steps(state)
         self.step, self.to_be_evaluated = 0, False
         self.unread: list[tuple[StepResult, float, float]] = []  # with the seconds of its data and of the step
-        self.evaluated: list[EvalResult] = []  # by the last evaluation of this process
+        self.evaluated: list[EvalResult] = []  # by the last evaluation of this process, if that took all images
         self._begin(state, config_text, changed(settings) if given is None else given)
         shown = settings.track.progress and world.is_main
         epochs = self.total_steps, self.steps_per_epoch, self.step
@@ -235,20 +235,26 @@ class Run:
         extra = self.train_gate.curves(self.step, self.tracker.tags)
         self.tracker.log(self.step, lr=lr, flops_skipped_share=skipped, extra=extra)
 
-    def evaluate(self, split: str, architectures: list[Architecture] | None = None) -> list[EvalResult]:
-        """Evaluate subnetworks on ``val`` or ``test``, by default those that stand for the supernet; change nothing."""
+    def evaluate(
+        self, split: str, architectures: list[Architecture] | None = None, interim: bool = False
+    ) -> list[EvalResult]:
+        """Evaluate subnetworks on ``val`` or ``test``, by default those that stand for the supernet; change nothing.
+
+        ``interim`` takes fewer validation images, as the evaluations before the last one do.
+        """
         settings, splits = self.settings, self.splits
+        how = settings.evaluate.interim if interim else settings.evaluate
 
         def batches(images: ImageSet) -> Ordered:
-            size, last = settings.evaluate.batch_size, settings.train.way.channels_last
-            return Ordered(images, splits.mean, splits.std, size, self.device, last)
+            last = settings.train.way.channels_last
+            return Ordered(images, splits.mean, splits.std, how.batch_size, self.device, last)
 
         if architectures is None:
-            architectures = architectures_to_evaluate(self.gate, settings.evaluate.rounds)
+            architectures = architectures_to_evaluate(self.gate, how.rounds)
         calibration = None
-        if settings.evaluate.recalibrate:
-            calibration = batches(splits.calibration(settings.seed, settings.evaluate.recalibrate_images))
-        val = ranking_images(splits.val, settings.seed, settings.evaluate.images)
+        if how.recalibrate:
+            calibration = batches(splits.calibration(settings.seed, how.recalibrate_images))
+        val = ranking_images(splits.val, settings.seed, how.images)
         images = batches(val if split == "val" else splits.test)
         weights, precision = self.optimizer.averages(), settings.train.way.precision
         return evaluate(self.supernet, architectures, images, calibration, weights, precision, self.space)
@@ -261,6 +267,7 @@ class Run:
     def validate(self) -> None:
         """Evaluate subnetworks on the validation split and write the results: rank 0 for all.
 
+        Before the last step that takes ``evaluate.interim_images``, and then all that the report rests on.
         With several processes the run is saved first: an evaluation may take longer than torchrun waits for a process
         to stop, and the run then goes on with the evaluation.
         """
@@ -270,12 +277,15 @@ class Run:
         if self.world.size > 1 and not self.to_be_evaluated:
             self.to_be_evaluated = True
             self.save()
+        last = self.step == self.total_steps
         with self.progress.left.beside(EVALUATION):
-            self.evaluated = results = self.evaluate("val")
+            interim = not last and self.settings.evaluate.interim_images > 0
+            results = self.evaluate("val", None, interim)
+            self.evaluated = [] if interim else results
             self.to_be_evaluated = False
             values = self.note(results)
         with self.progress.left.beside(IMAGE):
-            self.tracker.image(self.step, last=self.step == self.total_steps)
+            self.tracker.image(self.step, last=last)
         self.progress.epoch(self.step, values, self.tracker)
 
     def save(self) -> None:

@@ -239,6 +239,17 @@ def test_evaluation_takes_the_average_and_can_skip_recalibration(tmp_path):
     assert running[0].accuracy == pytest.approx(float(right))
 
 
+def test_only_the_last_evaluation_takes_all_images(tmp_path, monkeypatch):
+    numbers, found, note = [], [], Run.note
+    monkeypatch.setattr(Run, "note", lambda run, all_of: numbers.append(all_of[0].images) or note(run, all_of))
+    for interim in (0, 6):
+        evaluate = replace(tiny().evaluate, interim_images=interim)
+        run = finish(replace(tiny(), evaluate=evaluate), tmp_path / str(interim))
+        found.append([run.evaluated, run.supernet.state_dict(), make_report(run).subnetworks])
+    assert numbers == [12, 12, 6, 12]
+    assert_same(*found)
+
+
 def test_each_slots_choices_are_evaluated_equally_often():
     space = build_space(replace(CHAIN, depths=[4]), 3, 16, 3)
     found = architectures_to_evaluate(UniformGate(space, 5), rounds=2)

@@ -189,7 +189,7 @@ def training_settings(target: SearchTarget, settings: SearchSettings) -> TrainRu
         data=replace(base.data, split_seed=split_seed),
         optimizer=replace(base.optimizer, lr=how.lr or base.optimizer.lr),
         train=train,
-        evaluate=replace(base.evaluate, recalibrate=False, every_epochs=how.epochs, images=0),
+        evaluate=replace(base.evaluate, recalibrate=False, every_epochs=how.epochs, images=0, interim_images=0),
         dist=DistSettings(),
         run=FOLDER,
     )
