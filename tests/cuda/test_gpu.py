@@ -100,10 +100,17 @@ def test_a_stopped_run_ends_bit_for_bit_alike(name, tmp_path):
     assert_same(state_of(finish(settings, tmp_path / "stopped")), state_of(undisturbed))
 
 
-@pytest.mark.parametrize("name", ["two_branch-uniform-sgd", "chain-fair-adamw-ema", "concat-step_each"])
-def test_nothing_waits_between_two_readings(name, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("two_branch-uniform-sgd", {"crop": 2, "flip": True, "cutout": 4}),
+        ("chain-fair-adamw-ema", {"crop": 0, "resized_crop": 0.5}),
+        ("concat-step_each", {"mixup": 0.2, "cutmix": 1.0}),
+    ],
+)
+def test_nothing_waits_between_two_readings(name, changed, tmp_path):
     settings = tiny(RUNS[name], device="cuda", epochs=1)
-    settings = replace(settings, data=replace(settings.data, size=400))
+    settings = replace(settings, data=replace(settings.data, size=400, **changed))
     run = Run(settings, tmp_path)
     advance, read, made = run.progress.advance, run.read, []
 
@@ -130,6 +137,16 @@ def test_the_fastest_way_is_found_on_a_gpu(tmp_path):
     assert "precision: " in run.found
     fit(run, until=run.steps_per_epoch)
     run.tracker.writer.close()
+
+
+def test_compiled_branches_train_alike_on_a_gpu(tmp_path):
+    plain, compiled = (
+        finish(tiny(device="cuda", epochs=1, compile=how), tmp_path / how) for how in ("none", "branches")
+    )
+    ours, theirs = plain.supernet.state_dict(), compiled.supernet.state_dict()
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(theirs[name], ours[name], rtol=1e-3, atol=1e-3, msg=name)
 
 
 @pytest.mark.parametrize("mixed", [{}, MIXED, {"resized_crop": 0.5, "cutout": 4}])
