@@ -14,6 +14,10 @@ from typing import Any, TypeVar
 import torch
 from rich.table import Table
 
+from nas.dist import set_cuda_flags
+from nas.errors import require
+from nas.settings import BenchSettings, TrainSettings
+
 CALLS_A_TURN, CALLS_ON_A_GPU = 2, 10
 K = TypeVar("K")
 
@@ -56,16 +60,30 @@ def times_in_turn(variants: Mapping[K, Callable[[], object]], rounds: int, calls
         for name in names[shift:] + names[:shift]:
             call = variants[name]
             call()
-            _wait()
+            wait()
             started = perf_counter()
             for _ in range(calls):
                 call()
-            _wait()
+            wait()
             times[name].append((perf_counter() - started) / calls)
     return times
 
 
-def _wait() -> None:
+def device_of(settings: BenchSettings) -> torch.device:
+    """Where to measure, with the flags of a run with default settings.
+
+    Raises:
+        SettingError: there is no GPU, and one is asked for.
+    """
+    device = torch.device(settings.device)
+    ok = device.type == "cpu" or torch.cuda.is_available()
+    require(ok, "device", settings.device, "there is none on this machine", "write device=cpu")
+    set_cuda_flags(device, TrainSettings())
+    return device
+
+
+def wait() -> None:
+    """Until a GPU, if this process uses one, has done what it was told."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
 

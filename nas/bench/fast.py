@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import chain, cycle
 from time import perf_counter
@@ -18,12 +18,20 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from nas.bench.compare import Ratio, Row, measured, ratio_of, ratio_table, times_in_turn
-from nas.bench.gating import RESNET18, SGD, Call, random_batch, stock_step
+from nas.bench.compare import Ratio, Row, device_of, measured, ratio_of, ratio_table, times_in_turn, wait
+from nas.bench.gating import CPU, RESNET18, SGD, Call, random_batch, stock_step
 from nas.data import Batch
 from nas.data.ordered import memory_format
 from nas.dist import autocast
-from nas.settings import CellSettings, ChainSettings, SpaceSettings, TrainSettings, TwoBranchSettings, Way
+from nas.settings import (
+    BenchSettings,
+    CellSettings,
+    ChainSettings,
+    SpaceSettings,
+    TrainSettings,
+    TwoBranchSettings,
+    Way,
+)
 from nas.space import Architecture, SearchSpace, build_space, extract
 from nas.train import GatedOptimizer, Loss, TrainStep
 from nas.train.fast import Trial, fastest
@@ -59,6 +67,7 @@ class Network:
         slow: as a whole it takes minutes to compile, and is compiled in one memory format alone.
         brief: leave out bf16, all threads, and what ``train.fast=auto`` takes.
         bar: of the compiled gated step / the compiled stand-alone step.
+        device: where.
     """
 
     settings: SpaceSettings
@@ -68,11 +77,20 @@ class Network:
     slow: bool = False
     brief: bool = False
     bar: float | None = 1.05
+    device: torch.device = CPU
 
     @cached_property
     def space(self) -> SearchSpace:
         """Its architectures."""
         return build_space(self.settings, 3, self.side, 10)
+
+    def supernet(self) -> nn.Module:
+        """A new one."""
+        return self.space.supernet().to(self.device)
+
+    def batch(self) -> Batch:
+        """Noise."""
+        return random_batch(self.images, self.side, device=self.device)
 
     def paths(self, number: int) -> list[Architecture]:
         """Some of them: two have no branch in common, and as many as there are choices have each branch once."""
@@ -96,10 +114,10 @@ COMPILING = "seconds that compiling all branches takes"
 def steps_of(network: Network, ways: Mapping[str, Way]) -> dict[tuple[str, str], Call]:
     """The steps of a network in some ways, on two paths in turn: of the supernet, and of the networks extracted."""
     paths, found = network.paths(PATHS), dict[tuple[str, str], Call]()
-    x, y = random_batch(network.images, network.side)
+    x, y = network.batch()
     for name, way in ways.items():
         form, compiles = memory_format(way.channels_last), way.compile == "branches"
-        supernet, batch = network.space.supernet().to(memory_format=form), (x.contiguous(memory_format=form), y)
+        supernet, batch = network.supernet().to(memory_format=form), (x.contiguous(memory_format=form), y)
         if not (network.slow and name == COMPILED):
             alone = [_alone(extract(supernet, path), batch, way) for path in paths]
             found[name, ALONE] = _in_turn(alone)
@@ -154,7 +172,8 @@ def section(name: str, network: Network, rounds: int) -> Iterator[Row]:
         yield Row(name, "train.fast=auto / the fastest way by hand", {GATED: ratio}, {GATED: 1.03})
         many, eager = os.cpu_count() or 1, {side: steps[EAGER, side] for side in (ALONE, GATED)}
         late = steps_of(network, SLOW)
-        late |= {(f"{EAGER}, {many} threads", side): _on(many, call) for side, call in eager.items()}
+        if network.device.type == "cpu":
+            late |= {(f"{EAGER}, {many} threads", side): _on(many, call) for side, call in eager.items()}
         late |= {(EAGER, side): call for side, call in eager.items()}
         times = times_in_turn(late, max(3, rounds // (10 * network.share)), PATHS)
         yield from (_row(name, way, times) for way in dict.fromkeys(way for way, _ in late) if way != EAGER)
@@ -169,20 +188,20 @@ def _row(name: str, way: str, times: Times, bar: float | None = None) -> Row:
 
 def chosen(network: Network) -> list[str]:
     """The ways that ``train.fast=auto`` takes, asked a few times."""
-    train, batch = TrainSettings(threads=torch.get_num_threads()), random_batch(network.images, network.side)
+    train, batch = TrainSettings(threads=torch.get_num_threads()), network.batch()
     found = []
     for _ in range(CHOSEN):
-        way, _ = fastest(train, Trial(network.space.supernet(), batch, network.paths(PATHS), Loss()), LONG)
+        way, _ = fastest(train, Trial(network.supernet(), batch, network.paths(PATHS), Loss()), LONG)
         found.append(next(name for name, other in WAYS.items() if other == way))
     return found
 
 
-def compiling(name: str, threads: int) -> Iterator[Row]:
+def compiling(name: str, settings: BenchSettings) -> Iterator[Row]:
     """How long compiling takes in a fresh process, with nothing on the disk and with what the first one has left."""
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": folder}
         for what in ("nothing on the disk", "once more"):
-            command = [sys.executable, "-m", "nas.bench.fast", name, str(threads)]
+            command = [sys.executable, "-m", "nas.bench.fast", name, str(settings.threads), settings.device]
             done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
             seconds = float(done.stdout)
             ratio = Ratio(seconds, seconds, seconds, 1, 1000 * seconds)
@@ -192,29 +211,34 @@ def compiling(name: str, threads: int) -> Iterator[Row]:
 def main() -> None:
     """Print the seconds of one process."""
     torch.set_num_threads(int(sys.argv[2]))
-    network = NETWORKS[sys.argv[1]]
-    supernet, batch = network.space.supernet(), random_batch(network.images, network.side)
+    network = replace(NETWORKS[sys.argv[1]], device=torch.device(sys.argv[3]))
+    supernet, batch = network.supernet(), network.batch()
     step = TrainStep(supernet, GatedOptimizer(supernet, SGD))
     compile_branches(supernet)
     marks = [perf_counter()]
     for _ in range(2):
         for path in network.paths(max(len(slot.choices) for slot in network.space.slots)):
             step(batch, (path,), SGD.lr)
+        wait()
         marks.append(perf_counter())
     print(2 * marks[1] - marks[0] - marks[2])
 
 
-def fast_suite(rounds: int, threads: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Measure everything and return plain data; ``say`` is called with what comes next."""
-    rows = list[Row]()
+def fast_suite(settings: BenchSettings, say: Callable[[str], None]) -> dict[str, Any]:
+    """Measure everything and return plain data; ``say`` is called with what comes next.
+
+    Raises:
+        SettingError: there is no GPU, and one is asked for.
+    """
+    rows, device = list[Row](), device_of(settings)
     for name, network in NETWORKS.items():
         say(name)
-        rows += section(name, network, rounds)
+        rows += section(name, replace(network, device=device), settings.rounds)
     for name, network in NETWORKS.items():
         if network.bar is not None:
             say(f"compiling, {name}")
-            rows += compiling(name, threads)
-    return measured("fast", rounds, rows, columns=COLUMNS)
+            rows += compiling(name, settings)
+    return measured("fast", settings.rounds, rows, columns=COLUMNS)
 
 
 def fast_table(result: dict[str, Any]) -> Table:

@@ -9,10 +9,8 @@ import torch
 from rich.table import Table
 
 from nas.bench import gating, loop
-from nas.bench.compare import Ratio, Row, by_number, measured, ratio_table
-from nas.dist import set_cuda_flags
-from nas.errors import require
-from nas.settings import BenchSettings, ChainSettings, LearnedGateSettings, TrainSettings, TwoBranchSettings
+from nas.bench.compare import Ratio, Row, by_number, device_of, measured, ratio_table
+from nas.settings import BenchSettings, ChainSettings, LearnedGateSettings, TwoBranchSettings
 
 BRANCHES = (2, 4, 8, 32, 128)
 LEARNED = LearnedGateSettings()
@@ -26,10 +24,7 @@ def gating_suite(settings: BenchSettings, say: Callable[[str], None]) -> dict[st
     Raises:
         SettingError: there is no GPU, and one is asked for.
     """
-    rounds, device = settings.rounds, torch.device(settings.device)
-    ok = device.type == "cpu" or torch.cuda.is_available()
-    require(ok, "device", settings.device, "there is none on this machine", "write device=cpu")
-    set_cuda_flags(device, TrainSettings())
+    rounds, device = settings.rounds, device_of(settings)
 
     def measure(network: str, cost: Cost, branches: tuple[int, ...]) -> Found:
         found = {}

@@ -46,7 +46,9 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SettingError, match=r"^device=cuda: there is none on this machine; write device=cpu$"):
         gating_suite(BenchSettings(device="cuda"), lambda what: None)
-    with pytest.raises(SettingError, match=r"^device=cuda: is for suite=gating; add suite=gating, or leave it out$"):
+    with pytest.raises(
+        SettingError, match=r"^device=cuda: is for suite=gating and suite=fast; add suite=gating, or leave it out$"
+    ):
         BenchSettings(suite="jac", device="cuda")
 
 

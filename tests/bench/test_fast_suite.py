@@ -32,7 +32,7 @@ def test_paths_have_no_branch_in_common_and_all_have_each():
 def test_the_fast_suite_measures_and_prints_every_row(monkeypatch):
     monkeypatch.setattr(fast, "WAYS", EAGER)
     monkeypatch.setattr(fast, "NETWORKS", {"tiny": TINY})
-    monkeypatch.setattr(fast, "compiling", lambda name, threads: [])
+    monkeypatch.setattr(fast, "compiling", lambda name, settings: [])
     times = {key: [1.0 if key[0] == fast.EAGER else 0.5] * 3 for key in fast.steps_of(TINY, EAGER | fast.SLOW)}
     times |= {(f"eager, {fast.os.cpu_count()} threads", side): [2.0] * 3 for side in (fast.ALONE, fast.GATED)}
     monkeypatch.setattr(fast, "times_in_turn", lambda steps, rounds, calls: {key: times[key] for key in steps})
