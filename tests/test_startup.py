@@ -21,10 +21,15 @@ SLOW = {
 }
 RUN = """
 import sys
-from nas.cli.train import main
-main()
-import nas.score, nas.search, nas.rank, nas.export
-print(*sys.modules, file=sys.stderr)
+from nas.cli import score, search, train
+train.main()
+sys.argv[1:] = "data=digits", "architectures=1", "proxies=[naswot]", "threads=1", "run=tiny"
+score.main()
+import nas.export, nas.rank, nas.search
+nas.search.Evaluator.__call__ = lambda *_: sys.exit(print(*sys.modules, file=sys.stderr))
+sys.argv[1:] = "checkpoint=outputs/train/tiny", "search.sampler=random", "search.objectives=[loss,parameters]"
+sys.argv += "search.threads=1", "search.trials=2"
+search.main()
 """
 WORDS = (
     "data=digits",
@@ -37,10 +42,11 @@ WORDS = (
 )
 
 
-def test_a_run_imports_only_what_it_uses(tmp_path):
+def test_commands_import_only_what_they_use(tmp_path):
+    """A training and a scoring to their ends, a search up to its first evaluation."""
     environment = os.environ | {"PYTHONPATH": str(Path(nas.__file__).parents[1])}
     command = [sys.executable, "-c", RUN, *WORDS, "optimizer=adamw", "gate=learned", "train.ema_decay=0.9"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     loaded = set(done.stderr.split())
-    assert {"torch", "nas.train.run", "nas.search.study", "nas.rank.predictions"} <= loaded
+    assert {"torch", "nas.train.run", "nas.search.study", "nas.score.scoring", "nas.rank.predictions"} <= loaded
     assert not SLOW & loaded

@@ -201,11 +201,12 @@ class Tracker:
     def image(self, step: int, last: bool = False) -> None:
         """Write images of the supernet, with shares and the last evaluation's accuracies, and of its choices.
 
-        They are written after the evaluations number 1, 2, 4, 8, ... and after the ``last`` one: TensorBoard shows ten
-        images of a tag, and drawing one takes as long as a few hundred small steps.
+        They are written after the evaluations number 1, 4, 16, 64, ... and after the ``last`` one: TensorBoard shows
+        ten images of a tag, and drawing one takes as long as a few hundred small steps.
         """
-        is_power_of_two = self._evaluations & (self._evaluations - 1) == 0
-        if self.writer.take_images and (last or is_power_of_two):
+        number = self._evaluations
+        is_power_of_four = number & (number - 1) == 0 and number.bit_length() % 2 == 1
+        if self.writer.take_images and (last or is_power_of_four):
             lines = self.writer.lines()
             drawn = draw_run(self.slots, self.shares(), self._accuracies, self._evaluated, lines)
             for tag, png in drawn.items():

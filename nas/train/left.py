@@ -37,7 +37,7 @@ def time_left(run: Run) -> TimeLeft:
 
     def images_left(step: int) -> int:
         done, last = step // due.steps, step // due.steps + due.left(step)
-        powers = sum(done < 2**k < last for k in range(last.bit_length()))
+        powers = sum(done < 4**k < last for k in range(last.bit_length()))
         return powers + 1 if run.tracker.writer.take_images else 0
 
     return TimeLeft(
