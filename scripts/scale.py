@@ -1,14 +1,22 @@
 """What a gated step costs on 1, 2 and 4 processes here, against the model of it; and what the model says of clusters.
 
-    python scripts/scale.py --rounds 30
+    python scripts/scale.py --rounds 30 --out FOLDER
+    python scripts/scale.py --rounds 30 --wide [--link 5gbit]
 
-Prints the tables of docs/processes.md. The last one is on paper: nothing of it was measured.
+Prints the tables of docs/processes.md, and writes them to FOLDER for ``scripts/docs_figures.py --take``. The last ones
+are on paper: nothing of them was measured. ``--wide`` measures a network of 19 MB instead, with its gradients summed
+while the backward pass runs and at its end; ``--link`` gives the processes a network of their own (Linux: unshare, tc
+of iproute2) whose loopback passes so much for all of them.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import os
+import sys
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -16,12 +24,16 @@ from rich.table import Table
 from nas.bench.compare import machine
 from nas.bench.dist import CHOICES, GATED, UNUSED
 from nas.bench.scale import (
+    AT_THE_END,
     COMPUTE,
+    WIDTH,
+    Link,
     Network,
     eight_slots,
     gated_ms,
     measure_link,
     measure_step,
+    measure_wide,
     tree,
     union_share,
     unused_ms,
@@ -32,7 +44,10 @@ PAPER_RANKS = (8, 64, 1024)
 # A supernet of a mobile network: 6.4 M parameters open in float32, three quarters of them in 20 slots of K branches of
 # 6 tensors each, 100 ms of forward and backward a step; ours is not run at this size anywhere.
 OPEN_BYTES, SLOTS_SHARE, SLOTS, TENSORS, COMPUTE_MS = 25.6e6, 0.75, 20, 6, 100.0
-LINKS = {"400 Gbit/s a GPU, 10 us a hop": (0.01, 45e6), "10 Gbit/s a GPU, 30 us a hop": (0.03, 1.2e6)}
+LINKS = {
+    "scale_400g": ("400 Gbit/s a GPU, 10 us a hop", 0.01, 45e6),
+    "scale_10g": ("10 Gbit/s a GPU, 30 us a hop", 0.03, 1.2e6),
+}
 
 
 def paper_network(choices: int) -> Network:
@@ -49,17 +64,67 @@ def table(title: str, *columns: str) -> Table:
     return shown
 
 
+def rows_of(shown: Table) -> dict[str, list[object]]:
+    """A table as docs/data/ keeps it."""
+    rows = zip(*(column.cells for column in shown.columns), strict=True)
+    return {"columns": [str(column.header) for column in shown.columns], "rows": [list(row) for row in rows]}
+
+
+def off(model: float, measured: float) -> list[str]:
+    """Cells: the measurement, the model, and how far the model is off."""
+    return [f"{measured:.1f}", f"{model:.1f}", f"{model / measured - 1:+.0%}"]
+
+
+def wide(links: dict[int, Link], rounds: int) -> Table:
+    """The network of 19 MB: both ways of summing, and the model of both."""
+    title = "Steps of 8 slots with 19 MB of gradients in ms, measured and by the model"
+    shown = table(title, "processes", "compute", "at the end", "model", "off", "overlapping", "model", "off", "ratio")
+    network = eight_slots(2, WIDTH)
+    for ranks in RANKS:
+        ms, link = measure_wide(ranks, rounds), links.get(ranks)
+        cells = off(gated_ms(ms[COMPUTE], network, link, math.inf), ms[AT_THE_END])
+        cells += off(gated_ms(ms[COMPUTE], network, link), ms[GATED])
+        shown.add_row(str(ranks), f"{ms[COMPUTE]:.1f}", *cells, f"{ms[GATED] / ms[AT_THE_END]:.2f}")
+    return shown
+
+
+def on_a_link(rate: str) -> None:
+    """Begin again in a network of this process's own, whose loopback passes ``rate``."""
+    shaped = f"ip link set lo up && tc qdisc add dev lo root tbf rate {rate} burst 256kb latency 200ms"
+    command = [sys.executable, *sys.argv, "--link", ""]
+    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo"}
+    os.execvpe("unshare", ["unshare", "-rn", "sh", "-c", f'{shaped} && exec "$@"', "sh", *command], environment)
+
+
 def main() -> None:
     """Measure, compare, extrapolate, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=30, help="timed rounds of each measurement")
-    rounds = parser.parse_args().rounds
-    out = Console(width=120)
+    parser.add_argument("--out", type=Path, help="folder for the tables as JSON")
+    parser.add_argument("--wide", action="store_true", help="the network of 19 MB, and nothing else")
+    parser.add_argument("--link", default="", help="a rate as tc writes it, 5gbit for example")
+    asked = parser.parse_args()
+    if asked.link:
+        on_a_link(asked.link)
+    rounds, out = asked.rounds, Console(width=120)
+
+    def show(name: str, shown: Table) -> None:
+        out.print(shown)
+        if asked.out:
+            asked.out.mkdir(parents=True, exist_ok=True)
+            (asked.out / f"{name}.json").write_text(json.dumps(rows_of(shown)))
+
     links = {ranks: measure_link(ranks, rounds) for ranks in RANKS if ranks > 1}
-    shown = table("Links, measured", "processes", "latency ms", "MB/s")
+    shown = table("Links, measured", "processes", "latency ms", "MB/s", "core")
     for ranks, link in links.items():
-        shown.add_row(str(ranks), f"{link.latency_ms:.2f}", f"{link.bytes_per_ms / 1000:,.0f}")
-    out.print(shown)
+        shown.add_row(str(ranks), f"{link.latency_ms:.2f}", f"{link.bytes_per_ms / 1000:,.0f}", f"{link.core:.0%}")
+    show("scale_wide_links" if asked.wide else "scale_links", shown)
+    about = machine()
+    measured_on = f"{about['cpu']}; {os.cpu_count()} cores; torch {about['torch']}; medians of {rounds}"
+    if asked.wide:
+        show("scale_wide", wide(links, rounds))
+        out.print(measured_on, highlight=False)
+        return
 
     found = {(ranks, k): measure_step(ranks, k, rounds) for ranks in RANKS for k in CHOICES}
     # What looking for unused parameters takes is fitted once, on one process, where nothing is sent.
@@ -70,27 +135,24 @@ def main() -> None:
     for (ranks, k), ms in found.items():
         network, link = eight_slots(k), links.get(ranks)
         ours, theirs = gated_ms(ms[COMPUTE], network, link), unused_ms(ms[COMPUTE], network, link, search_ms)
-        cells = [f"{ms[GATED]:.1f}", f"{ours:.1f}", f"{ours / ms[GATED] - 1:+.0%}"]
-        cells += [f"{ms[UNUSED]:.1f}", f"{theirs:.1f}", f"{theirs / ms[UNUSED] - 1:+.0%}"]
-        shown.add_row(str(ranks), str(k), f"{ms[COMPUTE]:.1f}", *cells)
-    out.print(shown)
-    about = machine()
-    out.print(f"{about['cpu']}; {os.cpu_count()} cores; torch {about['torch']}; medians of {rounds}", highlight=False)
+        shown.add_row(str(ranks), str(k), f"{ms[COMPUTE]:.1f}", *off(ours, ms[GATED]), *off(theirs, ms[UNUSED]))
+    show("scale_steps", shown)
+    out.print(measured_on, highlight=False)
 
-    for name, (hop_ms, bytes_per_ms) in LINKS.items():
-        title = f"On paper: {COMPUTE_MS:.0f} ms of compute, {OPEN_BYTES / 1e6:.1f} MB open; {name}"
+    for name, (speed, hop_ms, bytes_per_ms) in LINKS.items():
+        title = f"On paper: {COMPUTE_MS:.0f} ms of compute, {OPEN_BYTES / 1e6:.1f} MB open; {speed}"
         shown = table(title, "GPUs", "K", "gated ms", "own paths ms", "find_unused ms", "its sum hidden ms")
         for ranks in PAPER_RANKS:
             link = tree(ranks, hop_ms, bytes_per_ms)
             for k in CHOICES:
                 network = paper_network(k)
                 union = network.all_bytes - OPEN_BYTES * SLOTS_SHARE * k * (1 - union_share(k, ranks))
-                own = gated_ms(COMPUTE_MS, Network(union, network.all_bytes, network.tensors), link)
+                own = gated_ms(COMPUTE_MS, Network(union, network.all_bytes, network.tensors), link, math.inf)
                 theirs = unused_ms(COMPUTE_MS, network, link, search_ms)
                 hidden = max(COMPUTE_MS, COMPUTE_MS / 3 + link.sum_ms(network.all_bytes)) + network.tensors * search_ms
                 cells = (gated_ms(COMPUTE_MS, network, link), own, theirs, hidden)
                 shown.add_row(f"{ranks:,}", str(k), *(f"{ms:,.0f}" for ms in cells))
-        out.print(shown)
+        show(name, shown)
 
 
 if __name__ == "__main__":

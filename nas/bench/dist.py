@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nas.bench.compare import Ratio, Row, by_number, interleave, measured, ratio_table
@@ -23,6 +23,7 @@ from nas.cost.allocator import keep_freed_memory
 from nas.dist import GradientExchange, World
 from nas.gate import UniformGate
 from nas.settings import DistSettings
+from nas.space import SearchSpace
 from nas.train import GatedOptimizer, TrainStep
 
 RANKS, BATCH, SIDE = 2, 16, 16
@@ -66,8 +67,8 @@ def steps(world: World, choices: int) -> dict[str, Call]:
     calls: dict[str, Call] = {
         DDP: stock_step(lean, lambda: lean(x), y),
         WITH_BUFFERS: stock_step(usual, lambda: usual(x), y),
-        GATED: gated_step(world, choices, "same"),
-        OWN: gated_step(world, choices, "own"),
+        GATED: gated_step(world, space, x, y, "same"),
+        OWN: gated_step(world, space, x, y, "own"),
     }
     gate, number = UniformGate(space, 0), iter(range(10**9))
     whole = _ddp(space.supernet(), find_unused_parameters=True)
@@ -82,13 +83,18 @@ def _ddp(network: nn.Module, find_unused_parameters: bool = False) -> Distribute
         return DistributedDataParallel(network, broadcast_buffers=False, find_unused_parameters=find_unused_parameters)
 
 
-def gated_step(world: World, choices: int, paths: str) -> Call:
+def gated_step(
+    world: World,
+    space: SearchSpace,
+    x: Tensor,
+    y: Tensor,
+    paths: str,
+    exchange: type[GradientExchange] = GradientExchange,
+) -> Call:
     """Our step: forward, backward, the sum over the processes, update; on new paths in every step."""
-    x, y = random_batch(BATCH, SIDE)
-    space = slots_space(choices)
     supernet, gate, number = space.supernet(), UniformGate(space, 0), iter(range(10**9))
     optimizer = GatedOptimizer(supernet, SGD)
-    train_step = TrainStep(supernet, optimizer, exchange=GradientExchange(world, optimizer, DistSettings(paths=paths)))
+    train_step = TrainStep(supernet, optimizer, exchange=exchange(world, optimizer, DistSettings(paths=paths)))
 
     def step() -> object:
         n = next(number)

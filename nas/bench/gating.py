@@ -158,10 +158,10 @@ def standalone_slots() -> nn.Module:
     return nn.Sequential(conv_bn_relu(3, 16, 3), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
 
 
-def slots_space(choices: int) -> SearchSpace:
-    """8 slots of ``choices`` x conv3x3-BN-ReLU, 16 channels."""
+def slots_space(choices: int, width: int = 16) -> SearchSpace:
+    """8 slots of ``choices`` x conv3x3-BN-ReLU."""
     candidates = ["conv3"] * choices
-    return build_space(ChainSettings(widths=[16], depths=[8], strides=[1], stem_stride=1, candidates=candidates))
+    return build_space(ChainSettings(widths=[width], depths=[8], strides=[1], stem_stride=1, candidates=candidates))
 
 
 def eight_slots(choices: int, rounds: int, device: torch.device = CPU) -> dict[str, Ratio]:

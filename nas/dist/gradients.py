@@ -14,9 +14,6 @@ from nas.dist.world import SINGLE, World, by_dtype
 from nas.settings import DistSettings
 from nas.space import Architecture
 
-MESSAGE_BYTES = 2**22
-"""From this size on a message leaves before the backward pass has ended; docs/processes.md tells how it was chosen."""
-
 
 class UsedParameters(Protocol):
     """What an exchange asks of an optimizer, see :class:`nas.train.GatedOptimizer`."""
@@ -56,7 +53,7 @@ class GradientExchange(NoExchange):
     have the size of the open branches, whatever else the supernet holds.
 
     The graph of a loss tells which gradients its backward pass will bring. In the reverse order of the network's
-    parameters they are parted into messages of :data:`MESSAGE_BYTES`, each of which leaves when its gradients are there
+    parameters they are parted into messages of :attr:`message_bytes`, each of which leaves when its gradients are there
     and the messages before it have left. What does not fill a message, in a small network everything, travels at the
     end with the figures; so does a gradient that has come unforeseen, or once more after its message had left, and a
     message of which one has not come. So the messages follow from what a step uses alone: neither from earlier steps,
@@ -75,6 +72,9 @@ class GradientExchange(NoExchange):
         settings: whether the paths are the same, and how often the processes compare what they do.
     """
 
+    message_bytes: float = 2**22
+    """From this size on a message leaves before the backward pass has ended; chosen by ``scripts/scale.py --wide``."""
+
     def __init__(self, world: World, optimizer: UsedParameters, settings: DistSettings) -> None:
         self.world, self.optimizer, self.settings = world, optimizer, settings
         self._place: dict[Tensor, int] = {parameter: place for place, parameter in enumerate(optimizer.parameters)}
@@ -83,7 +83,7 @@ class GradientExchange(NoExchange):
         self._awaited: set[Tensor] = set()
         self._sums: dict[Tensor, Tensor] = {}  # what .grad will be, where it is on its way
         self._waits: list[Callable[[], None]] = []
-        self._overlaps = self._same and sum(map(size, optimizer.parameters)) > MESSAGE_BYTES
+        self._overlaps = self._same and sum(map(size, optimizer.parameters)) > self.message_bytes
         if self._overlaps:
             for parameter in optimizer.parameters:
                 parameter.register_post_accumulate_grad_hook(self._arrived)
@@ -112,7 +112,7 @@ class GradientExchange(NoExchange):
             parameter = self.optimizer.parameters[place]
             filling.setdefault(parameter.dtype, []).append(parameter)
             filled[parameter.dtype] += size(parameter)
-            if filled[parameter.dtype] >= MESSAGE_BYTES:
+            if filled[parameter.dtype] >= self.message_bytes:
                 self._messages.append(filling.pop(parameter.dtype))
                 del filled[parameter.dtype]
         self._send_what_is_there()

@@ -32,7 +32,7 @@ def test_variants_train_and_stand_alone_ones_alike(tmp_path):
 def moved(world):
     gating.SGD.lr = dist.SGD.lr = 0.1
     torch.manual_seed(0)
-    step = dist.gated_step(world, 2, "same")
+    step = dist.gated_step(world, gating.slots_space(2), *gating.random_batch(dist.BATCH, dist.SIDE), "same")
     before = step().loss
     for _ in range(20):
         last = step().loss
@@ -87,6 +87,10 @@ def failing(world):
 def test_the_models_parts_add_up():
     network, link = scale.Network(open_bytes=1000, all_bytes=9000, tensors=50), scale.Link(0.5, bytes_per_ms=1000)
     assert [scale.gated_ms(10, network, one) for one in (None, link)] == [10, 11.5]
+    # Two thirds of 12 ms, the backward pass, beside the 10.5 ms of all but the last message; with a core, and without.
+    for core, step_ms in ((0.0, 4 + 10.5 + 2.5), (0.5, 4 + 8 + 5.25 + 2.5)):
+        slow = scale.Link(0.5, bytes_per_ms=100, core=core)
+        assert scale.gated_ms(12, scale.Network(1200, 0, 0), slow, message_bytes=200) == pytest.approx(step_ms)
     assert [scale.unused_ms(10, network, one, 0.1) for one in (None, link)] == [15, 24.5]
     for choices, ranks, share in ((2, 1, 0.5), (2, 2, 0.75), (1, 7, 1), (32, 1, 1 / 32)):
         assert scale.union_share(choices, ranks) == pytest.approx(share)

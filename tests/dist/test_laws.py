@@ -10,10 +10,9 @@ import torch
 from support.processes import together
 from support.runs import CHAIN, MIXED, assert_same, state_of, tiny
 
-import nas.dist.gradients
 import nas.train.run
 from nas.data import Batches
-from nas.dist import SINGLE
+from nas.dist import SINGLE, GradientExchange
 from nas.settings import (
     AdamWSettings,
     DistSettings,
@@ -107,7 +106,7 @@ def alone(settings, folder):
 
 @pytest.mark.parametrize(("number", "name"), [(2, "sgd"), (2, "adamw-ema-clipped"), (4, "fair"), (2, "learned")])
 def test_n_ranks_train_as_one_process_does(tmp_path, float64, monkeypatch, name, number):
-    monkeypatch.setattr(nas.dist.gradients, "MESSAGE_BYTES", 10_000)  # several leave in the backward pass
+    monkeypatch.setattr(GradientExchange, "message_bytes", 10_000)  # several leave in the backward pass
     settings = tiny(WITHOUT_BATCHNORM[name])
     found = together(number, trained, tmp_path, settings, tmp_path / "together")
     for other in found[1:]:
@@ -168,7 +167,7 @@ def test_two_rank_runs_resume_on_one_or_four(tmp_path, float64):
 
 
 def test_an_interrupted_two_rank_run_goes_on_unchanged(tmp_path, monkeypatch):
-    monkeypatch.setattr(nas.dist.gradients, "MESSAGE_BYTES", 500)
+    monkeypatch.setattr(GradientExchange, "message_bytes", 500)
     settings = tiny(TrainRunSettings(space=CHAIN, gate=LearnedGateSettings(every=3)), save_every=7)
     undisturbed = together(2, trained, tmp_path, settings, tmp_path / "undisturbed")
     together(2, trained, tmp_path, settings, tmp_path / "stopped", 7)

@@ -8,7 +8,6 @@ from support.runs import assert_same
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-import nas.dist.gradients
 from nas.dist import NO_EXCHANGE, GradientExchange, World
 from nas.errors import RankLost
 from nas.settings import ChainSettings, DistSettings, SGDSettings
@@ -30,7 +29,7 @@ def part(world, size=12):
 @pytest.fixture
 def small_messages(monkeypatch):
     """A convolution of the chain, 576 bytes, fills a message."""
-    monkeypatch.setattr(nas.dist.gradients, "MESSAGE_BYTES", 500)
+    monkeypatch.setattr(GradientExchange, "message_bytes", 500)
 
 
 def step_on(world, model):
