@@ -13,6 +13,9 @@ from hashlib import blake2b
 
 import torch
 
+STREAMS = 2
+"""Of what a run draws: raised when the same seed and step give other numbers, so that no run goes on with others."""
+
 
 def derive(seed: int, *place: str | int) -> int:
     """A 63-bit seed for ``place`` under ``seed``; the same on every machine and in every Python."""

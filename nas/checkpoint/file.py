@@ -21,6 +21,7 @@ import nas
 from nas.errors import CheckpointError, NasWarning
 from nas.files import UNFINISHED, write_whole
 from nas.sealed import DTYPES, seal, unseal
+from nas.seeds import STREAMS
 from nas.settings.plain import fits
 
 FORMAT = 2
@@ -95,7 +96,8 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
             before are untouched.
     """
     path = folder / f"step_{step:09d}.safetensors"
-    metadata, tensors = _taken_apart({"format": FORMAT, "versions": versions(), "step": step, **state})
+    about = {"format": FORMAT, "streams": STREAMS, "versions": versions(), "step": step}
+    metadata, tensors = _taken_apart(about | state)
     try:
         content = seal(metadata, tensors)
         for unfinished in folder.glob("step_*" + UNFINISHED):  # of a process that was killed

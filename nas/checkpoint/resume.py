@@ -8,6 +8,7 @@ from typing import Any
 
 from nas.checkpoint.initial import Initial, initial_of
 from nas.errors import CheckpointError, SettingError
+from nas.seeds import STREAMS
 from nas.settings import TrainRunSettings, train_settings
 from nas.settings.plain import differences
 from nas.settings.rules import AUTO
@@ -56,13 +57,17 @@ def _check_same_run(folder: Path, state: dict[str, Any], settings: TrainRunSetti
     Whether it may have another length alone is decided where the schedule is known (``nas/train/schedule.py``).
 
     Raises:
-        CheckpointError: they differ; it names each setting that does.
+        CheckpointError: they differ, and it names each setting that does; or its version drew other batches.
     """
+    wrote, remedy = state["versions"].get("gated-nas"), "take another run=NAME, or the version it was begun with"
+    if (drawn := state.get("streams", 1)) != STREAMS:  # the version before the first that says so
+        rule = f"was begun by gated-nas {wrote}, which drew other batches (streams {drawn}, this version has {STREAMS})"
+        raise CheckpointError("run", folder, rule, remedy)
     try:
         before = comparable(train_settings(state["settings"]))  # an older version may not have had all of them
     except SettingError as error:
-        rule = f"was begun by gated-nas {state['versions'].get('gated-nas')}: {error.key}={error.value} {error.rule}"
-        raise CheckpointError("run", folder, rule, "take another run=NAME, or the version it was begun with") from None
+        rule = f"was begun by gated-nas {wrote}: {error.key}={error.value} {error.rule}"
+        raise CheckpointError("run", folder, rule, remedy) from None
     before["train"] |= dict.fromkeys(state.get("left_open", []), AUTO)  # as it was given, not what was then chosen
     began = {"initial weights": state["initial"]}
     changed = differences({**before, **began}, {**comparable(settings), "initial weights": origin})

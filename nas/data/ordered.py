@@ -40,8 +40,7 @@ class Ordered(Sequence[Batch]):
         channels_last: bool = False,
     ) -> None:
         self._images, self._size, self._device = images.to(device), batch_size, device
-        self._shift, self._scale = shift_and_scale(mean, std, device)
-        self._format = memory_format(channels_last)
+        self._how = *shift_and_scale(mean, std, device), channels_last
         self._keeps, self._kept = 4 * len(images) * prod(images.shape) <= KEPT_BYTES, dict[int, Batch]()
 
     def __len__(self) -> int:
@@ -58,9 +57,9 @@ class Ordered(Sequence[Batch]):
         if number in self._kept:
             return self._kept[number]
         index = self._index(number)
-        x = to_device(self._images.take(index), self._device).float().sub_(self._shift).mul_(self._scale)
+        x = normalised(to_device(self._images.take(index), self._device), *self._how)
         self._images.expect(self._index(number + 1))
-        batch = x.contiguous(memory_format=self._format), to_device(self._images.labels[index], self._device)
+        batch = x, to_device(self._images.labels[index], self._device)
         if self._keeps:
             self._kept[number] = batch
         return batch
@@ -93,3 +92,15 @@ def shift_and_scale(mean: Tensor, std: Tensor, device: torch.device | str) -> tu
 def memory_format(channels_last: bool) -> torch.memory_format:
     """``torch.channels_last``, or the usual one."""
     return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def normalised(pixels: Tensor, shift: Tensor, scale: Tensor, channels_last: bool) -> Tensor:
+    """``(pixels - shift) * scale`` of 0 to 255, ``(B, C, H, W)``: a new float32 tensor, in that memory format."""
+    x = torch.empty_like(pixels, dtype=torch.float32, memory_format=memory_format(channels_last))
+    if not channels_last:
+        return x.copy_(pixels).sub_(shift).mul_(scale)
+    for into, channel in zip(x.unbind(1), pixels.unbind(1), strict=True):  # half the time of all at once
+        into.copy_(channel)
+    shift, scale = (each.flatten().repeat(x.shape[3]) for each in (shift, scale))  # whole rows: a third of the time
+    x.permute(0, 2, 3, 1).flatten(2).sub_(shift).mul_(scale)
+    return x

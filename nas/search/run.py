@@ -23,6 +23,7 @@ from nas.search.report import write_report
 from nas.search.study import Study
 from nas.search.target import SearchTarget
 from nas.search.trained.rungs import Halving
+from nas.seeds import STREAMS
 from nas.settings import SearchRunSettings
 from nas.signals import Interrupted, stop_signals
 from nas.space import SearchSpace
@@ -93,6 +94,8 @@ class Search:
         how["recalibrate"] = self.target.recalibrates(how["recalibrate"])
         how["features"] = features_of(self.settings.search, self.target.trained is not None)
         how["sum"] = beyond  # the sum itself is derived
+        if self.stages is not None or any(n.endswith("_tuned") for n in (*how["objectives"], *how["limit"], *beyond)):
+            how["streams"] = STREAMS  # batches are drawn
         return {**self.target.definition(), "seed": self.settings.seed, "search": how}
 
     def remarks(self) -> list[str]:

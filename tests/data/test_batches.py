@@ -1,10 +1,14 @@
+import re
+
 import pytest
 import torch
 from support.plugins import augment as mix
 from support.runs import MIXED
+from torch.utils._pytree import tree_leaves
 
 from nas.data import Batches, ImageSet, Ordered, unnormalise
-from nas.data.augment.crops import windows
+from nas.data.augment.crops import Frame
+from nas.eager import EagerDispatchMode
 from nas.errors import DataError, SettingError
 from nas.seeds import derive, generator
 from nas.settings import DataSettings
@@ -29,14 +33,19 @@ def batches(images: ImageSet, seed: int = SEED, batch_size: int = BATCH, stream:
 def slow_batch(images: ImageSet, settings: DataSettings, step: int) -> tuple[torch.Tensor, torch.Tensor]:
     """One image at a time, as one would say it; the draws are those that Batches documents."""
     epoch, place = divmod(step, COUNT // BATCH)
-    index = torch.randperm(COUNT, generator=generator(SEED, "train", "shuffle", epoch)).tolist()
-    index = index[place * BATCH : (place + 1) * BATCH]
-    draws = generator(SEED, "train", "augment", step)
-    p, s = settings.crop, settings.cutout
-    down, right = torch.randint(2 * p + 1, (2, BATCH), generator=draws).tolist() if p else ([0] * BATCH, [0] * BATCH)
-    mirrored = torch.randint(2, (BATCH,), generator=draws).tolist() if settings.flip else [0] * BATCH
-    middle_y = torch.randint(SIDE, (BATCH,), generator=draws).tolist() if s else None
-    middle_x = torch.randint(SIDE, (BATCH,), generator=draws).tolist() if s else None
+
+    def here(drawn: torch.Tensor) -> list[int]:
+        return drawn[place * BATCH : (place + 1) * BATCH].tolist()
+
+    def draw(kind: str, high: int, times: int = 1) -> list[list[int]]:
+        draws = generator(SEED, "train", kind, epoch)
+        return [here(torch.randint(high, (COUNT // BATCH * BATCH,), generator=draws)) for _ in range(times)]
+
+    index = here(torch.randperm(COUNT, generator=generator(SEED, "train", "shuffle", epoch)))
+    p, s, none = settings.crop, settings.cutout, [0] * BATCH
+    down, right = draw("crop", 2 * p + 1, 2) if p else (none, none)
+    (mirrored,) = draw("flip", 2) if settings.flip else (none,)
+    middle_y, middle_x = draw("cutout", SIDE, 2) if s else (none, none)
     result = torch.empty(BATCH, 3, SIDE, SIDE)
     for row in range(BATCH):
         bordered = torch.zeros(3, SIDE + 2 * p, SIDE + 2 * p, dtype=torch.uint8)
@@ -89,16 +98,54 @@ def test_epochs_show_every_image_once_except_partial_batches(images):
     assert not torch.equal(*epochs)
 
 
+class Watched(EagerDispatchMode):
+    """Notes what is called, and refuses what has tensors of two devices."""
+
+    def __init__(self):
+        super().__init__()
+        self.called = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        devices = {value.device.type for value in tree_leaves((args, kwargs, found)) if isinstance(value, torch.Tensor)}
+        assert len(devices) <= 1, (function, devices)
+        self.called.add(function.__name__)
+        return found
+
+
+CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
+
+
+@pytest.mark.parametrize("device", ["meta", CUDA])
+@pytest.mark.parametrize("how", [{"crop": 2}, {"resized_crop": 0.35}], ids=["crop", "resized"])
+def test_a_step_draws_nothing_and_waits_for_no_copy(images, how, device):
+    settings = DataSettings(name="test", **{**PLAIN, "flip": True, "cutout": 3, **MIXED, **how})
+    made = Batches(images, MEAN, STD, settings, BATCH, SEED, device, channels_last=True)
+    made.batch(0)  # draws its epoch
+    with Watched() as watched:
+        for step in range(1, made.steps_per_epoch):
+            assert made.batch(step)[0].device.type == device
+    assert "index_select.default" in watched.called
+    assert not [name for name in watched.called if re.search("rand|_local_scalar|nonzero", name)]
+    with Watched() as watched:
+        Batches(images, MEAN, STD, settings, BATCH, SEED).batch(0)
+    assert {"randperm.generator", "randint.generator"} <= watched.called
+
+
 def test_another_seed_or_stream_draws_other_numbers(images):
     for other in ({"seed": SEED + 1}, {"stream": "val"}):
         assert not torch.equal(batches(images).batch(0)[0], batches(images, **other).batch(0)[0]), other
 
 
 def test_the_last_images_last_window_stays_inside_memory(images):
-    padded = images.take(torch.arange(COUNT))
-    for side in range(1, SIDE + 1):
-        corners = torch.full((COUNT,), SIDE - side)
-        assert torch.equal(windows(padded, corners, corners, side, side), padded[:, :, SIDE - side :, SIDE - side :])
+    pixels = images.take(torch.arange(COUNT))
+    for border in range(SIDE):
+        frame, far = Frame(COUNT, images.shape, border, torch.device("cpu")), torch.full((COUNT,), 2 * border)
+        found = frame(pixels, 0, frame.corners(far, far, torch.zeros_like(far))[1])
+        left = SIDE - border
+        assert torch.equal(found[:, :, :left, :left], pixels[:, :, border:, border:])
+        assert not found[:, :, left:].any()
+        assert not found[:, :, :, left:].any()
 
 
 def test_ordered_gives_every_image_once_in_order(images):

@@ -34,15 +34,15 @@ def resized_crops(images: Tensor, boxes: Tensor, size: int) -> Tensor:
     No average is taken over what becomes smaller; that matters little for a crop that is at most 8/7 as large.
 
     Args:
-        images: uint8 ``(B, C, H, W)``.
-        boxes: ``(4, B)``, as :func:`draw_boxes` gives them.
+        images: uint8 ``(B, C, H, W)``, on the device of ``boxes``.
+        boxes: ``(4, B)``, as :func:`draw_boxes` gives them; of negative width, from their right side on, they mirror.
         size: side of the square in pixels.
 
     Returns:
-        uint8 ``(B, C, size, size)``, on the device of ``images``.
+        uint8 ``(B, C, size, size)``.
     """
-    steps = (torch.arange(size) + 0.5) / size
-    rows, columns = (2 * (boxes[:2, :, None] + boxes[2:, :, None] * steps) - 1).to(images.device)
+    steps = (torch.arange(size, device=boxes.device) + 0.5) / size
+    rows, columns = 2 * (boxes[:2, :, None] + boxes[2:, :, None] * steps) - 1
     found = images.new_empty(*images.shape[:2], size, size)
     many = max(1, CHUNK // images[0].numel()) if images.device.type == "cpu" else len(images)
     for pixels, x, y, crops in zip(*(whole.split(many) for whole in (images, columns, rows, found)), strict=True):
@@ -51,22 +51,41 @@ def resized_crops(images: Tensor, boxes: Tensor, size: int) -> Tensor:
     return found
 
 
-def windows(padded: Tensor, top: Tensor, left: Tensor, height: int, width: int) -> Tensor:
-    """Of each image in ``padded``, ``(B, C, H, W)``, the window whose upper left corner is at ``top`` and ``left``."""
-    images, channels, _, row = padded.shape
-    plane = padded[0, 0].numel()
-    # Entry i of all windows is the one whose upper left corner is value i; they overlap and take no memory.
-    last = padded.numel() - ((channels - 1) * plane + (height - 1) * row + width)
-    windows = padded.as_strided((last + 1, channels, height, width), (1, plane, row, 1))
-    corners = torch.arange(images) * channels * plane + top * row + left
-    return windows.index_select(0, corners.to(padded.device))
+class Frame:
+    """Moves images over a border of zeros and mirrors them: ``number`` of ``shape``, ``(C, H, W)``, at a time."""
+
+    def __init__(self, number: int, shape: tuple[int, int, int], border: int, device: torch.device) -> None:
+        channels, height, width = shape
+        row, plane = width + 2 * border, (width + 2 * border) * (height + 2 * border)
+        framed = torch.zeros(number, channels, height + 2 * border, row, dtype=torch.uint8, device=device)
+        self._inside = framed[:, :, border : border + height, border : border + width]
+        # Entry i of all windows is the one whose upper left corner is value i; they overlap and take no memory.
+        last = framed.numel() - ((channels - 1) * plane + (height - 1) * row + width)
+        self._windows = framed.as_strided((last + 1, *shape), (1, plane, row, 1))
+        self._border, self._row, self._image = border, row, channels * plane
+
+    def corners(self, down: Tensor, right: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor]:
+        """In which order images are to be given, those that are ``mirrored`` (1, not 0) first, and the windows to take.
+
+        All are int64 ``(..., n)``; ``down`` and ``right`` are a window's upper left corner in an image and its border.
+        """
+        order = mirrored.argsort(dim=-1, descending=True, stable=True)
+        right = right + mirrored * 2 * (self._border - right)  # in the mirror image
+        return order, order.argsort(-1) * self._image + down * self._row + right
+
+    def __call__(self, images: Tensor, mirrored: int, corners: Tensor) -> Tensor:
+        """The windows at ``corners``, uint8 ``(n, C, H, W)``, of such images, the first of which are mirrored."""
+        self._inside[:mirrored].copy_(images[:mirrored].flip(-1))  # a third of the time of mirroring all and choosing
+        self._inside[mirrored:].copy_(images[mirrored:])
+        return self._windows.index_select(0, corners)
 
 
 def erase(x: Tensor, side: int, centres: Tensor) -> None:
     """Set a square of ``side`` pixels around ``centres``, ``(2, B)`` rows and columns, to 0 in each image."""
     top, left = (centres - side // 2)[:, :, None]
-    rows, columns = torch.arange(x.shape[2]), torch.arange(x.shape[3])
-    erased_rows = ((rows >= top) & (rows < top + side)).float()[:, None, :, None]
-    erased_columns = ((columns >= left) & (columns < left + side)).float()[:, None, None, :]
-    # A product with zeros and ones: a tenth of the time of masked_fill_.
-    x.mul_((1 - erased_rows * erased_columns).to(x.device))
+    rows, columns = (torch.arange(length, device=x.device) for length in x.shape[2:])
+    erased_rows = ((rows >= top) & (rows < top + side)).float()[:, :, None]
+    erased_columns = ((columns >= left) & (columns < left + side)).float()[:, None, :]
+    kept = 1 - erased_rows * erased_columns
+    for channel in x.unbind(1):  # in either memory format faster than all channels at once
+        channel.mul_(kept)  # with zeros and ones: a tenth of the time of masked_fill_

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
-from nas.data.augment.policies import POLICIES, augmented, draw
+from nas.data.augment.policies import POLICIES, augmented
 from nas.errors import SettingError, require
 from nas.plugin import load_function
 from nas.settings import DataSettings
@@ -33,14 +35,12 @@ class Augmentation:
             rule = f"knows images of 1 or 3 channels, and these have {channels}"
             require(name in self.own or channels in (1, 3), "data.augment", name, rule, "leave it out")
 
-    def __call__(self, pixels: Tensor, made: Tensor, number: int, draws: torch.Generator, seed: int) -> Tensor:
-        """uint8 ``pixels``, ``(n, C, H, W)``, changed; 0 to 255 in float32.
+    def __call__(self, pixels: Tensor, drawn: Mapping[str, tuple[Tensor, list[list[int]]]], seed: int) -> Tensor:
+        """uint8 ``pixels``, ``(n, C, H, W)``, changed; 0 to 255, in float32 if a function of the user's own came last.
 
         Args:
-            pixels: the images at ``made`` in the batch; all of it, if there are functions of the user's own.
-            made: int64 ``(n,)``.
-            number: images of the whole batch, for all of which policies draw.
-            draws: what policies draw from.
+            pixels: images of the batch; all of it, if there are functions of the user's own.
+            drawn: what :func:`augmented` takes of each policy, for them.
             seed: of what the user's own functions draw.
 
         Raises:
@@ -53,9 +53,8 @@ class Augmentation:
                 if name in self.own:
                     pixels = self._called(name, pixels)
                 else:
-                    drawn = draw(POLICIES[name], number, draws)[..., made]
-                    pixels = augmented(pixels.clamp(0, 255).round().byte(), POLICIES[name], drawn)
-        return pixels.float()
+                    pixels = augmented(pixels.clamp(0, 255).round().byte(), POLICIES[name], *drawn[name])
+        return pixels
 
     def _called(self, name: str, pixels: Tensor) -> Tensor:
         found = self.own[name](pixels.float() / 255, torch.default_generator)

@@ -6,7 +6,7 @@ image is what ``torchvision.transforms.v2`` makes of it, to the last bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,34 +54,42 @@ strength 9 (Cubuk et al., 2020), both as torchvision has them."""
 
 
 def draw(policy: Policy, number: int, draws: torch.Generator) -> Tensor:
-    """Of each round and image the operation, the level and the direction, int64 ``(rounds, 3, number)``."""
+    """Of each round and image the operation, the level and the direction, uint8 ``(rounds, 3, number)``."""
     highs = (len(OPERATIONS), LEVELS, 2) * policy.rounds
-    return torch.stack([torch.randint(high, (number,), generator=draws) for high in highs]).view(-1, 3, number)
+    return torch.stack([torch.randint(high, (number,), generator=draws) for high in highs]).view(-1, 3, number).byte()
 
 
-def augmented(images: Tensor, policy: Policy, drawn: Tensor) -> Tensor:
+def count_operations(drawn: Tensor) -> Tensor:
+    """How many of the images that drew ``(..., 3, n)`` have which operation, int64 ``(..., OPERATIONS)``."""
+    operations = drawn[..., 0, :].long()
+    found = operations.new_zeros(*operations.shape[:-1], len(OPERATIONS))
+    return found.scatter_add_(-1, operations, torch.ones_like(operations))
+
+
+def augmented(images: Tensor, policy: Policy, drawn: Tensor, counts: Sequence[Sequence[int]]) -> Tensor:
     """The images after the operations that were drawn for them.
 
     Args:
         images: uint8 ``(n, C, H, W)``, of one channel or three.
         policy: how strong the operations are.
-        drawn: int64 ``(rounds, 3, n)``, as :func:`draw` gives it.
+        drawn: uint8 ``(rounds, 3, n)``, as :func:`draw` gives it, on the device of ``images``.
+        counts: :func:`count_operations` of it: of a GPU they would have to be waited for.
 
     Returns:
-        uint8 ``(n, C, H, W)``, on the device of ``images``.
+        uint8 ``(n, C, H, W)``.
     """
     many = max(1, CHUNK // images[0].numel()) if images.device.type == "cpu" else len(images)
-    for operations, levels, directions in drawn:
-        strengths = levels if policy.level is None else torch.full_like(levels, policy.level)
+    for (operations, levels, directions), sizes in zip(drawn.long(), counts, strict=True):
         order = operations.argsort(stable=True)
-        images = images.index_select(0, order.to(images.device))  # twice whole rows: indexed writes are far slower
-        counts = operations.bincount(minlength=len(OPERATIONS)).tolist()
-        for name, alike, whose in zip(OPERATIONS, images.split(counts), order.split(counts), strict=True):
-            if name == "identity" or not len(whose):
+        images = images.index_select(0, order)  # twice whole rows: indexed writes are far slower
+        strengths = levels[order] if policy.level is None else torch.full_like(levels, policy.level)
+        alike = (values.split(sizes) for values in (images, strengths, 1 - 2 * directions[order]))
+        for name, *each in zip(OPERATIONS, *alike, strict=True):
+            if name == "identity" or not len(each[0]):
                 continue
-            for pixels, rows in zip(alike.split(many), whose.split(many), strict=True):
-                pixels.copy_(_operated(name, pixels, policy, strengths[rows], 1 - 2 * directions[rows]))
-        images = images.index_select(0, order.argsort().to(images.device))
+            for pixels, level, sign in zip(*(values.split(many) for values in each), strict=True):
+                pixels.copy_(_operated(name, pixels, policy, level, sign))
+        images = images.index_select(0, order.argsort())
     return images
 
 
@@ -89,10 +97,10 @@ def _operated(name: str, images: Tensor, policy: Policy, levels: Tensor, signs: 
     from torchvision.transforms.v2 import functional  # takes a second to import
 
     def up_to(most: float) -> Tensor:
-        return torch.linspace(0.0, most, LEVELS)[levels].double()
+        return torch.linspace(0.0, most, LEVELS, device=levels.device)[levels].double()
 
     def each(values: Tensor) -> Tensor:
-        return values.view(-1, 1, 1, 1).to(images.device)
+        return values.view(-1, 1, 1, 1)
 
     if name in GEOMETRY:
         most = {"shear": policy.shear, "translate": policy.translate(images.shape[-1]), "rotate": policy.rotate}
@@ -104,7 +112,7 @@ def _operated(name: str, images: Tensor, policy: Policy, levels: Tensor, signs: 
         lost = (levels * policy.bits / (LEVELS - 1)).round().int()
         return images & each((255 << lost & 255).byte())
     if name == "solarize":
-        bright = images >= each(torch.linspace(1.0, 0.0, LEVELS)[levels] * 255)
+        bright = images >= each(torch.linspace(1.0, 0.0, LEVELS, device=levels.device)[levels] * 255)
         return images ^ bright.byte().mul_(255)  # a value and 255 less the value have no bit in common
     return {"autocontrast": functional.autocontrast, "equalize": functional.equalize}[name](images)
 
@@ -113,7 +121,7 @@ def _moved(images: Tensor, name: str, amounts: Tensor) -> Tensor:
     """Each image moved by its amount: the nearest pixel, or black where there is none."""
     height, width = images.shape[2:]
     # Where the pixel at (x, y, 1) comes from; (0, 0) is the middle of an image, and shears keep its upper left corner.
-    source = torch.eye(2, 3, dtype=torch.float64).repeat(len(images), 1, 1)
+    source = torch.eye(2, 3, dtype=torch.float64, device=images.device).repeat(len(images), 1, 1)
     match name:
         case "shear_x":
             source[:, 0, 1], source[:, 0, 2] = amounts, amounts * height / 2
@@ -127,12 +135,13 @@ def _moved(images: Tensor, name: str, amounts: Tensor) -> Tensor:
             turns = amounts.deg2rad()
             source[:, 0, 0] = source[:, 1, 1] = turns.cos()
             source[:, 1, 0], source[:, 0, 1] = turns.sin(), -turns.sin()
-    places = torch.ones(height, width, 3)
-    places[..., 0] = torch.arange(width) - (width - 1) / 2
-    places[..., 1] = (torch.arange(height) - (height - 1) / 2)[:, None]
-    scaled = source.float().transpose(1, 2) / torch.tensor([width / 2, height / 2])
-    grid = places.view(1, -1, 3).expand(len(images), -1, -1).to(images.device).bmm(scaled.to(images.device))
-    grid = grid.view(-1, height, width, 2)
+    places = torch.ones(height, width, 3, device=images.device)
+    places[..., 0] = torch.arange(width, device=images.device) - (width - 1) / 2
+    places[..., 1] = (torch.arange(height, device=images.device) - (height - 1) / 2)[:, None]
+    scaled = source.float().transpose(1, 2)
+    scaled[..., 0] /= width / 2
+    scaled[..., 1] /= height / 2
+    grid = places.view(1, -1, 3).expand(len(images), -1, -1).bmm(scaled).view(-1, height, width, 2)
     return grid_sample(images.float(), grid, mode="nearest", align_corners=False).byte()
 
 
