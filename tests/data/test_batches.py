@@ -113,18 +113,14 @@ class Watched(EagerDispatchMode):
         return found
 
 
-CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
-
-
-@pytest.mark.parametrize("device", ["meta", CUDA])
 @pytest.mark.parametrize("how", [{"crop": 2}, {"resized_crop": 0.35}], ids=["crop", "resized"])
-def test_a_step_draws_nothing_and_waits_for_no_copy(images, how, device):
+def test_a_step_draws_nothing_and_copies_between_no_devices(images, how):
     settings = DataSettings(name="test", **{**PLAIN, "flip": True, "cutout": 3, **MIXED, **how})
-    made = Batches(images, MEAN, STD, settings, BATCH, SEED, device, channels_last=True)
+    made = Batches(images, MEAN, STD, settings, BATCH, SEED, "meta", channels_last=True)
     made.batch(0)  # draws its epoch
     with Watched() as watched:
         for step in range(1, made.steps_per_epoch):
-            assert made.batch(step)[0].device.type == device
+            assert made.batch(step)[0].is_meta
     assert "index_select.default" in watched.called
     assert not [name for name in watched.called if re.search("rand|_local_scalar|nonzero", name)]
     with Watched() as watched:

@@ -159,3 +159,15 @@ def test_processes_share_a_batch_of_resized_crops():
         assert torch.equal(x, torch.cat([half.batch(step)[0] for half in two]))
         assert x.std() > 0.5
     assert not torch.equal(x, Batches(splits.train, splits.mean, splits.std, settings, 8, 1).batch(5)[0])
+
+
+def test_half_of_the_resized_crops_are_mirrored():
+    settings = [SyntheticSettings(size=64, image_size=12, resized_crop=0.35, flip=flip) for flip in (False, True)]
+    splits = load_splits(settings[0], 0)
+    zero, one = torch.zeros(3), torch.full((3,), 1 / 255)  # leaves pixels as they are
+    plain, found = (
+        torch.cat([Batches(splits.train, zero, one, how, 8, 0).batch(step)[0] for step in range(7)]) for how in settings
+    )
+    same, mirrored = ((found - image).abs().amax((1, 2, 3)) <= 1.01 for image in (plain, plain.flip(-1)))
+    assert (same ^ mirrored).all()
+    assert 14 < mirrored.sum() < 42

@@ -13,7 +13,7 @@ from support.runs import MIXED, RUNS, assert_same, curves, finish, state_of, sto
 
 from nas import checkpoint
 from nas.errors import CheckpointError
-from nas.settings import CustomSettings, TrainRunSettings
+from nas.settings import CustomSettings, TrainRunSettings, TrainSettings
 from nas.signals import Interrupted
 from nas.train import Run, fit
 
@@ -55,6 +55,18 @@ def test_old_checkpoints_are_refused_and_begin_no_run(tmp_path):
     with pytest.raises(CheckpointError, match=r"of an older version of gated-nas \(step_000000011.pt\); train again"):
         Run(tiny(), tmp_path)
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_run_of_other_streams_is_refused_but_read(tmp_path, monkeypatch):
+    with monkeypatch.context() as older:
+        older.setattr(checkpoint.file, "STREAMS", 1)
+        finish(tiny(epochs=1), tmp_path)
+    with pytest.raises(
+        CheckpointError, match=r"^run=.*: was begun by gated-nas .*, which drew other batches .*run=NAME"
+    ):
+        Run(tiny(epochs=1), tmp_path)
+    assert checkpoint.load_trained(tmp_path).step
+    finish(tiny(TrainRunSettings(train=TrainSettings(init=str(tmp_path))), epochs=1), tmp_path / "on")
 
 
 def test_extra_state_of_modules_is_saved_or_refused(tmp_path, monkeypatch):
