@@ -13,7 +13,7 @@ from support.runs import MIXED, RUNS, assert_same, curves, finish, state_of, sto
 
 from nas import checkpoint
 from nas.errors import CheckpointError
-from nas.settings import CustomSettings, TrainRunSettings, TrainSettings
+from nas.settings import CustomSettings, TrainRunSettings
 from nas.signals import Interrupted
 from nas.train import Run, fit
 
@@ -66,7 +66,7 @@ def test_a_run_of_other_streams_is_refused_but_read(tmp_path, monkeypatch):
     ):
         Run(tiny(epochs=1), tmp_path)
     assert checkpoint.load_trained(tmp_path).step
-    finish(tiny(TrainRunSettings(train=TrainSettings(init=str(tmp_path))), epochs=1), tmp_path / "on")
+    finish(tiny(epochs=1, init=str(tmp_path)), tmp_path / "on")
 
 
 def test_extra_state_of_modules_is_saved_or_refused(tmp_path, monkeypatch):
