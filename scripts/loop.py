@@ -3,8 +3,9 @@
     python scripts/loop.py space=chain data=folder data.root=cifar10.zip train.threads=1 > loop.json
     python scripts/loop.py ... train.epochs=2          # quicker
 
-The words are those of nas-train. After every 50 steps of the run, as many bare ones are made by the same network on the
-same paths and on one batch; then it is put back as it was. A busy machine slows both alike; each epoch has a ratio.
+The words are those of nas-train. After every 50 steps of the run, they are made once more with nothing around them, by
+the same network, on the same paths and the same batches, which lie there; then it is put back as it was. A busy machine
+slows both alike, and each epoch has a ratio.
 """
 
 from __future__ import annotations
@@ -59,13 +60,13 @@ class Timed(Run):
         """Seconds of bare steps on the paths of steps ``first`` to ``last``; the run is left as it was."""
         state = [*self.supernet.state_dict().values(), *self.optimizer.state_dict().values()]
         kept = [(one, one.clone()) for one in state if isinstance(one, Tensor)]
-        step, batch = replace(self.train_step, norms=unmeasured), self.batches.batch(first)
-        paths = [self.gate.paths(number) for number in range(first, last)]
+        step = replace(self.train_step, norms=unmeasured)
+        steps = [(self.batches.batch(number), self.gate.paths(number), STILL) for number in range(first, last)]
         with self.threads:
-            step(batch, paths[0], STILL)
+            step(*steps[0])
             began = perf_counter()
-            for path in paths:
-                step(batch, path, STILL)
+            for each in steps:
+                step(*each)
             seconds = perf_counter() - began
         for one, copy in kept:
             one.copy_(copy)
@@ -112,7 +113,7 @@ def main() -> None:
     rows.append(["and start-up and the report", f"{whole:.3f}", "once", "", f"{epochs * images / total:,.0f}"])
     rows.append(["bare steps", "1", "", "", f"{images / statistics.median(seconds['bare']):,.0f}"])
     columns = ["nas-train's images/s / the bare steps'", "median", "quartiles", "at least", "images/s"]
-    print(json.dumps({"columns": columns, "rows": rows, "epochs": epochs, "machine": machine()}, indent=1))
+    print(json.dumps({"columns": columns, "rows": rows, "seconds": seconds, "machine": machine()}, indent=1))
 
 
 if __name__ == "__main__":

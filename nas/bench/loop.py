@@ -78,13 +78,13 @@ class OnlySteps(Run):
 
 
 def bare_step(run: Run) -> Call:
-    """The step of ``run`` on its paths in turn, on one of its batches, at a learning rate that moves nothing.
+    """The next step of ``run``, on a batch that lies there, with nothing around it and a rate that moves no weight.
 
-    So the network, the way of computing it and the paths are those of the run.
+    So network, way of computing, paths and images are those of the run.
     """
-    batch, train_step = run.batches.batch(run.step), replace(run.train_step, norms=unmeasured)
-    paths = cycle([run.gate.paths(run.step + ahead) for ahead in range(STEPS)])
-    return lambda: train_step(batch, next(paths), SGD.lr)
+    step = replace(run.train_step, norms=unmeasured)
+    turns = cycle([(run.batches.batch(number), run.gate.paths(number), SGD.lr) for number in range(STEPS)])
+    return lambda: step(*next(turns))
 
 
 def steady(space: SpaceSettings, threads: int, device: torch.device = CPU) -> TrainRunSettings:
