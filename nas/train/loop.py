@@ -49,9 +49,10 @@ def fit(run: Run, until: int | None = None) -> None:
             result = run.train_step(batch, paths, lr, run.step, all_paths, bool(received))
             run.learn(result)
             run.record(result, data_s=loaded - began, step_s=perf_counter() - loaded)
-            # Several processes stop after the step that follows the one in which they have told each other, so that
-            # neither they nor their GPUs wait.
-            stop = (bool(received) and not several) or (before is not None and before.stopped())
+            # Several processes stop after a step in which they have told each other, so that none waits. GPUs are asked
+            # about the step before: they have got so far, and work on meanwhile.
+            told = before if run.device.type == "cuda" else result
+            stop = (bool(received) and not several) or (told is not None and told.stopped())
             before = result
             if run.log_due(run.step):
                 run.log(lr, all_paths)

@@ -85,12 +85,12 @@ class GatedOptimizer:
         """Update ``parameters``, which have a gradient, in this step: other processes may have used more."""
         self._used = dict.fromkeys(parameters)
 
-    def hold_unless_finite(self, losses: Tensor) -> None:
-        """Make no update any more, neither in this step nor later, if a loss is not finite.
+    def hold_unless_finite(self, figures: Tensor) -> None:
+        """Make no update any more, neither in this step nor later, if one of ``figures``, a loss, is not finite.
 
         The device decides that, and nothing is read here.
         """
-        torch._amp_foreach_non_finite_check_and_unscale_([losses], self._held, self._one)  # 1 if so, else as it was
+        torch._amp_foreach_non_finite_check_and_unscale_([figures], self._held, self._one)  # 1 if so, else as it was
 
     def step(self, lr: float) -> None:
         """Update what has a gradient, at learning rate ``lr``, unless that is held back, and drop the gradients.
@@ -120,9 +120,8 @@ class GatedOptimizer:
         if self._own is not None:
             self._own.check(self._named)
         if self.ema_decay:
-            share = (1 - self.ema_decay) * (1 - self._held.double())
-            shares = {dtype: share.to(dtype) for dtype in {p.dtype for p in used}}
-            torch._foreach_lerp_([self.average[p] for p in used], used, [shares[p.dtype] for p in used])
+            share = (1 - self._held) * (1 - self.ema_decay)
+            torch._foreach_lerp_([self.average[p] for p in used], used, [share.to(p.dtype) for p in used])
 
     def averages(self) -> dict[str, Tensor] | None:
         """The moving averages by the names of their parameters; None if there are none."""

@@ -21,7 +21,7 @@ Mark = float | torch.cuda.Event
 """A point in time: seconds, or an event of a GPU, which computes later than it is told to."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class StepResult:
     """What a step has found: tensors on its device, which :func:`read_steps` reads, of many steps at once.
 
@@ -61,7 +61,7 @@ class StepResult:
     def stopped(self) -> bool:
         """Whether any of several processes was asked to stop.
 
-        Ask when the next step is under way: a GPU has sent the answer by then, and has work while this waits for it.
+        Of a GPU ask when the next step is under way: it has sent the answer by then, or works while it is waited for.
         """
         if isinstance(self.marks[-1], torch.cuda.Event):
             self.marks[-1].synchronize()

@@ -212,8 +212,9 @@ class Run:
         Raises:
             DivergedError: a loss was not finite, in all processes alike.
         """
-        unread, self.unread, began = self.unread, [], perf_counter()
-        found = read_steps([result for result, *_ in unread])
+        began = perf_counter()
+        found = read_steps([result for result, *_ in self.unread])
+        unread, self.unread = self.unread, []  # a loss that was not finite is told again by the next call
         waited = (perf_counter() - began) / max(len(unread), 1)
         for (result, data_s, step_s), figures in zip(unread, found, strict=True):
             own = len(result.paths)

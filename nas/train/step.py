@@ -157,7 +157,7 @@ class TrainStep:
             figures[: len(paths)] /= size
             asked = figures[-1].to("cpu", non_blocking=True)
             marks.append(mark(x.device))
-        self.optimizer.hold_unless_finite(figures[: len(paths)])
+        self.optimizer.hold_unless_finite(figures)
         norms = self.norms(step, all_paths)
         self.optimizer.step(lr)
         return StepResult(step, lr, paths, all_paths, figures, own, marks, norms, asked)

@@ -148,6 +148,7 @@ def test_a_non_finite_loss_stops_before_the_update(tmp_path):
     assert checkpoint.load(checkpoint.saved(tmp_path)[0])["step"] == 5
     assert all(bool(torch.isfinite(parameter).all()) for parameter in run.supernet.parameters())
     saved = checkpoint.saved(tmp_path)
+    run.unread.clear()
     with torch.no_grad():
         next(run.supernet.parameters()).fill_(math.inf)
     with pytest.raises(DivergedError, match="no longer finite"):
