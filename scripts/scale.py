@@ -15,30 +15,30 @@ import argparse
 import json
 import math
 import os
+import statistics
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from time import perf_counter, process_time, thread_time
 
+import numpy as np
+import torch
+import torch.distributed as dist
 from rich.console import Console
 from rich.table import Table
 
 from nas.bench.compare import machine
-from nas.bench.dist import CHOICES, GATED, UNUSED
-from nas.bench.scale import (
-    AT_THE_END,
-    COMPUTE,
-    WIDTH,
-    Link,
-    Network,
-    eight_slots,
-    gated_ms,
-    measure_link,
-    measure_step,
-    measure_wide,
-    tree,
-    union_share,
-    unused_ms,
-)
+from nas.bench.dist import BATCH, CHOICES, GATED, SIDE, UNUSED, gated_step, in_processes, steps
+from nas.bench.gating import Call, plain_step, random_batch, slots_space, standalone_slots, with_weights_of
+from nas.bench.scale import Link, Network, eight_slots, gated_ms, tree, union_share, unused_ms
+from nas.dist import GradientExchange, World
+from nas.dist.gradients import pack
 
+COMPUTE, AT_THE_END = "compute", "gated, everything sent at the end"
+WIDTH, WIDE_SIDE = 256, 4
+"""Channels and pixels of the wide network of 8 slots, whose gradients are 19 MB."""
+SIZES = (1_000, 10_000, 100_000, 1_000_000, 4_000_000, 20_000_000)
+"""Bytes of the messages that a link is measured with."""
 RANKS = (1, 2, 4)
 PAPER_RANKS = (8, 64, 1024)
 # A supernet of a mobile network: 6.4 M parameters open in float32, three quarters of them in 20 slots of K branches of
@@ -48,6 +48,89 @@ LINKS = {
     "scale_400g": ("400 Gbit/s a GPU, 10 us a hop", 0.01, 45e6),
     "scale_10g": ("10 Gbit/s a GPU, 30 us a hop", 0.03, 1.2e6),
 }
+
+
+def measure_step(ranks: int, choices: int, rounds: int) -> dict[str, float]:
+    """Median milliseconds, measured in turn: the compute alone, until the slowest process has done it, and both steps.
+
+    More processes than cores take turns; so the compute of N processes is measured with all N at it.
+    """
+    return in_processes(ranks, _times, choices, rounds)[0]
+
+
+def _times(world: World, choices: int, rounds: int) -> dict[str, float]:
+    every = steps(world, choices)
+    alone = plain_step(
+        with_weights_of(standalone_slots(), slots_space(choices).subnet((0,) * 8)), *random_batch(BATCH, SIDE)
+    )
+    return _with_compute(alone, {GATED: every[GATED], UNUSED: every[UNUSED]}, rounds)
+
+
+def measure_wide(ranks: int, rounds: int) -> dict[str, float]:
+    """The same of a network of 19 MB: the compute, the gated step, and that which sends everything at the end."""
+    return in_processes(ranks, _wide_times, rounds)[0]
+
+
+class _AtTheEnd(GradientExchange):
+    message_bytes = math.inf
+
+
+def _wide_times(world: World, rounds: int) -> dict[str, float]:
+    space, (x, y) = slots_space(2, WIDTH), random_batch(BATCH, WIDE_SIDE)
+    gated = {
+        name: gated_step(world, space, x, y, "same", how)
+        for name, how in ((GATED, GradientExchange), (AT_THE_END, _AtTheEnd))
+    }
+    return _with_compute(plain_step(space.subnet((0,) * 8), x, y), gated, rounds)
+
+
+def _with_compute(alone: Call, others: Mapping[str, Call], rounds: int) -> dict[str, float]:
+    def until_all_have() -> None:
+        alone()
+        dist.barrier()
+
+    found = _medians({"barrier": dist.barrier, COMPUTE: until_all_have, **others}, rounds)
+    return {**found, COMPUTE: found[COMPUTE] - found["barrier"]}
+
+
+def _medians(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(rounds + 2):
+        for name, call in calls.items():
+            dist.barrier()
+            began = perf_counter()
+            call()
+            if number >= 2:
+                times[name].append(1000 * (perf_counter() - began))
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def measure_link(ranks: int, rounds: int) -> Link:
+    """The straight line through the median times of sums of several sizes, each weighted by its relative error.
+
+    To copy into the message is part of it. The core that copies is missing in the backward pass; those that send are if
+    there are fewer than two for each process.
+    """
+    times, copying, working = in_processes(ranks, _sums, rounds)[0]
+    slope, latency = np.polyfit(SIZES, times, 1, w=1 / np.array(times))
+    cores = os.cpu_count() or 1
+    core = copying if cores >= 2 * ranks else working * max(1.0, ranks / cores)
+    return Link(float(latency), float(1 / slope), min(1.0, core))
+
+
+def _sums(world: World, rounds: int) -> tuple[list[float], float, float]:
+    def call(size: int) -> Callable[[], object]:
+        tensor = torch.zeros(size // 4)
+        return lambda: world.sum_(pack([tensor])[0])
+
+    times, largest = list(_medians({str(size): call(size) for size in SIZES}, rounds).values()), call(max(SIZES))
+    began = perf_counter(), thread_time(), process_time()
+    for _ in range(rounds):
+        largest()
+    wall, thread, process = (
+        now - then for now, then in zip((perf_counter(), thread_time(), process_time()), began, strict=True)
+    )
+    return times, thread / wall, process / wall
 
 
 def paper_network(choices: int) -> Network:
