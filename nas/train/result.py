@@ -63,9 +63,11 @@ class StepResult:
 
         Of a GPU ask when the next step is under way: it has sent the answer by then, or works while it is waited for.
         """
+        if self.asked is None:
+            return False
         if isinstance(self.marks[-1], torch.cuda.Event):
             self.marks[-1].synchronize()
-        return self.asked is not None and bool(self.asked)
+        return bool(self.asked)
 
 
 @dataclass(frozen=True)
