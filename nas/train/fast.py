@@ -35,8 +35,9 @@ SLOW = 1.1
 """A setting given by hand is warned of if it needs so much of the time without it."""
 FEWEST, MOST, HOPELESS = 5, 15, 2.0
 """Pairs of steps that are timed; a way that takes so much longer in one of them is given up."""
-FEWEST_STEPS = 100
-"""Of a run in which something is timed: in a shorter one that would take longer than it could save."""
+FEWEST_STEPS, SHORTEST = 100, 20
+"""Of a run in which a choice is made: in a shorter one that would take longer than it could save. What is given by hand
+is looked at in a run of 20 steps, too."""
 COMPILE_PAYS_S = 1800.0
 """Seconds that the steps of a run must take before compiling, which takes a minute or two, is tried unasked."""
 SAME_LOSS, SAME_GRADIENT = 1e-3, 1e-2
@@ -146,16 +147,18 @@ def fastest(train: TrainSettings, trial: Trial, steps: int) -> tuple[Way, list[s
     Args:
         train: ``channels_last``, ``precision`` and ``compile`` may be ``auto``.
         trial: times the ways.
-        steps: that are left to make; with fewer than 100 nothing is timed.
+        steps: that are left to make; with fewer than 100 nothing is chosen.
     """
     way, found = train.way, list[str]()
-    if train.fast == "none" or steps < FEWEST_STEPS:
+    if train.fast == "none" or steps < SHORTEST:
         return way, found
     _check_threads(train, trial)
     # Compiled code has a memory format of its own, so that it is tried last, in the better one.
     for name, other in ("channels_last", True), ("precision", "bf16"), ("compile", "branches"):
         given, default = getattr(train, name), getattr(Way(), name)
-        if given not in (AUTO, other) or (given == AUTO and name == "compile" and not trial.compiling_pays(way, steps)):
+        if given not in (AUTO, other) or (given == AUTO and steps < FEWEST_STEPS):
+            continue
+        if given == AUTO and name == "compile" and not trial.compiling_pays(way, steps):
             continue
         without, tried = (_changed(way, {"compile": "none", name: value}) for value in (default, other))
         same = trial.same(without, tried) or name == "precision"
