@@ -110,7 +110,14 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
 
 
 WORDS = ("space=chain", "space.widths=[4]", "space.depths=[2]", "space.strides=[1]", "data=synthetic", "data.size=400")
-WORDS += ("data.image_size=16", "train.epochs=3", "train.batch_size=8", "train.threads=1", "train.save_every=7")
+WORDS += (
+    "data.image_size=16",
+    "train.epochs=3",
+    "train.batch_size=8",
+    "train.threads=1",
+    "train.fast=none",
+    "train.save_every=7",
+)
 WORDS += ("track.log_every=3", "gate=fair")
 
 
