@@ -289,7 +289,7 @@ def test_a_step_touches_only_its_paths_entries(writer):
 def test_start_and_end_write_what_else_there_is(writer, events, tmp_path):
     tracker = Tracker(writer, SLOTS)
     tracker.start("space:\n  name: chain\n", torch.rand(5, 1, 8, 8), ["cat", "dog"])
-    tracker.image(0)
+    tracker.image(0, last=True)
     (tmp_path / "confusion.png").write_bytes(draw_grid(torch.rand(5, 1, 8, 8)))
     tracker.tested(1, 0.5, tmp_path / "confusion.png")
     tracker.tested(1, 0.5, tmp_path / "none.png")
