@@ -67,5 +67,8 @@ if ! grep -q "[0-9] passed" "$scratch/tests.log"; then
     echo "gpu.sh: no test passed (pytest ended with $status)" >&2
     status=1
 fi
-timeout 210 "$python" -m nas.cli.bench device=cuda rounds=30 "$@" || status=$?
+timeout 210 "$python" -m nas.cli.bench device=cuda rounds=30 "$@" || {
+    status=$?
+    echo "gpu.sh: nas-bench ended with $status; 124 means after 210 s, and rounds=10 is quicker" >&2
+}
 exit "$status"
