@@ -206,15 +206,17 @@ def size(tensor: Tensor) -> int:
 def leaves(loss: Tensor) -> set[Tensor]:
     """The tensors whose ``.grad`` a backward pass from ``loss`` adds to, as far as its graph shows them."""
     found: set[Tensor] = set()
+    assert loss.grad_fn is not None
     seen, todo = {loss.grad_fn}, [loss.grad_fn]
     while todo:
-        node = todo.pop()
-        assert node is not None
-        following = {after for after, _ in node.next_functions if after is not None} - seen
-        seen |= following
-        todo += following
-        if not node.next_functions and isinstance(variable := getattr(node, "variable", None), Tensor):
-            found.add(variable)
+        for node, _ in todo.pop().next_functions:
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            if isinstance(variable := getattr(node, "variable", None), Tensor):
+                found.add(variable)
+            else:
+                todo.append(node)
     return found
 
 
