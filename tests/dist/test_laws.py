@@ -56,12 +56,12 @@ def doubled(batch):
 
 
 def trained(world, settings, folder, steps=None):
-    """Train in ``folder``; or ``steps`` steps: the last rank is told to stop in the last but one."""
+    """Train in ``folder``; or until the last rank is told to stop in the last of ``steps`` steps."""
     run = Run(settings, folder, world=world)
     batch, record, losses = run.batches.batch, run.record, []
 
     def stopping(step):
-        if steps == step + 2 and world.rank == world.size - 1:  # all stop after the step that follows
+        if steps == step + 1 and world.rank == world.size - 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return batch(step)
 
