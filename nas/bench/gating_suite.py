@@ -52,7 +52,9 @@ def gating_suite(settings: BenchSettings, say: Callable[[str], None]) -> dict[st
         rows.append(Row(around, loop.LOGGING, {k: found[loop.LOGGING]}, {k: 0.02}))
     if device.type == "cpu":
         say("memory")
-        rows.append(Row(around, "peak memory of a run / the stand-alone network's", {"4": loop.memory(5)}, {"4": 1.1}))
+        rows.append(
+            Row(around, "peak memory of a run, batch 256 / the stand-alone's", {"4": loop.memory(5)}, {"4": 1.1})
+        )
     return measured("gating", rounds, rows)
 
 

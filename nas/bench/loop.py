@@ -132,6 +132,8 @@ def memory_calls() -> dict[str, Call]:
     """Steps of a run of chain, and steps of a run whose network is the largest of its subnetworks alone."""
     keep_freed_memory()
     every = steady(ChainSettings(), 1)
+    # A larger batch, so that activations are most of it.
+    every = replace(every, data=SyntheticSettings(size=256 * STEPS), train=replace(every.train, batch_size=256))
     alone = replace(every, space=ChainSettings(candidates=["conv5"]), gate=FixedGateSettings(architecture="0-0-0-0"))
     splits = load_splits(every.data, every.seed)
 
