@@ -14,7 +14,7 @@ from nas.nn.gated import (
     open_branches,
 )
 from nas.nn.model import BranchSum, GatedModel, InPlace
-from nas.nn.operations import OPERATIONS, MBConv, Zero, conv_bn_relu, operation
+from nas.nn.operations import OPERATIONS, MBConv, PooledLinear, Zero, conv_bn_relu, operation
 
 __all__ = [
     "OPERATIONS",
@@ -28,6 +28,7 @@ __all__ = [
     "GatedSum",
     "InPlace",
     "MBConv",
+    "PooledLinear",
     "Zero",
     "ZeroPadded",
     "active_of",

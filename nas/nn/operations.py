@@ -47,6 +47,13 @@ class Zero(nn.Module):
         return torch.zeros_like(x)
 
 
+class PooledLinear(nn.Linear):
+    """A Linear behind global average pooling: ``(B, in_features, H, W)`` in, ``(B, out_features)`` out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.mean(dim=(2, 3)))
+
+
 def conv_bn_relu(
     in_channels: int,
     out_channels: int,

@@ -103,7 +103,7 @@ class TrainSettings(Settings, group="train"):
     channels_last: bool | str = rules.switch_or_auto()
     """Keep images and weights with their channels last in memory."""
     compile: str = rules.choice(AUTO, "none", "branches")
-    """``branches`` compiles each branch by itself: a compiled supernet would recompile for every path."""
+    """``branches`` compiles what holds no gate by parts: a compiled supernet would recompile for every path."""
     tf32: bool = False
     """On a GPU round the factors of float32 products to 10 bits behind the point: faster, and not float32."""
     cudnn_benchmark: bool = False

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.errors import ArchitectureError, SpaceError, did_you_mean
-from nas.nn import Active, GatedSum, Zero, active_of, indices_of, open_branches
+from nas.nn import Active, GatedSum, PooledLinear, Zero, active_of, indices_of, open_branches
 from nas.settings import CellSettings
 from nas.space.base import Architecture, SearchSpace, Slot
 
@@ -91,14 +91,14 @@ class CellNet(nn.Module):
                 width *= 2
             self.cells.extend(Cell(width) for _ in range(settings.cells))
         self.last = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU())
-        self.head = nn.Linear(width, classes)
+        self.head = PooledLinear(width, classes)
 
     def forward(self, x: Tensor, architecture: Architecture) -> Tensor:
         entries = needed(architecture)
         x = self.stem(x)
         for cell in self.cells:
             x = cell(x, entries) if isinstance(cell, Cell) else cell(x)
-        y: Tensor = self.head(self.last(x).mean(dim=(2, 3)))
+        y: Tensor = self.head(self.last(x))
         return y
 
 

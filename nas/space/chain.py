@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas.nn import BlockConv2d, GatedConcat, GatedSum, conv_bn_relu, operation
+from nas.nn import BlockConv2d, GatedConcat, GatedSum, PooledLinear, conv_bn_relu, operation
 from nas.settings import ChainSettings, ResidualSettings
 from nas.space.base import SearchSpace, Slot
 from nas.space.chained import Chained
@@ -44,14 +44,14 @@ class ChainNet(Chained):
                     else GatedSum(branches, settings.candidates)
                 )
                 width = out
-        self.head = nn.Linear(width, classes)
+        self.head = PooledLinear(width, classes)
 
     def prologue(self, x: Tensor) -> Tensor:
         y: Tensor = self.stem(x)
         return y
 
     def epilogue(self, x: Tensor) -> Tensor:
-        y: Tensor = self.head(x.mean(dim=(2, 3)))
+        y: Tensor = self.head(x)
         return y
 
 

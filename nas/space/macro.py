@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from nas.nn import GatedSum, conv_bn_relu, operation
+from nas.nn import GatedSum, PooledLinear, conv_bn_relu, operation
 from nas.settings import MacroSettings
 from nas.space.base import Architecture, SearchSpace, Slot
 from nas.space.chained import Chained
@@ -29,14 +29,14 @@ class MacroNet(Chained):
                 self.blocks.append(GatedSum([operation(name, width, out, stride) for name in CANDIDATES], CANDIDATES))
                 width = out
         self.last = conv_bn_relu(width, 1280, 1)
-        self.head = nn.Linear(1280, classes)
+        self.head = PooledLinear(1280, classes)
 
     def prologue(self, x: Tensor) -> Tensor:
         y: Tensor = self.stem(x)
         return y
 
     def epilogue(self, x: Tensor) -> Tensor:
-        y: Tensor = self.head(self.last(x).mean(dim=(2, 3)))
+        y: Tensor = self.head(self.last(x))
         return y
 
 

@@ -22,11 +22,11 @@ from nas.data import Batch
 from nas.data.ordered import memory_format
 from nas.dist import SINGLE, World
 from nas.errors import NasWarning
+from nas.nn.compiled import can_compile, compile_branches
 from nas.seeds import seed_layers
 from nas.settings import TrainSettings, Way
 from nas.settings.rules import AUTO
 from nas.space import Architecture
-from nas.train.network import can_compile, compile_branches
 from nas.train.step import Loss
 
 PAYS = 0.97

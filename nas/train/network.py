@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-
 import torch
 from torch import nn
 
@@ -12,7 +9,7 @@ from nas.checkpoint import Initial, check_storable
 from nas.cost import PathFlops
 from nas.data import Splits
 from nas.dist import World, synchronise
-from nas.nn import gated_blocks
+from nas.nn.compiled import compile_branches
 from nas.settings import FixedGateSettings, TrainRunSettings
 from nas.space import SearchSpace, check_supernet, warn_of_one
 
@@ -51,15 +48,3 @@ def prepare(supernet: nn.Module, settings: TrainRunSettings, world: World) -> No
         compile_branches(supernet)
     if world.size > 1 and settings.dist.batchnorm == "sync":
         synchronise(supernet, world)
-
-
-def compile_branches(supernet: nn.Module) -> None:
-    """Compile each branch by itself: a compiled supernet would recompile for every path."""
-    for block in gated_blocks(supernet).values():
-        for branch in block.branches:
-            branch.compile()
-
-
-def can_compile() -> bool:
-    """Whether Inductor finds a C++ compiler."""
-    return shutil.which(os.environ.get("CXX", "g++")) is not None

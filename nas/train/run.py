@@ -16,6 +16,7 @@ from nas.data import Batches, ImageSet, Ordered, Splits, identified, load_splits
 from nas.dist import NO_EXCHANGE, SINGLE, GradientExchange, World, choose_device, set_cuda_flags
 from nas.errors import CheckpointError, DivergedError, require
 from nas.gate import build_gate
+from nas.nn.compiled import compile_s
 from nas.settings import TrainRunSettings, train_settings
 from nas.settings.changed import changed
 from nas.settings.plain import flat
@@ -234,6 +235,8 @@ class Run:
         self.read()
         skipped = sum(self.flops.skipped_share(path) for path in paths) / len(paths)
         extra = self.train_gate.curves(self.step, self.tracker.tags)
+        if self.settings.train.way.compile != "none":
+            extra["time/compile_s"] = compile_s()
         self.tracker.log(self.step, lr=lr, flops_skipped_share=skipped, extra=extra)
 
     def evaluate(

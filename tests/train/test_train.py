@@ -5,12 +5,11 @@ import csv
 import json
 import math
 from dataclasses import replace
-from functools import partialmethod
 
 import pytest
 import torch
 from support.archives import pixels_of
-from support.runs import CHAIN, RUNS, assert_same, finish, tiny
+from support.runs import CHAIN, RUNS, assert_same, finish, state_of, tiny
 from torch import nn
 
 import nas.train.evaluation
@@ -82,15 +81,19 @@ def test_two_open_gates_and_all_options_train(tmp_path):
         assert [row.architecture for row in report.subnetworks] == ["0+1"]
 
 
-@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.thorough)])
-def test_compiled_branches_train_and_are_evaluated(tmp_path, monkeypatch, backend):
-    compiled_by = partialmethod(nn.Module.compile, backend=backend)
-    monkeypatch.setattr(nn.Module, "compile", compiled_by)
+@pytest.mark.thorough
+def test_compiled_branches_train_as_others_do_and_resume(tmp_path):
     settings = replace(tiny(epochs=1), space=TwoBranchSettings())
     plain = finish(settings, tmp_path / "plain")
-    compiled = finish(replace(settings, train=replace(settings.train, compile="branches")), tmp_path / "compiled")
+    settings = replace(settings, train=replace(settings.train, compile="branches"))
+    compiled = finish(settings, tmp_path / "compiled")
     for name, tensor in plain.supernet.state_dict().items():
         torch.testing.assert_close(compiled.supernet.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
+    stopped = Run(settings, tmp_path / "stopped")
+    fit(stopped, until=5)
+    stopped.tracker.writer.close()
+    assert_same(state_of(finish(settings, tmp_path / "stopped")), state_of(compiled), "stopped after 5 steps")
+    assert '"time/compile_s":' in (tmp_path / "compiled/metrics.jsonl").read_text()
 
 
 def test_a_rounds_summed_gradients_are_one_update():
