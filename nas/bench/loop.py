@@ -134,7 +134,7 @@ def memory_calls() -> dict[str, Call]:
     every = steady(ChainSettings(), 1)
     # A larger batch, so that activations are most of it.
     every = replace(every, data=SyntheticSettings(size=256 * STEPS), train=replace(every.train, batch_size=256))
-    alone = replace(every, space=ChainSettings(candidates=["conv5"]), gate=FixedGateSettings(architecture="0-0-0-0"))
+    alone = replace(every, space=ChainSettings(candidates=["conv3"]), gate=FixedGateSettings(architecture="0-0-0-0"))
     splits = load_splits(every.data, every.seed)
 
     def run(settings: TrainRunSettings, steps: int = REMEMBERED) -> None:
