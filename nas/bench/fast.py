@@ -23,6 +23,7 @@ from nas.bench.gating import CPU, RESNET18, SGD, Call, random_batch, stock_step
 from nas.data import Batch
 from nas.data.ordered import memory_format
 from nas.dist import autocast
+from nas.nn.compiled import compile_branches
 from nas.settings import (
     BenchSettings,
     CellSettings,
@@ -35,7 +36,6 @@ from nas.settings import (
 from nas.space import Architecture, SearchSpace, build_space, extract
 from nas.train import GatedOptimizer, Loss, TrainStep
 from nas.train.fast import Trial, fastest
-from nas.train.network import compile_branches
 
 ALONE, GATED, BOTH = "stand-alone", "gated", "gated / stand-alone"
 COLUMNS = {name: name for name in (ALONE, GATED, BOTH)}

@@ -168,7 +168,8 @@ class Batches:
             mirrored, corners = epoch.frame
             pixels = self._frame(pixels, mirrored[place], corners[place])
         drawn = {name: (each[place], counts[place].tolist()) for name, (each, counts) in epoch.policies.items()}
-        pixels = self._augment(pixels, drawn, derive(self.seed, self.stream, "own augment", step))
+        seed = derive(self.seed, self.stream, "own augment", step) if self._augment.own else 0
+        pixels = self._augment(pixels, drawn, seed)
         x, labels = normalised(pixels, *self._normalise), epoch.labels[place]
         if epoch.centres is not None:
             erase(x, self.settings.cutout, epoch.centres[place])
