@@ -1,22 +1,14 @@
-"""The parts of a supernet that hold no gate, compiled: each kind of part once, when it first runs.
-
-Three things would make compiled branches slower than eager ones. ``torch.compile`` keeps what it has compiled with a
-function's code, and all modules share ``Module.__call__``: so each kind gets code of its own, where nothing else has to
-be looked through. What comes with a second shape would be compiled for all shapes, without vector instructions:
-``dynamic=False``. And Inductor would save the mask of a branch's last ReLU for the backward pass as booleans, which its
-C++ writes and reads one by one: see :func:`_no_masks`.
-"""
+"""The parts of a supernet that hold no gate, compiled: each kind of part once, when it first runs."""
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
-import sys
 import warnings
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
-from types import FunctionType
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -25,23 +17,32 @@ from torch import Tensor, nn
 from nas.errors import NasWarning, require
 from nas.nn.blocks import BlockConv2d, BlockLinear
 from nas.nn.gated import GatedBlock
+from nas.nn.recorded import recorded
 
 CACHE = "~/.cache/gated-nas/inductor"
 """Where compiled code stays for later runs, unless the environment variable ``TORCHINDUCTOR_CACHE_DIR`` says."""
 _GATED = (GatedBlock, BlockLinear, BlockConv2d)
-_LISTS = (nn.ModuleList, nn.ModuleDict)  # nobody calls them
+_OURS = "torch.nn.modules.", "nas.nn.", "nas.space."
+_EVERY = frozenset(vars(nn.Module()))
+_PLAIN = (int, float, str, tuple, type(None))
+_kinds: dict[tuple[object, ...], Callable[..., Tensor] | None] = {}
+"""What this process has compiled; None for what could not be."""
+_numbers: dict[tuple[object, ...], int] = {}
+"""One for all parts that are built alike."""
+_seconds = 0.0
 
 
 def compile_branches(supernet: nn.Module) -> None:
     """Compile the branches of ``supernet``, and what else holds no gate, each kind of part when it first runs.
 
-    Parts that are built alike and get tensors of one shape share the compiled code, which takes their weights as
-    inputs; it also stays on disk for later runs. It computes what the part computes, to rounding, and draws the same
-    random numbers. It serves passes with gradients alone: without, and in copies of the network (evaluation,
-    extraction), modules run as they are. So does a single layer of torch's, an AvgPool2d excepted, and what cannot be
-    compiled, which is named once in a :class:`NasWarning`.
+    A part is the largest module that is made of layers of torch and of this package: those of other classes may do what
+    a compiler does not see, and run as they are. So does a single layer of torch's, an AvgPool2d excepted, and what
+    cannot be compiled or draws random numbers (dropout), which is named once in a :class:`NasWarning`.
 
-    Source: Ansel et al., *PyTorch 2* (ASPLOS 2024).
+    Parts that are built alike and get tensors of one shape share the compiled code, which takes their weights as
+    inputs; it also stays on disk for later runs. It computes what the part computes, to rounding; attributes count as
+    they are now. It serves passes with gradients alone: without, and in copies of the network (evaluation, extraction),
+    modules run as they are.
 
     Args:
         supernet: on the device on which it is trained.
@@ -54,26 +55,30 @@ def compile_branches(supernet: nn.Module) -> None:
     rule, remedy = "needs a C++ compiler on a CPU", "install g++, name another one in CXX, or set train.compile=none"
     require(can_compile(device), "train.compile", "branches", rule, remedy)
     for name, part in _parts(supernet):
-        # What Module.compile sets and copies leave out; that would compile the code that all modules share.
-        part._compiled_call_impl = _Part(name, part)
+        part._compiled_call_impl = _Part(name, part)  # what Module.compile sets, and what copies leave out
 
 
 def compile_s() -> float:
     """The seconds that this process has spent compiling."""
-    if "torch._dynamo" not in sys.modules:
-        return 0.0
-    from torch._dynamo.utils import calculate_time_spent
+    return _seconds
 
-    return calculate_time_spent().get("total_wall_time", 0.0)
+
+def can_compile(device: torch.device | str = "cpu") -> bool:
+    """Whether there is what Inductor needs: a C++ compiler on a CPU."""
+    return torch.device(device).type != "cpu" or shutil.which(os.environ.get("CXX", "g++")) is not None
 
 
 def _parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """The largest modules inside ``module`` that hold no gate, apart from those that do not gain."""
     for name, child in module.named_children():
-        if isinstance(child, _LISTS) or any(isinstance(inner, _GATED) for inner in child.modules()):
+        if isinstance(child, (nn.ModuleList, nn.ModuleDict)) or not all(map(_compiles, child.modules())):
             yield from _parts(child, f"{prefix}{name}.")
         elif _gains(child):
             yield prefix + name, child
+
+
+def _compiles(module: nn.Module) -> bool:
+    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
+    return type(module).__module__.startswith(_OURS) and not isinstance(module, _GATED) and not any(hooks)
 
 
 def _gains(part: nn.Module) -> bool:
@@ -83,67 +88,45 @@ def _gains(part: nn.Module) -> bool:
     return not type(part).__module__.startswith("torch.") and next(part.parameters(), None) is not None
 
 
-def can_compile(device: torch.device | str = "cpu") -> bool:
-    """Whether there is what Inductor needs: a C++ compiler on a CPU."""
-    return torch.device(device).type != "cpu" or shutil.which(os.environ.get("CXX", "g++")) is not None
-
-
-def _call(part: nn.Module, *inputs: object, **named: object) -> Any:
-    return part._call_impl(*inputs, **named)
-
-
-@cache
-def _compiled(built: tuple[object, ...], shape: torch.Size, device: str) -> Callable[..., Any]:
-    """The function of all parts that are built so, for inputs of one shape."""
-    code = _call.__code__.replace(co_name=f"part{_compiled.cache_info().currsize}")
-    function = FunctionType(code, _call.__globals__)
-    return torch.compile(function, fullgraph=True, dynamic=False, options=_options(device))
-
-
 class _Part:
     """What a call of a part runs."""
 
     def __init__(self, name: str, part: nn.Module) -> None:
-        from torch._dynamo.exc import TorchDynamoException
-
-        self._name, self._part = name, part
-        self._built = repr(part), *(parameter.shape for parameter in part.parameters())
-        self._works, self._errors = True, TorchDynamoException
+        self._name, self._part, self._inner = name, part, list(part.modules())
+        self._parameters, self._buffers = list(part.parameters()), list(part.buffers())
+        shapes = [(tensor.shape, tensor.dtype) for tensor in (*self._parameters, *self._buffers)]
+        built = *map(_attributes, self._inner), *(key for key, _ in part.named_modules()), *shapes
+        self._number = _numbers.setdefault(built, len(_numbers))
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
-        if self._works and torch.is_grad_enabled() and inputs and type(x := inputs[0]) is Tensor and not x.is_meta:
-            try:
-                return _compiled(self._built, x.shape, x.device.type)(self._part, *inputs, **named)
-            except self._errors as error:  # it comes before anything is computed
-                self._works, reason = False, str(error).strip().partition("\n")[0]
-                text = f"train.compile=branches: {self._name} cannot be compiled and runs as it is ({reason})"
-                warnings.warn(text, NasWarning, stacklevel=2)
+        if torch.is_grad_enabled() and len(inputs) == 1 and not named and type(x := inputs[0]) is Tensor:
+            modes = [module.training for module in self._inner]
+            weights = [(parameter.requires_grad, parameter.stride()) for parameter in self._parameters]
+            about = x.shape, x.stride(), x.dtype, x.device, x.requires_grad, torch.get_num_threads()
+            kind = (self._number, *about, torch.is_autocast_enabled(x.device.type), *modes, *weights)
+            if kind not in _kinds:
+                _kinds[kind] = self._compiled(x)
+            if (run := _kinds[kind]) is not None:
+                return run(*self._parameters, x, *self._buffers)
         return self._part._call_impl(*inputs, **named)
 
+    def _compiled(self, x: Tensor) -> Callable[..., Tensor] | None:
+        global _seconds
+        if x.is_meta or not any(tensor.requires_grad for tensor in (x, *self._parameters)):
+            return None
+        began = perf_counter()
+        try:
+            return recorded(copy.deepcopy(self._part), x)
+        except RuntimeError as error:
+            reason = str(error).strip().partition("\n")[0]
+            text = f"train.compile=branches: {self._name} cannot be compiled and runs as it is ({reason})"
+            warnings.warn(text, NasWarning, stacklevel=2)
+            return None
+        finally:
+            _seconds += perf_counter() - began
 
-def _options(device: str) -> dict[str, Any]:
-    """What differs from Inductor's defaults: the place to switch on CUDA graphs, for example."""
-    options: dict[str, Any] = {"fallback_random": True}  # dropout as in the eager network
-    if device == "cpu":
-        options["joint_custom_post_pass"] = _no_masks()
-    return options
 
-
-def _no_masks() -> Any:
-    """A pass over the graph of forward and backward that keeps the masks of ReLUs out of what is saved between them.
-
-    They are found again from the output, which is kept anyway, as the input of what follows.
-    """
-    from torch._inductor.custom_graph_pass import CustomGraphPass
-    from torch.utils.checkpoint import CheckpointPolicy
-
-    class NoMasks(CustomGraphPass):
-        def __call__(self, graph: torch.fx.Graph) -> None:
-            for node in graph.nodes:
-                if node.target is torch.ops.aten.le.Scalar:
-                    node.meta["recompute"] = CheckpointPolicy.PREFER_RECOMPUTE
-
-        def uuid(self) -> str:
-            return "gated-nas: no masks, 1"
-
-    return NoMasks()
+def _attributes(module: nn.Module) -> tuple[object, ...]:
+    """The class of ``module`` and what it was given: what is no plain value is like itself alone."""
+    own = [(key, value) for key, value in vars(module).items() if key not in _EVERY]
+    return type(module), *((key, repr(value) if isinstance(value, _PLAIN) else id(value)) for key, value in own)
