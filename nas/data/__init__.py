@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nas.data.ahead import Ahead
     from nas.data.balance import class_weights
     from nas.data.batches import Batches
     from nas.data.images import ImageSet, Splits, ranking_images
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from nas.data.read.arrays import from_dataset, image_set
 
 __all__ = [
+    "Ahead",
     "Batch",
     "Batches",
     "DataSize",
@@ -32,9 +34,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """A process that decodes images does without torch, whose import takes longer than many images."""
     if name in __all__:
-        from nas.data import balance, batches, images, load, ordered
+        from nas.data import ahead, balance, batches, images, load, ordered
         from nas.data.read import array_file, arrays
 
-        modules = array_file, arrays, balance, batches, images, load, ordered
+        modules = ahead, array_file, arrays, balance, batches, images, load, ordered
         return next(getattr(module, name) for module in modules if hasattr(module, name))
     raise AttributeError(f"module 'nas.data' has no attribute {name!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from threading import Lock
 from typing import NamedTuple
 
 import torch
@@ -117,6 +118,7 @@ class Batches:
         self._normalise = *shift_and_scale(splits_mean, splits_std, device), channels_last
         self._frame = Frame(len(self._made), images.shape, border, self.device)
         self._epoch: Epoch | None = None
+        self._lock = Lock()  # one buffer for the borders of all batches
 
     @classmethod
     def of(
@@ -157,6 +159,15 @@ class Batches:
         Raises:
             SettingError: ``augment`` gave something else than such images.
         """
+        with self._lock:
+            return self._batch(step)
+
+    @property
+    def draws_globally(self) -> bool:
+        """Whether functions of the user's own change images, which may draw from torch's global generator."""
+        return bool(self._augment.own)
+
+    def _batch(self, step: int) -> Batch:
         epoch, place = self._place(step)
         pixels = to_device(self._images.take(epoch.rows[place], whole=True), self.device)
         if self._images.mapping is not None:

@@ -6,6 +6,7 @@ import signal
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from nas.data import Ahead
 from nas.dist import set_cuda_flags
 from nas.seeds import seed_layers
 from nas.signals import Interrupted, stop_signals
@@ -34,14 +35,19 @@ def fit(run: Run, until: int | None = None) -> None:
     """
     set_cuda_flags(run.device, run.settings.train)  # another run of this process may have set others since
     several, end = run.world.size > 1, run.total_steps if until is None else min(until, run.total_steps)
-    with stop_signals(grace_s=GRACE_S if several else 0) as received, run.progress, run.threads:
+    with (
+        stop_signals(grace_s=GRACE_S if several else 0) as received,
+        run.progress,
+        run.threads,
+        Ahead(run.batches, end) as ahead,
+    ):
         if run.to_be_evaluated:
             run.validate()
             run.save()
         before: StepResult | None = None
         while run.step < end:
             began = perf_counter()
-            batch = run.batches.batch(run.step)
+            batch = ahead.batch(run.step)
             loaded = perf_counter()
             paths, all_paths = run.paths()
             lr = run.learning_rate()

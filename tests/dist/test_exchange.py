@@ -159,13 +159,13 @@ def test_own_paths_average_gradients_over_ranks_using_them(tmp_path):
 def own_run(world, settings, folder):
     run = Run(settings, folder, world=world)
     drawn = []
-    batches = run.batches.batch
+    rate = run.learning_rate
 
-    def noting(step):
+    def noting():
         drawn.append(run.paths())
-        return batches(step)
+        return rate()
 
-    run.batches.batch = noting
+    run.learning_rate = noting
     fit(run)
     run.tracker.writer.close()
     return drawn, dict(run.supernet.named_parameters()), run.tracker.counts

@@ -101,14 +101,14 @@ def test_a_non_finite_loss_holds_back_all_that_follows(tmp_path, optimizer, valu
 def test_the_first_loss_that_is_not_finite_is_told(tmp_path):
     """Not the one of a learned gate's comparison, which is read at once."""
     run = Run(tiny(TrainRunSettings(space=CHAIN, gate=LearnedGateSettings(every=1, warmup=0.0))), tmp_path)
-    batch_of = run.batches.batch
+    rate = run.learning_rate
 
-    def planted(step):
-        if step == 2:
+    def planted():
+        if run.step == 2:
             with torch.no_grad():
                 next(run.supernet.parameters()).fill_(math.nan)
-        return batch_of(step)
+        return rate()
 
-    run.batches.batch = planted
+    run.learning_rate = planted
     with pytest.raises(DivergedError, match=r"optimizer\.lr=.*: the loss is nan at step 2"):
         fit(run)
