@@ -270,15 +270,15 @@ def test_a_supernet_is_asked_as_nas_rank_asks(checkpoint):
 
 def test_one_way_that_diverges_leaves_the_others_in_step(checkpoint, monkeypatch):
     trained = load_trained(checkpoint)
-    finite, calls = Evaluator._finite, []
+    result, calls = Evaluator._result, []
 
-    def fail_once(self, found):
-        calls.append(found)
+    def fail_once(self, of):
+        calls.append(of)
         if len(calls) == 1:
             raise DivergedError("architecture", "x", "its loss is nan", "train again")
-        return finite(self, found)
+        return result(self, of)
 
-    monkeypatch.setattr(Evaluator, "_finite", fail_once)
+    monkeypatch.setattr(Evaluator, "_result", fail_once)
     target = SearchTarget(trained.space, None, None, trained.splits, 0, trained)
     needed = [objective("loss"), objective("loss_running")]
     first, second = Measures(target, SearchSettings(), needed)([Trial(0, (0, 1)), Trial(1, (1, 2))])
