@@ -103,15 +103,16 @@ class Threads:
         if not self.chosen:
             return ""
         other = self.most if self.chosen == 1 else 1
-        took, others = (1000 * statistics.fmean(self._seconds[number]) for number in (self.chosen, other))
-        return f"threads: {self.chosen} (a {self._what} takes {took:.3g} ms; {others:.3g} ms with {other})"
+        took, others = (duration(statistics.fmean(self._seconds[number])) for number in (self.chosen, other))
+        return f"threads: {self.chosen} (a {self._what} takes {took}; {others} with {other})"
 
     def choose(self, piece: Callable[[], Callable[[], object]], spend_s: float = 1.0) -> str:
         """Make the choice, in the context, by work that is done for it alone, for about ``spend_s`` seconds.
 
         Args:
             piece: gives the work; it is not called if there is nothing to choose.
-            spend_s: after that time, three pairs must do, and after three times as long, one.
+            spend_s: after that time, three pairs must do; after three times as long, or where one number takes twice as
+                long as the other, one.
 
         Returns:
             As :meth:`note`.
@@ -133,6 +134,8 @@ class Threads:
         pairs = [b - a for a, b in zip(one, every, strict=False)]
         longer = statistics.fmean(pairs) if pairs else 0.0
         faster = 1 if longer > 0 else self.most
+        if must and pairs and not 0.5 < sum(every) / sum(one) < 2:
+            must = 1
         if len(one) != len(every) or len(pairs) < (must or FEWEST_SLOWER):
             return 0
         if must or len(pairs) == MOST:
@@ -140,6 +143,11 @@ class Threads:
         enough = len(pairs) >= (FEWEST_SLOWER if longer > 0 else FEWEST_FASTER)
         error = statistics.stdev(pairs) / math.sqrt(len(pairs))
         return faster if enough and abs(longer) > CERTAIN * error else 0
+
+
+def duration(seconds: float) -> str:
+    """As in ``14.8 ms`` or ``1.2 s``."""
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
 
 
 def passes(

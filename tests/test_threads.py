@@ -96,7 +96,7 @@ def test_a_resumed_run_keeps_the_number_it_chose(tmp_path, four, monkeypatch):
     monkeypatch.setattr("nas.threads.perf_counter", lambda: clock.append(clock[-1] + four[-1]) or clock[-1])
     settings = tiny(threads="auto", save_every=5)
     run = Run(settings, tmp_path)
-    assert run.found == "threads: 1 (a step takes 1e+03 ms; 4e+03 ms with 4)"
+    assert run.found == "threads: 1 (a step takes 1 s; 4 s with 4)"
     fit(run, until=5)
     monkeypatch.setattr(Trial, "__init__", lambda *_: pytest.fail("it is chosen already"))
     used = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import shutil
+import signal
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from nas.errors import NasWarning, require
 from nas.nn.blocks import BlockConv2d, BlockLinear
 from nas.nn.gated import GatedBlock
 from nas.nn.recorded import recorded
+from nas.signals import STOPS
 
 CACHE = "~/.cache/gated-nas/inductor"
 """Where compiled code stays for later runs, unless the environment variable ``TORCHINDUCTOR_CACHE_DIR`` says."""
@@ -115,6 +117,8 @@ class _Part:
         if x.is_meta or not any(tensor.requires_grad for tensor in (x, *self._parameters)):
             return None
         began = perf_counter()
+        # A terminal's Ctrl-C reaches the compiler that Inductor starts, too, unless it inherits that they wait.
+        waiting = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
         try:
             return recorded(copy.deepcopy(self._part), x)
         except RuntimeError as error:
@@ -123,6 +127,7 @@ class _Part:
             warnings.warn(text, NasWarning, stacklevel=2)
             return None
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, waiting)
             _seconds += perf_counter() - began
 
 

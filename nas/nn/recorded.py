@@ -6,6 +6,7 @@ small branch takes. Whoever knows what cannot change calls what is made here.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -37,6 +38,7 @@ def recorded(module: nn.Module, x: Tensor) -> Call:
     Raises:
         RuntimeError: it cannot be recorded or compiled, or draws random numbers, for which Inductor would draw others.
     """
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it tells that there is no GPU
     import torch._inductor.lowering  # which the decompositions need
     from torch._guards import TracingContext, tracing
     from torch._inductor import compile as inductor

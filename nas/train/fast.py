@@ -27,6 +27,7 @@ from nas.seeds import seed_layers
 from nas.settings import TrainSettings, Way
 from nas.settings.rules import AUTO
 from nas.space import Architecture
+from nas.threads import duration
 from nas.train.step import Loss
 
 PAYS = 0.97
@@ -66,9 +67,10 @@ class Trial:
         self._network, self._twins = network, dict[str, nn.Module]()
         self._device = batch[0].device
 
-    def step(self, way: Way, path: Architecture) -> tuple[float, Tensor, Tensor]:
-        """Seconds of a step forward and backward, its loss, and the norm of its gradient."""
+    def step(self, way: Way, path: Architecture) -> tuple[float, Tensor]:
+        """Seconds of a step forward and backward, and its loss; the gradients stay on the network."""
         network, (x, y) = self._twin(way), self._batch
+        network.zero_grad()
         x = x.contiguous(memory_format=memory_format(way.channels_last))
         loss_fn = replace(self._loss, precision=way.precision)
         seed_layers(self._device, 0)
@@ -77,10 +79,7 @@ class Trial:
         loss, _ = loss_fn(network, x, y, path)
         loss.backward()
         self._wait()
-        seconds = perf_counter() - began
-        norm = nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
-        network.zero_grad()
-        return seconds, loss.detach(), norm
+        return perf_counter() - began, loss.detach()
 
     def steps(self, way: Way) -> Callable[[], object]:
         """A piece of work to time: a step on one path after the other, on each of them twice."""
@@ -104,10 +103,17 @@ class Trial:
             torch.cuda.synchronize(self._device)
 
     def same(self, a: Way, b: Way) -> bool:
-        """Whether two ways give one loss and one gradient, but for rounding."""
-        (_, loss, norm), (_, other, others) = (self.step(way, self.paths[0]) for way in (a, b))
+        """Whether two ways give one loss and one gradient, but for rounding; both have run all paths then."""
+        (loss, norm), (other, others) = map(self._warm, (a, b))
         apart = (loss - other).abs() / loss.abs(), (norm - others).abs() / norm
         return self._mean(float(apart[0]) <= SAME_LOSS and float(apart[1]) <= SAME_GRADIENT) == 1
+
+    def _warm(self, way: Way) -> tuple[Tensor, Tensor]:
+        """Run what is compiled on all paths, anything else on one; the loss on the last, and the gradient's norm."""
+        for path in self.paths if way.compile != "none" else self.paths[-1:]:
+            _, loss = self.step(way, path)
+        grads = [p.grad for p in self._twin(way).parameters() if p.grad is not None]
+        return loss, nn.utils.get_total_norm(grads)
 
     def race(self, a: Timed, b: Timed, spend_s: float = 0.7) -> tuple[float, float]:
         """The seconds of ``a``, and how long ``b`` takes as a multiple of them: medians over pairs of steps.
@@ -171,7 +177,9 @@ def fastest(train: TrainSettings, trial: Trial, steps: int) -> tuple[Way, list[s
         way = _changed(way, {name: taken})
         its, lefts = (own * ratio, own) if taken == other else (own, own * ratio)
         not_same = "" if same else ", but another result"
-        found.append(f"{name}: {_word(taken)} (a step takes {_ms(its)}; {_ms(lefts)} with {_word(left)}{not_same})")
+        found.append(
+            f"{name}: {_word(taken)} (a step takes {duration(its)}; {duration(lefts)} with {_word(left)}{not_same})"
+        )
     return way, found
 
 
@@ -179,7 +187,8 @@ def _check_threads(train: TrainSettings, trial: Trial) -> None:
     """Warn of threads given by hand that make a step slower."""
     number = torch.get_num_threads()
     if train.threads != AUTO and number > 1:
-        one, several = trial.seconds(train.way, 1), trial.seconds(train.way, number)
+        way = replace(train.way, compile="none")  # which would be compiled for each number
+        one, several = trial.seconds(way, 1), trial.seconds(way, number)
         one(trial.paths[0]), several(trial.paths[0])
         own, ratio = trial.race(one, several)
         torch.set_num_threads(number)
@@ -193,7 +202,7 @@ def _changed(way: Way, values: dict[str, Any]) -> Way:
 
 def _warn(name: str, value: object, plain: object, without: float, seconds: float) -> None:
     warnings.warn(
-        f"train.{name}={_word(value)} is slow here: a step takes {_ms(seconds)}, and {_ms(without)} with "
+        f"train.{name}={_word(value)} is slow here: a step takes {duration(seconds)}, and {duration(without)} with "
         f"train.{name}={_word(plain)}",
         NasWarning,
         stacklevel=4,
@@ -202,7 +211,3 @@ def _warn(name: str, value: object, plain: object, without: float, seconds: floa
 
 def _word(value: object) -> str:
     return str(value).lower()
-
-
-def _ms(seconds: float) -> str:
-    return f"{1000 * seconds:.3g} ms"

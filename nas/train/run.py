@@ -118,7 +118,7 @@ class Run:
             loss = Loss.of(train, self.splits.train, self.device)
             trial = Trial(self.supernet, batch, [gate.paths(number)[0] for number in range(4)], loss, world)
             with self.threads:
-                line = self.threads.choose(lambda: trial.steps(train.way))
+                line = self.threads.choose(lambda: trial.steps(replace(train.way, compile="none")))
                 way, found = fastest(train, trial, steps)
             self.found = "; ".join([line, *found] if line else found)
         self.settings = replace(self.settings, train=train.computed(way))
