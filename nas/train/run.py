@@ -95,7 +95,8 @@ class Run:
         prepare(self.supernet, self.settings, world)
         self._build_steps(state)
         self.step, self.to_be_evaluated = 0, False
-        self.unread: list[tuple[StepResult, float, float]] = []  # with the seconds of its data and of the step
+        self.unread: list[tuple[StepResult, float, float, float]] = []  # with the seconds of data, step, compiling
+        self._compiled_s = compile_s()
         self.evaluated: list[EvalResult] = []  # by the last evaluation of this process, if that took all images
         self._begin(state, config_text, changed(settings) if given is None else given)
         shown = settings.track.progress and world.is_main
@@ -200,7 +201,8 @@ class Run:
 
     def record(self, result: StepResult, data_s: float, step_s: float) -> None:
         """Count a step that was made, which took ``step_s`` seconds after ``data_s`` seconds for its batch."""
-        self.unread.append((result, data_s, step_s))
+        compiling, self._compiled_s = compile_s() - self._compiled_s, compile_s()
+        self.unread.append((result, data_s, step_s - compiling, compiling))
         self.step += 1
         self.progress.advance(self.step, self.tracker)
 
@@ -217,7 +219,7 @@ class Run:
         found = read_steps([result for result, *_ in self.unread])
         unread, self.unread = self.unread, []  # a loss that was not finite is told again by the next call
         waited = (perf_counter() - began) / max(len(unread), 1)
-        for (result, data_s, step_s), figures in zip(unread, found, strict=True):
+        for (result, data_s, step_s, compiling), figures in zip(unread, found, strict=True):
             own = len(result.paths)
             self.tracker.step(
                 result.all_paths,
@@ -226,7 +228,7 @@ class Run:
                 images=self.settings.train.batch_size * own,
                 step_s=step_s + waited,
                 data_s=data_s,
-                path_s=figures.path_s if own == len(result.all_paths) else None,
+                path_s=figures.path_s if own == len(result.all_paths) and not compiling else None,
                 grad_norms=figures.grad_norms,
             )
 
