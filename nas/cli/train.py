@@ -49,7 +49,7 @@ def _train(settings: TrainRunSettings, folder: Path, world: World, out: Console)
     if (folder / "scratch").is_dir():
         raise CheckpointError("run", folder, "has networks in it that were trained alone", "take another run=NAME")
     if settings.track.progress and settings.train.compile == "branches":
-        out.print("compiling what runs for the first time: up to a minute, less once it is on the disk")
+        out.print("compiling what runs for the first time: up to two minutes, seconds once it is on the disk")
     words = HydraConfig.get().overrides.task
     run = Run(settings, folder, yaml_of(settings), world=world, given=given(settings, words))
     if settings.track.progress:

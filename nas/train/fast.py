@@ -39,8 +39,8 @@ FEWEST, MOST, HOPELESS = 5, 15, 2.0
 FEWEST_STEPS, SHORTEST = 100, 20
 """Of a run in which a choice is made: in a shorter one that would take longer than it could save. What is given by hand
 is looked at in a run of 20 steps, too."""
-COMPILE_PAYS_S = 600.0
-"""Seconds that the steps of a run must take before compiling, which takes 7 to 50, is tried unasked."""
+COMPILE_PAYS_S = 1200.0
+"""Seconds that the steps of a run must take before compiling, which takes up to 100 of them, is tried unasked."""
 SAME_LOSS, SAME_GRADIENT = 1e-3, 1e-2
 """Relative differences of the loss, and of the norm of the gradient, that rounding explains."""
 
