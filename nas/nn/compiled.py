@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -97,7 +97,9 @@ class _Part:
         self._name, self._part, self._inner = name, part, list(part.modules())
         self._parameters, self._buffers = list(part.parameters()), list(part.buffers())
         shapes = [(tensor.shape, tensor.dtype) for tensor in (*self._parameters, *self._buffers)]
-        built = *map(_attributes, self._inner), *(key for key, _ in part.named_modules()), *shapes
+        # A module or a tensor that is used twice is one and the same: which name is which counts.
+        modules, tensors = _alike(part.named_modules(remove_duplicate=False)), _alike(_tensors(part))
+        built = *map(_attributes, self._inner), modules, tensors, *shapes
         self._number = _numbers.setdefault(built, len(_numbers))
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
@@ -121,7 +123,7 @@ class _Part:
         waiting = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
         try:
             return recorded(copy.deepcopy(self._part), x)
-        except RuntimeError as error:
+        except (RuntimeError, OSError) as error:  # OSError: of the folder for compiled code
             reason = str(error).strip().partition("\n")[0]
             text = f"train.compile=branches: {self._name} cannot be compiled and runs as it is ({reason})"
             warnings.warn(text, NasWarning, stacklevel=2)
@@ -129,6 +131,17 @@ class _Part:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, waiting)
             _seconds += perf_counter() - began
+
+
+def _tensors(part: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from part.named_parameters(remove_duplicate=False)
+    yield from part.named_buffers(remove_duplicate=False)
+
+
+def _alike(named: Iterable[tuple[str, object]]) -> tuple[tuple[str, int], ...]:
+    """Each name with the number of what it names: the same number for the same object."""
+    numbers: dict[int, int] = {}
+    return tuple((name, numbers.setdefault(id(value), len(numbers))) for name, value in named)
 
 
 def _attributes(module: nn.Module) -> tuple[object, ...]:

@@ -89,6 +89,7 @@ def _record(
     from torch._functorch.partitioners import min_cut_rematerialization_partition
     from torch._inductor.decomposition import select_decomp_table
     from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.multiprocessing.reductions import StorageWeakRef
 
     names, buffers = [name for name, _ in module.named_parameters()], [name for name, _ in module.named_buffers()]
 
@@ -109,7 +110,10 @@ def _record(
 
     fake = [fake_mode.from_tensor(t.detach(), static_shapes=True).requires_grad_(t.requires_grad) for t in primals]
     with fake_mode:
-        y = pass_forward(fake)[0].detach()
+        y = pass_forward(fake)[0]
+        if StorageWeakRef(y.untyped_storage()) in {StorageWeakRef(tensor.untyped_storage()) for tensor in fake}:
+            raise RuntimeError("it gives what it gets, or a view of it")
+        y = y.detach()
         joint = make_fx(both)(fake, [y])
     with fake_mode, torch.no_grad():  # once more, without writing in place
         inputs = [tensor.detach() for tensor in fake], [y]

@@ -44,7 +44,7 @@ def prepare(supernet: nn.Module, settings: TrainRunSettings, world: World) -> No
     way = settings.train.way
     if way.channels_last:
         supernet.to(memory_format=torch.channels_last)
-    if way.compile == "branches":
-        compile_branches(supernet)
     if world.size > 1 and settings.dist.batchnorm == "sync":
         synchronise(supernet, world)
+    if way.compile == "branches":
+        compile_branches(supernet)

@@ -100,8 +100,8 @@ def read_steps(results: Sequence[StepResult]) -> list[Figures]:
         if not all(map(math.isfinite, losses)):
             same = len(result.paths) == len(result.all_paths)
             known = zip(result.paths, losses if same else result.own.tolist(), strict=False)
-            bad = [path for path, value in known if not math.isfinite(value)] or result.all_paths
-            rule = f"the loss is {loss} at step {result.step} on path {bad[0]}"
+            bad = [f"path {path}" for path, value in known if not math.isfinite(value)]
+            rule = f"the loss is {loss} at step {result.step} on {bad[0] if bad else 'a path of another process'}"
             raise DivergedError("optimizer.lr", f"{result.lr:.3g}", rule, "lower it, or set train.clip_norm=1")
         correct = round(sum(figures[number : 2 * number]))
         path_s = [seconds_between(*pair) for pair in islice(pairwise(result.marks), number)]

@@ -128,3 +128,48 @@ def test_a_second_run_finds_the_code_on_disk(tmp_path):
     hits = [subprocess.run(command, env=environment, capture_output=True, text=True).stdout for _ in range(2)]
     assert hits == ["0\n", "2\n"]
     assert any((tmp_path / ".cache/gated-nas/inductor").iterdir())
+
+
+class One(nn.Module):
+    """A block with two branches."""
+
+    def __init__(self, *branches):
+        super().__init__()
+        self.block = GatedSum(branches)
+
+    def forward(self, x, architecture):
+        return self.block(x, architecture[0])
+
+
+def test_what_is_used_twice_is_another_kind(kinds):
+    """A layer, or a weight: the same shapes under the same names, and another function."""
+    convs = [nn.Conv2d(4, 4, 3, padding=1, bias=False) for _ in range(7)]
+    convs[6].weight = convs[5].weight
+    twice = nn.Sequential(convs[0], nn.ReLU(), convs[0])
+    eager = One(twice, nn.Sequential(convs[1], nn.ReLU(), convs[2]), nn.Sequential(convs[3], nn.ReLU(), convs[4]))
+    eager.block.branches.append(nn.Sequential(convs[5], nn.ReLU(), convs[6]))
+    eager.block.choices = tuple("abcd")
+    ours = copy.deepcopy(eager)
+    compile_branches(ours)
+    for choice in range(4):
+        for got, expected in zip(passed(ours, (choice,)), passed(eager, (choice,)), strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    assert len(kinds) == 3
+
+
+def test_a_folder_that_cannot_be_written_is_a_warning(kinds, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "file"))
+    net = One(conv_bn_relu(4, 4, 3))
+    compile_branches(net)
+    with pytest.warns(
+        NasWarning, match=r"train.compile=branches: block.branches.0 cannot be compiled and runs as it is"
+    ):
+        passed(net, (0,))
+
+
+def test_what_gives_its_input_runs_as_it_is(kinds):
+    net = One(nn.Sequential(nn.Identity()))
+    compile_branches(net)
+    with pytest.warns(NasWarning, match="it gives what it gets, or a view of it"):
+        passed(net, (0,))
