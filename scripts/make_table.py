@@ -189,7 +189,7 @@ def begin(threads: int | str, parent: int) -> None:
 def train_one(task: tuple[TrainRunSettings, str, int]) -> tuple[str, int, dict[str, Any] | str]:
     """Train one architecture; returns its test ``accuracy``, 0 to 1, and its curves, or the error message."""
     from nas.errors import NasError
-    from nas.train.scratch import LearningCurve, train_from_scratch
+    from nas.train.alone.scratch import LearningCurve, train_from_scratch
 
     settings, text, seed = task
     curve = LearningCurve()

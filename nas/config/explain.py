@@ -34,6 +34,7 @@ KINDS: dict[Any, str] = {
     bool: "must be true or false",
     str: "must be a name or a text",
     int | str: "must be auto, or a whole number",
+    bool | str: "must be auto, true or false",
     list[int]: "must be a list of whole numbers, as in [1,2]",
     list[str]: "must be a list of names, as in [a,b]",
     dict[str, list[str]]: "must be names with lists of candidates, as in {layer*.conv2: [keep, conv1]}",

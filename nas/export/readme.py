@@ -7,7 +7,7 @@ from typing import Any
 
 from nas.export.card import CARD, ONNX, PROGRAM, WEIGHTS
 from nas.settings import train_settings
-from nas.train.confusion import PICTURE, TABLE
+from nas.train.evaluation.confusion import PICTURE, TABLE
 
 _TOP = """# {name}: {architecture}
 

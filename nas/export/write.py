@@ -31,7 +31,7 @@ from nas.export.load import load
 from nas.export.readme import readme
 from nas.files import put, sha256_of
 from nas.space import Architecture, ModuleSpace
-from nas.train.confusion import write_confusion
+from nas.train.evaluation.confusion import write_confusion
 
 
 @dataclass(frozen=True)

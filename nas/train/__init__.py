@@ -1,16 +1,16 @@
 """Training a supernet: the loop, its step, evaluation and what comes of a run."""
 
-from nas.train.evaluation import EvalResult, architectures_to_evaluate, evaluate
+from nas.train.alone.retraining import Retraining, comparison, retrain
+from nas.train.alone.scratch import train_from_scratch
+from nas.train.evaluation.subnetworks import EvalResult, architectures_to_evaluate, evaluate
 from nas.train.gate_trainer import GateTrainer
 from nas.train.loop import fit
-from nas.train.optimize import GatedOptimizer
 from nas.train.report import Report, best_of_run, make_report, tables
 from nas.train.result import Figures, StepResult, read_steps
-from nas.train.retraining import Retraining, comparison, retrain
 from nas.train.run import Run
 from nas.train.schedule import learning_rate
-from nas.train.scratch import train_from_scratch
 from nas.train.step import BranchNorms, Loss, TrainStep
+from nas.train.update.optimize import GatedOptimizer
 
 __all__ = [
     "BranchNorms",

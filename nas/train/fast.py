@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas.data import Batch
+from nas.data import Batch, Ordered, Splits
 from nas.data.ordered import memory_format
 from nas.dist import SINGLE, World
 from nas.errors import NasWarning
@@ -27,7 +27,7 @@ from nas.seeds import seed_layers
 from nas.settings import TrainSettings, Way
 from nas.settings.rules import AUTO
 from nas.space import Architecture
-from nas.threads import duration
+from nas.threads import Threads, duration
 from nas.train.step import Loss
 
 PAYS = 0.97
@@ -67,6 +67,21 @@ class Trial:
         self._network, self._twins = network, dict[str, nn.Module]()
         self._device = batch[0].device
 
+    @classmethod
+    def of(
+        cls,
+        network: nn.Module,
+        paths: Sequence[Architecture],
+        splits: Splits,
+        train: TrainSettings,
+        device: torch.device,
+        world: World,
+    ) -> Trial:
+        """That of a run: on its first training images, as many as a process has in a batch."""
+        number = min(len(splits.train), train.batch_size // world.size)
+        batch = Ordered(splits.train.subset(torch.arange(number)), splits.mean, splits.std, number, device)[0]
+        return cls(network, batch, paths, Loss.of(train, splits.train, device), world)
+
     def step(self, way: Way, path: Architecture) -> tuple[float, Tensor]:
         """Seconds of a step forward and backward, and its loss; the gradients stay on the network."""
         network, (x, y) = self._twin(way), self._batch
@@ -103,17 +118,19 @@ class Trial:
             torch.cuda.synchronize(self._device)
 
     def same(self, a: Way, b: Way) -> bool:
-        """Whether two ways give one loss and one gradient, but for rounding; both have run all paths then."""
-        (loss, norm), (other, others) = map(self._warm, (a, b))
-        apart = (loss - other).abs() / loss.abs(), (norm - others).abs() / norm
-        return self._mean(float(apart[0]) <= SAME_LOSS and float(apart[1]) <= SAME_GRADIENT) == 1
+        """Whether two ways give the same losses and gradients, but for rounding; both have run then."""
+        # What is compiled is compiled on all paths, before any is timed.
+        paths = self.paths if {a.compile, b.compile} != {"none"} else self.paths[:1]
+        near = True
+        for path in paths:
+            (loss, norm), (other, others) = self._figures(a, path), self._figures(b, path)
+            near &= bool(torch.isclose(other, loss, SAME_LOSS)) and bool(torch.isclose(others, norm, SAME_GRADIENT))
+        return self._mean(near) == 1
 
-    def _warm(self, way: Way) -> tuple[Tensor, Tensor]:
-        """Run what is compiled on all paths, anything else on one; the loss on the last, and the gradient's norm."""
-        for path in self.paths if way.compile != "none" else self.paths[-1:]:
-            _, loss = self.step(way, path)
-        grads = [p.grad for p in self._twin(way).parameters() if p.grad is not None]
-        return loss, nn.utils.get_total_norm(grads)
+    def _figures(self, way: Way, path: Architecture) -> tuple[Tensor, Tensor]:
+        """The loss of a step, and the norm of its gradient."""
+        _, loss = self.step(way, path)
+        return loss, nn.utils.get_total_norm([p.grad for p in self._twin(way).parameters() if p.grad is not None])
 
     def race(self, a: Timed, b: Timed, spend_s: float = 0.7) -> tuple[float, float]:
         """The seconds of ``a``, and how long ``b`` takes as a multiple of them: medians over pairs of steps.
@@ -145,6 +162,21 @@ class Trial:
         return float(self._world.mean_(torch.tensor(value, dtype=torch.float64, device=self._world.device)))
 
 
+def choose(train: TrainSettings, trial: Trial, steps: int, threads: Threads) -> tuple[Way, str]:
+    """The number of threads, which ``threads`` keeps, and the fastest way on them; what was found, in a line.
+
+    Args:
+        train: what of this is given by hand.
+        trial: times the ways.
+        steps: that are left to make.
+        threads: of the run.
+    """
+    with threads:
+        line = threads.choose(lambda: trial.steps(replace(train.way, compile="none")))
+        way, found = fastest(train, trial, steps)
+    return way, "; ".join([line, *found] if line else found)
+
+
 def fastest(train: TrainSettings, trial: Trial, steps: int) -> tuple[Way, list[str]]:
     """The fastest way among those that ``train`` leaves open, and what was found, in words.
 
@@ -170,8 +202,7 @@ def fastest(train: TrainSettings, trial: Trial, steps: int) -> tuple[Way, list[s
         same = trial.same(without, tried) or name == "precision"
         own, ratio = trial.race(trial.seconds(without), trial.seconds(tried))
         if given == other:
-            if ratio >= SLOW:
-                _warn(name, other, default, own, own * ratio)
+            _warn_of(name, other, default, own, ratio, same)
             continue
         taken, left = (other, default) if ratio <= PAYS and same else (default, other)
         way = _changed(way, {name: taken})
@@ -192,21 +223,22 @@ def _check_threads(train: TrainSettings, trial: Trial) -> None:
         one(trial.paths[0]), several(trial.paths[0])
         own, ratio = trial.race(one, several)
         torch.set_num_threads(number)
-        if ratio >= SLOW:
-            _warn("threads", train.threads, 1, own, own * ratio)
+        _warn_of("threads", train.threads, 1, own, ratio)
 
 
 def _changed(way: Way, values: dict[str, Any]) -> Way:
     return replace(way, **values)
 
 
-def _warn(name: str, value: object, plain: object, without: float, seconds: float) -> None:
-    warnings.warn(
-        f"train.{name}={_word(value)} is slow here: a step takes {duration(seconds)}, and {duration(without)} with "
-        f"train.{name}={_word(plain)}",
-        NasWarning,
-        stacklevel=4,
-    )
+def _warn_of(name: str, value: object, plain: object, without: float, ratio: float, same: bool = True) -> None:
+    """Warn of a setting given by hand if it makes a step slower, or its result another."""
+    given, default = f"train.{name}={_word(value)}", f"train.{name}={_word(plain)}"
+    if ratio >= SLOW:
+        times = f"a step takes {duration(without * ratio)}, and {duration(without)} with {default}"
+        warnings.warn(f"{given} is slow here: {times}", NasWarning, stacklevel=5)
+    if not same:
+        text = f"{given} gives another loss or gradient here than {default}, by more than rounding"
+        warnings.warn(text, NasWarning, stacklevel=5)
 
 
 def _word(value: object) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from nas.settings import EvaluateSettings
 from nas.track.left import Beside, TimeLeft
-from nas.train.evaluation import architectures_to_evaluate
+from nas.train.evaluation.subnetworks import architectures_to_evaluate
 
 if TYPE_CHECKING:
     from nas.train.run import Run

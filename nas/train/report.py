@@ -14,7 +14,7 @@ from nas.errors import CheckpointError
 from nas.files import write_json
 from nas.nn import indices_of
 from nas.settings.plain import filled
-from nas.train.confusion import PICTURE, write_confusion
+from nas.train.evaluation.confusion import PICTURE, write_confusion
 from nas.train.run import Run
 
 SHOWN = 40

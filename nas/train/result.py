@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from nas.errors import DivergedError
+from nas.nn.compiled import compile_s
 from nas.space import Architecture
+from nas.track import Tracker
 
 Norms = dict[tuple[int, int], Tensor]
 """The gradient norm of each branch that ran and has parameters, by (slot, choice)."""
@@ -107,6 +109,52 @@ def read_steps(results: Sequence[StepResult]) -> list[Figures]:
         path_s = [seconds_between(*pair) for pair in islice(pairwise(result.marks), number)]
         found.append(Figures(loss, correct, path_s, dict(zip(result.grad_norms or {}, numbers, strict=False))))
     return found
+
+
+class Unread:
+    """The steps of a run whose results nobody has read yet, with the seconds that they took.
+
+    Args:
+        batch_size: images a path, of all processes together.
+    """
+
+    def __init__(self, batch_size: int) -> None:
+        self._batch_size, self._compiled_s = batch_size, compile_s()
+        self._steps: list[tuple[StepResult, float, float, bool]] = []
+
+    def add(self, result: StepResult, data_s: float, step_s: float) -> None:
+        """Keep the result of a step that took ``step_s`` seconds, compiling included, and ``data_s`` for its batch."""
+        compiling, self._compiled_s = compile_s() - self._compiled_s, compile_s()
+        self._steps.append((result, data_s, step_s - compiling, compiling > 0))
+
+    def read_into(self, tracker: Tracker) -> None:
+        """Read all of them in one go and let ``tracker`` count them.
+
+        The seconds of a step are of a GPU those in which it was told what to do. What it is waited for here is added.
+
+        Raises:
+            DivergedError: as of :func:`read_steps`, and from then on in each call.
+        """
+        began = perf_counter()
+        found = self.check()
+        steps, self._steps = self._steps, []
+        waited = (perf_counter() - began) / max(len(steps), 1)
+        for (result, data_s, step_s, compiled), figures in zip(steps, found, strict=True):
+            own = len(result.paths)
+            tracker.step(
+                result.all_paths,
+                loss=figures.loss,
+                correct=figures.correct,
+                images=self._batch_size * own,
+                step_s=step_s + waited,
+                data_s=data_s,
+                path_s=figures.path_s if own == len(result.all_paths) and not compiled else None,
+                grad_norms=figures.grad_norms,
+            )
+
+    def check(self, *more: StepResult) -> list[Figures]:
+        """:func:`read_steps` of these steps and of ``more``; all stay unread."""
+        return read_steps([*(result for result, *_ in self._steps), *more])
 
 
 def mark(device: torch.device) -> Mark:

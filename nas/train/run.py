@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from time import perf_counter
 from typing import Any
-
-import torch
 
 from nas import checkpoint
 from nas.checkpoint import Initial, begin_with, comparable
@@ -25,15 +22,15 @@ from nas.space import Architecture, SearchSpace, build_space
 from nas.state import load_weights, must_fit
 from nas.threads import Threads
 from nas.track import NullWriter, Progress, Tracker, Writers
-from nas.train.evaluation import EvalResult, architectures_to_evaluate, evaluate
-from nas.train.fast import Trial, fastest
+from nas.train.evaluation.subnetworks import EvalResult, architectures_to_evaluate, evaluate
+from nas.train.fast import Trial, choose
 from nas.train.gate_trainer import GateTrainer, NoGateTrainer
 from nas.train.left import CHECKPOINT, EVALUATION, IMAGE, time_left
 from nas.train.network import build_network, prepare
-from nas.train.optimize import GatedOptimizer
-from nas.train.result import StepResult, read_steps
+from nas.train.result import StepResult, Unread
 from nas.train.schedule import Every, cycle_ends, rate_in_cycles
 from nas.train.step import BranchNorms, Loss, TrainStep, check_finite
+from nas.train.update.optimize import GatedOptimizer
 
 NORMS_EVERY = 10
 """Steps between two measurements of the branches' gradient norms."""
@@ -95,8 +92,7 @@ class Run:
         prepare(self.supernet, self.settings, world)
         self._build_steps(state)
         self.step, self.to_be_evaluated = 0, False
-        self.unread: list[tuple[StepResult, float, float, float]] = []  # with the seconds of data, step, compiling
-        self._compiled_s = compile_s()
+        self.unread = Unread(settings.train.batch_size)
         self.evaluated: list[EvalResult] = []  # by the last evaluation of this process, if that took all images
         self._begin(state, config_text, changed(settings) if given is None else given)
         shown = settings.track.progress and world.is_main
@@ -114,14 +110,9 @@ class Run:
         else:
             steps = train.epochs * (len(self.splits.train) // train.batch_size)
             gate = build_gate(self.settings.gate, self.space, seed, steps, self.flops)
-            images = self.splits.train.subset(torch.arange(min(len(self.splits.train), train.batch_size // world.size)))
-            batch = Ordered(images, self.splits.mean, self.splits.std, len(images), self.device)[0]
-            loss = Loss.of(train, self.splits.train, self.device)
-            trial = Trial(self.supernet, batch, [gate.paths(number)[0] for number in range(4)], loss, world)
-            with self.threads:
-                line = self.threads.choose(lambda: trial.steps(replace(train.way, compile="none")))
-                way, found = fastest(train, trial, steps)
-            self.found = "; ".join([line, *found] if line else found)
+            paths = [gate.paths(number)[0] for number in range(4)]
+            trial = Trial.of(self.supernet, paths, self.splits, train, self.device, world)
+            way, self.found = choose(train, trial, steps, self.threads)
         self.settings = replace(self.settings, train=train.computed(way))
 
     def _build_steps(self, state: dict[str, Any] | None) -> None:
@@ -196,41 +187,22 @@ class Run:
         try:
             self.train_gate(self.step)
         except DivergedError:
-            read_steps([*(made for made, *_ in self.unread), result])  # a loss in training may have been the first
+            self.unread.check(result)  # a loss in training may have been the first
             raise
 
     def record(self, result: StepResult, data_s: float, step_s: float) -> None:
         """Count a step that was made, which took ``step_s`` seconds after ``data_s`` seconds for its batch."""
-        compiling, self._compiled_s = compile_s() - self._compiled_s, compile_s()
-        self.unread.append((result, data_s, step_s - compiling, compiling))
+        self.unread.add(result, data_s, step_s)
         self.step += 1
         self.progress.advance(self.step, self.tracker)
 
     def read(self) -> None:
-        """Read what the steps since the last call have found, and let the tracker count it.
-
-        Whoever logs, evaluates or saves calls this first, in all processes: no more is known on the way, and the
-        seconds of a step are of a GPU those in which it was told what to do. What it is waited for here is added.
+        """Read what the steps since the last call have found: who logs, evaluates or saves calls this, on all ranks.
 
         Raises:
             DivergedError: a loss was not finite, in all processes alike.
         """
-        began = perf_counter()
-        found = read_steps([result for result, *_ in self.unread])
-        unread, self.unread = self.unread, []  # a loss that was not finite is told again by the next call
-        waited = (perf_counter() - began) / max(len(unread), 1)
-        for (result, data_s, step_s, compiling), figures in zip(unread, found, strict=True):
-            own = len(result.paths)
-            self.tracker.step(
-                result.all_paths,
-                loss=figures.loss,
-                correct=figures.correct,
-                images=self.settings.train.batch_size * own,
-                step_s=step_s + waited,
-                data_s=data_s,
-                path_s=figures.path_s if own == len(result.all_paths) and not compiling else None,
-                grad_norms=figures.grad_norms,
-            )
+        self.unread.read_into(self.tracker)
 
     def log(self, lr: float, paths: Sequence[Architecture]) -> None:
         """Write the training curves of the steps since the last call; ``paths`` are those of the last step."""

@@ -18,8 +18,8 @@ from nas.plugin import load_function
 from nas.settings import TrainSettings
 from nas.settings.train import CROSS_ENTROPY
 from nas.space import Architecture
-from nas.train.optimize import GatedOptimizer
 from nas.train.result import Norms, StepResult, mark
+from nas.train.update.optimize import GatedOptimizer
 
 
 @dataclass(frozen=True, eq=False)

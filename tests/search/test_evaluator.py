@@ -18,7 +18,7 @@ from nas.search import Evaluator
 from nas.settings import ChainSettings, MacroSettings
 from nas.space import Chained, build_space
 from nas.train import evaluate
-from nas.train.prefix import PrefixWalk, depths_to_keep
+from nas.train.evaluation.prefix import PrefixWalk, depths_to_keep
 
 CHAIN = ChainSettings(widths=[4, 6], depths=[2, 1], strides=[1, 2], candidates=["skip", "conv1", "conv3"])
 BATCHES, CALIBRATION = images(20, 8, seed=0), images(14, 7, seed=1)

@@ -29,7 +29,7 @@ def planted(monkeypatch):
             return seconds(way), torch.tensor(loss(way))
 
         monkeypatch.setattr(Trial, "step", step)
-        monkeypatch.setattr(Trial, "_warm", lambda self, way: (torch.tensor(loss(way)), torch.tensor(1.0)))
+        monkeypatch.setattr(Trial, "_figures", lambda self, way, path: (torch.tensor(loss(way)), torch.tensor(1.0)))
         return timed
 
     return plant
@@ -77,6 +77,12 @@ def test_a_slow_setting_is_warned_of_with_the_figures(planted):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found(precision="bf16", channels_last=True, compile="branches")
+
+
+def test_another_result_of_a_setting_is_warned_of(planted):
+    planted(lambda way: 0.1, lambda way: 1.01 if way.compile == "branches" else 1.0)
+    with pytest.warns(NasWarning, match=r"train.compile=branches gives another loss or gradient here than"):
+        assert found(compile="branches")[0].compile == "branches"
 
 
 def test_none_and_short_runs_time_nothing(planted):

@@ -21,7 +21,8 @@ from nas.search.target import SearchTarget
 from nas.settings import ChainSettings, FixedGateSettings, FolderSettings, SearchRunSettings, TrainRunSettings
 from nas.signals import Interrupted
 from nas.space import build_space
-from nas.train import Run, comparison, evaluate, fit, retrain, retraining
+from nas.train import Run, comparison, evaluate, fit, retrain
+from nas.train.alone import retraining
 
 SETTINGS = replace(tiny(), architecture="2-0")
 NAMES = ["scratch", "inherited", "random"]

@@ -12,7 +12,7 @@ from support.archives import pixels_of
 from support.runs import CHAIN, RUNS, assert_same, finish, state_of, tiny
 from torch import nn
 
-import nas.train.evaluation
+import nas.train.evaluation.subnetworks
 from nas import checkpoint
 from nas.checkpoint import calibrated, load_trained
 from nas.dist import choose_device
@@ -42,7 +42,8 @@ from nas.train import (
     read_steps,
     tables,
 )
-from nas.train.prefix import PrefixWalk
+from nas.train.evaluation.prefix import PrefixWalk
+from nas.train.result import Unread
 
 
 def batch(size=8, side=16, classes=3, seed=0):
@@ -151,7 +152,7 @@ def test_a_non_finite_loss_stops_before_the_update(tmp_path):
     assert checkpoint.load(checkpoint.saved(tmp_path)[0])["step"] == 5
     assert all(bool(torch.isfinite(parameter).all()) for parameter in run.supernet.parameters())
     saved = checkpoint.saved(tmp_path)
-    run.unread.clear()
+    run.unread = Unread(8)
     with torch.no_grad():
         next(run.supernet.parameters()).fill_(math.inf)
     with pytest.raises(DivergedError, match="no longer finite"):
@@ -280,7 +281,7 @@ def test_every_room_calibrates_on_the_same_images(tmp_path, monkeypatch):
             super().__init__(model, space, batches, calibration, *how)
             seen.append(calibration)
 
-    monkeypatch.setattr(nas.train.evaluation, "PrefixWalk", Noting)
+    monkeypatch.setattr(nas.train.evaluation.subnetworks, "PrefixWalk", Noting)
     finish(tiny(), tmp_path)
     trained = load_trained(tmp_path)
     calibrated(trained, (0, 1))

@@ -19,8 +19,8 @@ from nas.seeds import derive
 from nas.settings import SGDSettings, TrainSettings
 from nas.space import Architecture, SearchSpace, in_order
 from nas.train import EvalResult, GatedOptimizer, Loss, TrainStep, learning_rate, read_steps
-from nas.train.evaluation import result_of
-from nas.train.prefix import PrefixWalk
+from nas.train.evaluation.prefix import PrefixWalk
+from nas.train.evaluation.subnetworks import result_of
 
 
 class Evaluator:

@@ -14,7 +14,7 @@ from nas.data import Batch
 from nas.gate import FairGate, Gate
 from nas.settings import FairGateSettings
 from nas.space import Architecture, SearchSpace, in_order
-from nas.train.prefix import PrefixWalk
+from nas.train.evaluation.prefix import PrefixWalk
 
 KEPT_BYTES = 1 << 27
 """The most memory for what subnetworks share in an evaluation of a training."""

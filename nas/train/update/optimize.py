@@ -11,7 +11,7 @@ from nas.eager import eager_optimizer
 from nas.errors import SettingError, require
 from nas.settings import AdamWSettings, CustomOptimizerSettings, OptimizerSettings, SGDSettings
 from nas.state import restore
-from nas.train.own_optimizer import OwnState, own_optimizer
+from nas.train.update.own_optimizer import OwnState, own_optimizer
 
 
 def _build(settings: OptimizerSettings, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:

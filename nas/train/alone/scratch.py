@@ -10,11 +10,11 @@ from nas.data import Batches, ImageSet, Ordered, Splits
 from nas.seeds import seed_layers
 from nas.settings import TrainRunSettings
 from nas.space import Architecture, SearchSpace
-from nas.train.evaluation import EvalResult, evaluate
-from nas.train.optimize import GatedOptimizer
+from nas.train.evaluation.subnetworks import EvalResult, evaluate
 from nas.train.result import StepResult, read_steps
 from nas.train.schedule import learning_rate
 from nas.train.step import Loss, TrainStep
+from nas.train.update.optimize import GatedOptimizer
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""Subnetworks that are trained alone."""

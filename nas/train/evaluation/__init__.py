@@ -1,0 +1,1 @@
+"""Evaluating subnetworks on images that they were not trained on."""
