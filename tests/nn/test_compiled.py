@@ -142,19 +142,22 @@ class One(nn.Module):
 
 
 def test_what_is_used_twice_is_another_kind(kinds):
-    """A layer, or a weight: the same shapes under the same names, and another function."""
-    convs = [nn.Conv2d(4, 4, 3, padding=1, bias=False) for _ in range(7)]
-    convs[6].weight = convs[5].weight
-    twice = nn.Sequential(convs[0], nn.ReLU(), convs[0])
-    eager = One(twice, nn.Sequential(convs[1], nn.ReLU(), convs[2]), nn.Sequential(convs[3], nn.ReLU(), convs[4]))
-    eager.block.branches.append(nn.Sequential(convs[5], nn.ReLU(), convs[6]))
-    eager.block.choices = tuple("abcd")
+    """A layer, or a weight: the same shapes, and another function."""
+    convs = [nn.Conv2d(4, 4, 3, padding=1, bias=False) for _ in range(8)]
+    convs[3].weight, convs[7].weight = convs[2].weight, convs[6].weight
+    relus = nn.ReLU(), nn.ReLU()
+    eager = One(
+        nn.Sequential(convs[0], relus[0], convs[0]),
+        nn.Sequential(convs[1], relus[1], convs[1], relus[1]),
+        nn.Sequential(convs[2], convs[3], convs[4]),
+        nn.Sequential(convs[5], convs[6], convs[7]),
+    )
     ours = copy.deepcopy(eager)
     compile_branches(ours)
     for choice in range(4):
         for got, expected in zip(passed(ours, (choice,)), passed(eager, (choice,)), strict=True):
             torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
-    assert len(kinds) == 3
+    assert len(kinds) == 4
 
 
 def test_a_folder_that_cannot_be_written_is_a_warning(kinds, monkeypatch, tmp_path):
