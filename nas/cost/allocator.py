@@ -21,3 +21,9 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(M_TRIM_THRESHOLD, KEEP_BYTES)
         libc.mallopt(M_MMAP_THRESHOLD, MMAP_BYTES)
+
+
+def give_back_freed_memory() -> None:
+    """Return what this process has freed to the system now, where it is glibc that keeps it."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nas.cost.allocator import give_back_freed_memory
 from nas.data import Batch, Ordered, Splits
 from nas.data.ordered import memory_format
 from nas.dist import SINGLE, World
@@ -109,6 +110,11 @@ class Trial:
                 compile_branches(self._twins[way.compile])
         return self._twins[way.compile].to(memory_format=memory_format(way.channels_last))
 
+    def forget(self) -> None:
+        """Let go of the copies: memory in pieces of their sizes would suit the steps to come badly."""
+        self._twins.clear()
+        give_back_freed_memory()
+
     def compiling_pays(self, way: Way, steps: int) -> bool:
         """Whether ``steps`` steps take so long that what compiling may save is more than compiling takes."""
         return self._mean(self.step(way, self.paths[0])[0]) * steps > COMPILE_PAYS_S and self._mean(can_compile()) == 1
@@ -174,6 +180,7 @@ def choose(train: TrainSettings, trial: Trial, steps: int, threads: Threads) -> 
     with threads:
         line = threads.choose(lambda: trial.steps(replace(train.way, compile="none")))
         way, found = fastest(train, trial, steps)
+    trial.forget()
     return way, "; ".join([line, *found] if line else found)
 
 
