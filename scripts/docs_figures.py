@@ -156,8 +156,9 @@ def markdown(name: str, shown: list[str], captioned: set[str]) -> str:
     data = json.loads((DATA / f"{name}.json").read_text())
     kind = data["kinds"][part] if part else data["kind"]
     head, *body = KINDS[kind](data["result"]) if isinstance(kind, str) else listed(data["result"], **kind)
-    chosen = [row for row in body if not shown or row[0].strip("*") in shown]
-    body = [row + [""] * (len(head) - len(row)) for row in chosen]
+    body = _chosen([row + [""] * (len(head) - len(row)) for row in body], shown)
+    kept = [i for i in range(len(head)) if i == 0 or any(row[i] for row in body)]
+    head, body = [head[i] for i in kept], [[row[i] for i in kept] for row in body]
     right = ["---:" if i and any(re.match(r"[-\d]", row[i]) for row in body) else "---" for i in range(len(head))]
     lines = [f"| {' | '.join(row)} |" for row in (head, right, *body)]
     m = data["measured"]
@@ -168,6 +169,17 @@ def markdown(name: str, shown: list[str], captioned: set[str]) -> str:
         lines += ["", *textwrap.wrap(caption, 120, break_long_words=False, break_on_hyphens=False)]
     captioned.add(caption)
     return "\n".join([*lines, "", ""])
+
+
+def _chosen(body: Rows, shown: list[str]) -> Rows:
+    """The rows whose names are shown; where headings are named, of the parts under these alone."""
+    headed, inside, chosen = any(row[0].startswith("**") and row[0].strip("*") in shown for row in body), True, []
+    for row in body:
+        if row[0].startswith("**"):
+            inside = not headed or row[0].strip("*") in shown
+        if inside and (not shown or row[0].strip("*") in shown):
+            chosen.append(row)
+    return chosen
 
 
 def page(text: str) -> str:
