@@ -64,7 +64,11 @@ def draw_confusion(counts: Tensor, classes: Sequence[str], title: str) -> bytes:
     wrong = np.where(right, 0, table)
     often = [divmod(int(k), many) for k in np.argsort(-wrong, axis=None, kind="stable")[:3]]
     short = [shorten(name, 18) for name in classes]
-    said = [f"{short[i]} taken for {short[j]}: {wrong[i, j]} times" for i, j in often if wrong[i, j]]
+    said = [
+        f"{short[i]} taken for {short[j]}: {'once' if wrong[i, j] == 1 else f'{wrong[i, j]} times'}"
+        for i, j in often
+        if wrong[i, j]
+    ]
     lines = [shorten(line, int(12 * side + 24)) for line in (*title.splitlines(), *said)]
     figure.suptitle("\n".join(lines), x=0.02, ha="left", fontsize=TEXT, color=INK, parse_math=False)
     return to_png(figure)

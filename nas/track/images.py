@@ -11,6 +11,7 @@ from nas.track.means import BranchMeans
 from nas.track.tags import ACCURACY, ACCURACY_PLOT, PROBABILITY, PROBABILITY_PLOT, SUPERNET, Tags
 
 MEAN = "Mean validation accuracy of the {} evaluated subnetworks that contain a choice"
+OF_ONE = "Validation accuracy of the one evaluated subnetwork that contains a choice"
 CHOICES = {ACCURACY_PLOT: (ACCURACY, MEAN), PROBABILITY_PLOT: (PROBABILITY, "The gate's probability of each choice")}
 """Tag -> which curves, title."""
 
@@ -44,6 +45,7 @@ def draw_run(
     for tag, (kind, title) in CHOICES.items():
         curves = Tags(slots).read(kind, lines)
         if any(len(curve) > 1 for curve in curves):
-            text = f"{title.format(many)}; star: the best subnetwork, {accuracy:.1%}"
+            title = OF_ONE if title == MEAN and numbers[-1] == 1 else title.format(many)
+            text = f"{title}; star: the best subnetwork, {accuracy:.1%}"
             drawn[tag] = draw_choices(slots, curves, text, stars)
     return drawn
