@@ -96,7 +96,7 @@ def test_a_resumed_run_keeps_the_number_it_chose(tmp_path, four, monkeypatch):
     monkeypatch.setattr("nas.threads.perf_counter", lambda: clock.append(clock[-1] + four[-1]) or clock[-1])
     settings = tiny(threads="auto", save_every=5)
     run = Run(settings, tmp_path)
-    assert run.found == "threads: 1 (a step takes 1 s; 4 s with 4)"
+    assert run.timings == "threads: 1 (a step takes 1 s; 4 s with 4)"
     fit(run, until=5)
     monkeypatch.setattr(Trial, "__init__", lambda *_: pytest.fail("it is chosen already"))
     used = []
@@ -105,7 +105,7 @@ def test_a_resumed_run_keeps_the_number_it_chose(tmp_path, four, monkeypatch):
     fit(resumed)
     assert set(used) == {1}
     assert four[-1] == 4
-    assert resumed.found == run.found
+    assert resumed.timings == run.timings
 
 
 def test_a_damaged_number_of_threads_is_one_line(tmp_path):

@@ -58,8 +58,8 @@ def _train(settings: TrainRunSettings, folder: Path, world: World, out: Console)
             begun += ", a new cycle from step {} to {}".format(*run.cycle_ends[-2:])
         on = f"{run.device}" if world.size == 1 else f"{world.size} processes, {run.device.type}"
         out.print(f"{run.space.name}: {run.space.size:,} architectures, {begun}, on {on}; {folder}")
-        if run.found:
-            out.print(run.found)
+        if run.timings:
+            out.print(run.timings)
     with closing(run.tracker.writer):
         try:
             fit(run)

@@ -65,7 +65,7 @@ class Report:
     """What a gate that learns prefers, one of ``subnetworks``."""
     train_loss: float | None = None
     """Mean over the steps between the last two evaluations; None in a report of an older version."""
-    found: str = ""
+    timings: str = ""
     """What was timed to choose how a step is computed."""
 
     def __repr__(self) -> str:
@@ -120,7 +120,7 @@ def _evaluate(run: Run) -> Report:
         processes=run.world.size,
         favourite=space.encode(favourite) if (favourite := run.gate.favourite()) else "",
         train_loss=run.tracker.epoch_loss(),
-        found=run.found,
+        timings=run.timings,
     )
     write_json(run.folder / "report.json", {"settings": comparable(run.settings), **asdict(report)})
     return report

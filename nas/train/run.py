@@ -87,7 +87,7 @@ class Run:
             self.splits = splits or load_splits(settings.data, settings.seed, shown)
         self.space = (space or build_space(settings.space, *self.splits.sizes)).opened(settings.gate.numbers)
         self.supernet, self.flops = build_network(settings, self.space, self.splits, initial, self.device, world)
-        self.left_open, self.found = settings.train.left_open, ""
+        self.left_open, self.timings = settings.train.left_open, ""
         self._choose_way(state)
         prepare(self.supernet, self.settings, world)
         self._build_steps(state)
@@ -106,13 +106,13 @@ class Run:
         """Decide what ``train.fast`` leaves open: a run that goes on computes as it began."""
         train, world, seed = self.settings.train, self.world, self.settings.seed
         if state is not None:
-            way, self.found = train_settings(state["settings"]).train.way, str(state.get("found", ""))
+            way, self.timings = train_settings(state["settings"]).train.way, str(state.get("timings", ""))
         else:
             steps = train.epochs * (len(self.splits.train) // train.batch_size)
             gate = build_gate(self.settings.gate, self.space, seed, steps, self.flops)
             paths = [gate.paths(number)[0] for number in range(4)]
             trial = Trial.of(self.supernet, paths, self.splits, train, self.device, world)
-            way, self.found = choose(train, trial, steps, self.threads)
+            way, self.timings = choose(train, trial, steps, self.threads)
         self.settings = replace(self.settings, train=train.computed(way))
 
     def _build_steps(self, state: dict[str, Any] | None) -> None:
@@ -281,7 +281,7 @@ class Run:
             state = {
                 "settings": comparable(self.settings),
                 "left_open": self.left_open,
-                "found": self.found,
+                "timings": self.timings,
                 "initial": self.origin,
                 "space": {"name": self.space.name, "slots": [[s.name, list(s.choices)] for s in self.space.slots]},
                 "model": self.supernet.state_dict(),

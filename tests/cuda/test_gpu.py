@@ -135,8 +135,8 @@ def test_nothing_waits_between_two_readings(name, changed, tmp_path, monkeypatch
 
 def test_the_fastest_way_is_found_on_a_gpu(tmp_path):
     run = Run(tiny(device="cuda", epochs=20, fast="auto", precision="auto"), tmp_path)
-    assert "channels_last: " in run.found
-    assert "precision: " in run.found
+    assert "channels_last: " in run.timings
+    assert "precision: " in run.timings
     fit(run, until=run.steps_per_epoch)
     run.tracker.writer.close()
 

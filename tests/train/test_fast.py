@@ -116,7 +116,7 @@ def test_a_run_goes_on_as_it_began(tmp_path, planted):
     given = finish(by_hand, tmp_path / "given")
     assert_same(state_of(run), state_of(given))
     make_report(run)
-    assert read_report(tmp_path / "chosen").found == "channels_last: true (a step takes 80 ms; 100 ms with false)"
+    assert read_report(tmp_path / "chosen").timings == "channels_last: true (a step takes 80 ms; 100 ms with false)"
     assert load_trained(tmp_path / "chosen").settings.train.way == LAST
     with pytest.raises(CheckpointError, match=r"train.channels_last: auto -> False"):
         Run(replace(settings, train=replace(settings.train, channels_last=False)), tmp_path / "chosen")

@@ -119,8 +119,8 @@ def retrain(
             begun = f"going on at step {run.step} of {run.total_steps}" if run.step else f"{run.total_steps} steps"
             text = f"{space.encode(part.architecture)} ({space.describe(part.architecture)})"
             say(f"{part.name}: {text}, {part.flops:,} FLOPs, {begun}, on {run.device}; {run.folder}")
-            if run.found:
-                say(run.found)
+            if run.timings:
+                say(run.timings)
             fit(run)
             found = make_report(run).subnetworks[0]
         first = _initial_accuracy(run.folder)
