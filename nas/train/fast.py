@@ -37,11 +37,15 @@ SLOW = 1.1
 """A setting given by hand is warned of if it needs so much of the time without it."""
 FEWEST, MOST, HOPELESS = 5, 15, 2.0
 """Pairs of steps that are timed; a way that takes so much longer in one of them is given up."""
+SPEND_S, SHARE = 0.7, 0.05
+"""Seconds for the pairs of a way, and at most so large a share of what the run takes."""
 FEWEST_STEPS, SHORTEST = 100, 20
 """Of a run in which a choice is made: in a shorter one that would take longer than it could save. What is given by hand
 is looked at in a run of 20 steps, too."""
 COMPILE_PAYS_S = 1200.0
 """Seconds that the steps of a run must take before compiling, which takes up to 100 of them, is tried unasked."""
+OTHERS = {"channels_last": True, "precision": "bf16", "compile": "branches"}
+"""What is tried in place of torch's default; compiled code last, in the better memory format."""
 SAME_LOSS, SAME_GRADIENT = 1e-3, 1e-2
 """Relative differences of the loss, and of the norm of the gradient, that rounding explains."""
 
@@ -115,9 +119,14 @@ class Trial:
         self._twins.clear()
         give_back_freed_memory()
 
-    def compiling_pays(self, way: Way, steps: int) -> bool:
-        """Whether ``steps`` steps take so long that what compiling may save is more than compiling takes."""
-        return self._mean(self.step(way, self.paths[0])[0]) * steps > COMPILE_PAYS_S and self._mean(can_compile()) == 1
+    def takes_s(self, way: Way, steps: int) -> float:
+        """The seconds that so many steps take, about."""
+        self.step(way, self.paths[0])  # the first one prepares what the others find
+        return self._mean(self.step(way, self.paths[0])[0]) * steps
+
+    def can_compile(self) -> bool:
+        """Whether all processes can."""
+        return self._mean(can_compile(self._device)) == 1
 
     def _wait(self) -> None:
         if self._device.type == "cuda":
@@ -138,7 +147,7 @@ class Trial:
         _, loss = self.step(way, path)
         return loss, nn.utils.get_total_norm([p.grad for p in self._twin(way).parameters() if p.grad is not None])
 
-    def race(self, a: Timed, b: Timed, spend_s: float = 0.7) -> tuple[float, float]:
+    def race(self, a: Timed, b: Timed, spend_s: float = SPEND_S) -> tuple[float, float]:
         """The seconds of ``a``, and how long ``b`` takes as a multiple of them: medians over pairs of steps.
 
         The pairs end after about ``spend_s`` seconds. What runs for the first time prepares what the others find: the
@@ -195,19 +204,20 @@ def fastest(train: TrainSettings, trial: Trial, steps: int) -> tuple[Way, list[s
         steps: that are left to make; with fewer than 100 nothing is chosen.
     """
     way, found = train.way, list[str]()
-    if train.fast == "none" or steps < SHORTEST:
+    auto = (AUTO,) if steps >= FEWEST_STEPS else ()
+    opened = [name for name, other in OTHERS.items() if getattr(train, name) in (other, *auto)]
+    if train.fast == "none" or steps < SHORTEST or not (opened or train.threads != AUTO):
         return way, found
-    _check_threads(train, trial)
-    # Compiled code has a memory format of its own, so that it is tried last, in the better one.
-    for name, other in ("channels_last", True), ("precision", "bf16"), ("compile", "branches"):
-        given, default = getattr(train, name), getattr(Way(), name)
-        if given not in (AUTO, other) or (given == AUTO and steps < FEWEST_STEPS):
-            continue
-        if given == AUTO and name == "compile" and not trial.compiling_pays(way, steps):
+    takes_s = trial.takes_s(replace(way, compile="none"), steps)
+    spend_s = min(SPEND_S, SHARE * takes_s)
+    _check_threads(train, trial, spend_s)
+    for name in opened:
+        given, default, other = getattr(train, name), getattr(Way(), name), OTHERS[name]
+        if given == AUTO and name == "compile" and not (takes_s > COMPILE_PAYS_S and trial.can_compile()):
             continue
         without, tried = (_changed(way, {"compile": "none", name: value}) for value in (default, other))
         same = trial.same(without, tried) or name == "precision"
-        own, ratio = trial.race(trial.seconds(without), trial.seconds(tried))
+        own, ratio = trial.race(trial.seconds(without), trial.seconds(tried), spend_s)
         if given == other:
             _warn_of(name, other, default, own, ratio, same)
             continue
@@ -221,14 +231,14 @@ def fastest(train: TrainSettings, trial: Trial, steps: int) -> tuple[Way, list[s
     return way, found
 
 
-def _check_threads(train: TrainSettings, trial: Trial) -> None:
+def _check_threads(train: TrainSettings, trial: Trial, spend_s: float) -> None:
     """Warn of threads given by hand that make a step slower."""
     number = torch.get_num_threads()
     if train.threads != AUTO and number > 1:
         way = replace(train.way, compile="none")  # which would be compiled for each number
         one, several = trial.seconds(way, 1), trial.seconds(way, number)
         one(trial.paths[0]), several(trial.paths[0])
-        own, ratio = trial.race(one, several)
+        own, ratio = trial.race(one, several, spend_s)
         torch.set_num_threads(number)
         _warn_of("threads", train.threads, 1, own, ratio)
 
