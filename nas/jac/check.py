@@ -10,9 +10,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from nas.jac.checks import check_finite, check_input, check_modes, check_output
 from nas.jac.differences import EXACT, largest_error, rms
 from nas.jac.errors import JacobianError
+from nas.jac.refuse import check_finite, check_input, check_modes, check_output
 
 
 class HasDense(Protocol):

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from nas.jac.checks import check_finite, check_input
 from nas.jac.errors import JacobianError
 from nas.jac.jacobian import factorise
+from nas.jac.refuse import check_finite, check_input
 
 
 def compiled(model: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[Tensor], Tensor]:

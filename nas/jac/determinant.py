@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from nas.jac.chain import read_chain
-from nas.jac.checks import CHUNK_BYTES, check_finite
 from nas.jac.errors import JacobianError
-from nas.jac.fused import CLOSED_FORM, Determinant, Jacobian
+from nas.jac.fused.chain import read_chain
+from nas.jac.fused.functions import CLOSED_FORM, Determinant, Jacobian
+from nas.jac.fused.tape import Layout, sample_bytes
 from nas.jac.jacobian import jacobian
-from nas.jac.tape import Layout, sample_bytes
+from nas.jac.refuse import CHUNK_BYTES, check_finite
 
 
 class SignLogDet(NamedTuple):
@@ -30,10 +30,10 @@ def jacobian_det(model: Callable[[Tensor], Tensor], x: Tensor, fused: bool = Tru
     """The determinant of each sample's Jacobian; outputs and inputs are flattened, and as many as each other.
 
     It can be differentiated by the parameters and by ``x`` (in grad mode). Up to 3x3 it is computed from cofactors,
-    beyond by LU. An ``nn.Sequential`` of ``nn.Linear`` and elementwise activations (those of ``nas.jac.curves``) with
-    up to 16 inputs takes a path of its own, in which values and tangents go through each layer as one matrix product,
-    and whose gradient is written by hand; it gives first derivatives only. All else goes through
-    :func:`~nas.jac.jacobian.jacobian`.
+    beyond by LU. An ``nn.Sequential`` of ``nn.Linear`` and elementwise activations (those of
+    ``nas.jac.fused.activations``) with up to 16 inputs takes a path of its own, in which values and tangents go through
+    each layer as one matrix product, and whose gradient is written by hand; it gives first derivatives only. All else
+    goes through :func:`~nas.jac.jacobian.jacobian`.
 
     Refuses, with a :class:`JacobianError`: a Jacobian that is not square (gives the shape), a determinant that is
     not finite, a second derivative of the fused path, and what ``jacobian`` refuses: BatchNorm or dropout in training

@@ -7,13 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from nas.jac.autodiff import directions_at_once, guarded
-from nas.jac.checks import CHUNK_BYTES, GRAM_BYTES, SLOPES, check_apart, check_finite, check_input
 from nas.jac.errors import BudgetError, JacobianError, NoRuleError
-from nas.jac.factored import CACHED
 from nas.jac.jacobian import factorise, output
 from nas.jac.ntk import paired_gram
-from nas.jac.products import pair_product
+from nas.jac.plan.autodiff import directions_at_once, guarded
+from nas.jac.plan.factored import CACHED
+from nas.jac.plan.products import pair_product
+from nas.jac.refuse import CHUNK_BYTES, GRAM_BYTES, SLOPES, check_apart, check_finite, check_input
 
 Function = Callable[[Tensor], Tensor]
 

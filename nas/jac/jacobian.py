@@ -8,8 +8,12 @@ from typing import Literal, overload
 import torch
 from torch import Tensor, nn
 
-from nas.jac import autodiff, structure
-from nas.jac.checks import (
+from nas.jac.errors import BudgetError, JacobianError, NoRuleError
+from nas.jac.kernels.modes import draws_noise
+from nas.jac.plan import autodiff, shapes
+from nas.jac.plan.factored import FactoredJacobian
+from nas.jac.plan.trace import NO_RULE, Node, apply, no_rule
+from nas.jac.refuse import (
     CHUNK_BYTES,
     SLOPES,
     WEIGHTS,
@@ -21,13 +25,9 @@ from nas.jac.checks import (
     refuse_dropout,
     undo_count,
 )
-from nas.jac.errors import BudgetError, JacobianError, NoRuleError
-from nas.jac.factored import FactoredJacobian
-from nas.jac.ntk_modes import draws_noise
-from nas.jac.record import NO_RULE, Node, apply, no_rule
 
 MODES = ("auto", "forward", "reverse", "layerwise")
-assert structure.RULES  # importing it fills the table of rules
+assert shapes.RULES  # importing it fills the table of rules
 
 
 @overload
@@ -62,8 +62,8 @@ def jacobian(
     Modes:
 
     - ``layerwise``: the network runs once and leaves its operations' derivatives, which are multiplied from the
-      narrowest value outwards; no autograd tape. For chains and graphs of the operations in ``nas.jac.rules`` and
-      ``nas.jac.structure``; anything else is an error that names it.
+      narrowest value outwards; no autograd tape. For chains and graphs of the operations in ``nas.jac.plan.rules`` and
+      ``nas.jac.plan.shapes``; anything else is an error that names it.
     - ``reverse``: one backward pass an output, for any differentiable function.
     - ``forward``: one forward-mode pass an input, for any function with forward derivatives.
     - ``auto``: ``layerwise`` if every operation has a rule, else ``reverse``, or ``forward`` if there are fewer

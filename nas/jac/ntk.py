@@ -7,12 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from nas.jac.checks import CHUNK_BYTES, check_finite, check_input
 from nas.jac.errors import JacobianError
-from nas.jac.ntk_blocks import all_pairs, equal_pairs
-from nas.jac.ntk_modes import exactly, guarded, summed_over_batch
-from nas.jac.ntk_products import by_products
-from nas.jac.ntk_survey import Survey, survey
+from nas.jac.kernels.blocks import all_pairs, equal_pairs
+from nas.jac.kernels.modes import exactly, guarded, summed_over_batch
+from nas.jac.kernels.products import by_products
+from nas.jac.kernels.survey import Survey, survey
+from nas.jac.refuse import CHUNK_BYTES, check_finite, check_input
 
 CHOICES = {
     "output": ("full", "trace", "sum"),

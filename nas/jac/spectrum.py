@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nas.jac.checks import check_finite
 from nas.jac.errors import JacobianError
+from nas.jac.refuse import check_finite
 
 ALLOWANCE = 10
 """A kernel is refused where it is asymmetric or negative by more than this many times its rounding."""

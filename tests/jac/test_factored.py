@@ -12,7 +12,7 @@ from torch import nn
 
 from nas.jac import FactoredJacobian, JacobianError, jacobian
 from nas.jac.errors import BudgetError
-from nas.jac.maps import eye
+from nas.jac.plan.maps import eye
 
 
 def factored(name, batch=5, seed=0):
@@ -229,7 +229,7 @@ def test_a_square_chains_determinant_needs_no_dense_jacobian():
 
 def test_logabsdet_needs_no_budget(monkeypatch):
     """None can be given, so none may be exceeded: one direction of the batch takes more than a chunk."""
-    monkeypatch.setattr("nas.jac.factored.CHUNK_BYTES", 2**10)
+    monkeypatch.setattr("nas.jac.plan.factored.CHUNK_BYTES", 2**10)
     model = nn.Sequential(nn.Linear(2, 60), nn.Tanh(), nn.Linear(60, 2))
     assert jacobian(model, torch.randn(14, 2), factored=True).logabsdet().shape == (14,)
 

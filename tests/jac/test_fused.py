@@ -16,9 +16,10 @@ from support.examples import example
 from support.jac_references import DISGUISED, taped_jacobian
 from torch import Tensor, nn
 
-from nas.jac import JacobianError, determinant, jacobian_det, loan, slogdet
-from nas.jac.chain import WIDEST, read_chain
-from nas.jac.fused import Jacobian
+from nas.jac import JacobianError, determinant, jacobian_det, slogdet
+from nas.jac.fused import loan
+from nas.jac.fused.chain import WIDEST, read_chain
+from nas.jac.fused.functions import Jacobian
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,

@@ -15,13 +15,14 @@ from support.jac_references import Counted
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nas.jac import ntk_blocks, ntk_survey
 from nas.jac.errors import BudgetError, JacobianError
-from nas.jac.layers import Factors, Rows, add_product, weight_jacobian
+from nas.jac.kernels import blocks
+from nas.jac.kernels import survey as survey_room
+from nas.jac.kernels.layers import Factors, Rows, add_product, weight_jacobian
+from nas.jac.kernels.modes import guarded
+from nas.jac.kernels.survey import survey
+from nas.jac.kernels.work import Sizes, Work, flops_of_factors, flops_of_rows, rows_are_cheaper
 from nas.jac.ntk import ntk, paired_gram
-from nas.jac.ntk_modes import guarded
-from nas.jac.ntk_survey import survey
-from nas.jac.ntk_work import Sizes, Work, flops_of_factors, flops_of_rows, rows_are_cheaper
 from nas.nn import BlockLinear, GatedConcat, indices_of
 
 OUTPUTS = ("full", "trace", "sum")
@@ -53,7 +54,7 @@ def test_every_kernel_equals_the_reference(name, monkeypatch):
     each = torch.arange(2)
     for rows in (True, False) if name not in ("groups", "depthwise") else ():
         with monkeypatch.context() as patch, example(f"rows={rows}"):
-            patch.setattr(ntk_survey, "rows_are_cheaper", lambda size, work, rows=rows: rows)
+            patch.setattr(survey_room, "rows_are_cheaper", lambda size, work, rows=rows: rows)
             for output in OUTPUTS:
                 assert reference.error(ntk(model, x1, x2, output), reference.reduced(pairs[1][1], output)) < EXACT
             assert reference.error(paired_gram(model, x1[:2], x2), pairs[1][1][each, each]) < EXACT
@@ -143,8 +144,8 @@ def test_chunks_give_the_same_kernel(name):
 
 def test_smallest_budget_divides_samples_and_outputs(monkeypatch):
     plans = []
-    whole = ntk_blocks.plan
-    monkeypatch.setattr(ntk_blocks, "plan", lambda *args: plans.append(whole(*args)) or plans[-1])
+    whole = blocks.plan
+    monkeypatch.setattr(blocks, "plan", lambda *args: plans.append(whole(*args)) or plans[-1])
     model, shape = reference.build("pooling")
     (x,) = batches(shape, 5)
     whole_kernel = ntk(model, x)
@@ -183,7 +184,7 @@ def test_mirror_copies_the_upper_triangle():
     for size in (1, 127, 128, 300):
         kernel = torch.randn(size, size)
         expected = kernel.triu() + kernel.triu(1).T
-        ntk_blocks.mirror(kernel)
+        blocks.mirror(kernel)
         assert torch.equal(kernel, expected), size
 
 

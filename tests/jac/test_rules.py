@@ -15,8 +15,8 @@ from torch import nn
 
 from nas.jac import jacobian
 from nas.jac.errors import JacobianError, NoRuleError
-from nas.jac.maps import eye
-from nas.jac.record import RULES
+from nas.jac.plan.maps import eye
+from nas.jac.plan.trace import RULES
 
 DOUBLE = {"dtype": torch.float64}
 VECTOR, TOKENS, SIGNAL, PICTURE, VOLUME = (6,), (3, 4), (2, 7), (2, 5, 4), (2, 3, 4, 3)

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from nas.jac.checks import check_modes, check_output, refuse_batch_statistics, uses_batch_statistics
 from nas.jac.errors import JacobianError
+from nas.jac.refuse import check_modes, check_output, refuse_batch_statistics, uses_batch_statistics
 
 BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 """The arguments of ``F.batch_norm``, in order."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nas.jac.checks import CHUNK_BYTES, GRAM_BYTES, SLOPES, WEIGHTS, check_finite
 from nas.jac.errors import JacobianError
-from nas.jac.graph import LinearGraph
-from nas.jac.maps import Dense
-from nas.jac.products import gram_product
-from nas.jac.record import Node
+from nas.jac.plan.maps import Dense
+from nas.jac.plan.order import LinearGraph
+from nas.jac.plan.products import gram_product
+from nas.jac.plan.trace import Node
+from nas.jac.refuse import CHUNK_BYTES, GRAM_BYTES, SLOPES, WEIGHTS, check_finite
 
 CACHED = 2**16
 """Number of entries that are read again at no cost worth saving."""

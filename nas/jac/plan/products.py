@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from nas.jac.errors import BudgetError, JacobianError
-from nas.jac.graph import LinearGraph
-from nas.jac.maps import Dense, Rectified, Reshaped, Scaled, eye, flat
-from nas.jac.record import Node, no_rule
+from nas.jac.plan.maps import Dense, Rectified, Reshaped, Scaled, eye, flat
+from nas.jac.plan.order import LinearGraph
+from nas.jac.plan.trace import Node, no_rule
 
 CACHE_BYTES = 2**21
 """What a block may take at most, to be in the cache still when it is read: 2 MiB."""

@@ -1,8 +1,8 @@
 """Run a network once and keep the derivative of each of its operations: a tape of linear maps.
 
 The network runs as it is written. Its input is a tensor of a class that sees every torch function it meets
-(``__torch_function__``) and looks up the rule for it in :mod:`nas.jac.rules`; so modules, functional calls and plain
-functions are the same thing, and a module that is called twice or a residual sum needs no special care.
+(``__torch_function__``) and looks up the rule for it in :mod:`nas.jac.plan.rules`; so modules, functional calls and
+plain functions are the same thing, and a module that is called twice or a residual sum needs no special care.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 
 from nas.jac.errors import NoRuleError
-from nas.jac.maps import LinearMap
+from nas.jac.plan.maps import LinearMap
 
 
 class Node:

@@ -20,7 +20,7 @@ class Curve:
     """An elementwise function ``f``; an instance stands for one setting of its parameters.
 
     With ``V`` the tangents before it and ``T = f' V`` those after it, a chain's backward pass needs
-    ``f'' * sum(dT * V)`` (see :mod:`nas.jac.tape`).
+    ``f'' * sum(dT * V)`` (see :mod:`nas.jac.fused.tape`).
     """
 
     in_place = True

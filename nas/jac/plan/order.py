@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from nas.jac.errors import BudgetError
-from nas.jac.maps import Dense, eye, flat
-from nas.jac.record import Node, between
+from nas.jac.plan.maps import Dense, eye, flat
+from nas.jac.plan.trace import Node, between
 
 
 class LinearGraph:

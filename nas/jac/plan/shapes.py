@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas.jac import rules
-from nas.jac.maps import Reshaped, Structural
-from nas.jac.record import MODULES, RULES, Node, no_rule
+from nas.jac.plan import rules
+from nas.jac.plan.maps import Reshaped, Structural
+from nas.jac.plan.trace import MODULES, RULES, Node, no_rule
 
 
 def reshaped(name: str, x: Node, value: Tensor) -> Node:

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from nas.jac.checks import check_input
-from nas.jac.tape import Key, Layout, Tape, sample_bytes
+from nas.jac.fused.tape import Key, Layout, Tape, sample_bytes
+from nas.jac.refuse import check_input
 
 KEPT_BYTES, KEPT_KINDS, KEPT_EACH = 2**26, 8, 2
 """How much memory tapes may take while nobody uses them, counting one of each kind, of how many kinds there may be

@@ -13,10 +13,10 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 from nas.jac.errors import JacobianError
-from nas.jac.layers import patches
-from nas.jac.ntk_modes import BATCH_NORM
-from nas.jac.ntk_work import Sizes
-from nas.jac.parameters import tensors_in
+from nas.jac.kernels.layers import patches
+from nas.jac.kernels.modes import BATCH_NORM
+from nas.jac.kernels.parameters import tensors_in
+from nas.jac.kernels.work import Sizes
 
 CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 SIGNATURES: dict[Callable, tuple[str, ...]] = {

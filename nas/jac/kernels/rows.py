@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from nas.jac.parameters import detached, pulled, run_with
+from nas.jac.kernels.parameters import detached, pulled, run_with
 
 
 def vectorised_rows(

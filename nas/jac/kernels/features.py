@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from nas.jac.layers import Factors, Feature, Rows, summed, weight_jacobian
-from nas.jac.ntk_record import Recorder, Use
-from nas.jac.ntk_rows import rows_one_by_one, vectorised_rows
-from nas.jac.ntk_survey import Layer, Survey
-from nas.jac.ntk_work import Work
-from nas.jac.parameters import pulled
+from nas.jac.kernels.layers import Factors, Feature, Rows, summed, weight_jacobian
+from nas.jac.kernels.parameters import pulled
+from nas.jac.kernels.record import Recorder, Use
+from nas.jac.kernels.rows import rows_one_by_one, vectorised_rows
+from nas.jac.kernels.survey import Layer, Survey
+from nas.jac.kernels.work import Work
 
 
 def features(fn: Callable[[Tensor], Tensor], known: Survey, x: Tensor, seeds: Tensor, work: Work) -> list[Feature]:

@@ -1,4 +1,4 @@
-"""How much work a layer's part of a kernel is, each of the two ways of :mod:`nas.jac.layers`."""
+"""How much work a layer's part of a kernel is, each of the two ways of :mod:`nas.jac.kernels.layers`."""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from nas.jac.checks import check_apart, check_modes, check_output, refuse_batch_statistics, refuse_dropout, undo_count
 from nas.jac.errors import BudgetError, JacobianError
+from nas.jac.refuse import check_apart, check_modes, check_output, refuse_batch_statistics, refuse_dropout, undo_count
 
 Function = Callable[[Tensor], Tensor]
 _DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout}

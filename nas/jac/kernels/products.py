@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
 from nas.jac.errors import BudgetError, JacobianError
-from nas.jac.ntk_survey import Survey
-from nas.jac.parameters import detached, run_with
+from nas.jac.kernels.parameters import detached, run_with
+from nas.jac.kernels.survey import Survey
 
 
 def by_products(

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Identity, Linear, Sequential
 
-from nas.jac.curves import CURVES, Curve
-from nas.jac.tape import Layout
+from nas.jac.fused.activations import CURVES, Curve
+from nas.jac.fused.tape import Layout
 
 is_compiling = torch.compiler.is_compiling
 transforms_active = torch._C._are_functorch_transforms_active

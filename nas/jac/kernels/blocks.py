@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from nas.jac.errors import BudgetError
-from nas.jac.layers import Feature, add_product, add_upper_product
-from nas.jac.ntk_features import features
-from nas.jac.ntk_survey import Layer, Survey
-from nas.jac.ntk_work import Sizes, Work, product_elements
+from nas.jac.kernels.features import features
+from nas.jac.kernels.layers import Feature, add_product, add_upper_product
+from nas.jac.kernels.survey import Layer, Survey
+from nas.jac.kernels.work import Sizes, Work, product_elements
 
 AT_ONCE_BYTES = 2**26
 """Samples go together up to this much work, whatever the budget: more is not faster, and takes more memory."""

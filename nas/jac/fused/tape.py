@@ -8,8 +8,8 @@ written out: with ``U = [z | V]`` before an activation and ``A = [f(z) | f'(z) V
     dV = f'(z) dT        dz = f'(z) da + f''(z) sum_k dT_k V_k.
 
 A small network's step is made of calls more than of numbers. So the memory, all views of it and the functions that
-work on them are made once for a shape and used again (:mod:`nas.jac.loan`), and the memory is inference tensors (no
-version counters, nothing to record), which must be written in inference mode.
+work on them are made once for a shape and used again (:mod:`nas.jac.fused.loan`), and the memory is inference tensors
+(no version counters, nothing to record), which must be written in inference mode.
 
 Source: Griewank and Walther, *Evaluating Derivatives* (2008), chapter 3 (vector forward mode) and its adjoint.
 """
@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, mm, mul, mv
 
-from nas.jac.curves import Curve
+from nas.jac.fused.activations import Curve
 
 # What torch.inference_mode enters, without the microseconds that the class around it takes.
 inference = torch._C._InferenceMode

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from nas.jac.errors import JacobianError
-from nas.jac.ntk_modes import draws_noise
-from nas.jac.ntk_record import Recorder, Use
-from nas.jac.ntk_rows import vectorises
-from nas.jac.ntk_work import Sizes, Work, rows_are_cheaper
-from nas.jac.parameters import Tape, pulled, read_tape
+from nas.jac.kernels.modes import draws_noise
+from nas.jac.kernels.parameters import Tape, pulled, read_tape
+from nas.jac.kernels.record import Recorder, Use
+from nas.jac.kernels.rows import vectorises
+from nas.jac.kernels.work import Sizes, Work, rows_are_cheaper
 
 
 @dataclass

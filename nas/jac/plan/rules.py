@@ -1,6 +1,6 @@
 """The rule for each torch function: its value as torch computes it, and its derivative as a linear map.
 
-A rule is called as the function is, with :class:`~nas.jac.record.Node` in place of the tensors that depend on the
+A rule is called as the function is, with :class:`~nas.jac.plan.trace.Node` in place of the tensors that depend on the
 network's input. Derivatives are those of calculus, with torch's conventions at kinks.
 """
 
@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nas.jac.checks import refuse_batch_statistics, refuse_dropout
-from nas.jac.maps import (
+from nas.jac.plan.maps import (
     Convolution,
     Dense,
     Gathered,
@@ -27,7 +26,8 @@ from nas.jac.maps import (
     Scaled,
     Softmaxed,
 )
-from nas.jac.record import Node, Rule, no_rule
+from nas.jac.plan.trace import Node, Rule, no_rule
+from nas.jac.refuse import refuse_batch_statistics, refuse_dropout
 
 IDENTITY = Identity()
 

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, mul
 from torch.autograd import Function
 
-from nas.jac.checks import check_finite, check_input
 from nas.jac.errors import JacobianError
-from nas.jac.loan import Loan
-from nas.jac.tape import Layout, Tape, inference
+from nas.jac.fused.loan import Loan
+from nas.jac.fused.tape import Layout, Tape, inference
+from nas.jac.refuse import check_finite, check_input
 
 
 class Jacobian(Function):
-    """The Jacobian of a chain: ``(layout, x, *weights)``, read by :mod:`nas.jac.chain`, to ``(B, M, N)``.
+    """The Jacobian of a chain: ``(layout, x, *weights)``, read by :mod:`nas.jac.fused.chain`, to ``(B, M, N)``.
 
     Refuses, with a :class:`JacobianError`: an ``x`` or a result that is not finite.
     """

@@ -1,0 +1,1 @@
+"""Determinants of chains of Linear layers and activations, with values and tangents side by side."""

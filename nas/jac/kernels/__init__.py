@@ -1,0 +1,1 @@
+"""Tangent kernels: layers found in a run, and their products."""
