@@ -8,6 +8,7 @@ from nas.jac.gram import gram
 from nas.jac.jacobian import jacobian
 from nas.jac.ntk import ntk
 from nas.jac.plan.factored import FactoredJacobian
+from nas.jac.plan.store import set_plan_bytes
 from nas.jac.spectrum import Spectrum, spectrum
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "jacobian",
     "jacobian_det",
     "ntk",
+    "set_plan_bytes",
     "slogdet",
     "spectrum",
 ]

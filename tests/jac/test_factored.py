@@ -43,8 +43,8 @@ def test_whatever_is_asked_is_the_dense_jacobian(name):
     assert abs(forwards.sum() - backwards.sum()) < 1e-11 * (forwards.abs().sum() + backwards.abs().sum())
 
     with torch.no_grad():  # directions that are alike for all samples, as one stack for as long as maps allow
-        pushed = record.push(eye(record.start.width, record.start.shape, x), record.stop)
-        pulled = record.pull(eye(record.stop.width, record.stop.shape, x), record.start)
+        pushed = record.jvp(eye(record.start.width, record.start.shape, x), record.stop)
+        pulled = record.vjp(eye(record.stop.width, record.stop.shape, x), record.start)
     assert error(pushed.reshape(len(pushed), j.shape[2], -1).mT.expand(5, -1, -1), j) < 1e-10
     assert error(pulled.reshape(len(pulled), j.shape[1], -1).expand(5, -1, -1), j) < 1e-10
 

@@ -384,8 +384,8 @@ def assert_both_ways(record, value, j, x):
     """A recorded Jacobian is ``j``, whether directions travel forwards or backwards, all units or one vector."""
     assert error(record.value, value) < 1e-12
     with torch.no_grad():
-        pushed = record.push(eye(record.start.width, record.start.shape, x), record.stop)
-        pulled = record.pull(eye(record.stop.width, record.stop.shape, x), record.start)
+        pushed = record.jvp(eye(record.start.width, record.start.shape, x), record.stop)
+        pulled = record.vjp(eye(record.stop.width, record.stop.shape, x), record.start)
     for found in (pushed.flatten(2).mT, pulled.flatten(2)):
         assert error(found.expand(4, -1, -1), j) < 1e-10
     v, u = drawn(*x.shape, seed=3), drawn(*record.value.shape, seed=4)

@@ -91,16 +91,16 @@ class FactoredJacobian(LinearGraph):
         first = self.order[1].edges[0][1] if vectors else None
         finite = False
         if isinstance(first, Dense):
-            inner = self.carried(self.pull, self.order[1], self.stop, chunk_bytes)
+            inner = self.carried(self.vjp, self.order[1], self.stop, chunk_bytes)
             finite = chunk_bytes is not None and inner.numel() > CACHED and _product_is_finite(inner, first.weight)
-            whole = first.pull(inner)
+            whole = first.vjp(inner)
         elif cut is self.stop:
-            whole = self.carried(self.pull, self.start, self.stop, chunk_bytes)
+            whole = self.carried(self.vjp, self.start, self.stop, chunk_bytes)
         elif cut is self.start:
-            whole = self.carried(self.push, self.stop, self.start, chunk_bytes).mT
+            whole = self.carried(self.jvp, self.stop, self.start, chunk_bytes).mT
         else:
-            after = self.carried(self.push, self.stop, cut, chunk_bytes).mT
-            whole = after @ self.carried(self.pull, self.start, cut, chunk_bytes)
+            after = self.carried(self.jvp, self.stop, cut, chunk_bytes).mT
+            whole = after @ self.carried(self.vjp, self.start, cut, chunk_bytes)
         batch = self.start.value.shape[0]
         if whole.shape[0] != batch:
             whole = whole.expand(batch, -1, -1).contiguous()
@@ -117,7 +117,7 @@ class FactoredJacobian(LinearGraph):
         """
         self._check_vector("v", v, self.start)
         with torch.set_grad_enabled(self._taped):
-            product = self.push(v.unsqueeze(1), self.stop).squeeze(1)
+            product = self.jvp(v.unsqueeze(1), self.stop).squeeze(1)
         check_finite("mv", product, "the product", SLOPES)
         return product
 
@@ -132,7 +132,7 @@ class FactoredJacobian(LinearGraph):
         """
         self._check_vector("u", u, self.stop)
         with torch.set_grad_enabled(self._taped):
-            product = self.pull(u.unsqueeze(1), self.start).squeeze(1)
+            product = self.vjp(u.unsqueeze(1), self.start).squeeze(1)
         check_finite("vm", product, "the product", SLOPES)
         return product
 

@@ -1,8 +1,8 @@
 """Local derivatives as linear maps: what one operation does to directions, forwards and backwards.
 
 Directions travel in stacks: ``(B, R, *shape)`` for R directions of every sample, where the first size may be 1 as
-long as they are the same for all samples. ``push`` carries tangents from an operation's input to its output,
-``pull`` carries cotangents from its output to its input; one is the transpose of the other. No map looks at the
+long as they are the same for all samples. ``jvp`` carries tangents from an operation's input to its output,
+``vjp`` carries cotangents from its output to its input; one is the transpose of the other. No map looks at the
 values of the network again, so all of them are plain tensor operations, differentiable where a tape is kept.
 """
 
@@ -27,11 +27,11 @@ class LinearMap:
         """Multiply-adds for one direction of one sample with ``into`` entries going in and ``out`` coming out."""
         return max(into, out)
 
-    def push(self, tangents: Tensor, /) -> Tensor:
+    def jvp(self, tangents: Tensor, /) -> Tensor:
         """Carry tangents forwards: ``(B, R, *in)`` to ``(B, R, *out)``."""
         raise NotImplementedError
 
-    def pull(self, cotangents: Tensor, /) -> Tensor:
+    def vjp(self, cotangents: Tensor, /) -> Tensor:
         """Carry cotangents backwards: ``(B, R, *out)`` to ``(B, R, *in)``."""
         raise NotImplementedError
 
@@ -49,10 +49,10 @@ class Identity(LinearMap):
 
     __slots__ = ()
 
-    def push(self, tangents: Tensor, /) -> Tensor:
+    def jvp(self, tangents: Tensor, /) -> Tensor:
         return tangents
 
-    pull = push
+    vjp = jvp
 
     def logabsdet(self, width: int) -> float:
         return 0.0
@@ -66,10 +66,10 @@ class Scaled(LinearMap):
     def __init__(self, slope: Tensor) -> None:
         self.slope = slope
 
-    def push(self, tangents: Tensor, /) -> Tensor:
+    def jvp(self, tangents: Tensor, /) -> Tensor:
         return tangents * self.slope.unsqueeze(1)
 
-    pull = push
+    vjp = jvp
 
     def matrix(self) -> Tensor | None:
         return torch.diag_embed(self.slope) if self.slope.dim() == 2 else None
@@ -91,13 +91,13 @@ class Rectified(LinearMap):
         """0 or 1 for every entry, ``(B, *shape)``."""
         return (self.output > 0).to(self.output.dtype)
 
-    def push(self, tangents: Tensor, /) -> Tensor:
+    def jvp(self, tangents: Tensor, /) -> Tensor:
         if torch.is_grad_enabled():  # below, a stack that is alike for all samples would get a gradient of wrong shape
             return tangents * self.slope.unsqueeze(1)
         opened: Tensor = _open(tangents, self.output.unsqueeze(1), 0)
         return opened
 
-    pull = push
+    vjp = jvp
 
     def logabsdet(self, width: int) -> Tensor | None:
         return self.slope.flatten(1).log().sum(1)
@@ -114,10 +114,10 @@ class Dense(LinearMap):
     def work(self, into: int, out: int) -> int:
         return out * self.weight.shape[1]
 
-    def push(self, tangents: Tensor, /) -> Tensor:
+    def jvp(self, tangents: Tensor, /) -> Tensor:
         return tangents @ self.weight.mT
 
-    def pull(self, cotangents: Tensor, /) -> Tensor:
+    def vjp(self, cotangents: Tensor, /) -> Tensor:
         return cotangents @ self.weight
 
     def matrix(self) -> Tensor | None:
@@ -144,13 +144,13 @@ class Convolution(LinearMap):
     def work(self, into: int, out: int) -> int:
         return out * self.weight[0].numel()
 
-    def push(self, tangents: Tensor, /) -> Tensor:
+    def jvp(self, tangents: Tensor, /) -> Tensor:
         stride, padding, dilation, groups = self.arguments
         folded, none = tangents.flatten(0, 1), [0] * len(stride)
         pushed = torch.convolution(folded, self.weight, None, stride, padding, dilation, False, none, groups[0])
         return pushed.unflatten(0, tangents.shape[:2])
 
-    def pull(self, cotangents: Tensor, /) -> Tensor:
+    def vjp(self, cotangents: Tensor, /) -> Tensor:
         stride, padding, dilation, groups = self.arguments
         folded, none = cotangents.flatten(0, 1), [0] * len(stride)
         like = folded.new_empty(1).expand(len(folded), *self.shape)  # only its sizes are looked at
@@ -168,10 +168,10 @@ class Reshaped(LinearMap):
     def __init__(self, shape: Shape, out: Shape) -> None:
         self.shape, self.out = shape, out
 
-    def push(self, tangents: Tensor, /) -> Tensor:
+    def jvp(self, tangents: Tensor, /) -> Tensor:
         return tangents.reshape(*tangents.shape[:2], *self.out)
 
-    def pull(self, cotangents: Tensor, /) -> Tensor:
+    def vjp(self, cotangents: Tensor, /) -> Tensor:
         return cotangents.reshape(*cotangents.shape[:2], *self.shape)
 
     def work(self, into: int, out: int) -> int:
@@ -193,12 +193,12 @@ class Gathered(LinearMap):
         index = self.indices.flatten(2).unsqueeze(1)
         return index.expand(-1, directions.shape[1], -1, -1)
 
-    def push(self, tangents: Tensor, /) -> Tensor:
+    def jvp(self, tangents: Tensor, /) -> Tensor:
         index = self._flat(tangents)
         spread = tangents.flatten(3).expand(len(index), -1, -1, -1)
         return spread.gather(3, index).unflatten(3, self.indices.shape[2:])
 
-    def pull(self, cotangents: Tensor, /) -> Tensor:
+    def vjp(self, cotangents: Tensor, /) -> Tensor:
         index = self._flat(cotangents)
         spread = cotangents.flatten(3).expand(len(index), -1, -1, -1)
         zeros = spread.new_zeros(*index.shape[:3], math.prod(self.shape[1:]))
@@ -213,12 +213,12 @@ class Softmaxed(LinearMap):
     def __init__(self, p: Tensor, dim: int) -> None:
         self.p, self.dim = p, dim
 
-    def push(self, tangents: Tensor, /) -> Tensor:
+    def jvp(self, tangents: Tensor, /) -> Tensor:
         p = self.p.unsqueeze(1)
         weighted = tangents * p
         return torch.addcmul(weighted, weighted.sum(self.dim, keepdim=True), p, value=-1)
 
-    pull = push
+    vjp = jvp
 
     def matrix(self) -> Tensor | None:
         p = self.p
@@ -235,10 +235,10 @@ class LogSoftmaxed(LinearMap):
     def __init__(self, p: Tensor, dim: int) -> None:
         self.p, self.dim = p.unsqueeze(1), dim
 
-    def push(self, tangents: Tensor, /) -> Tensor:
+    def jvp(self, tangents: Tensor, /) -> Tensor:
         return tangents - (tangents * self.p).sum(self.dim, keepdim=True)
 
-    def pull(self, cotangents: Tensor, /) -> Tensor:
+    def vjp(self, cotangents: Tensor, /) -> Tensor:
         return cotangents - cotangents.sum(self.dim, keepdim=True) * self.p
 
 
@@ -256,13 +256,13 @@ class Normalised(LinearMap):
     def __init__(self, normal: Tensor, scale: Tensor, shape: Shape) -> None:
         self.normal, self.scale, self.shape = normal.unsqueeze(1), scale.unsqueeze(1), shape
 
-    def push(self, tangents: Tensor, /) -> Tensor:
+    def jvp(self, tangents: Tensor, /) -> Tensor:
         grouped = tangents.reshape(*tangents.shape[:2], *self.normal.shape[2:])
         along = (grouped * self.normal).mean(-1, keepdim=True) * self.normal
         pushed = (grouped - grouped.mean(-1, keepdim=True) - along) * self.scale
         return pushed.reshape(*pushed.shape[:2], *self.shape)
 
-    pull = push  # it is symmetric
+    vjp = jvp  # it is symmetric
 
 
 class Structural(LinearMap):
@@ -278,10 +278,10 @@ class Structural(LinearMap):
     def __init__(self, operation: Callable[[Tensor], Tensor], shape: Shape) -> None:
         self.operation, self.shape = operation, shape
 
-    def push(self, tangents: Tensor, /) -> Tensor:
+    def jvp(self, tangents: Tensor, /) -> Tensor:
         return self.operation(tangents.flatten(0, 1)).unflatten(0, tangents.shape[:2])
 
-    def pull(self, cotangents: Tensor, /) -> Tensor:
+    def vjp(self, cotangents: Tensor, /) -> Tensor:
         taped = torch.is_grad_enabled()
         with torch.inference_mode(False), torch.enable_grad():
             folded = cotangents.flatten(0, 1) if taped else cotangents.detach().clone().flatten(0, 1)

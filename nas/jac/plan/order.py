@@ -30,7 +30,7 @@ class LinearGraph:
         self._taped = torch.is_grad_enabled()
         self.narrows = widths[-1] == min(widths)
 
-    def pull(self, cotangents: Tensor, stop: Node, start: Node | None = None) -> Tensor:
+    def vjp(self, cotangents: Tensor, stop: Node, start: Node | None = None) -> Tensor:
         """Carry cotangents back from ``start`` (the output when left out) to ``stop``.
 
         Args:
@@ -46,7 +46,7 @@ class LinearGraph:
             node = start
             while node is not stop:
                 node, derivative = node.edges[0]
-                cotangents = derivative.pull(cotangents)
+                cotangents = derivative.vjp(cotangents)
             return cotangents
         waiting = {id(start): cotangents}
         for node in reversed(self.order):
@@ -54,11 +54,11 @@ class LinearGraph:
                 continue
             arrived = waiting.pop(id(node))
             for parent, derivative in node.edges:
-                share = derivative.pull(arrived)
+                share = derivative.vjp(arrived)
                 waiting[id(parent)] = waiting[id(parent)] + share if id(parent) in waiting else share
         return waiting[id(stop)]
 
-    def push(self, tangents: Tensor, stop: Node, start: Node | None = None) -> Tensor:
+    def jvp(self, tangents: Tensor, stop: Node, start: Node | None = None) -> Tensor:
         """Carry tangents forwards from ``start`` (the input when left out) to ``stop``.
 
         Args:
@@ -73,7 +73,7 @@ class LinearGraph:
         known = {id(start): tangents}
         last = {id(parent): node for node in self.order for parent, _ in node.edges}
         for node in self.order:
-            shares = [(parent, d.push(known[id(parent)])) for parent, d in node.edges if id(parent) in known]
+            shares = [(parent, d.jvp(known[id(parent)])) for parent, d in node.edges if id(parent) in known]
             if shares and node is not start:
                 known[id(node)] = sum((share for _, share in shares[1:]), shares[0][1])
             for parent, _ in shares:
@@ -116,7 +116,7 @@ class LinearGraph:
     ) -> Tensor:
         """All unit directions of ``at`` carried ``to``, some at a time: ``(B or 1, width of at, width of to)``."""
         rows = at.width if chunk_bytes is None else self.at_once(chunk_bytes)
-        if rows >= at.width and carry == self.pull and at is not to:
+        if rows >= at.width and carry == self.vjp and at is not to:
             return self.rows(to, at)
         units = eye(at.width, at.shape, self.start.value)
         if rows >= at.width:
@@ -140,10 +140,10 @@ class LinearGraph:
             before, derivative = at.edges[0]
             matrix = derivative.matrix()
             if matrix is not None:
-                pulled = flat(self.pull(matrix, to, before))
+                pulled = flat(self.vjp(matrix, to, before))
                 shared = isinstance(derivative, Dense) and pulled.data_ptr() == matrix.data_ptr()
                 return pulled.clone() if shared else pulled  # the memory may be the weight's
-        return flat(self.pull(eye(at.width, at.shape, self.start.value), to, at))
+        return flat(self.vjp(eye(at.width, at.shape, self.start.value), to, at))
 
     @property
     def bytes_each(self) -> int:

@@ -139,7 +139,7 @@ def _by_directions(a: LinearGraph, b: LinearGraph, chunk_bytes: int) -> Tensor:
     """Rows of ``J_b`` by pulling, some at a time, and ``J_a`` times them by pushing: no second array of rows."""
     units, at_once = eye(b.stop.width, b.stop.shape, b.start.value), min(a.at_once(chunk_bytes), b.at_once(chunk_bytes))
     blocks = (units[:, first : first + at_once] for first in range(0, b.stop.width, at_once))
-    columns = torch.cat([flat(a.push(b.pull(block, b.start), a.stop)) for block in blocks], 1)
+    columns = torch.cat([flat(a.jvp(b.vjp(block, b.start), a.stop)) for block in blocks], 1)
     return _own(columns.mT.expand(len(a.start.value), -1, -1))
 
 

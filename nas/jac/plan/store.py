@@ -1,0 +1,100 @@
+"""Plans that wait for their next call, by model and kind of call, within a bound of memory."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Hashable
+from typing import TypeVar
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+from nas.jac.errors import JacobianError
+from nas.jac.plan.guard import Guard
+
+_lock = threading.RLock()  # a plan may die while this thread counts
+_waiting: WeakKeyDictionary[nn.Module, dict[Hashable, list[Plan]]] = WeakKeyDictionary()
+
+
+class _Count:
+    limit = 2**26
+    """Bytes that plans may take: 64 MiB."""
+    taken = 0
+    """Bytes of all plans there are, waiting or in use."""
+
+
+class Plan:
+    """What one kind of call on one model computes, ready to be replayed by one call at a time.
+
+    Args:
+        guard: of the model.
+        size: of its memory, in bytes.
+    """
+
+    def __init__(self, guard: Guard, size: int) -> None:
+        self.guard, self.size = guard, size
+        with _lock:
+            _Count.taken += size
+
+    def __del__(self) -> None:
+        with _lock:
+            _Count.taken -= self.size
+
+
+P = TypeVar("P", bound=Plan)
+
+
+def take(model: nn.Module, key: Hashable, kind: type[P]) -> P | None:
+    """A plan of this kind that nobody else uses and that still holds; None where there is none."""
+    plans = (_waiting.get(model) or {}).get((kind, key))
+    try:
+        plan = plans.pop() if plans else None
+    except IndexError:  # another thread has taken the last one
+        return None
+    if plan is None or plan.guard.holds():
+        return plan  # type: ignore[return-value]
+    _waiting.pop(model, None)  # what has changed concerns all of them
+    return None
+
+
+def give(model: nn.Module, key: Hashable, plan: Plan) -> None:
+    """Keep a plan for the next call, if there is room, at the cost of older ones."""
+    if _Count.taken > _Count.limit:
+        _make_room()
+        if _Count.taken > _Count.limit:
+            return
+    with _lock:
+        _waiting.setdefault(model, {}).setdefault((type(plan), key), []).append(plan)
+
+
+def set_plan_bytes(limit: int) -> int:
+    """Bound the memory of plans, which make repeated calls of ``jacobian`` and ``jacobian_det`` on one model faster.
+
+    A plan is made by the first call with inputs of a shape and replayed by the following ones. Those that wait for
+    their next call are dropped, oldest first, when all plans together exceed the bound.
+
+    Args:
+        limit: bytes, 64 MiB at first; 0 keeps no plan, so that each call records the network anew.
+
+    Returns:
+        The bound before.
+
+    Raises:
+        JacobianError: ``limit`` is negative.
+    """
+    if limit < 0:
+        raise JacobianError("limit", limit, "must be at least 0 bytes", "use 0 to keep no plans")
+    with _lock:
+        before, _Count.limit = _Count.limit, int(limit)
+    _make_room()
+    return before
+
+
+def _make_room() -> None:
+    with _lock:
+        for model, kinds in list(_waiting.items()):
+            for plans in kinds.values():
+                while plans and _Count.taken > _Count.limit:
+                    plans.pop(0)
+            if _Count.limit == 0 or not any(kinds.values()):
+                _waiting.pop(model, None)
