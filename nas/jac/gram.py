@@ -10,10 +10,11 @@ from torch import Tensor
 from nas.jac.errors import BudgetError, JacobianError, NoRuleError
 from nas.jac.jacobian import factorise, output
 from nas.jac.ntk import paired_gram
-from nas.jac.plan.autodiff import directions_at_once, guarded
+from nas.jac.plan.autodiff import directions_at_once
 from nas.jac.plan.factored import CACHED
 from nas.jac.plan.products import pair_product
 from nas.jac.refuse import CHUNK_BYTES, GRAM_BYTES, SLOPES, check_apart, check_finite, check_input
+from nas.jac.watch import guarded
 
 Function = Callable[[Tensor], Tensor]
 
@@ -106,15 +107,13 @@ def _fits(model: Function, x: Tensor, chunk_bytes: int) -> bool:
 
 def _by_autodiff(model: Function, x1: Tensor, x2: Tensor, chunk_bytes: int) -> Tensor:
     """Some rows of ``J(x2)`` at a time, and ``J(x1)`` applied to them."""
-    run = guarded(model)
+    run = guarded(model, x1)
     with torch.inference_mode(False), torch.no_grad():
         y, pullback = torch.func.vjp(run, x2.detach().clone())  # type: ignore[misc]
         m = y[0].numel()
-        units = torch.eye(m, dtype=y.dtype, device=y.device).view(m, 1, *y.shape[1:]).expand(m, *y.shape)
-        columns = torch.func.vmap(
-            lambda unit: torch.func.jvp(run, (x1.detach().clone(),), pullback(unit))[1].reshape(len(x1), -1)
-        )
-        check_apart(lambda cotangents: pullback(cotangents.view_as(y))[0], y.reshape(len(y), -1))
+        units = torch.eye(m, dtype=y.dtype, device=y.device).view(m, 1, m).expand(m, *y.shape)
+        columns = torch.func.vmap(lambda unit: torch.func.jvp(run, (x1.detach().clone(),), pullback(unit))[1])
+        check_apart(lambda cotangents: pullback(cotangents)[0], y)
         at_once = directions_at_once(x2, m, chunk_bytes)
         parts = [columns(units[first : first + at_once]) for first in range(0, m, at_once)]
     return torch.cat(parts).permute(1, 2, 0)
@@ -137,7 +136,7 @@ def _by_rows(model: Function, x1: Tensor, x2: Tensor, chunk_bytes: int) -> Tenso
 def _row_maker(model: Function, x: Tensor) -> tuple[Callable[[int], Tensor], int]:
     """A function from an output's number to its row, ``(B, N)``, and the number of outputs."""
     leaf = x.detach().clone().requires_grad_()
-    y = guarded(model)(leaf).reshape(len(x), -1)
+    y = guarded(model, x)(leaf)
 
     def row(number: int) -> Tensor:
         derivative = torch.autograd.grad(y[:, number].sum(), leaf, retain_graph=True, materialize_grads=True)[0]

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from nas.jac.errors import BudgetError, JacobianError, NoRuleError
-from nas.jac.kernels.modes import draws_noise
 from nas.jac.plan import autodiff, shapes
 from nas.jac.plan.factored import FactoredJacobian
 from nas.jac.plan.trace import NO_RULE, Node, apply, no_rule
@@ -22,9 +21,9 @@ from nas.jac.refuse import (
     check_modes,
     check_output,
     modules_at,
-    refuse_dropout,
     undo_count,
 )
+from nas.jac.watch import guarded, without_noise
 
 MODES = ("auto", "forward", "reverse", "layerwise")
 assert shapes.RULES  # importing it fills the table of rules
@@ -207,7 +206,4 @@ def output(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         ``(B, *out)``.
     """
     with torch.no_grad():
-        y, noise = draws_noise(autodiff.guarded(model), x.detach())
-    if noise:
-        refuse_dropout(type(model).__name__)
-    return y
+        return without_noise(guarded(model, x, flat=False), x.detach())

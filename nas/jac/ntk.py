@@ -9,10 +9,10 @@ from torch import Tensor
 
 from nas.jac.errors import JacobianError
 from nas.jac.kernels.blocks import all_pairs, equal_pairs
-from nas.jac.kernels.modes import exactly, guarded, summed_over_batch
 from nas.jac.kernels.products import by_products
 from nas.jac.kernels.survey import Survey, survey
 from nas.jac.refuse import CHUNK_BYTES, check_finite, check_input
+from nas.jac.watch import exactly, guarded
 
 CHOICES = {
     "output": ("full", "trace", "sum"),
@@ -94,7 +94,7 @@ def ntk(
     fn = guarded(model, x1, statistics == "batch")
     with exactly(x1):
         if statistics == "batch":
-            fn, x1, output = summed_over_batch(fn), x1.unsqueeze(0), "full"
+            fn, x1, output = _summed_over_batch(fn), x1.unsqueeze(0), "full"
         known = survey(fn, x1 if x2 is None or len(x1) > 1 else x2, layers=method in ("auto", "layerwise"))
         seeds = _seeds(known, x1, output)
         if method == "products":
@@ -131,7 +131,7 @@ def paired_gram(model: Callable[[Tensor], Tensor], x1: Tensor, x2: Tensor, chunk
     if len(x1) != len(other):
         rule = "must be batches of one size, to be paired"
         raise JacobianError("x1, x2", f"{len(x1)}, {len(other)}", rule, "use ntk(model, x1, x2) for all pairs")
-    fn = guarded(model, x1, batch=False)
+    fn = guarded(model, x1)
     with exactly(x1):
         known = survey(fn, x1)
         kernel = equal_pairs(fn, known, x1, other, _seeds(known, x1, "full"), int(chunk_bytes))
@@ -144,6 +144,12 @@ def _seeds(known: Survey, like: Tensor, output: str) -> Tensor:
     if output == "sum":
         return torch.ones(1, known.outputs, dtype=dtype, device=like.device)
     return torch.eye(known.outputs, dtype=dtype, device=like.device)
+
+
+def _summed_over_batch(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    # The whole batch as one sample (1, B, *in), with a sum of outputs for each of its own, (1, B): its kernel is the
+    # batch's, whatever couples the samples.
+    return lambda x: fn(x[0]).sum(1).unsqueeze(0)
 
 
 def _check_choices(**given: str) -> None:

@@ -1,10 +1,11 @@
-"""What must hold of inputs, networks and results; each check costs microseconds when all is well."""
+"""What must hold of inputs, networks and outputs; each check costs microseconds when all is well."""
 
 from __future__ import annotations
 
 import math
 import traceback
 from collections.abc import Callable
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -22,16 +23,7 @@ WEIGHTS = "look at the network's weights"
 
 
 def check_input(name: str, x: Tensor) -> None:
-    """Refuse what is no batch of finite floating-point samples.
-
-    Args:
-        name: what the caller calls it.
-        x: ``(B, ...)``.
-
-    Raises:
-        JacobianError: ``x`` is no tensor, not of a real floating-point type, has no batch dimension, no
-            sample or no entry, or holds a number that is not finite (the first place is named).
-    """
+    """Refuse what is no batch ``(B, ...)`` of finite floating-point samples."""
     if not isinstance(x, Tensor):
         raise JacobianError(name, type(x).__name__, "must be a tensor (B, ...)", "pass torch.as_tensor(...)")
     if not x.is_floating_point():
@@ -44,19 +36,8 @@ def check_input(name: str, x: Tensor) -> None:
 
 
 def check_finite(name: str, x: Tensor, what: str, remedy: str) -> None:
-    """Refuse numbers that are not finite, and name the first place.
-
-    The sum is finite for nearly every finite tensor and never for another one, so the search is rarely made.
-
-    Args:
-        name: what the caller calls it.
-        x: any shape.
-        what: what it is, for the message.
-        remedy: what to do.
-
-    Raises:
-        JacobianError: an entry is infinite or NaN.
-    """
+    """Refuse numbers that are not finite, and name the first place."""
+    # The sum is finite for nearly every finite tensor and never for another one, so the search is rarely made.
     if math.isfinite((x.detach() if x.requires_grad else x).sum().item()):
         return
     bad = ~torch.isfinite(x.detach())
@@ -67,18 +48,7 @@ def check_finite(name: str, x: Tensor, what: str, remedy: str) -> None:
 
 
 def check_output(y: object, batch: int) -> Tensor:
-    """``y`` if it is a batch of ``batch`` floating-point outputs.
-
-    Args:
-        y: what the network gave.
-        batch: number of samples that went in.
-
-    Returns:
-        ``y`` itself.
-
-    Raises:
-        JacobianError: it is something else.
-    """
+    """``y``, if it is a batch of ``batch`` floating-point outputs."""
     if not isinstance(y, Tensor):
         raise JacobianError("output", type(y).__name__, "must be one tensor (B, ...)", "return a single tensor")
     if not y.is_floating_point():
@@ -92,71 +62,8 @@ def check_output(y: object, batch: int) -> Tensor:
     return y
 
 
-def check_modes(model: object) -> None:
-    """Refuse a module in which samples couple or noise is drawn; plain functions pass.
-
-    Refuses, with a :class:`JacobianError`: a BatchNorm that takes statistics from the batch, a dropout that drops.
-
-    Args:
-        model: module or function.
-    """
-    if not isinstance(model, nn.Module):
-        return
-    for name, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and uses_batch_statistics(module):
-            refuse_batch_statistics(f"{name or 'model'} ({type(module).__name__})")
-        if isinstance(module, nn.modules.dropout._DropoutNd) and module.training and module.p > 0:
-            refuse_dropout(f"{name or 'model'} ({type(module).__name__})")
-
-
-def uses_batch_statistics(module: nn.modules.batchnorm._BatchNorm) -> bool:
-    """Whether a BatchNorm normalises with the statistics of the batch that it is given.
-
-    Args:
-        module: any BatchNorm.
-
-    Returns:
-        True in training mode, and where no running statistics are kept.
-    """
-    return module.training or module.running_mean is None
-
-
-def refuse_batch_statistics(where: str) -> None:
-    """Say that samples couple.
-
-    Args:
-        where: the module or function that couples them.
-
-    Raises:
-        JacobianError: always.
-    """
-    rule = "couples the samples of a batch in training mode, so that no sample has a Jacobian of its own"
-    raise JacobianError("model", where, rule, "call model.eval() first")
-
-
-def refuse_dropout(where: str) -> None:
-    """Say that noise is drawn.
-
-    Args:
-        where: the module or function that draws it.
-
-    Raises:
-        JacobianError: always.
-    """
-    rule = "draws anew in training mode, so that the function has no fixed derivative"
-    raise JacobianError("model", where, rule, "call model.eval() first")
-
-
 def check_apart(pulled: Callable[[Tensor], Tensor], y: Tensor) -> None:
-    """Refuse a function that mixes samples, for two directions more.
-
-    Args:
-        pulled: from cotangents ``(B, M)`` to ``(B, *in)``.
-        y: its output ``(B, M)``.
-
-    Raises:
-        JacobianError: outputs of one half of the batch depend on inputs of the other half.
-    """
+    """Refuse mixed samples by ``pulled``, from cotangents like ``y``, ``(B, M)``, to ``(B, ...)``: two directions."""
     half = len(y) // 2
     weights = torch.arange(1, y[0].numel() + 1, dtype=y.dtype, device=y.device).cos()  # no entry cancels another
     for own, other in ((slice(half), slice(half, None)), (slice(half, None), slice(half))) if half else ():
@@ -169,29 +76,40 @@ def check_apart(pulled: Callable[[Tensor], Tensor], y: Tensor) -> None:
             raise JacobianError("model", "output", rule, remedy)
 
 
+def check_modes(model: object, batch: bool = False) -> None:
+    """Refuse a module with a dropout that drops, or a BatchNorm without the batch's statistics, or with them."""
+    for name, module in model.named_modules() if isinstance(model, nn.Module) else ():
+        where = f"{name or 'model'} ({type(module).__name__})"
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if (module.training or module.running_mean is None) is not batch:
+                refuse_statistics(where, batch)
+        elif isinstance(module, nn.modules.dropout._DropoutNd) and module.training and module.p > 0:
+            refuse_noise(where, "call .eval() on this dropout alone" if batch else "call model.eval() first")
+
+
+def refuse_statistics(where: str, batch: bool = False) -> NoReturn:
+    """Say that a BatchNorm takes its statistics from the wrong place, where ``batch`` are wanted."""
+    if batch:
+        rule = "normalises with running statistics, while statistics='batch' means the batch's own in every BatchNorm"
+        raise JacobianError("model", where, rule, "call model.train() first, or pass statistics='running'")
+    rule = "couples the samples of a batch in training mode, so that no sample has a Jacobian of its own"
+    raise JacobianError("model", where, rule, "call model.eval() first")
+
+
+def refuse_noise(where: str, remedy: str = "call model.eval() first") -> NoReturn:
+    """Say that random numbers are drawn."""
+    raise JacobianError("model", where, "draws random numbers, so that it has no fixed derivative", remedy)
+
+
 def undo_count(error: BaseException) -> None:
-    """Take back the batch that a BatchNorm has counted before it was refused.
-
-    ``nn.BatchNorm`` counts before it calls the function that is watched; its frame is in the error's traceback.
-
-    Args:
-        error: what was raised inside the model.
-    """
-    running = {id(module): module for module in modules_at(error)}  # it has several frames
-    for module in running.values():
+    """Take back the batch that an ``nn.BatchNorm`` in the error's traceback has counted before it was refused."""
+    for module in {id(module): module for module in modules_at(error)}.values():  # it has several frames
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.num_batches_tracked is not None:
             module.num_batches_tracked.sub_(1)
 
 
 def modules_at(error: BaseException) -> list[nn.Module]:
-    """The modules that were running when an error was raised.
-
-    Args:
-        error: with its traceback.
-
-    Returns:
-        From the outermost to the innermost.
-    """
+    """The modules that were running when an error was raised, from the outermost to the innermost."""
     frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
     found = [local.get("self", local.get("model")) for local in frames]
     return [module for module in found if isinstance(module, nn.Module)]

@@ -209,7 +209,7 @@ REFUSED = {
         r"model_or_fn=<lambda>: gives something else when it is called again",
     ),
     "train mode": (nn.BatchNorm1d(3), X, EYE, r"model=model \(BatchNorm1d\): couples"),
-    "dropout": (nn.Dropout(), X, EYE, r"model=model \(Dropout\): draws anew"),
+    "dropout": (nn.Dropout(), X, EYE, r"model=model \(Dropout\): draws random numbers"),
     "NaN out": (torch.log, -X, EYE, r"output=nan: .* first at \(0, 0\)"),
     "NaN in": (lambda x: x, X / 0 * 0, EYE, r"x=nan: .* first at \(0, 0\)"),
     "integers in": (lambda x: x, X.long(), EYE, r"x=torch.int64: "),

@@ -19,10 +19,10 @@ from nas.jac.errors import BudgetError, JacobianError
 from nas.jac.kernels import blocks
 from nas.jac.kernels import survey as survey_room
 from nas.jac.kernels.layers import Factors, Rows, add_product, weight_jacobian
-from nas.jac.kernels.modes import guarded
 from nas.jac.kernels.survey import survey
 from nas.jac.kernels.work import Sizes, Work, flops_of_factors, flops_of_rows, rows_are_cheaper
 from nas.jac.ntk import ntk, paired_gram
+from nas.jac.watch import guarded
 from nas.nn import BlockLinear, GatedConcat, indices_of
 
 OUTPUTS = ("full", "trace", "sum")
@@ -84,7 +84,7 @@ def test_the_survey_finds_layers_and_other_parameters():
         with example(name):
             model, shape = reference.build(name)
             (x,) = batches(shape, 3)
-            known = survey(guarded(model, x, batch=False), x)
+            known = survey(guarded(model, x), x)
             names = {id(parameter): key for key, parameter in model.named_parameters()}
             assert {names[id(leaf)] for leaf in known.others} == expected
             used = {key for key, p in model.named_parameters() if p.requires_grad and "idle" not in key}
@@ -261,7 +261,7 @@ def test_closed_branches_contribute_nothing_untouched(architecture):
             parameter.data.fill_(float("nan"))
     for method in METHODS:
         assert reference.error(ntk(fn, x, method=method), expected) < EXACT, method
-    known = survey(guarded(fn, x, batch=False), x)
+    known = survey(guarded(fn, x), x)
     assert {id(leaf) for leaf in (*known.in_layers, *known.others)} == {id(leaf) for leaf in kept}
     assert not known.others
 

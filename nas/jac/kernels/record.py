@@ -14,9 +14,9 @@ from torch.overrides import TorchFunctionMode
 
 from nas.jac.errors import JacobianError
 from nas.jac.kernels.layers import patches
-from nas.jac.kernels.modes import BATCH_NORM
 from nas.jac.kernels.parameters import tensors_in
 from nas.jac.kernels.work import Sizes
+from nas.jac.watch import BATCH_NORM
 
 CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 SIGNATURES: dict[Callable, tuple[str, ...]] = {

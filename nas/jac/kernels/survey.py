@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from nas.jac.errors import JacobianError
-from nas.jac.kernels.modes import draws_noise
 from nas.jac.kernels.parameters import Tape, pulled, read_tape
 from nas.jac.kernels.record import Recorder, Use
 from nas.jac.kernels.rows import vectorises
 from nas.jac.kernels.work import Sizes, Work, rows_are_cheaper
+from nas.jac.watch import without_noise
 
 
 @dataclass
@@ -112,10 +112,7 @@ def survey(fn: Callable[[Tensor], Tensor], x: Tensor, layers: bool = True) -> Su
     """
     probe = x[:2].clone().requires_grad_()
     with Recorder() as record:
-        y, noise = draws_noise(fn, probe)
-    if noise:
-        rule = "draws random numbers, so that it has no fixed derivative"
-        raise JacobianError("model", _name(fn), rule, "call model.eval() first, or draw them outside")
+        y = without_noise(fn, probe)
     tape = read_tape(y)
     tape.leaves.pop(id(probe), None)
     parameters = list(tape.leaves.values())
@@ -140,10 +137,6 @@ def survey(fn: Callable[[Tensor], Tensor], x: Tensor, layers: bool = True) -> Su
         output_dtype=y.dtype,
         dtype=_common_type([y, *parameters]),
     )
-
-
-def _name(fn: object) -> str:
-    return getattr(fn, "__name__", type(fn).__name__)
 
 
 def _common_type(tensors: Sequence[Tensor]) -> torch.dtype:

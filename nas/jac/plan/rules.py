@@ -27,7 +27,7 @@ from nas.jac.plan.maps import (
     Softmaxed,
 )
 from nas.jac.plan.trace import Node, Rule, no_rule
-from nas.jac.refuse import refuse_batch_statistics, refuse_dropout
+from nas.jac.refuse import refuse_noise, refuse_statistics
 
 IDENTITY = Identity()
 
@@ -111,8 +111,7 @@ def _batch_norm(
 ) -> Node:
     constant("batch_norm", running_mean, running_var, weight, bias)
     if training or running_mean is None or running_var is None:
-        refuse_batch_statistics("batch_norm")
-        raise AssertionError
+        refuse_statistics("batch_norm")
     value = F.batch_norm(x.value, running_mean, running_var, weight, bias, False, momentum, eps)
     scale = torch.rsqrt(running_var + eps)
     scale = scale if weight is None else scale * weight
@@ -167,7 +166,7 @@ def _affine(x: Node, weight: Tensor | None, bias: Tensor | None) -> Node:
 def dropout(x: Node, p: float = 0.5, training: bool = True, inplace: bool = False) -> Node:
     """Any dropout, which in evaluation hands its input on."""
     if training and p > 0:
-        refuse_dropout("dropout")
+        refuse_noise("dropout")
     x.viewed = True  # what comes out is the same tensor
     return x
 

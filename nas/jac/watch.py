@@ -1,0 +1,94 @@
+"""A network's run under watch: samples stay apart or share one batch's statistics, no noise, and no trace is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from nas.jac.errors import JacobianError
+from nas.jac.refuse import check_modes, check_output, refuse_noise, refuse_statistics
+
+Function = Callable[[Tensor], Tensor]
+
+BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+"""The arguments of ``F.batch_norm``, in order."""
+SIGNATURES: dict[Callable, tuple[str, ...]] = {
+    F.batch_norm: BATCH_NORM,
+    torch.batch_norm: ("input", *BATCH_NORM[3:5], *BATCH_NORM[1:3], *BATCH_NORM[5:], "cudnn_enabled"),
+}
+NORMS = {"layer_norm", "native_layer_norm", "instance_norm"}
+"""In torch 2.14 no gradient reaches their input by way of the statistics of a forward-mode derivative."""
+
+
+class Watch(TorchFunctionMode):
+    """Refuses each BatchNorm without the batch's statistics, or with them, and takes back what BatchNorms count."""
+
+    def __init__(self, batch: bool = False, forward_tape: bool = False) -> None:
+        super().__init__()
+        self._batch, self._forward_tape = batch, forward_tape
+        self._counted: list[tuple[Tensor, int]] = []
+
+    def __torch_function__(
+        self, func: Callable, types: Iterable[type], args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in SIGNATURES:
+            args, kwargs = (), dict(zip(SIGNATURES[func], args, strict=False)) | kwargs
+            training = bool(kwargs.get("training", False))
+            if training is not self._batch:
+                refuse_statistics(f"F.batch_norm(training={training})", self._batch)
+            if self._batch:  # without them it computes the same and remembers nothing
+                kwargs |= {"running_mean": None, "running_var": None}
+        if self._forward_tape and getattr(func, "__name__", "") in NORMS:
+            rule = f"{func.__name__}'s forward-mode derivative cannot be differentiated"
+            raise JacobianError("create_graph", True, rule, "use mode='layerwise' or mode='reverse'")
+        result = func(*args, **kwargs)
+        if func is Tensor.add_ and result.dim() == 0 and result.dtype == torch.long and isinstance(args[1], int):
+            self._counted.append(args)  # num_batches_tracked
+        return result
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        for counter, count in self._counted:
+            counter.sub_(count)
+
+
+def guarded(model: Function, x: Tensor, batch: bool = False, forward_tape: bool = False, flat: bool = True) -> Function:
+    """``model`` under a :class:`Watch`, in the caller's autocast, for inputs like ``x``; ``(B, M)`` if ``flat``."""
+    check_modes(model, batch)
+    device = x.device.type
+    mixed, lower = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+
+    def run(x: Tensor) -> Tensor:
+        with Watch(batch, forward_tape), torch.autocast(device, lower, enabled=mixed, cache_enabled=False):
+            y = check_output(model(x.clone()), len(x))  # a copy, since a model may work in place
+        return y.reshape(len(x), -1) if flat else y
+
+    return run
+
+
+def without_noise(fn: Function, x: Tensor) -> Tensor:
+    """``fn(x)``; refused where torch's random numbers, of the CPU or of ``x``'s GPU, were drawn on the way."""
+    before = _generator_states(x)
+    y = fn(x)
+    if any(not torch.equal(one, other) for one, other in zip(before, _generator_states(x), strict=True)):
+        refuse_noise("output", "call model.eval() first, or draw them outside")
+    return y
+
+
+def _generator_states(x: Tensor) -> list[Tensor]:
+    states = [torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state(x.device)] if x.is_cuda else states
+
+
+@contextmanager
+def exactly(x: Tensor) -> Iterator[None]:
+    """Whatever context the caller is in: tapes, and no autocast on ``x``'s device outside of what is guarded."""
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
+        yield
