@@ -37,21 +37,33 @@ class Ratio:
 
 
 def interleave(
-    baseline: str, variants: Mapping[str, Callable[[], object]], rounds: int, calls: int = 0
+    baseline: str,
+    variants: Mapping[str, Callable[[], object]],
+    rounds: int,
+    calls: int = 0,
+    before: Callable[[], object] | None = None,
 ) -> dict[str, Ratio]:
     """Time ``variants`` in turn, ``rounds`` times round, each against ``baseline`` of its own round."""
-    times = times_in_turn(variants, rounds, calls)
+    times = times_in_turn(variants, rounds, calls, before)
     return {name: ratio_of(times[name], times[baseline]) for name in variants}
 
 
-def times_in_turn(variants: Mapping[K, Callable[[], object]], rounds: int, calls: int = 0) -> dict[K, list[float]]:
+def times_in_turn(
+    variants: Mapping[K, Callable[[], object]],
+    rounds: int,
+    calls: int = 0,
+    before: Callable[[], object] | None = None,
+) -> dict[K, list[float]]:
     """Seconds of a call of each variant, by round.
 
     In a turn a variant is called once untimed, to bring its data back into the caches, and then ``calls`` times timed,
     by default twice; or ten times on a GPU, which is waited for before and after. The order moves on by one each
-    round, so that no variant always follows the same one.
+    round, so that no variant always follows the same one. ``before`` each turn, and once before all, comes what is not
+    timed either.
     """
     names, calls = list(variants), calls or (CALLS_ON_A_GPU if torch.cuda.is_initialized() else CALLS_A_TURN)
+    prepare = before or (lambda: None)
+    prepare()
     for variant in variants.values():
         variant()
     times: dict[K, list[float]] = {name: [] for name in names}
@@ -59,6 +71,7 @@ def times_in_turn(variants: Mapping[K, Callable[[], object]], rounds: int, calls
         shift = number % len(names)
         for name in names[shift:] + names[:shift]:
             call = variants[name]
+            prepare()
             call()
             wait()
             started = perf_counter()

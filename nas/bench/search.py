@@ -35,8 +35,8 @@ GRADIENT_PROXIES = ("ntk_condition", "jacob_cov", "synflow", "snip", "grasp", "g
 SAMPLERS = ("random", "tpe", "nsga2", "exhaustive")
 IMAGES, SIDE = 128, 32
 """How many images subnetworks are evaluated on, and as many calibrate them."""
-SCORED = 16
-"""Images in each of two batches."""
+SCORED, PROXIES_BAR = 16, 0.45
+"""Images in each of two batches, and what all gradient proxies at once may take of the time of one by one."""
 TRIALS, RACED = 200, 64
 TOGETHER, APART = "together", "apart"
 Calls = dict[str, Callable[[], object]]
@@ -71,7 +71,7 @@ def search_suite(rounds: int, threads: int, say: Callable[[str], None]) -> dict[
         rows.append(_ratio(network, "4,100 + 1,024 images of 8x8", calls, 0.33, rounds // 20))
     say("gradient proxies")
     network, without = f"gradient proxies of a chain subnetwork, {SCORED} images / one by one", GRADIENT_PROXIES[1:]
-    rows.append(_ratio(network, "all eight", proxies(GRADIENT_PROXIES, SCORED), 0.4, rounds // 5))
+    rows.append(_ratio(network, "all eight", proxies(GRADIENT_PROXIES, SCORED), PROXIES_BAR, rounds // 5))
     rows.append(_ratio(network, "all but ntk_condition", proxies(without, SCORED), None, rounds // 5))
     say("the search around evaluations")
     network = f"nas-search besides evaluation, ms a trial in {TRIALS}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,12 @@ def job(settings: BenchSettings, folder: Path, out: Console) -> dict[str, Any]:
     from nas.bench.suites import measure, table
 
     with out.status("measuring") as status:
-        result = measure(settings, lambda what: status.update(f"measuring {what}"))
+        say = status.update if out.is_terminal else out.print
+        result = measure(settings, lambda what: say(f"measuring {what}"))
+    if "stopped" in result:
+        out.print(table(result))
+        out.print("stopped: the table is not whole, and is not written")
+        sys.exit(result["stopped"])
     path = folder / f"{settings.suite}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     out.print(table(result))

@@ -28,6 +28,22 @@ def test_ratios_are_against_the_same_rounds_baseline(monkeypatch):
     assert found["twice"].median == pytest.approx(2, rel=0.25)
 
 
+def test_what_comes_before_a_turn_is_untimed(monkeypatch):
+    clock, ready = [0.0], []
+
+    def before():
+        clock[0] += 100
+        ready[:] = range(4)
+
+    def call():
+        clock[0] += 1
+        ready.pop()
+
+    monkeypatch.setattr("nas.bench.compare.perf_counter", lambda: clock[0])
+    found = interleave("base", {"base": call, "same": call}, rounds=3, calls=3, before=before)
+    assert (found["same"].median, found["base"].ms) == (1, 1000)
+
+
 def test_what_a_gpu_does_is_waited_for(monkeypatch):
     clock, queued = [0.0], []
     monkeypatch.setattr("nas.bench.compare.perf_counter", lambda: clock[0])

@@ -2,6 +2,7 @@
 
 import io
 import json
+import signal
 import sys
 
 import numpy as np
@@ -15,6 +16,7 @@ from nas.bench import suites
 from nas.bench.jac import cases, memory, suite
 from nas.bench.jac.cases import BASELINE, OURS, Net
 from nas.bench.jac.jax import Jax
+from nas.cli.bench import job
 from nas.cost.allocator import keep_freed_memory
 from nas.jac import jacobian_det
 from nas.settings import BenchSettings
@@ -35,6 +37,8 @@ def tiny_cases(jax):
     calls = cases.one_sample()
     yield suite.Case("jacobian", "jacrev", "one sample", calls | jax.samples(1), {OURS: 0.2})
     yield suite.Case("jacobian", "product", "batch 3", cases.many_samples(3) | jax.samples(3), {OURS: 1.5})
+    calls, before = cases.first_calls()
+    yield suite.Case("first", "without a plan", "recording", calls, {OURS: 2}, before=before)
     few = cases.products(1000, 2)
     yield suite.Case("gram", "jvp(vjp)", "few", few, {OURS: 0.3}, share=10, memory="tiny", memory_bars={"mb": 32})
     calls = cases.kernel(TINY, 3) | jax.kernel(TINY, 3)
@@ -56,6 +60,18 @@ def test_every_variant_computes_the_jacobian(jax):
     assert found.pop(BASELINE).shape == (30, 500)  # a bare product, of other numbers
     for name, value in found.items():
         assert torch.allclose(value, found[OURS], rtol=1e-4, atol=1e-7), name
+
+
+def test_each_first_call_meets_a_new_model():
+    calls, before = cases.first_calls()
+    met, real = [], cases.jacobian
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cases, "jacobian", lambda model, x: met.append(model) or real(model, x))
+        for _ in range(2):
+            before()
+            found = [values(calls) for _ in range(cases.TURN + 1)]
+    assert len({*map(id, met[1::3])}) == 2 * len(found)
+    assert all(torch.equal(value, found[0][OURS]) for one in found for value in one.values())
 
 
 def test_every_variant_computes_the_kernel(jax):
@@ -88,9 +104,20 @@ def test_the_table_has_every_figure_of_the_suite(monkeypatch, jax):
     assert told[:2] == ["determinant: batch 4", "jacobian: one sample"]
     rows = result["rows"]
     ours = [row for row in rows if not row["compares"]]
-    names = ["batch 4", "one sample", "batch 3", "few", "few, memory", "full", "full, memory", "sum"]
+    names = [
+        "batch 4",
+        "one sample",
+        "batch 3",
+        "recording",
+        "replayed",
+        "few",
+        "few, memory",
+        "full",
+        "full, memory",
+        "sum",
+    ]
     assert [row["what"] for row in ours] == names
-    assert all(row["bar"] is not None for row in ours)
+    assert [row["what"] for row in ours if row["bar"] is None] == ["replayed"]
     assert {"layer by layer, torch.det", "NumPy by hand", "vmap(jacrev)"} <= {row["what"] for row in rows}
     assert all(row["median"] > 0 and row["taken"] > 0 and row["baseline"] > 0 for row in rows)
     assert all(row["rounds"] == 3 for row in rows if row["unit"] == "ms")
@@ -105,7 +132,23 @@ def test_the_table_has_every_figure_of_the_suite(monkeypatch, jax):
         assert any(figures(row) <= {*line.split()} and ("±" in line) == (row["unit"] == "ms") for line in of_row)
     close = [" ".join(line.split()) for line in lines]
     assert sum("│ 32 MB │" in line for line in close) == sum("│ 0.4 │" in line for line in close) == 1
-    assert sum("│ / " in line for line in lines) == 5  # what the baseline of each section is
+    assert sum("│ / " in line for line in lines) == 6  # what the baseline of each section is
+
+
+def test_ctrl_c_leaves_the_table_so_far(monkeypatch, jax, tmp_path):
+    def stopped(jax):
+        yield next(tiny_cases(jax))
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(suite, "all_cases", stopped)
+    page = io.StringIO()
+    with pytest.raises(SystemExit, match="130"):
+        job(BenchSettings(suite="jac", rounds=3), tmp_path, Console(file=page, width=100))
+    assert "measuring determinant: batch 4\n" in page.getvalue()
+    assert "layer by layer" in page.getvalue()
+    assert "left out: all that follows (stopped)" in page.getvalue()
+    assert "the table is not whole" in page.getvalue()
+    assert not list(tmp_path.iterdir())
 
 
 def figures(row):

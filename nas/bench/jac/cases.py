@@ -18,6 +18,8 @@ from nas.seeds import weights
 
 Call = Callable[[], object]
 BASELINE, OURS = "baseline", "ours"
+TURN = 20
+"""Timed calls in a turn where one takes a fraction of a millisecond."""
 Calls = dict[str, Call]
 """By name: ``BASELINE``, ``OURS`` and the competitors."""
 
@@ -105,6 +107,25 @@ def compiled_sample() -> Call:
     model, x = classifier(), normal(1, 500)
     call = compiled(model, x)
     return lambda: call(x)
+
+
+def first_calls() -> tuple[Calls, Call]:
+    """A call that makes a plan and one that replays it, next to one without a plan; and what comes before each turn.
+
+    A plain function never has a plan. Each call that makes one gets a new model, of the same layers.
+    """
+    model, x = classifier(), normal(1, 500)
+    copies, unused = list[nn.Sequential](), list[nn.Sequential]()
+
+    def before() -> None:
+        copies[:] = unused[:] = [nn.Sequential(*model) for _ in range(TURN + 1)]  # copies live until the turn is over
+
+    calls: Calls = {
+        BASELINE: lambda: jacobian(lambda x: model(x), x),
+        OURS: lambda: jacobian(unused.pop(), x),
+        "replayed": lambda: jacobian(model, x),
+    }
+    return calls, before
 
 
 def many_samples(batch: int) -> Calls:

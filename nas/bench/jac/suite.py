@@ -15,13 +15,12 @@ from threadpoolctl import threadpool_limits
 
 from nas.bench.compare import frame, in_sections, interleave, machine, spread
 from nas.bench.jac import cases
-from nas.bench.jac.cases import BASELINE, CNN, MLP, OURS, Calls
+from nas.bench.jac.cases import BASELINE, CNN, MLP, OURS, TURN, Call, Calls
 from nas.bench.jac.jax import Jax
 from nas.bench.jac.memory import peak_mb
+from nas.bench.search import APART, GRADIENT_PROXIES, PROXIES_BAR, SCORED, TOGETHER, proxies
 
-TURN = 20
-"""Timed calls in a turn where one takes a fraction of a millisecond."""
-NUMPY, COMPILED = "NumPy by hand", "compiled"
+NUMPY, COMPILED, REPLAYED = "NumPy by hand", "compiled", "replayed"
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,8 @@ class Case:
     """By name of the call: what the ratio may be at most."""
     turn: int = 1
     """Timed calls a round."""
+    before: Call | None = None
+    """What comes before each turn, untimed."""
     share: int = 1
     """Of the rounds that are asked for, one in so many: where a call takes a second."""
     memory: str = ""
@@ -84,64 +85,78 @@ class Row:
 
 
 def jac_suite(rounds: int, threads: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Measure everything and return plain data; ``say`` is called with what comes next."""
+    """Measure everything and return plain data; ``say`` is called with what comes next.
+
+    Ctrl-C ends it with what it has until then, and with the exit status of a process that stops of it as ``stopped``.
+    """
     warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)  # torch's own, where torch.func begins
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # a missing CUDA is not worth a warning
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # else its workers keep the cores busy for a while
     jax = Jax(threads)
-    rows = []
-    for case in all_cases(jax):
-        say(f"{case.network}: {case.what}")
-        with threadpool_limits(threads, user_api="blas"):  # NumPy's threads; torch has been told
-            rows += measured(case, rounds)
-        rows += remembered(case, threads)
+    rows, stopped = list[Row](), dict[str, Any]()
+    try:
+        for case in all_cases(jax):
+            say(f"{case.network}: {case.what}")
+            with threadpool_limits(threads, user_api="blas"):  # NumPy's threads; torch has been told
+                rows += measured(case, rounds)
+            rows += remembered(case, threads)
+    except (KeyboardInterrupt, SystemExit) as stop:  # the latter is what signals raise in a command
+        stopped["stopped"] = getattr(stop, "code", 130)
     left_out = [f"{name} ({why})" for name, why in jax.missing.items()]
     if not cases.has_compiler():
         left_out.append(f"{COMPILED} (there is no C++ compiler)")
+    left_out += ["all that follows (stopped)"] * len(stopped)
     result = {"suite": "jac", "machine": machine(), "rounds": rounds, "left_out": left_out}
-    return result | {"rows": [asdict(row) for row in rows]}
+    return result | {"rows": [asdict(row) for row in rows]} | stopped
 
 
 def all_cases(jax: Jax) -> Iterator[Case]:
     """All cases in the order of the table, each built when it is reached."""
     network, against = "step of the determinant's loss, 2-5-5-2, tanh", "step of the mean squared error"
-    for batch, bar, turn in (64, 1.2, TURN), (1024, 1.1, TURN), (16384, 1.1, 2):
+    for batch, turn in (64, TURN), (1024, TURN), (16384, 2):
         calls = cases.determinant(batch) | jax.determinant(batch)
-        yield Case(network, against, f"batch {batch}", calls, {OURS: bar}, turn=turn)
+        yield Case(network, against, f"batch {batch}", calls, {OURS: 1.0}, turn=turn)
 
     network, calls = "Jacobian of 500-100-10, ReLU, softmax", cases.one_sample()
-    yield Case(network, "torch.func.jacrev", "one sample", calls | jax.samples(1), {OURS: 0.2}, turn=TURN)
+    yield Case(network, "torch.func.jacrev", "one sample", calls | jax.samples(1), {OURS: 0.15}, turn=TURN)
     by_hand = {BASELINE: calls[NUMPY], OURS: calls[OURS]}
     if cases.has_compiler():
         by_hand[COMPILED] = cases.compiled_sample()
-    yield Case(network, NUMPY, "one sample, eager", by_hand, {OURS: 3, COMPILED: 2}, turn=TURN)
+    yield Case(network, NUMPY, "one sample, eager", by_hand, {OURS: 1.5, COMPILED: 1.2}, turn=TURN)
     calls = cases.many_samples(256) | jax.samples(256)
-    yield Case(network, "the bare (2560, 100) @ (100, 500)", "batch 256", calls, {OURS: 1.5})
+    yield Case(network, "the bare (2560, 100) @ (100, 500)", "batch 256", calls, {OURS: 1.25})
+    calls, before = cases.first_calls()
+    network = "first call, Jacobian of 500-100-10, one sample"
+    yield Case(network, "a call that keeps no plan", "recording", calls, {OURS: 2}, turn=TURN, before=before)
 
     network, against = "gram of tanh(tanh(x) @ W.T), batch 1", "vmapped jvp(vjp), torch.func"
-    yield Case(network, against, "N = 10,000, M = 5", cases.products(10_000, 5), {OURS: 0.3}, turn=TURN)
+    yield Case(network, against, "N = 10,000, M = 5", cases.products(10_000, 5), {OURS: 0.2}, turn=TURN)
     large, what = cases.products(1_000_000, 10), "N = 1,000,000, M = 10"
     yield Case(network, against, what, large, {OURS: 0.4}, share=10, memory="gram", memory_bars={"mb": 32})
 
     network, against = "ntk, 3 conv layers and a Linear, batch 32", "contraction, torch.func"
     calls = cases.kernel(CNN, 32) | jax.kernel(CNN, 32)
-    yield Case(network, against, "full", calls, {OURS: 0.5}, share=10, memory="cnn", memory_bars={"ratio": 0.4})
+    yield Case(network, against, "full", calls, {OURS: 0.3}, share=10, memory="cnn", memory_bars={"ratio": 0.16})
     yield Case(network, against, "sum", cases.sum_kernel(CNN, 32), {OURS: 0.15}, share=10)
     network = "ntk, MLP 784-512-512-10, batch 64"
     calls = cases.kernel(MLP, 64) | jax.kernel(MLP, 64)
-    yield Case(network, against, "full", calls, {OURS: 0.01}, share=20, memory="mlp", memory_bars={"ratio": 0.05})
+    yield Case(network, against, "full", calls, {OURS: 0.004}, share=20, memory="mlp", memory_bars={"ratio": 0.05})
+
+    network, together = f"gradient proxies of a chain subnetwork, {SCORED} images", proxies(GRADIENT_PROXIES, SCORED)
+    calls = {BASELINE: together[APART], OURS: together[TOGETHER]}
+    yield Case(network, "one by one", "all eight", calls, {OURS: PROXIES_BAR}, share=5)
 
 
 def measured(case: Case, rounds: int) -> list[Row]:
     """The rows of a case's times."""
-    found = interleave(BASELINE, case.calls, max(3, rounds // case.share), case.turn)
+    found = interleave(BASELINE, case.calls, max(3, rounds // case.share), case.turn, case.before)
     base, rows = found.pop(BASELINE), []
     for name, ratio in found.items():
-        ours, bar = name in (OURS, COMPILED), case.bars.get(name)
+        ours, bar = name in (OURS, COMPILED, REPLAYED), case.bars.get(name)
         what = case.what if name == OURS else name
         figures = (ratio.median, ratio.low, ratio.high, ratio.rounds, ratio.ms, base.ms, "ms")
         rows.append(Row(case.heading, what, *figures, compares=not ours, bar=bar))
-    return rows
+    return sorted(rows, key=lambda row: row.compares)
 
 
 def remembered(case: Case, threads: int) -> list[Row]:
