@@ -112,7 +112,7 @@ def compiled_sample() -> Call:
 def first_calls() -> tuple[Calls, Call]:
     """A call that makes a plan and one that replays it, next to one without a plan; and what comes before each turn.
 
-    A plain function never has a plan. Each call that makes one gets a new model, of the same layers.
+    The unexpanded Jacobian never has a plan. Each call that makes one gets a new model, of the same layers.
     """
     model, x = classifier(), normal(1, 500)
     copies, unused = list[nn.Sequential](), list[nn.Sequential]()
@@ -121,7 +121,7 @@ def first_calls() -> tuple[Calls, Call]:
         copies[:] = unused[:] = [nn.Sequential(*model) for _ in range(TURN + 1)]  # copies live until the turn is over
 
     calls: Calls = {
-        BASELINE: lambda: jacobian(lambda x: model(x), x),
+        BASELINE: lambda: jacobian(model, x, factored=True).dense(),
         OURS: lambda: jacobian(unused.pop(), x),
         "replayed": lambda: jacobian(model, x),
     }
