@@ -66,7 +66,7 @@ def test_each_first_call_meets_a_new_model():
     calls, before = cases.first_calls()
     met, real = [], cases.jacobian
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cases, "jacobian", lambda model, x: met.append(model) or real(model, x))
+        patch.setattr(cases, "jacobian", lambda model, x, **how: met.append(model) or real(model, x, **how))
         for _ in range(2):
             before()
             found = [values(calls) for _ in range(cases.TURN + 1)]
