@@ -7,14 +7,7 @@ from __future__ import annotations
 
 
 class JacobianError(ValueError):
-    """A call that cannot be answered, as ``key=value: rule; remedy`` on one line.
-
-    Args:
-        key: the argument or module at fault.
-        value: what it was.
-        rule: what must hold.
-        remedy: what to do now.
-    """
+    """A call that cannot be answered, as ``key=value: rule; remedy`` on one line: what, what must hold, what to do."""
 
     def __init__(self, key: str, value: object, rule: str, remedy: str) -> None:
         self.key, self.value, self.rule, self.remedy = key, value, rule, remedy
@@ -26,12 +19,7 @@ class NoRuleError(JacobianError):
 
 
 class BudgetError(JacobianError):
-    """A chunk budget that does not hold what has to be under way at once.
-
-    Args:
-        chunk_bytes: the budget.
-        needed: what one direction takes, in bytes.
-    """
+    """A chunk budget in bytes that does not hold the one direction, of ``needed`` bytes, that has to be under way."""
 
     def __init__(self, chunk_bytes: int, needed: int) -> None:
         self.needed = needed

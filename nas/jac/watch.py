@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -75,16 +76,13 @@ def guarded(model: Function, x: Tensor, batch: bool = False, forward_tape: bool 
 
 def without_noise(fn: Function, x: Tensor) -> Tensor:
     """``fn(x)``; refused where torch's random numbers, of the CPU or of ``x``'s GPU, were drawn on the way."""
-    before = _generator_states(x)
+    states: list[Callable[[], Tensor]] = [torch.get_rng_state]
+    states += [partial(torch.cuda.get_rng_state, x.device)] if x.is_cuda else []
+    before = [state() for state in states]
     y = fn(x)
-    if any(not torch.equal(one, other) for one, other in zip(before, _generator_states(x), strict=True)):
+    if any(not torch.equal(old, state()) for old, state in zip(before, states, strict=True)):
         refuse_noise("output", "call model.eval() first, or draw them outside")
     return y
-
-
-def _generator_states(x: Tensor) -> list[Tensor]:
-    states = [torch.get_rng_state()]
-    return [*states, torch.cuda.get_rng_state(x.device)] if x.is_cuda else states
 
 
 @contextmanager

@@ -185,7 +185,7 @@ def test_samples_that_influence_each_other_are_refused():
     x = torch.randn(6, 3, dtype=torch.float64)
     for name, function in COUPLED.items():
         jac = dense(function, x)
-        with example(name), pytest.raises(JacobianError, match="something else when other samples alone are moved"):
+        with example(name), pytest.raises(JacobianError, match=r"for sample \d when other samples alone are moved"):
             check(function, x, jac)
 
 
@@ -196,18 +196,13 @@ REFUSED = {
     "shape": (lambda x: x, X, EYE[:1], r"jac=\(1, 3, 3\): must be \(B, \*out, \*in\) = \(2, 3, 3\)"),
     "transposed": (lambda x: x[:, :2], X, EYE[:, :, :2], r"jac=\(2, 3, 2\): must be .* = \(2, 2, 3\)"),
     "NaN": (lambda x: x, X, EYE / EYE, r"jac=nan: .* first at \(0, 0, 1\)"),
-    "integers": (lambda x: x, X, EYE.long(), r"jac=\(2, 3, 3\) torch.int64: must be"),
+    "integers": (lambda x: x, X, EYE.long(), r"jac=torch.int64: must be"),
     "no columns": (lambda x: x, X, EYE, r"columns=0: must be at least 1"),
     "not batched": (lambda x: x[0], X, EYE, r"output=\(3,\): must have the batch first: 2 samples went in"),
     "sum over the batch": (lambda x: x.sum(), X, EYE, r"output=\(\): must have the batch first"),
     "float32 inside": (lambda x: linear(x), X, EYE, r"model_or_fn=<lambda>: does not run on float64 input .*"),
     "float32 out": (lambda x: x.float(), X, EYE, r"model_or_fn=<lambda>: turns float64 input into torch.float32"),
-    "at random": (
-        lambda x: F.dropout(x),
-        X,
-        EYE,
-        r"model_or_fn=<lambda>: gives something else when it is called again",
-    ),
+    "at random": (lambda x: F.dropout(x), X, EYE, r"model_or_fn=<lambda>: .* when it is called again"),
     "train mode": (nn.BatchNorm1d(3), X, EYE, r"model=model \(BatchNorm1d\): couples"),
     "dropout": (nn.Dropout(), X, EYE, r"model=model \(Dropout\): draws random numbers"),
     "NaN out": (torch.log, -X, EYE, r"output=nan: .* first at \(0, 0\)"),
