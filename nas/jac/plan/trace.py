@@ -7,9 +7,10 @@ plain functions are the same thing, and a module that is called twice or a resid
 
 from __future__ import annotations
 
+import functools
 import inspect
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,12 +22,7 @@ from nas.jac.plan.maps import LinearMap
 
 
 class Node:
-    """One value of the network, and how it depends on the values before it.
-
-    Args:
-        value: ``(B, *shape)``.
-        edges: the values that it was made from, each with the derivative in it; their contributions add up.
-    """
+    """One value of the network, ``(B, *shape)``, and the values it was made from, each with the derivative in it."""
 
     __slots__ = ("edges", "value", "viewed")
 
@@ -50,23 +46,18 @@ RULES: dict[str, Rule] = {}
 """The rule for each torch function, by name: it takes nodes where the function takes tensors. ``rules`` fills it."""
 MODULES: dict[type, Callable[[Any, Node], Node]] = {}
 """Rules for modules whose ``forward`` is one such function; it saves the detour through the tensor class."""
-PLAIN = {getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "is_cuda", "layout")} | {
-    Tensor.size,
-    Tensor.dim,
-    Tensor.ndimension,
-    Tensor.numel,
-    Tensor.nelement,
-    Tensor.__len__,
-}
-PLAIN |= {Tensor.is_floating_point, Tensor.is_complex, torch.is_floating_point, torch.is_complex, torch.numel}
-PLAIN |= {Tensor.get_device, Tensor.is_contiguous, Tensor.stride, torch.zeros_like, torch.ones_like}
-PLAIN |= {Tensor.new_zeros, Tensor.new_ones, Tensor.new_full, Tensor.new_empty, Tensor.new_tensor}
+PLAIN = {getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "is_cuda", "layout")}
+PLAIN |= {torch.is_floating_point, torch.is_complex, torch.numel, torch.zeros_like, torch.ones_like}
+_ASKED = "size dim ndimension numel nelement __len__ is_floating_point is_complex get_device is_contiguous stride"
+PLAIN |= {getattr(Tensor, name) for name in f"{_ASKED} new_zeros new_ones new_full new_empty new_tensor".split()}
 """What may be asked of a tensor without depending on its values."""
+PLACES = {"input": 0, "tensors": 0, "other": 1}
+NAMES = {"axis": "dim", "train": "training", "dims": "dim"}
+"""Arguments that torch takes by several names: the place, or the name, under which rules know them."""
 
 
 class _Recording(threading.local):
-    taped = False
-    """Whether the recording that this thread makes keeps an autograd tape."""
+    taped = False  # whether the recording that this thread makes keeps an autograd tape
 
 
 _recording = _Recording()
@@ -78,41 +69,48 @@ class Recorded(Tensor):
     node: Node
 
     @classmethod
-    def __torch_function__(
-        cls, func: Callable, types: Iterable[type], args: tuple = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func in PLAIN:
-            return func(*[_value(a) for a in args], **{key: _value(value) for key, value in (kwargs or {}).items()})
-        name, named = getattr(func, "__name__", type(func).__name__), kwargs or {}
-        in_place = named.get("inplace") or (name[-1] == "_" and name[:2] != "__")
-        if name == "__get__":
-            name = func.__self__.__name__  # type: ignore[attr-defined]
-        rule = RULES.get(name[:-1] if in_place and name[-1] == "_" else name)
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name, in_place, plain = _known(func)
+        if plain:
+            return func(*map(_value, args), **{key: _value(value) for key, value in (kwargs or {}).items()})
+        rule = RULES.get(name)
         if rule is None:
             raise no_rule(name)
-        given = [_unwrap(a) for a in args]
-        if named:
-            given, named = _arranged(given, {key: _unwrap(value) for key, value in named.items()})
         if not torch.is_grad_enabled():  # apply() has switched it on
             raise no_rule(f"{name} inside an autograd.Function or torch.no_grad()")
+        given, named = [a.node if type(a) is Recorded else _unwrap(a) for a in args], {}
+        for key, argument in kwargs.items() if kwargs else ():
+            if key in PLACES:
+                given.insert(PLACES[key], _unwrap(argument))
+            else:
+                named[NAMES.get(key, key)] = _unwrap(argument)
         try:
             with torch.set_grad_enabled(_recording.taped):
                 node = rule(*given, **named)
         except TypeError:
             _check_signature(rule, name, given, named)
             raise
-        if isinstance(node, list):
+        if type(node) is list:
             return tuple(map(wrap, node))
         if node.edges and node.value.dtype is not node.edges[0][0].value.dtype:
             raise no_rule(f"{name} to {node.value.dtype}")
-        if in_place:
+        if in_place or named.get("inplace"):
             return _rewritten(args[0] if args else (kwargs or {}).get("input"), node, name)
         return wrap(node)
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
-        # Reached only by what goes around torch functions (vmap, TorchScript): it must not pass for a constant.
-        raise no_rule(str(func))
+        raise no_rule(str(func))  # reached by what goes around torch functions alone: vmap, TorchScript
+
+
+@functools.lru_cache(maxsize=1024)
+def _known(func: Any) -> tuple[str, bool, bool]:
+    """The name that a function's rule goes by, whether it works in place, and whether it is in ``PLAIN``."""
+    name = getattr(func, "__name__", type(func).__name__)
+    in_place = name[-1] == "_" and name[:2] != "__"
+    if name == "__get__":
+        name = func.__self__.__name__
+    return name[:-1] if in_place else name, in_place, func in PLAIN
 
 
 def _value(argument: Any) -> Any:
@@ -122,20 +120,7 @@ def _value(argument: Any) -> Any:
 def _unwrap(argument: Any) -> Any:
     if type(argument) is Recorded:
         return argument.node
-    if type(argument) in (list, tuple):
-        return [_unwrap(part) for part in argument]
-    return argument
-
-
-def _arranged(given: list, named: dict[str, Any]) -> tuple[list, dict[str, Any]]:
-    """Arguments that torch takes by several names, under the one that rules know."""
-    for name, place in (("input", 0), ("tensors", 0), ("other", 1)):
-        if name in named:
-            given.insert(place, named.pop(name))
-    for name, ours in (("axis", "dim"), ("train", "training"), ("dims", "dim")):
-        if name in named:
-            named[ours] = named.pop(name)
-    return given, named
+    return [_unwrap(part) for part in argument] if type(argument) in (list, tuple) else argument
 
 
 def _check_signature(rule: Rule, name: str, given: list, named: dict[str, Any]) -> None:
@@ -147,55 +132,27 @@ def _check_signature(rule: Rule, name: str, given: list, named: dict[str, Any]) 
 
 def _rewritten(shell: Any, node: Node, name: str) -> Any:
     """The same tensor with another value, as after an operation in place."""
-    if isinstance(shell, Recorded) and node is shell.node:
-        return shell
-    if not isinstance(shell, Recorded) or shell.node.viewed:
-        raise no_rule(f"{name} in place on a view")
-    if node.value.shape != shell.node.value.shape:
-        raise no_rule(f"{name} in place with another shape")
+    own = shell.node if isinstance(shell, Recorded) else None
+    if own is None or (own is not node and (own.viewed or own.value.shape != node.value.shape)):
+        raise no_rule(f"{name} in place on a view, or with another shape")
     shell.node = node
     return shell
 
 
 def wrap(node: Node) -> Recorded:
-    """A tensor that shows the network the node's value and remembers the node.
-
-    Args:
-        node: what it stands for.
-
-    Returns:
-        The tensor, of the shape of the value.
-    """
+    """A tensor that shows the network the node's value and remembers the node."""
     shell = node.value.as_subclass(Recorded)
     shell.node = node
     return shell
 
 
 def no_rule(name: str) -> NoRuleError:
-    """The error for an operation that the layerwise mode cannot do.
-
-    Args:
-        name: the torch function, or what about it is out of reach.
-
-    Returns:
-        The error, to be raised.
-    """
+    """The error for an operation that the layerwise mode cannot do: a torch function, or what about it."""
     return NoRuleError("operation", name, NO_RULE, "use mode='reverse' (few outputs) or mode='forward' (few inputs)")
 
 
 def apply(model: Callable[[Tensor], Tensor], node: Node) -> Node:
-    """Run ``model`` on a node.
-
-    Args:
-        model: module or function.
-        node: its input.
-
-    Returns:
-        Its output.
-
-    Raises:
-        no_rule: it does what has no rule.
-    """
+    """Run ``model`` on a node, its input, and give its output; :func:`no_rule` if it does what has none."""
     kind = type(model)
     direct = MODULES.get(kind)
     if direct is not None and _runs_forward(model):
@@ -223,15 +180,7 @@ def _runs_forward(module: Any) -> bool:
 
 
 def between(start: Node, stop: Node) -> tuple[list[Node], bool]:
-    """The nodes on the way from ``start`` to ``stop``, each after those that it was made from.
-
-    Args:
-        start: an ancestor of ``stop`` through which all of its paths go.
-        stop: the last node.
-
-    Returns:
-        ``[start, ..., stop]``, one node if they are the same; and whether they are a chain.
-    """
+    """The nodes between, each after those it was made from, all paths going through ``start``; whether a chain."""
     chain, node = [stop], stop
     while node is not start and len(node.edges) == 1:
         node = node.edges[0][0]
@@ -241,12 +190,12 @@ def between(start: Node, stop: Node) -> tuple[list[Node], bool]:
     order, seen, waiting = [start], {id(start)}, [stop]
     while waiting:
         node = waiting[-1]
-        missing = [parent for parent, _ in node.edges if id(parent) not in seen] if id(node) not in seen else []
-        if missing:
+        missing = [parent for parent, _ in node.edges if id(parent) not in seen]
+        if id(node) in seen:
+            waiting.pop()
+        elif missing:
             waiting += missing
-            continue
-        waiting.pop()
-        if id(node) not in seen:
+        else:
             seen.add(id(node))
-            order.append(node)
+            order.append(waiting.pop())
     return order, False
