@@ -142,9 +142,9 @@ def all_cases(jax: Jax) -> Iterator[Case]:
     calls = cases.kernel(MLP, 64) | jax.kernel(MLP, 64)
     yield Case(network, against, "full", calls, {OURS: 0.004}, share=20, memory="mlp", memory_bars={"ratio": 0.05})
 
-    network, together = f"gradient proxies of a chain subnetwork, {SCORED} images", proxies(GRADIENT_PROXIES, SCORED)
-    calls = {BASELINE: together[APART], OURS: together[TOGETHER]}
-    yield Case(network, "one by one", "all eight", calls, {OURS: PROXIES_BAR}, share=5)
+    network, both = "gradient proxies of a chain subnetwork", proxies(GRADIENT_PROXIES, SCORED)
+    calls = {BASELINE: both[APART], OURS: both[TOGETHER]}
+    yield Case(network, "one by one", f"all eight, {SCORED} images", calls, {OURS: PROXIES_BAR}, share=5)
 
 
 def measured(case: Case, rounds: int) -> list[Row]:
