@@ -53,8 +53,7 @@ class CheckResult:
     def __str__(self) -> str:
         verdict = "agrees with" if self.ok else "DIFFERS FROM"
         kinks = f"; {self.kinks} entries are at a kink and not judged" if self.kinks else ""
-        scale = abs(self.found - self.expected) / self.error if self.error else 0
-        against = f" of {scale:.2g}" if scale else ""
+        against = f" of {abs(self.found - self.expected) / self.error:.2g}" if self.error else ""
         return (
             f"{verdict} finite differences: largest error {self.error:.1e}{against} (at most {self.tolerance:.1e}), "
             f"at sample {self.sample}, output {self.output}, input {self.input}: {self.found:.6g}, by differences "

@@ -1,7 +1,4 @@
-"""What a caller of this room can get wrong, as one line that says how to get it right.
-
-The room imports nothing but torch, so it has an error of its own, of the same form as the rest of the package's.
-"""
+"""What a caller can get wrong, as one line that says how to get it right; this room imports no errors but its own."""
 
 from __future__ import annotations
 

@@ -42,9 +42,7 @@ def assert_refused(match, model, at, modes=MODES, **kwargs):
 def test_what_is_no_batch_of_numbers_is_refused():
     for bad, says in (
         ([[1.0, 2.0]], "list.*must be a tensor"),
-        (None, "NoneType.*must be a tensor"),
         (torch.ones(5, 4, dtype=torch.int64), "int64.*no derivative by integers"),
-        (torch.ones(5, 4, dtype=torch.bool), "bool"),
         (torch.ones(5, 4, dtype=torch.complex64), "complex64.*real floating-point"),
         (torch.ones(0, 4), r"\(0, 4\).*at least one sample"),
         (torch.ones(5, 0), r"\(5, 0\).*at least one entry"),
@@ -55,10 +53,7 @@ def test_what_is_no_batch_of_numbers_is_refused():
         bad = x()
         bad[3, 2] = bad[4, 0] = number
         assert_refused(r"x=.*2 entries.*first at \(3, 2\)", linear(), bad)
-
-
-def test_large_numbers_whose_sum_overflows_are_not_refused():
-    big = torch.full((2, 4), 3e38)
+    big = torch.full((2, 4), 3e38)  # whose sum overflows
     assert torch.isfinite(jacobian(lambda x: x * 0.5, big)).all()
 
 
@@ -97,28 +92,21 @@ def test_an_output_that_is_no_batch_is_refused():
         (lambda x: x.view(-1, 2), "batch|across samples"),
         (lambda x: torch.cat([x, x]), "batch"),
         (lambda x: (x, x), "tuple|type"),
-        (lambda x: [x], "list|type"),
-        (lambda x: {"y": x}, "dict|type"),
         (lambda x: None, "NoneType|type"),
-        (lambda x: 3.0, "float|type"),
         (lambda x: x.argmax(1), "int64|argmax"),
-        (lambda x: x > 0, "bool|gt"),
         (lambda x: torch.fft.fft(x), "complex|fft"),
         (lambda x: torch.ones(3), r"\(3,\)|does not depend"),
     ):
         assert_refused(says, model, x())
 
 
-def test_a_constant_output_has_a_jacobian_of_zeros():
+def test_a_constant_or_empty_output_has_zeros_or_none():
     weight = nn.Parameter(torch.randn(6, **DOUBLE))
     for model in (lambda x: torch.ones(len(x), 3, **DOUBLE), lambda x: weight.sin().expand(len(x), 6)):
         for mode in ("auto", "reverse", "forward"):
             found = jacobian(model, x(), mode=mode)
             assert (found.shape[0], found.shape[2:]) == (5, (4,)), mode
             assert (found == 0).all(), mode
-
-
-def test_an_empty_output_is_refused_or_empty():
     for model in (lambda x: x[:, :0], nn.Linear(4, 0, **DOUBLE), lambda x: x.sort(1)[0][:, 4:]):
         for mode in MODES:
             with contextlib.suppress(JacobianError):
@@ -184,7 +172,7 @@ def test_noise_and_batch_statistics_in_functions_are_refused():
             assert_refused(r"model\.eval\(\)|no layerwise rule", lambda x, f=function: f(x.cumsum(1)), x())
 
 
-def test_dropout_inside_other_modules_is_refused():
+def test_dropout_counts_inside_modules_but_not_at_zero():
     attention = nn.MultiheadAttention(4, 2, dropout=0.5, batch_first=True, **DOUBLE)
     recurrent = nn.LSTM(4, 3, num_layers=2, dropout=0.5, batch_first=True, **DOUBLE)
     tokens = torch.randn(5, 3, 4, **DOUBLE)
@@ -193,9 +181,6 @@ def test_dropout_inside_other_modules_is_refused():
         assert_refused(r"model\.eval\(\)", function, tokens, ["auto", "reverse"])
         part.eval()
         assert jacobian(function, tokens).shape[0] == jacobian(function, tokens, mode="reverse").shape[0] == 5
-
-
-def test_dropout_with_probability_zero_is_no_noise():
     model = nn.Sequential(linear(), nn.Dropout(0.0)).train()
     for mode in MODES:
         assert error(jacobian(model, x(), mode=mode), reference(model, x())) < 1e-10, mode
@@ -219,18 +204,20 @@ def test_layerwise_names_the_operation_and_its_module():
 # Numbers that are not finite on the way
 
 
+def network_with(number, where, entry, activation):
+    model = nn.Sequential(nn.Linear(4, 6), activation, nn.Linear(6, 3)).double()
+    with torch.no_grad():
+        model.get_parameter(where)[entry] = number
+    return model
+
+
 def test_a_weight_of_nan_is_an_error():
     """Also one that a ReLU hides: where the value is NaN no slope means anything, finite or not."""
+    nan = float("nan")
     for where in ("0.weight", "2.weight"):
-        model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).double()
-        with torch.no_grad():
-            model.get_parameter(where)[1, 2] = float("nan")
-        assert_refused(r"jacobian=nan.*finite", model, x())
+        assert_refused(r"jacobian=nan.*finite", network_with(nan, where, (1, 2), nn.Tanh()), x())
     for where in ("0.weight", "0.bias", "2.weight"):
-        model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).double()
-        with torch.no_grad():
-            model.get_parameter(where)[:] = float("nan")
-        assert_refused("", model, x())
+        assert_refused("", network_with(nan, where, ..., nn.ReLU()), x())
 
 
 def test_an_infinite_slope_is_refused_with_its_place():
@@ -261,7 +248,7 @@ def test_a_large_jacobian_is_searched_too():
             jacobian(model, big * 0)
 
 
-# What forward mode cannot give
+# What torch's differentiation cannot give
 
 
 def test_forward_mode_refuses_a_wrong_tape():
@@ -277,9 +264,6 @@ def test_forward_mode_refuses_a_wrong_tape():
         match = r"create_graph=True.*mode='reverse'"
         assert_refused(match, model, x().requires_grad_(), ["forward"], create_graph=True)
         assert error(jacobian(model, x(), mode="forward"), reference(model, x())) < 1e-10
-
-
-# What keeps its derivative to itself
 
 
 class Reversed(torch.autograd.Function):
@@ -318,8 +302,5 @@ def test_samples_that_are_mixed_are_refused():
         lambda x: (x.mT @ torch.ones(5, 5, **DOUBLE)).mT,
     ):
         assert_refused("mixes the samples", function, x(), ["auto", "reverse", "forward"])
-
-
-def test_a_single_sample_without_a_batch_is_refused():
     square = nn.Sequential(nn.Linear(4, 7), nn.Tanh(), nn.Linear(7, 4)).double()
-    assert_refused(r"x\.unsqueeze\(0\)", square, x()[0], ["auto"])
+    assert_refused(r"x\.unsqueeze\(0\)", square, x()[0], ["auto"])  # a single sample without a batch

@@ -34,23 +34,17 @@ def test_the_figures_are_those_of_the_eigenvalues(values, seed):
     assert found.logdet == pytest.approx(sum(map(math.log, values)), rel=1e-10, abs=1e-10)
 
 
-def test_effective_rank_counts_directions():
-    assert spectrum(torch.eye(5)).effective_rank == pytest.approx(5)
-    found = spectrum(torch.ones(5, 5))
-    assert found.effective_rank == pytest.approx(1)
-    assert found.eigenvalues[:4].tolist() == [0] * 4
-
-
 def test_a_singular_kernels_condition_number_is_infinite():
-    for seed, dtype in enumerate([torch.float64, torch.float32] * 8):
+    for seed, dtype in enumerate([torch.float64, torch.float32] * 4):
         x = torch.randn(3, 40, generator=torch.Generator().manual_seed(seed), dtype=dtype)
         x = torch.cat([x, x[:1], x[1:2] + x[2:]])
         found = spectrum(x @ x.mT)
-        assert found.condition_number == math.inf
-        assert found.logdet == -math.inf
+        assert (found.condition_number, found.logdet) == (math.inf, -math.inf)
         assert found.eigenvalues[:2].tolist() == [0, 0]
         assert found.eigenvalues[2] > 0
         assert 1 <= found.effective_rank <= 3
+    assert spectrum(torch.ones(5, 5)).effective_rank == pytest.approx(1)
+    assert spectrum(torch.eye(5)).effective_rank == pytest.approx(5)
 
 
 def test_the_kernels_type_says_what_is_zero():
