@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.jac.errors import JacobianError
-from nas.jac.plan.factored import FactoredJacobian
+from nas.jac.factored import FactoredJacobian
 from nas.jac.refuse import check_finite, check_input, check_modes, check_output
 from nas.jac.watch import Function
 

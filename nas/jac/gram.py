@@ -11,8 +11,8 @@ from nas.jac.errors import BudgetError, JacobianError, NoRuleError
 from nas.jac.jacobian import factorise, output
 from nas.jac.ntk import paired_gram
 from nas.jac.plan.autodiff import directions_at_once
-from nas.jac.plan.factored import CACHED
-from nas.jac.plan.products import pair_product
+from nas.jac.plan.order import CACHED
+from nas.jac.plan.products import gram_product, pair_product
 from nas.jac.refuse import CHUNK_BYTES, GRAM_BYTES, SLOPES, check_apart, check_finite, check_input
 from nas.jac.watch import guarded
 
@@ -78,7 +78,7 @@ def _by_input(model: Function, x1: Tensor, x2: Tensor, chunk_bytes: int) -> Tens
                     pass  # or there is one for two runs
             a = factorise(model, x1.detach())
             b = a if x2 is x1 else factorise(model, x2.detach())
-            return a.gram(b, chunk_bytes)
+            return gram_product(a, b, chunk_bytes)
     except NoRuleError:
         multiply = _by_autodiff
     except BudgetError:

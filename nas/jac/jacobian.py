@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
 
 from nas.jac.errors import BudgetError, JacobianError, NoRuleError
+from nas.jac.factored import FactoredJacobian
 from nas.jac.plan import autodiff, shapes
-from nas.jac.plan.factored import FactoredJacobian
+from nas.jac.plan.guard import guard
+from nas.jac.plan.order import LinearGraph
+from nas.jac.plan.replay import JacobianPlan, kind_of, replayed, result_of
+from nas.jac.plan.steps import cannot_be_replayed, noting
+from nas.jac.plan.store import give
 from nas.jac.plan.trace import NO_RULE, Node, apply, no_rule
 from nas.jac.refuse import (
     CHUNK_BYTES,
@@ -25,6 +30,7 @@ from nas.jac.refuse import (
 )
 from nas.jac.watch import guarded, without_noise
 
+LAYERWISE = ("auto", "layerwise")
 MODES = ("auto", "forward", "reverse", "layerwise")
 assert shapes.RULES  # importing it fills the table of rules
 
@@ -91,22 +97,29 @@ def jacobian(
         NoRuleError: in mode ``layerwise``, the model does what has no rule.
         RuntimeError: the model's own.
     """
+    layerwise = mode in LAYERWISE
+    kind = kind_of(model, x, chunk_bytes) if layerwise and not (create_graph or factored) else None
+    if kind is not None:
+        found = replayed(model, x, kind)  # type: ignore[arg-type]
+        if found is not None:
+            return found
     if mode not in MODES:
         raise JacobianError("mode", mode, f"must be one of {', '.join(MODES)}", "use mode='auto'")
-    if factored and mode not in ("auto", "layerwise"):
+    if factored and not layerwise:
         raise JacobianError("factored", factored, f"is not offered by mode='{mode}'", "use mode='layerwise'")
     check_input("x", x)
     chunk_bytes = int(chunk_bytes)
     if create_graph and torch.is_inference_mode_enabled():
         with torch.inference_mode(False):
             return jacobian(model, x.clone(), mode, chunk_bytes, True, factored=factored)  # type: ignore[call-overload]
-    if mode in ("auto", "layerwise"):
+    if layerwise:
         try:
             with torch.set_grad_enabled(create_graph):
-                record = factorise(model, x if create_graph else x.detach())
                 if factored:
-                    return record
-                return _dense(model, record, chunk_bytes)
+                    return FactoredJacobian(factorise(model, x if create_graph else x.detach()))
+                if kind is not None:
+                    return _recorded(model, x, chunk_bytes, kind)  # type: ignore[arg-type]
+                return _dense(model, x if create_graph else x.detach(), chunk_bytes)[0]
         except NoRuleError:
             if mode == "layerwise" or factored:
                 raise
@@ -119,24 +132,8 @@ def jacobian(
         raise JacobianError("mode", mode, rule, "use mode='reverse'") from error
 
 
-def factorise(model: Callable[[Tensor], Tensor], x: Tensor) -> FactoredJacobian:
-    """Run ``model`` once and keep its operations' derivatives; ``x`` has been checked. A tape is kept in grad mode.
-
-    Refuses, with a :class:`JacobianError`: what has no rule, coupled samples, an output that is no batch.
-
-    Args:
-        model: ``(B, *in)`` to ``(B, *out)``.
-        x: ``(B, *in)``.
-
-    Returns:
-        The Jacobians, unexpanded.
-
-    Raises:
-        _named: an operation has no rule.
-        no_rule: the same, inside TorchScript.
-        JacobianError: from a rule, with the module's name where one is found.
-        RuntimeError: the model's own.
-    """
+def factorise(model: Callable[[Tensor], Tensor], x: Tensor) -> LinearGraph:
+    """Run ``model`` once on a checked ``x`` and keep the operations' derivatives; with a tape in grad mode."""
     start = Node(x)
     try:
         stop = apply(model, start)
@@ -151,7 +148,7 @@ def factorise(model: Callable[[Tensor], Tensor], x: Tensor) -> FactoredJacobian:
             raise
         raise no_rule("a TorchScript function") from None  # its interpreter wraps what is raised inside
     check_output(stop.value, x.shape[0])
-    return FactoredJacobian(start, stop)
+    return LinearGraph(start, stop)
 
 
 def _named(error: NoRuleError, model: object) -> NoRuleError:
@@ -163,12 +160,27 @@ def _named(error: NoRuleError, model: object) -> NoRuleError:
     return NoRuleError(running[-1], error.value, error.rule, error.remedy) if running else error
 
 
-def _dense(model: Callable[[Tensor], Tensor], record: FactoredJacobian, chunk_bytes: int) -> Tensor:
-    """Multiply out; if one direction of the batch exceeds the budget, one half of the batch after the other."""
-    x = record.start.value
-    if x.shape[0] == 1 or record.widest * x.shape[0] * x.element_size() <= chunk_bytes:
-        return record.checked(chunk_bytes)
-    return torch.cat([_dense(model, factorise(model, half), chunk_bytes) for half in x.tensor_split(2)])
+def _dense(model: Callable[[Tensor], Tensor], x: Tensor, chunk_bytes: int) -> tuple[Tensor, Tensor]:
+    """The Jacobian and the output; if one direction of the batch exceeds the budget, one half after the other."""
+    graph = factorise(model, x)
+    if len(x) == 1 or graph.bytes_each <= chunk_bytes:
+        return FactoredJacobian(graph).dense(chunk_bytes), graph.stop.value
+    cannot_be_replayed()
+    halves = [_dense(model, half, chunk_bytes) for half in x.tensor_split(2)]
+    return torch.cat([whole for whole, _ in halves]), torch.cat([y for _, y in halves])
+
+
+def _recorded(model: nn.Module, x: Tensor, chunk_bytes: int, kind: tuple[Any, ...]) -> Tensor:
+    """The Jacobian, and a plan for the next call if what is done makes one."""
+    kept = guard(model)
+    if kept is None:
+        return _dense(model, x.detach(), chunk_bytes)[0]
+    at = x.detach().clone(memory_format=torch.contiguous_format)
+    with noting() as steps:
+        whole, y = _dense(model, at, chunk_bytes)
+    if steps and result_of(steps[-1]).data_ptr() == whole.data_ptr():
+        give(model, kind, JacobianPlan(kept, at, y, steps, whole.shape))
+    return whole
 
 
 def _autodiff(model: Callable[[Tensor], Tensor], x: Tensor, mode: str, chunk_bytes: int, create_graph: bool) -> Tensor:

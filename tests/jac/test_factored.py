@@ -35,7 +35,7 @@ def test_whatever_is_asked_is_the_dense_jacobian(name):
     for chunk_bytes in (2**28, 5 * 8 * 200):
         assert error(record.dense(chunk_bytes), wanted) < 1e-10
 
-    j, v, u = matrices(wanted, x), torch.randn_like(record.start.value), torch.randn_like(record.value)
+    j, v, u = matrices(wanted, x), torch.randn_like(record.graph.start.value), torch.randn_like(record.value)
     pushed, pulled = record.mv(v), record.vm(u)
     assert error(pushed, torch.einsum("bmn,bn->bm", j, v.reshape(5, -1)).view(u.shape)) < 1e-10
     assert error(pulled, torch.einsum("bmn,bm->bn", j, u.reshape(5, -1)).view(v.shape)) < 1e-10
@@ -43,8 +43,8 @@ def test_whatever_is_asked_is_the_dense_jacobian(name):
     assert abs(forwards.sum() - backwards.sum()) < 1e-11 * (forwards.abs().sum() + backwards.abs().sum())
 
     with torch.no_grad():  # directions that are alike for all samples, as one stack for as long as maps allow
-        pushed = record.jvp(eye(record.start.width, record.start.shape, x), record.stop)
-        pulled = record.vjp(eye(record.stop.width, record.stop.shape, x), record.start)
+        pushed = record.graph.jvp(eye(record.graph.start.width, record.graph.start.shape, x), record.graph.stop)
+        pulled = record.graph.vjp(eye(record.graph.stop.width, record.graph.stop.shape, x), record.graph.start)
     assert error(pushed.reshape(len(pushed), j.shape[2], -1).mT.expand(5, -1, -1), j) < 1e-10
     assert error(pulled.reshape(len(pulled), j.shape[1], -1).expand(5, -1, -1), j) < 1e-10
 
@@ -104,7 +104,7 @@ def test_random_graphs_are_the_dense_jacobian(program, seed):
     v, u = x.cos(), record.value.cos()
     pairs = {
         "dense": (record.dense(), j),
-        "in chunks": (record.dense(8 * 3 * record.widest), j),
+        "in chunks": (record.dense(8 * 3 * record.graph.widest), j),
         "mv": (record.mv(v), (j @ v.unsqueeze(2)).squeeze(2)),
         "vm": (record.vm(u), (u.unsqueeze(1) @ j).squeeze(1)),
         "gram": (record.gram(record) / scale, j @ j.mT / scale),
@@ -229,7 +229,7 @@ def test_a_square_chains_determinant_needs_no_dense_jacobian():
 
 def test_logabsdet_needs_no_budget(monkeypatch):
     """None can be given, so none may be exceeded: one direction of the batch takes more than a chunk."""
-    monkeypatch.setattr("nas.jac.plan.factored.CHUNK_BYTES", 2**10)
+    monkeypatch.setattr("nas.jac.factored.CHUNK_BYTES", 2**10)
     model = nn.Sequential(nn.Linear(2, 60), nn.Tanh(), nn.Linear(60, 2))
     assert jacobian(model, torch.randn(14, 2), factored=True).logabsdet().shape == (14,)
 

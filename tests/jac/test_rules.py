@@ -384,8 +384,8 @@ def assert_both_ways(record, value, j, x):
     """A recorded Jacobian is ``j``, whether directions travel forwards or backwards, all units or one vector."""
     assert error(record.value, value) < 1e-12
     with torch.no_grad():
-        pushed = record.jvp(eye(record.start.width, record.start.shape, x), record.stop)
-        pulled = record.vjp(eye(record.stop.width, record.stop.shape, x), record.start)
+        pushed = record.graph.jvp(eye(record.graph.start.width, record.graph.start.shape, x), record.graph.stop)
+        pulled = record.graph.vjp(eye(record.graph.stop.width, record.graph.stop.shape, x), record.graph.start)
     for found in (pushed.flatten(2).mT, pulled.flatten(2)):
         assert error(found.expand(4, -1, -1), j) < 1e-10
     v, u = drawn(*x.shape, seed=3), drawn(*record.value.shape, seed=4)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from operator import is_
-from typing import Any
+from weakref import ref
 
 from torch import Tensor, nn
 from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
@@ -29,49 +28,45 @@ KNOWN: dict[type[nn.Module], tuple[str, ...]] = {
 
 
 class Guard:
-    """All that known modules' computation depends on besides values: a change of it makes plans stale."""
+    """All that known modules' computation depends on besides values: a change of it makes plans stale.
+
+    It keeps none of the modules alive, but the memory that their parameters had.
+    """
 
     def __init__(self, model: nn.Module) -> None:
-        self._owns: list[dict[str, Any]] = []
-        self._kinds: list[tuple[nn.Module, type]] = []  # without the model itself, which its plans must not keep alive
-        self._hooks: list[dict] = [_global_forward_hooks, _global_forward_pre_hooks]
-        self._tables: list[tuple[dict[str, Any], str, tuple]] = []
-        self._attributes: list[tuple[dict[str, Any], str, object]] = []
-        self._tensors: list[tuple[Tensor, int, object, object]] = []
-        for module in model.modules():
-            own = module.__dict__
-            self._owns.append(own)
-            self._hooks += [own["_forward_hooks"], own["_forward_pre_hooks"]]
-            self._tables += [
-                (own, name, tuple(own[name].values())) for name in ("_modules", "_parameters") if own[name]
-            ]
-            self._attributes += [(own, name, own.get(name)) for name in KNOWN[type(module)]]
-            if module is not model:
-                self._kinds.append((module, type(module)))
-        for tensor in model.parameters():
-            self._tensors.append((tensor, tensor.data_ptr(), tensor.shape, tensor.dtype))
+        modules = list(model.modules())
+        self._modules = list(map(ref, modules))
+        places = dict(enumerate(modules))
+        self._containers = [place for place, module in places.items() if type(module) is nn.Sequential]
+        self._layers = [place for place, module in places.items() if type(module) is nn.Linear]
+        self._read = [(place, name) for place, module in places.items() for name in KNOWN[type(module)]]
+        self._tensors = list(model.parameters())
+        self._memory = [tensor.detach() for tensor in self._tensors]
+        self._facts = self._look()
+
+    def _look(self) -> list[object] | None:
+        """What there is to compare: the children, the parameters, attributes; None if something is hooked in."""
+        modules = [module() for module in self._modules]
+        if None in modules:
+            return None
+        owns = list(map(vars, modules))
+        if _global_forward_hooks or _global_forward_pre_hooks:
+            return None
+        for own in owns:
+            if own["_forward_hooks"] or own["_forward_pre_hooks"]:
+                return None
+        facts: list[object] = [*map(type, modules), *map(len, owns)]  # a forward of its own makes one entry more
+        for place in self._containers:
+            facts += map(id, owns[place]["_modules"].values())
+        for place in self._layers:
+            facts += map(id, owns[place]["_parameters"].values())
+        for place, name in self._read:
+            facts.append(owns[place].get(name))
+        return facts
 
     def holds(self) -> bool:
         """Whether everything is as it was; values in the same memory may have changed."""
-        if any(self._hooks):
-            return False
-        for own in self._owns:
-            if "forward" in own:
-                return False
-        for module, kind in self._kinds:
-            if module.__class__ is not kind:
-                return False
-        for own, name, values in self._tables:
-            table = own[name]
-            if len(table) != len(values) or not all(map(is_, table.values(), values)):
-                return False
-        for own, name, value in self._attributes:
-            if own.get(name) is not value:
-                return False
-        for tensor, place, shape, dtype in self._tensors:
-            if tensor.data_ptr() != place or tensor.shape != shape or tensor.dtype is not dtype:
-                return False
-        return True
+        return self._look() == self._facts is not None and all(map(Tensor.is_set_to, self._tensors, self._memory))
 
 
 def guard(model: object) -> Guard | None:
@@ -79,4 +74,5 @@ def guard(model: object) -> Guard | None:
     if not isinstance(model, nn.Module) or any(type(module) not in KNOWN for module in model.modules()):
         return None
     made = Guard(model)
-    return made if made.holds() else None
+    overridden = any("forward" in module.__dict__ for module in model.modules())
+    return made if made.holds() and not overridden else None

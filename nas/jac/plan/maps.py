@@ -1,9 +1,9 @@
-"""Local derivatives as linear maps: what one operation does to directions, forwards and backwards.
+"""Local derivatives as linear maps: what one operation does to tangents and cotangents.
 
-Directions travel in stacks: ``(B, R, *shape)`` for R directions of every sample, where the first size may be 1 as
-long as they are the same for all samples. ``jvp`` carries tangents from an operation's input to its output,
-``vjp`` carries cotangents from its output to its input; one is the transpose of the other. No map looks at the
-values of the network again, so all of them are plain tensor operations, differentiable where a tape is kept.
+They travel in stacks: ``(B, R, *shape)`` for R directions of every sample, where the first size may be 1 as long as
+they are the same for all samples. ``jvp`` carries tangents from an operation's input to its output, ``vjp`` carries
+cotangents from its output to its input; one is the transpose of the other. No map looks at the values of the network
+again, so all of them are plain tensor operations, differentiable where a tape is kept.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from nas.jac.plan.steps import note, step, viewed
+
 Shape = tuple[int, ...]
-_open = torch.ops.aten.threshold_backward.default
 
 
 class LinearMap:
@@ -36,7 +37,7 @@ class LinearMap:
         raise NotImplementedError
 
     def matrix(self) -> Tensor | None:
-        """The map itself, ``(B or 1, out, in)``, where samples are vectors and it is cheaper than pulling units."""
+        """The map itself, ``(B or 1, out, in)``, where samples are vectors and it is cheaper than a vjp of units."""
         return None
 
     def logabsdet(self, width: int) -> Tensor | float | None:
@@ -67,40 +68,19 @@ class Scaled(LinearMap):
         self.slope = slope
 
     def jvp(self, tangents: Tensor, /) -> Tensor:
-        return tangents * self.slope.unsqueeze(1)
+        return step(torch.mul, tangents, self.slope.unsqueeze(1))
 
     vjp = jvp
 
     def matrix(self) -> Tensor | None:
-        return torch.diag_embed(self.slope) if self.slope.dim() == 2 else None
+        if self.slope.dim() != 2:
+            return None
+        whole = torch.diag_embed(self.slope)
+        note(whole.diagonal(dim1=1, dim2=2).copy_, self.slope)  # what is beside it stays zero
+        return whole
 
     def logabsdet(self, width: int) -> Tensor | None:
         return self.slope.flatten(1).abs().log().sum(1)
-
-
-class Rectified(LinearMap):
-    """ReLU: its output says where it is open."""
-
-    __slots__ = ("output",)
-
-    def __init__(self, output: Tensor) -> None:
-        self.output = output
-
-    @property
-    def slope(self) -> Tensor:
-        """0 or 1 for every entry, ``(B, *shape)``."""
-        return (self.output > 0).to(self.output.dtype)
-
-    def jvp(self, tangents: Tensor, /) -> Tensor:
-        if torch.is_grad_enabled():  # below, a stack that is alike for all samples would get a gradient of wrong shape
-            return tangents * self.slope.unsqueeze(1)
-        opened: Tensor = _open(tangents, self.output.unsqueeze(1), 0)
-        return opened
-
-    vjp = jvp
-
-    def logabsdet(self, width: int) -> Tensor | None:
-        return self.slope.flatten(1).log().sum(1)
 
 
 class Dense(LinearMap):
@@ -115,10 +95,10 @@ class Dense(LinearMap):
         return out * self.weight.shape[1]
 
     def jvp(self, tangents: Tensor, /) -> Tensor:
-        return tangents @ self.weight.mT
+        return _rows_times(tangents, self.weight.mT)
 
     def vjp(self, cotangents: Tensor, /) -> Tensor:
-        return cotangents @ self.weight
+        return _rows_times(cotangents, self.weight)
 
     def matrix(self) -> Tensor | None:
         return self.weight.unsqueeze(0)
@@ -127,13 +107,18 @@ class Dense(LinearMap):
         return torch.linalg.slogdet(self.weight)[1] if self.weight.shape == (width, width) else None
 
 
+def _rows_times(stack: Tensor, matrix: Tensor) -> Tensor:
+    """``(B, R, *, n) @ (n, m)`` as one product of matrices."""
+    if stack.dim() == 3 and stack.shape[0] == 1:  # as it is: a view takes as long as a small product
+        return step(torch.bmm, stack, matrix.unsqueeze(0))
+    return step(torch.mm, viewed(stack, -1, stack.shape[-1]), matrix).view(*stack.shape[:-1], -1)
+
+
 class Convolution(LinearMap):
     """A convolution of one to three dimensions without its bias.
 
-    Args:
-        weight: ``(out channels, in channels / groups, *kernel)``.
-        shape: of one sample's input, ``(C, *size)``.
-        arguments: stride, padding, dilation as lists of integers, and groups.
+    ``weight`` is ``(out channels, in channels / groups, *kernel)``, ``shape`` that of one sample's input,
+    ``(C, *size)``; ``arguments`` are stride, padding, dilation as lists of integers, and groups.
     """
 
     __slots__ = ("arguments", "shape", "weight")
@@ -147,17 +132,17 @@ class Convolution(LinearMap):
     def jvp(self, tangents: Tensor, /) -> Tensor:
         stride, padding, dilation, groups = self.arguments
         folded, none = tangents.flatten(0, 1), [0] * len(stride)
-        pushed = torch.convolution(folded, self.weight, None, stride, padding, dilation, False, none, groups[0])
-        return pushed.unflatten(0, tangents.shape[:2])
+        carried = torch.convolution(folded, self.weight, None, stride, padding, dilation, False, none, groups[0])
+        return carried.unflatten(0, tangents.shape[:2])
 
     def vjp(self, cotangents: Tensor, /) -> Tensor:
         stride, padding, dilation, groups = self.arguments
         folded, none = cotangents.flatten(0, 1), [0] * len(stride)
         like = folded.new_empty(1).expand(len(folded), *self.shape)  # only its sizes are looked at
-        pulled: Tensor = torch.ops.aten.convolution_backward(
+        carried: Tensor = torch.ops.aten.convolution_backward(
             folded, like, self.weight, None, stride, padding, dilation, False, none, groups[0], [True, False, False]
         )[0]
-        return pulled.unflatten(0, cotangents.shape[:2])
+        return carried.unflatten(0, cotangents.shape[:2])
 
 
 class Reshaped(LinearMap):
@@ -169,10 +154,10 @@ class Reshaped(LinearMap):
         self.shape, self.out = shape, out
 
     def jvp(self, tangents: Tensor, /) -> Tensor:
-        return tangents.reshape(*tangents.shape[:2], *self.out)
+        return viewed(tangents, *tangents.shape[:2], *self.out)
 
     def vjp(self, cotangents: Tensor, /) -> Tensor:
-        return cotangents.reshape(*cotangents.shape[:2], *self.shape)
+        return viewed(cotangents, *cotangents.shape[:2], *self.shape)
 
     def work(self, into: int, out: int) -> int:
         return 0
@@ -189,18 +174,16 @@ class Gathered(LinearMap):
     def __init__(self, indices: Tensor, shape: Shape) -> None:
         self.indices, self.shape = indices, shape
 
-    def _flat(self, directions: Tensor) -> Tensor:
-        index = self.indices.flatten(2).unsqueeze(1)
-        return index.expand(-1, directions.shape[1], -1, -1)
+    def _spread(self, directions: Tensor) -> tuple[Tensor, Tensor]:
+        index = self.indices.flatten(2).unsqueeze(1).expand(-1, directions.shape[1], -1, -1)
+        return directions.flatten(3).expand(len(index), -1, -1, -1), index
 
     def jvp(self, tangents: Tensor, /) -> Tensor:
-        index = self._flat(tangents)
-        spread = tangents.flatten(3).expand(len(index), -1, -1, -1)
+        spread, index = self._spread(tangents)
         return spread.gather(3, index).unflatten(3, self.indices.shape[2:])
 
     def vjp(self, cotangents: Tensor, /) -> Tensor:
-        index = self._flat(cotangents)
-        spread = cotangents.flatten(3).expand(len(index), -1, -1, -1)
+        spread, index = self._spread(cotangents)
         zeros = spread.new_zeros(*index.shape[:3], math.prod(self.shape[1:]))
         return zeros.scatter_add(3, index, spread).unflatten(3, self.shape[1:])
 
@@ -215,8 +198,9 @@ class Softmaxed(LinearMap):
 
     def jvp(self, tangents: Tensor, /) -> Tensor:
         p = self.p.unsqueeze(1)
-        weighted = tangents * p
-        return torch.addcmul(weighted, weighted.sum(self.dim, keepdim=True), p, value=-1)
+        weighted = step(torch.mul, tangents, p)
+        total = step(torch.sum, weighted, self.dim, keepdim=True)
+        return step(torch.addcmul, weighted, total, p, value=-1)
 
     vjp = jvp
 
@@ -224,7 +208,13 @@ class Softmaxed(LinearMap):
         p = self.p
         if p.dim() != 2:
             return None
-        return torch.addcmul(torch.diag_embed(p), p.unsqueeze(2), p.unsqueeze(1), value=-1)
+        if torch.is_grad_enabled():
+            return torch.addcmul(torch.diag_embed(p), p.unsqueeze(2), p.unsqueeze(1), value=-1)
+        whole = step(torch.addcmul, p.new_zeros(()), p.unsqueeze(2), p.unsqueeze(1), value=-1)
+        diagonal = whole.diagonal(dim1=1, dim2=2)
+        diagonal.add_(p)
+        note(torch.add, diagonal, p, out=diagonal)
+        return whole
 
 
 class LogSoftmaxed(LinearMap):
@@ -236,19 +226,19 @@ class LogSoftmaxed(LinearMap):
         self.p, self.dim = p.unsqueeze(1), dim
 
     def jvp(self, tangents: Tensor, /) -> Tensor:
-        return tangents - (tangents * self.p).sum(self.dim, keepdim=True)
+        total = step(torch.sum, step(torch.mul, tangents, self.p), self.dim, keepdim=True)
+        return step(torch.sub, tangents, total)
 
     def vjp(self, cotangents: Tensor, /) -> Tensor:
-        return cotangents - cotangents.sum(self.dim, keepdim=True) * self.p
+        total = step(torch.sum, cotangents, self.dim, keepdim=True)
+        return step(torch.addcmul, cotangents, total, self.p, value=-1)
 
 
 class Normalised(LinearMap):
-    """Layer or group normalisation without its affine part, over groups of ``normal`` entries.
+    """Layer or group normalisation without its affine part, over groups of entries.
 
-    Args:
-        normal: the normalised values, ``(B, groups, entries)``.
-        scale: one over the standard deviation, ``(B, groups, 1)``.
-        shape: of one sample.
+    ``normal`` are the normalised values, ``(B, groups, entries)``, ``scale`` one over the standard deviation,
+    ``(B, groups, 1)``, ``shape`` that of one sample.
     """
 
     __slots__ = ("normal", "scale", "shape")
@@ -259,8 +249,8 @@ class Normalised(LinearMap):
     def jvp(self, tangents: Tensor, /) -> Tensor:
         grouped = tangents.reshape(*tangents.shape[:2], *self.normal.shape[2:])
         along = (grouped * self.normal).mean(-1, keepdim=True) * self.normal
-        pushed = (grouped - grouped.mean(-1, keepdim=True) - along) * self.scale
-        return pushed.reshape(*pushed.shape[:2], *self.shape)
+        carried = (grouped - grouped.mean(-1, keepdim=True) - along) * self.scale
+        return carried.reshape(*carried.shape[:2], *self.shape)
 
     vjp = jvp  # it is symmetric
 
@@ -268,9 +258,7 @@ class Normalised(LinearMap):
 class Structural(LinearMap):
     """An operation that is linear as it stands: average pooling, padding, permuting, slicing, sums, means.
 
-    Args:
-        operation: takes a batch ``(B, *shape)``, treats samples alike, and has no constant part.
-        shape: of one sample's input.
+    ``operation`` takes a batch ``(B, *shape)``, treats samples alike, and has no constant part.
     """
 
     __slots__ = ("operation", "shape")
@@ -287,8 +275,8 @@ class Structural(LinearMap):
             folded = cotangents.flatten(0, 1) if taped else cotangents.detach().clone().flatten(0, 1)
             zeros = folded.new_zeros(len(folded), *self.shape).requires_grad_()
             out = self.operation(zeros)
-            pulled: Tensor = torch.autograd.grad(out, zeros, folded, create_graph=taped, materialize_grads=True)[0]
-        return pulled.unflatten(0, cotangents.shape[:2])
+            carried: Tensor = torch.autograd.grad(out, zeros, folded, create_graph=taped, materialize_grads=True)[0]
+        return carried.unflatten(0, cotangents.shape[:2])
 
 
 def eye(width: int, shape: Sequence[int], like: Tensor) -> Tensor:
@@ -299,4 +287,4 @@ def eye(width: int, shape: Sequence[int], like: Tensor) -> Tensor:
 
 def flat(directions: Tensor) -> Tensor:
     """Directions ``(B, R, *shape)`` as ``(B, R, entries)``."""
-    return directions if directions.dim() == 3 else directions.reshape(*directions.shape[:2], -1)
+    return directions if directions.dim() == 3 else viewed(directions, *directions.shape[:2], -1)

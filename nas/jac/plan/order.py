@@ -1,24 +1,24 @@
-"""A recorded network as a graph of linear maps: directions carried through it, forwards and backwards."""
+"""The linear maps between two values of a network, and the order in which they are multiplied."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial, reduce
 
 import torch
 from torch import Tensor
 
 from nas.jac.errors import BudgetError
 from nas.jac.plan.maps import Dense, eye, flat
+from nas.jac.plan.steps import cannot_be_replayed, step
 from nas.jac.plan.trace import Node, between
+
+CACHED = 2**16
+"""Number of entries that are read again at no cost worth saving."""
 
 
 class LinearGraph:
-    """The linear maps from one value of a network to a later one.
-
-    Args:
-        start: the network's input.
-        stop: its output.
-    """
+    """The linear maps from ``start``, a value of a network, to ``stop``, a later one."""
 
     def __init__(self, start: Node, stop: Node) -> None:
         self.start, self.stop = start, stop
@@ -27,20 +27,10 @@ class LinearGraph:
         widths = [node.value.numel() // batch for node in self.order]
         self.widest = max(widths)
         """Number of entries of a sample's largest value on the way: what one direction takes."""
-        self._taped = torch.is_grad_enabled()
         self.narrows = widths[-1] == min(widths)
 
     def vjp(self, cotangents: Tensor, stop: Node, start: Node | None = None) -> Tensor:
-        """Carry cotangents back from ``start`` (the output when left out) to ``stop``.
-
-        Args:
-            cotangents: ``(B or 1, R, *out)``.
-            stop: the value to arrive at; every path goes through it.
-            start: where they are given.
-
-        Returns:
-            ``(B or 1, R, *in)``.
-        """
+        """Carry cotangents ``(B or 1, R, *out)`` of ``start`` (the output) back to ``stop``: ``(B or 1, R, *in)``."""
         start = start or self.stop
         if self.is_chain:
             node = start
@@ -55,27 +45,18 @@ class LinearGraph:
             arrived = waiting.pop(id(node))
             for parent, derivative in node.edges:
                 share = derivative.vjp(arrived)
-                waiting[id(parent)] = waiting[id(parent)] + share if id(parent) in waiting else share
+                waiting[id(parent)] = step(torch.add, waiting[id(parent)], share) if id(parent) in waiting else share
         return waiting[id(stop)]
 
     def jvp(self, tangents: Tensor, stop: Node, start: Node | None = None) -> Tensor:
-        """Carry tangents forwards from ``start`` (the input when left out) to ``stop``.
-
-        Args:
-            tangents: ``(B or 1, R, *in)``.
-            stop: the value to arrive at.
-            start: where they are given; every path goes through it.
-
-        Returns:
-            ``(B or 1, R, *out)``.
-        """
+        """Carry tangents ``(B or 1, R, *in)`` of ``start`` (the input) on to ``stop``: ``(B or 1, R, *out)``."""
         start = start or self.start
         known = {id(start): tangents}
         last = {id(parent): node for node in self.order for parent, _ in node.edges}
         for node in self.order:
             shares = [(parent, d.jvp(known[id(parent)])) for parent, d in node.edges if id(parent) in known]
             if shares and node is not start:
-                known[id(node)] = sum((share for _, share in shares[1:]), shares[0][1])
+                known[id(node)] = reduce(partial(step, torch.add), (share for _, share in shares))
             for parent, _ in shares:
                 if last[id(parent)] is node:
                     known.pop(id(parent), None)
@@ -84,11 +65,7 @@ class LinearGraph:
         return known[id(stop)]
 
     def cuts(self) -> list[Node]:
-        """The values that every path from the input to the output goes through, in order.
-
-        Returns:
-            Nodes; the first is the input, the last the output.
-        """
+        """The values that every path from the input to the output goes through, from first to last."""
         if self.is_chain:
             return self.order
         place = {id(node): i for i, node in enumerate(self.order)}
@@ -105,13 +82,35 @@ class LinearGraph:
 
     def narrowest(self) -> Node:
         """Where to begin: at the cut from which all directions take the least work."""
+        if self.narrows:
+            return self.stop
         n, m = self.start.width, self.stop.width
         work = sum(d.work(parent.width, node.width) for node in self.order[1:] for parent, d in node.edges)
         costs = {id(self.stop): m * work, id(self.start): n * work}
         cuts = [self.stop, self.start, *self.cuts()[1:-1]]
         return min(cuts, key=lambda cut: costs.get(id(cut), cut.width * (work + m * n)))
 
-    def carried(
+    def multiplied(self, chunk_bytes: int | None) -> tuple[Tensor, bool]:
+        """The Jacobian ``(B or 1, M, N)``, and whether it is known to be finite; None: with no budget, and unknown.
+
+        From the narrowest value outwards: backwards from the output, forwards from the input, or both ways from a
+        bottleneck in between.
+        """
+        cut, start, stop = self.narrowest(), self.start, self.stop
+        if cut is start and start is not stop:
+            return _transposed(self._carried(self.jvp, stop, start, chunk_bytes)), False
+        if cut is not stop:
+            after = self._carried(self.jvp, stop, cut, chunk_bytes).mT
+            before = self._carried(self.vjp, start, cut, chunk_bytes)
+            return step(torch.matmul, after, before), False
+        first = self.order[1].edges[0][1] if self.is_chain and stop is not start else None
+        if not isinstance(first, Dense) or start.value.dim() != 2:
+            return self._carried(self.vjp, start, stop, chunk_bytes), False
+        inner = self._carried(self.vjp, self.order[1], stop, chunk_bytes)
+        finite = chunk_bytes is not None and inner.numel() > CACHED and product_is_finite(inner, first.weight)
+        return first.vjp(inner), finite
+
+    def _carried(
         self, carry: Callable[[Tensor, Node, Node], Tensor], to: Node, at: Node, chunk_bytes: int | None
     ) -> Tensor:
         """All unit directions of ``at`` carried ``to``, some at a time: ``(B or 1, width of at, width of to)``."""
@@ -120,29 +119,20 @@ class LinearGraph:
             return self.rows(to, at)
         units = eye(at.width, at.shape, self.start.value)
         if rows >= at.width:
-            whole = carry(units, to, at)
-        else:
-            blocks = [units[:, first : first + rows] for first in range(0, at.width, rows)]
-            whole = torch.cat([carry(block, to, at) for block in blocks], 1)
-        return flat(whole)
+            return flat(carry(units, to, at))
+        cannot_be_replayed()
+        blocks = [units[:, first : first + rows] for first in range(0, at.width, rows)]
+        return flat(torch.cat([carry(block, to, at) for block in blocks], 1))
 
     def rows(self, to: Node, at: Node) -> Tensor:
-        """The Jacobian of ``at`` by ``to``, backwards and in one go.
-
-        Args:
-            to: the earlier value; every path goes through it.
-            at: the later value.
-
-        Returns:
-            ``(B or 1, width of at, width of to)``.
-        """
+        """The Jacobian of ``at`` by ``to``, backwards and in one go: ``(B or 1, width of at, width of to)``."""
         if self.is_chain and at.value.dim() == 2:
             before, derivative = at.edges[0]
             matrix = derivative.matrix()
             if matrix is not None:
-                pulled = flat(self.vjp(matrix, to, before))
-                shared = isinstance(derivative, Dense) and pulled.data_ptr() == matrix.data_ptr()
-                return pulled.clone() if shared else pulled  # the memory may be the weight's
+                carried = flat(self.vjp(matrix, to, before))
+                shared = isinstance(derivative, Dense) and carried.data_ptr() == matrix.data_ptr()
+                return carried.clone() if shared else carried  # the memory may be the weight's
         return flat(self.vjp(eye(at.width, at.shape, self.start.value), to, at))
 
     @property
@@ -151,18 +141,18 @@ class LinearGraph:
         return self.start.value.shape[0] * self.widest * self.start.value.element_size()
 
     def at_once(self, chunk_bytes: int) -> int:
-        """How many directions of the whole batch the budget holds.
+        """How many directions of the whole batch the budget holds, at least 1."""
+        if chunk_bytes < self.bytes_each:
+            raise BudgetError(chunk_bytes, self.bytes_each)
+        return chunk_bytes // self.bytes_each
 
-        Args:
-            chunk_bytes: budget in bytes.
 
-        Returns:
-            At least 1.
+def _transposed(stack: Tensor) -> Tensor:
+    return stack.mT if torch.is_grad_enabled() else step(torch.transpose_copy, stack, 1, 2)
 
-        Raises:
-            BudgetError: not even one.
-        """
-        bytes_each = self.bytes_each
-        if chunk_bytes < bytes_each:
-            raise BudgetError(chunk_bytes, bytes_each)
-        return chunk_bytes // bytes_each
+
+def product_is_finite(rows: Tensor, weight: Tensor) -> bool:
+    """Whether ``rows @ weight`` must be finite, by Cauchy and Schwarz: the factors are quicker to read than it is."""
+    with torch.no_grad():
+        bound = torch.linalg.vector_norm(rows).item() * torch.linalg.vector_norm(weight).item()
+    return bound < torch.finfo(rows.dtype).max

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nas.jac.errors import BudgetError, JacobianError
-from nas.jac.plan.maps import Dense, Rectified, Reshaped, Scaled, eye, flat
+from nas.jac.plan.maps import Dense, Reshaped, Scaled, eye, flat
 from nas.jac.plan.order import LinearGraph
 from nas.jac.plan.trace import Node, no_rule
 
@@ -97,7 +97,7 @@ def _head(jacobian: LinearGraph) -> Head | None:
         derivative = node.edges[0][1]
         if isinstance(derivative, Dense) and node.value.dim() == 2:
             return Head(slope, derivative.weight, _rows(jacobian, node))
-        if isinstance(derivative, (Scaled, Rectified)):
+        if isinstance(derivative, Scaled):
             own = derivative.slope.flatten(1)
             slope = own if slope is None else slope * own
         elif not isinstance(derivative, Reshaped):

@@ -22,10 +22,10 @@ from nas.jac.plan.maps import (
     LinearMap,
     LogSoftmaxed,
     Normalised,
-    Rectified,
     Scaled,
     Softmaxed,
 )
+from nas.jac.plan.steps import cannot_be_replayed, is_noting, note, step
 from nas.jac.plan.trace import Node, Rule, no_rule
 from nas.jac.refuse import refuse_noise, refuse_statistics
 
@@ -52,8 +52,18 @@ def linear(x: Node, weight: Tensor, bias: Tensor | None = None) -> Node:
         raise no_rule("linear with a weight that depends on the input")
     if weight.dim() != 2 or x.value.dim() < 2:
         raise no_rule("linear on single features")
-    value = F.linear(x.value, weight, bias)
-    return Node(value, ((x, Dense(weight)),))
+    if is_noting():  # the same memory, without a tape
+        weight, bias = weight.detach(), None if bias is None else bias.detach()
+    return Node(_linear(x.value, weight, bias), ((x, Dense(weight)),))
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if x.dim() != 2 or not is_noting():
+        return F.linear(x, weight, bias)
+    if len(x) == 1:  # a product with a vector takes less time, and no view of the weight
+        row = step(torch.mv, weight, x[0]) if bias is None else step(torch.addmv, bias, weight, x[0])
+        return row.unsqueeze(0)
+    return step(torch.mm, x, weight.t()) if bias is None else step(torch.addmm, bias, x, weight.t())
 
 
 def convolution(dimensions: int) -> Rule:
@@ -175,7 +185,7 @@ def softmax(x: Node, dim: int | None = None, _stacklevel: Any = 3, dtype: Any = 
     """``F.softmax``."""
     dtype = _stacklevel if isinstance(_stacklevel, torch.dtype) else dtype  # torch.softmax has it in this place
     dim = _from_end("softmax", x, dim, dtype)
-    p = torch.softmax(x.value, dim)
+    p = step(torch.softmax, x.value, dim)
     return one(x, p, Softmaxed(p, dim))
 
 
@@ -183,8 +193,8 @@ def log_softmax(x: Node, dim: int | None = None, _stacklevel: Any = 3, dtype: An
     """``F.log_softmax``."""
     dtype = _stacklevel if isinstance(_stacklevel, torch.dtype) else dtype
     dim = _from_end("log_softmax", x, dim, dtype)
-    value = torch.log_softmax(x.value, dim)
-    return one(x, value, LogSoftmaxed(value.exp(), dim))
+    value = step(torch.log_softmax, x.value, dim)
+    return one(x, value, LogSoftmaxed(step(torch.exp, value), dim))
 
 
 def _from_end(name: str, x: Node, dim: int | None, dtype: Any) -> int:
@@ -221,19 +231,20 @@ def adaptive_max_pool2d(x: Node, size: Any, return_indices: bool = False) -> Nod
 def relu(x: Node, inplace: bool = False) -> Node:
     """``F.relu``."""
     value = torch.relu(x.value)
-    return Node(value, ((x, Rectified(value)),))
+    note(torch.clamp_min, x.value, 0, out=value)
+    return Node(value, ((x, Scaled(step(torch.sign, value))),))
 
 
 def tanh(x: Node) -> Node:
     """``torch.tanh``."""
-    value = torch.tanh(x.value)
-    return Node(value, ((x, Scaled(torch.addcmul(value.new_ones(()), value, value, value=-1))),))
+    value = step(torch.tanh, x.value)
+    return Node(value, ((x, Scaled(step(torch.addcmul, value.new_ones(()), value, value, value=-1))),))
 
 
 def sigmoid(x: Node) -> Node:
     """``torch.sigmoid``."""
-    value = torch.sigmoid(x.value)
-    return Node(value, ((x, Scaled(torch.addcmul(value, value, value, value=-1))),))
+    value = step(torch.sigmoid, x.value)
+    return Node(value, ((x, Scaled(step(torch.addcmul, value, value, value, value=-1))),))
 
 
 def elementwise(function: Callable[..., Tensor]) -> Rule:
@@ -243,6 +254,7 @@ def elementwise(function: Callable[..., Tensor]) -> Rule:
         constant(function.__name__, *args, *kwargs.values())
         if not isinstance(x, Node) or any(isinstance(argument, Tensor) for argument in (*args, *kwargs.values())):
             raise no_rule(f"{function.__name__} with a tensor as its second argument")
+        cannot_be_replayed()
         value = function(x.value, *args, **kwargs)
         return one(x, value, Scaled(_slope(lambda entries: function(entries, *args, **kwargs), x.value)))
 

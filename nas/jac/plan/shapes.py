@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nas.jac.plan import rules
 from nas.jac.plan.maps import Reshaped, Structural
+from nas.jac.plan.steps import cannot_be_replayed
 from nas.jac.plan.trace import MODULES, RULES, Node, no_rule
 
 
@@ -19,6 +20,8 @@ def reshaped(name: str, x: Node, value: Tensor) -> Node:
     """The node of a change of shape, if it leaves samples apart."""
     if value.dim() < 2 or value.shape[0] != x.value.shape[0] or math.prod(value.shape[1:]) != x.width:
         raise no_rule(f"{name} from {tuple(x.value.shape)} to {tuple(value.shape)}, across samples")
+    if value.data_ptr() != x.value.data_ptr():
+        cannot_be_replayed()
     node = rules.one(x, value, Reshaped(tuple(x.shape), tuple(value.shape[1:])))
     node.viewed = x.viewed = True
     return node
@@ -31,6 +34,7 @@ def reshape(name: str) -> rules.Rule:
 
 def structural(name: str, x: Node, operation: Callable[[Tensor], Tensor]) -> Node:
     """The node of an operation that is linear and treats samples alike."""
+    cannot_be_replayed()
     value = operation(x.value)
     if value.dim() < 2 or value.shape[0] != x.value.shape[0]:
         raise no_rule(f"{name} to {tuple(value.shape)}, across samples")
@@ -204,6 +208,8 @@ MODULES.update(
         nn.Tanh: lambda m, x: rules.tanh(x),
         nn.Sigmoid: lambda m, x: rules.sigmoid(x),
         nn.Softmax: lambda m, x: rules.softmax(x, m.dim),
+        nn.LogSoftmax: lambda m, x: rules.log_softmax(x, m.dim),
+        nn.Flatten: lambda m, x: reshaped("flatten", x, x.value.flatten(m.start_dim, m.end_dim)),
         nn.Identity: lambda m, x: x,
     }
 )

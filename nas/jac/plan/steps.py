@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class _Noted(threading.local):
-    steps: list[partial[Tensor]] | None = None
+    steps: list[partial] | None = None
     """Where this thread notes its steps; None while it records no plan."""
 
 
@@ -19,10 +19,10 @@ _noted = _Noted()
 
 
 def step(function: Callable[..., Tensor], *args: object, **kwargs: object) -> Tensor:
-    """``function(*args, **kwargs)``; a plan that is being recorded computes it again into the memory of the result.
+    """``function(*args, **kwargs)``, which takes ``out=``; a plan computes it again into the memory of the result.
 
-    The function takes ``out=``. Tensors among the arguments are parameters, constants, or made by steps or views of
-    what steps made: memory in which a replay finds the values of its own call.
+    Tensors among the arguments are parameters, constants, or made by steps or views of what steps made: memory in
+    which a replay finds the values of its own call.
     """
     result = function(*args, **kwargs)
     if _noted.steps is not None:
@@ -30,11 +30,39 @@ def step(function: Callable[..., Tensor], *args: object, **kwargs: object) -> Te
     return result
 
 
+def note(function: Callable[..., object], *args: object, **kwargs: object) -> None:
+    """Let a plan call this where the recording call has got the same result another way."""
+    if _noted.steps is not None:
+        _noted.steps.append(partial(function, *args, **kwargs))
+
+
+def is_noting() -> bool:
+    """Whether a plan is being recorded in this thread."""
+    return _noted.steps is not None
+
+
+def cannot_be_replayed() -> None:
+    """Say that something was computed outside of steps: what is recorded makes no plan."""
+    _noted.steps = None
+
+
+def viewed(tensor: Tensor, *shape: int) -> Tensor:
+    """``tensor.reshape(shape)``; where that takes a copy, no plan is made, since a replay would not make it again."""
+    result = tensor.reshape(shape)
+    if _noted.steps is not None and result.data_ptr() != tensor.data_ptr():
+        _noted.steps = None
+    return result
+
+
 @contextmanager
-def noting() -> Iterator[list[partial[Tensor]]]:
-    """While it is active, steps of this thread are noted in the list that it gives."""
-    before, _noted.steps = _noted.steps, []
+def noting() -> Iterator[list[partial]]:
+    """While it is active, steps of this thread are noted; the list is empty at the end if they make no plan."""
+    steps: list[partial] = []
+    before = _noted.steps
+    _noted.steps = steps
     try:
-        yield _noted.steps
+        yield steps
+        if _noted.steps is None:
+            steps.clear()
     finally:
         _noted.steps = before

@@ -12,8 +12,11 @@ from torch import nn
 from nas.jac.errors import JacobianError
 from nas.jac.plan.guard import Guard
 
+OBJECTS = 2**13
+"""About what the Python objects of a plan take, in bytes."""
 _lock = threading.RLock()  # a plan may die while this thread counts
 _waiting: WeakKeyDictionary[nn.Module, dict[Hashable, list[Plan]]] = WeakKeyDictionary()
+_NONE: dict[Hashable, list[Plan]] = {}
 
 
 class _Count:
@@ -32,9 +35,10 @@ class Plan:
     """
 
     def __init__(self, guard: Guard, size: int) -> None:
-        self.guard, self.size = guard, size
+        self.guard, self.size = guard, size + OBJECTS
+        self.home: list[Plan] | None = None
         with _lock:
-            _Count.taken += size
+            _Count.taken += self.size
 
     def __del__(self) -> None:
         with _lock:
@@ -46,14 +50,17 @@ P = TypeVar("P", bound=Plan)
 
 def take(model: nn.Module, key: Hashable, kind: type[P]) -> P | None:
     """A plan of this kind that nobody else uses and that still holds; None where there is none."""
-    plans = (_waiting.get(model) or {}).get((kind, key))
+    plans = _waiting.get(model, _NONE).get((kind, key))
     try:
         plan = plans.pop() if plans else None
     except IndexError:  # another thread has taken the last one
         return None
     if plan is None or plan.guard.holds():
+        if plan is not None:
+            plan.home = plans
         return plan  # type: ignore[return-value]
-    _waiting.pop(model, None)  # what has changed concerns all of them
+    with _lock:
+        _waiting.pop(model, None)  # what has changed concerns all of them
     return None
 
 
@@ -63,6 +70,10 @@ def give(model: nn.Module, key: Hashable, plan: Plan) -> None:
         _make_room()
         if _Count.taken > _Count.limit:
             return
+    home, plan.home = plan.home, None  # lest a plan that is dropped keeps itself alive
+    if home is not None:
+        home.append(plan)
+        return
     with _lock:
         _waiting.setdefault(model, {}).setdefault((type(plan), key), []).append(plan)
 

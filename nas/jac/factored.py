@@ -6,28 +6,27 @@ import torch
 from torch import Tensor
 
 from nas.jac.errors import JacobianError
-from nas.jac.plan.maps import Dense
 from nas.jac.plan.order import LinearGraph
 from nas.jac.plan.products import gram_product
 from nas.jac.plan.trace import Node
 from nas.jac.refuse import CHUNK_BYTES, GRAM_BYTES, SLOPES, WEIGHTS, check_finite
 
-CACHED = 2**16
-"""Number of entries that are read again at no cost worth saving."""
 
-
-class FactoredJacobian(LinearGraph):
+class FactoredJacobian:
     """The Jacobians of a batch, one a sample, unexpanded: a chain (or a graph) of linear maps.
 
-    Args:
-        start: the network's input.
-        stop: its output.
-
-    Shapes:
-        Of the network ``(B, *in)`` to ``(B, *out)``; N and M are the numbers of entries of ``in`` and ``out``.
+    Made by ``jacobian(model, x, factored=True)`` for a network ``(B, *in)`` to ``(B, *out)``; N and M are the numbers
+    of entries of ``in`` and ``out``. All results keep a tape if it was made with ``create_graph=True``.
 
     Source: Griewank and Walther, *Evaluating Derivatives* (2008), ch. 3 (modes) and ch. 10 (vertex elimination).
+
+    Args:
+        graph: the linear maps from the network's input to its output.
     """
+
+    def __init__(self, graph: LinearGraph) -> None:
+        self.graph = graph
+        self._taped = torch.is_grad_enabled()
 
     def __repr__(self) -> str:
         return f"FactoredJacobian(shape={tuple(self.shape)})"
@@ -35,12 +34,13 @@ class FactoredJacobian(LinearGraph):
     @property
     def value(self) -> Tensor:
         """What the network gave, ``(B, *out)``."""
-        return self.stop.value
+        return self.graph.stop.value
 
     @property
     def shape(self) -> torch.Size:
         """The shape of :meth:`dense`: ``(B, *out, *in)``."""
-        return torch.Size((self.start.value.shape[0], *self.stop.shape, *self.start.shape))
+        start, stop = self.graph.start, self.graph.stop
+        return torch.Size((start.value.shape[0], *stop.shape, *start.shape))
 
     def dense(self, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
         """Multiply out, from the narrowest value of the network outwards.
@@ -57,54 +57,14 @@ class FactoredJacobian(LinearGraph):
             ``(B, *out, *in)``.
         """
         with torch.set_grad_enabled(self._taped):
-            return self.checked(int(chunk_bytes))
-
-    def checked(self, chunk_bytes: int) -> Tensor:
-        """As :meth:`dense`, in the grad mode that is on.
-
-        Refuses, with a :class:`JacobianError`: what :meth:`dense` refuses.
-
-        Args:
-            chunk_bytes: budget in bytes.
-
-        Returns:
-            ``(B, *out, *in)``.
-        """
-        whole, finite = self._multiplied(chunk_bytes)
+            whole, finite = self.graph.multiplied(int(chunk_bytes))
+            whole = whole.expand(self.shape[0], -1, -1).reshape(self.shape)
+            if whole.stride(0) == 0 and len(whole) > 1:
+                whole = whole.contiguous()  # memory that nothing else shares
         if not finite:
             check_finite("jacobian", whole, "the Jacobian", SLOPES)
-        check_finite("output", self.stop.value, "the output", WEIGHTS)
+        check_finite("output", self.value, "the output", WEIGHTS)
         return whole
-
-    def unchecked(self) -> Tensor:
-        """As :meth:`dense` with any budget, and without a look at the numbers, which a recording cannot take.
-
-        Returns:
-            ``(B, *out, *in)``.
-        """
-        return self._multiplied(None)[0]
-
-    def _multiplied(self, chunk_bytes: int | None) -> tuple[Tensor, bool]:
-        """The dense Jacobian, and whether it is known to be finite."""
-        cut = self.stop if self.narrows else self.narrowest()
-        vectors = self.is_chain and cut is self.stop is not self.start and self.start.value.dim() == 2
-        first = self.order[1].edges[0][1] if vectors else None
-        finite = False
-        if isinstance(first, Dense):
-            inner = self.carried(self.vjp, self.order[1], self.stop, chunk_bytes)
-            finite = chunk_bytes is not None and inner.numel() > CACHED and _product_is_finite(inner, first.weight)
-            whole = first.vjp(inner)
-        elif cut is self.stop:
-            whole = self.carried(self.vjp, self.start, self.stop, chunk_bytes)
-        elif cut is self.start:
-            whole = self.carried(self.jvp, self.stop, self.start, chunk_bytes).mT
-        else:
-            after = self.carried(self.jvp, self.stop, cut, chunk_bytes).mT
-            whole = after @ self.carried(self.vjp, self.start, cut, chunk_bytes)
-        batch = self.start.value.shape[0]
-        if whole.shape[0] != batch:
-            whole = whole.expand(batch, -1, -1).contiguous()
-        return (whole if vectors and self.stop.value.dim() == 2 else whole.reshape(self.shape)), finite
 
     def mv(self, v: Tensor) -> Tensor:
         """The product with a vector a sample, ``J v``.
@@ -115,9 +75,9 @@ class FactoredJacobian(LinearGraph):
         Returns:
             ``(B, *out)``.
         """
-        self._check_vector("v", v, self.start)
+        self._check_vector("v", v, self.graph.start)
         with torch.set_grad_enabled(self._taped):
-            product = self.jvp(v.unsqueeze(1), self.stop).squeeze(1)
+            product = self.graph.jvp(v.unsqueeze(1), self.graph.stop).squeeze(1)
         check_finite("mv", product, "the product", SLOPES)
         return product
 
@@ -130,9 +90,9 @@ class FactoredJacobian(LinearGraph):
         Returns:
             ``(B, *in)``.
         """
-        self._check_vector("u", u, self.stop)
+        self._check_vector("u", u, self.graph.stop)
         with torch.set_grad_enabled(self._taped):
-            product = self.vjp(u.unsqueeze(1), self.start).squeeze(1)
+            product = self.graph.vjp(u.unsqueeze(1), self.graph.start).squeeze(1)
         check_finite("vm", product, "the product", SLOPES)
         return product
 
@@ -148,16 +108,14 @@ class FactoredJacobian(LinearGraph):
         Raises:
             JacobianError: J is not square.
         """
-        n = self.start.width
-        if self.stop.width != n:
-            shape = (self.stop.width, n)
+        start, n = self.graph.start, self.graph.start.width
+        if self.graph.stop.width != n:
+            shape = (self.graph.stop.width, n)
             raise JacobianError("jacobian", shape, "must be square to have a determinant", "use gram or dense")
-        total = self.start.value.new_zeros(self.start.value.shape[0])
-        before = self.start
+        total, before = start.value.new_zeros(start.value.shape[0]), start
         with torch.set_grad_enabled(self._taped):
-            for cut in (node for node in self.cuts()[1:] if node.width == n):
-                total = total + self._segment_logabsdet(before, cut)
-                before = cut
+            for cut in (node for node in self.graph.cuts()[1:] if node.width == n):
+                total, before = total + self._segment_logabsdet(before, cut), cut
         if not (total < torch.inf).all():
             check_finite("logabsdet", total.nan_to_num(neginf=0, posinf=torch.inf, nan=torch.nan), "it", SLOPES)
         return total
@@ -167,8 +125,8 @@ class FactoredJacobian(LinearGraph):
             known = after.edges[0][1].logabsdet(after.width)
             if known is not None:
                 return known
-        part = FactoredJacobian(before, after)
-        segment = part.dense(max(CHUNK_BYTES, part.bytes_each))
+        part = LinearGraph(before, after)
+        segment = FactoredJacobian(part).dense(max(CHUNK_BYTES, part.bytes_each))
         return torch.linalg.slogdet(segment.view(len(segment), after.width, before.width))[1]
 
     def gram(self, other: FactoredJacobian, chunk_bytes: int = GRAM_BYTES) -> Tensor:
@@ -184,7 +142,7 @@ class FactoredJacobian(LinearGraph):
             ``(B, M, M of other)``.
         """
         with torch.set_grad_enabled(self._taped):
-            product = gram_product(self, other, int(chunk_bytes))
+            product = gram_product(self.graph, other.graph, int(chunk_bytes))
         check_finite("gram", product, "the product", SLOPES)
         return product
 
@@ -193,10 +151,3 @@ class FactoredJacobian(LinearGraph):
         if found != wanted:
             rule = f"must be of shape {wanted[0]}, {wanted[1]}, on {wanted[2]}"
             raise JacobianError(name, found, rule, "pass one vector a sample")
-
-
-def _product_is_finite(rows: Tensor, weight: Tensor) -> bool:
-    """Whether ``rows @ weight`` must be finite, by Cauchy and Schwarz: the factors are quicker to read than it is."""
-    with torch.no_grad():
-        bound = torch.linalg.vector_norm(rows).item() * torch.linalg.vector_norm(weight).item()
-    return bound < torch.finfo(rows.dtype).max

@@ -1,0 +1,82 @@
+"""The plan of a Jacobian: the steps of the call that recorded it, replayed in the same memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from math import isfinite
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas.jac.plan.guard import KNOWN, Guard
+from nas.jac.plan.order import CACHED, product_is_finite
+from nas.jac.plan.store import Plan, give, take
+from nas.jac.refuse import SLOPES, WEIGHTS, check_finite, check_input
+
+
+class JacobianPlan(Plan):
+    """What ``jacobian`` computes for one model at any ``x`` like the one that was recorded.
+
+    ``x`` and ``y`` are the memory of the input and the output, ``shape`` is that of the Jacobian.
+    """
+
+    def __init__(self, kept: Guard, x: Tensor, y: Tensor, steps: list[partial], shape: torch.Size) -> None:
+        *self.steps, last = steps
+        self.ends = x.new_empty(x.numel() + y.numel())  # one sum tells whether input and output are finite
+        self.steps.append(partial(torch.cat, [x.view(-1), y.view(-1)], out=self.ends))
+        storages = [t.untyped_storage() for t in (x, *map(result_of, self.steps))]
+        super().__init__(kept, sum({one.data_ptr(): one.nbytes() for one in storages}.values()))
+        self.x, self.y = x, y
+        assert list(last.keywords) == ["out"]
+        self.last: Callable[[], Tensor] = partial(last.func, *last.args)  # into new memory, which is the caller's
+        self.factors = last.args if last.func is torch.mm and last.args[0].numel() > CACHED else None
+        self.shape = tuple(shape) if result_of(last).shape != shape else None  # a torch.Size takes longer to be read
+
+    def replay(self, x: Tensor) -> Tensor:
+        """The Jacobian at ``x``."""
+        self.x.copy_(x.detach() if x.requires_grad else x)
+        for step in self.steps:
+            step()
+        whole = self.last()
+        if self.shape is not None:
+            whole = whole.view(*self.shape)
+        # Written out: calls of functions that rarely have anything to say would take a tenth of a small Jacobian.
+        if not isfinite(self.ends.sum().item()):
+            check_input("x", x)
+            check_finite("jacobian", whole, "the Jacobian", SLOPES)
+            check_finite("output", self.y, "the output", WEIGHTS)
+        if not (isfinite(whole.sum().item()) if self.factors is None else product_is_finite(*self.factors)):
+            check_finite("jacobian", whole, "the Jacobian", SLOPES)
+        return whole
+
+
+def result_of(step: partial) -> Tensor:
+    """The memory that a step writes into: that of ``out=``, or its own if it is a method that works in place."""
+    result: Tensor = step.keywords["out"] if step.keywords else step.func.__self__  # type: ignore[attr-defined]
+    return result
+
+
+def kind_of(model: object, x: Tensor, chunk_bytes: int) -> tuple[Any, ...] | None:
+    """What a plan for this call is kept under; None where calls have to be computed as they come."""
+    if type(model) not in KNOWN or type(x) is not Tensor or torch.compiler.is_compiling():
+        return None
+    device = x.device
+    if torch.is_autocast_enabled(device.type):
+        return None
+    try:
+        x.data_ptr()
+    except RuntimeError:  # inside a transform of torch.func
+        return None
+    return type(model), x.shape, x.dtype, device, chunk_bytes, torch.is_inference_mode_enabled()
+
+
+def replayed(model: nn.Module, x: Tensor, kind: tuple[Any, ...]) -> Tensor | None:
+    """The Jacobian by the plan of an earlier call; None where there is none that holds."""
+    plan = take(model, kind, JacobianPlan)
+    if plan is None:
+        return None
+    whole = plan.replay(x)
+    give(model, kind, plan)
+    return whole
