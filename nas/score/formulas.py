@@ -137,7 +137,9 @@ def zico(gradients: Sequence[Gradients]) -> float:
         if of_batches[0] is None:
             continue
         g = torch.stack([one.flatten() for one in of_batches]).double()
-        std = g.std(0, correction=0)
+        # Tensor.std takes ten times as long. Equal gradients differ by exactly 0, whatever their mean is rounded to.
+        apart = g - g[0]
+        std = (apart - apart.mean(0)).square().mean(0).sqrt()
         ratios = g.abs().mean(0)[std > 0] / std[std > 0]
         if (layer := float(ratios.sum())) > 0:
             total, any_layer = total + math.log(layer), True

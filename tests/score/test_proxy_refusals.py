@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from support.proxy_networks import CLASSES, build, make_batches
+from support.proxy_networks import CLASSES, build, doubled, make_batches
 from support.proxy_state import NAMES, assert_unchanged, state_of, values_of
 from torch import nn
 
@@ -37,6 +37,12 @@ def test_no_proxy_is_ever_nan():
             except NasError:
                 continue
             assert math.isfinite(value) or value == PROXIES[proxy].worst, (name, proxy, value)
+
+
+def test_zico_counts_nothing_where_batches_are_the_same():
+    for number in (2, 3, 5, 6):
+        values = values_of(build("residual").double(), ["zico"], doubled(make_batches(1, 4)) * number)
+        assert values == {"zico": -math.inf}, number
 
 
 def test_an_unknown_proxy_names_the_known_ones():
