@@ -1,0 +1,332 @@
+"""No plan is stale: whatever has changed since it was made, a call answers as one that records the network anew."""
+
+import copy
+import gc
+import pickle
+import sys
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from itertools import pairwise, product
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.examples import example
+from support.plan_changes import AROUND, ATTRIBUTES, CHANGES, INPUTS, Slotted, Switch, chain, linear, random
+from torch import Tensor, nn
+
+from nas.jac import compiled, gram, jacobian, jacobian_det, set_plan_bytes, slogdet
+from nas.jac.plan import store
+
+pytestmark = pytest.mark.filterwarnings("error::UserWarning")  # such as torch's, when it resizes what it writes into
+
+
+# What is asked, and the same without plans
+
+
+def with_gradients(found, model, x):
+    """Numbers and, where there is a tape, the gradients of a sum of them."""
+    leaves = [leaf for leaf in (x, *getattr(model, "parameters", tuple)()) if leaf.requires_grad and leaf.is_leaf]
+    if not found.requires_grad or not leaves:
+        return [found]
+    weights = torch.linspace(1, 2, found.numel(), dtype=found.dtype).view_as(found)
+    gradients = torch.autograd.grad((found * weights).sum(), leaves, allow_unused=True, materialize_grads=True)
+    return [found.detach(), *gradients]
+
+
+def factored(model, x):
+    record = jacobian(model, x, mode="layerwise", factored=True)
+    return [record.dense(), record.value]
+
+
+QUESTIONS = {
+    "jacobian": lambda model, x: [jacobian(model, x)],
+    "in halves": lambda model, x: [jacobian(model, x, mode="layerwise", chunk_bytes=200)],
+    "factored": factored,
+    "taped": lambda model, x: with_gradients(jacobian(model, x, create_graph=True), model, x),
+    "det": lambda model, x: with_gradients(jacobian_det(model, x), model, x),
+    "slogdet": lambda model, x: with_gradients(slogdet(model, x).logabsdet, model, x),
+    "gram": lambda model, x: [gram(model, x, x)],
+}
+REFUSALS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError)
+
+
+def answer(ask, model, x):
+    try:
+        return ask(model, x)
+    except REFUSALS as error:
+        return [f"{type(error).__name__}: {error}"]
+
+
+def answers(model, *inputs, around=lambda ask: ask):
+    asked = product(QUESTIONS.items(), enumerate(inputs))
+    return {(name, number): answer(around(ask), model, x) for (name, ask), (number, x) in asked}
+
+
+@contextmanager
+def bounded(limit):
+    before = set_plan_bytes(limit)
+    try:
+        yield
+    finally:
+        set_plan_bytes(before)
+
+
+def assert_as_fresh(model, *inputs, **options):
+    """Twice, since the first call may make a plan."""
+    before = [x.detach().clone() for x in inputs]
+    found = [answers(model, *inputs, **options) for _ in range(2)]
+    with bounded(0):
+        fresh = answers(model, *inputs, **options)
+    for one, question in product(found, fresh):
+        with example(question):
+            assert_same(one[question], fresh[question])
+    assert_same([x.detach() for x in inputs], before)
+
+
+def assert_same(found, wanted):
+    assert len(found) == len(wanted)
+    for ours, theirs in zip(found, wanted, strict=True):
+        if isinstance(ours, str) or isinstance(theirs, str):
+            assert ours == theirs
+            continue
+        kinds = [(t.shape, t.dtype, type(t), t.requires_grad, t.is_inference()) for t in (ours, theirs)]
+        assert kinds[0] == kinds[1]
+        assert torch.allclose(ours, theirs, rtol=1e-12, atol=1e-12, equal_nan=True)
+
+
+# The model changes
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_changed_model_is_recorded_anew(name):
+    x = random(4, 3)
+    for model in (chain(), chain(9)):  # cotangents through the one, tangents through the other
+        answers(model, x, x[:1])
+        CHANGES[name](model)
+        assert_as_fresh(model, x, x[:1], x.float())
+
+
+KNOWN = [nn.Tanh(), nn.ReLU(), nn.Sigmoid(), nn.GELU(), nn.Softmax(-1), nn.LogSoftmax(-1), nn.Flatten(), nn.Identity()]
+
+
+@st.composite
+def networks(draw):
+    """Linears and what may stand between them, and the shape of a batch for it."""
+    widths, layers = draw(st.lists(st.integers(1, 6), min_size=1, max_size=4)), []
+    between = st.lists(st.sampled_from(KNOWN), max_size=2)
+    for into, out in pairwise(widths):
+        layers += [*draw(between), linear(into, out, bias=draw(st.booleans()))]
+    return nn.Sequential(*layers, *draw(between)), (draw(st.integers(1, 3)), widths[0])
+
+
+@settings(max_examples=40, deadline=None)
+@given(case=networks())
+def test_a_replay_answers_as_the_record_did(case):
+    model, shape = case
+    for _ in range(3):
+        assert_as_fresh(model, random(*shape))
+
+
+@settings(max_examples=15, deadline=None)
+@given(names=st.lists(st.sampled_from(sorted(CHANGES)), max_size=5), outputs=st.sampled_from([3, 9]))
+def test_after_many_changes_a_copy_answers_alike(names, outputs):
+    model, x = chain(outputs), random(2, 3)
+    for name in ["step", *names]:
+        answer(lambda model, _, name=name: CHANGES[name](model), model, x)  # some do not go together
+        found = answers(model, x)
+        try:
+            fresh = answers(copy.deepcopy(model), x)
+        except RuntimeError:  # torch copies leaves alone
+            continue
+        for question, wanted in fresh.items():
+            with example(names, question):
+                assert_same(found[question], wanted)
+
+
+def test_a_changed_attribute_is_recorded_anew():
+    for (make, name, value), x in product(ATTRIBUTES, (random(4, 2, 3), random(2, 3))):
+        model = nn.Sequential(linear(3, 3), make()).double()
+        with example(model[1], name):
+            answers(model, x)
+            setattr(model[1], name, value)
+            assert_as_fresh(model, x)
+
+
+def test_code_that_is_not_known_is_run_each_time():
+    switch, x = Switch(), random(4, 3).abs()
+    models = [switch, switch.forward, nn.Sequential(linear(3, 3), switch), lambda x: switch(x), partial(switch)]
+    for model in [*models, Slotted(), torch.tanh]:
+        with example(model):
+            for switch.factor in (2.0, 3.0, torch.tensor(0.5).double()):
+                assert_as_fresh(model, -x, x)
+
+
+# The input changes, and what is around the call
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_another_input_is_answered_as_ever(name):
+    x = random(4, 3)
+    other, model, again = INPUTS[name](x), chain(), chain()
+    answers(model, x)
+    assert_as_fresh(model, *([] if other.is_meta else [other]), x)
+    answers(again, other)
+    assert_as_fresh(again, x)
+
+
+@pytest.mark.parametrize("name", AROUND)
+def test_circumstances_count_for_their_call_alone(name):
+    x, model, other = random(4, 3), chain(), chain()
+    answers(model, x)
+    assert_as_fresh(model, x, around=AROUND[name])
+    for _ in range(2):
+        answers(other, x, around=AROUND[name])
+    assert_as_fresh(other, x)
+    weight = torch.ones((), dtype=torch.float64, requires_grad=True)
+    (jacobian(other, x) * weight).sum().backward()
+
+
+def test_a_compiled_jacobian_and_plans_do_not_meet(monkeypatch):
+    import torch._inductor
+
+    monkeypatch.setattr(torch._inductor, "compile", lambda graph, inputs: graph)
+    for outputs, planned in product((3, 9), (False, True)):
+        model, x = chain(outputs), random(4, 3)
+        if planned:
+            answers(model, x)
+        call = compiled(model, x)
+        assert_as_fresh(model, x)
+        CHANGES["step"](model)
+        assert_same([call(x + 1)], [jacobian(model, x + 1)])
+
+
+# Nothing is shared
+
+
+def test_no_result_changes_with_a_later_call():
+    model, x = chain(), random(4, 3)
+    asks = [partial(jacobian, create_graph=True), jacobian_det, lambda m, x: slogdet(m, x).logabsdet]
+    asks += [jacobian, lambda m, x: jacobian(m, x, factored=True).dense()]
+    for ask in asks:
+        for _ in range(2):
+            wanted = with_gradients(ask(model, x), model, x)
+        found, later = ask(model, x), ask(model, x + 1)
+        assert_same(with_gradients(found, model, x), wanted)
+        with_gradients(later, model, x)
+        found.detach().fill_(7)
+        assert_as_fresh(model, x)
+    record = jacobian(model, x, factored=True)
+    answers(model, x + 1)
+    assert_same([record.dense(), record.value], factored(model, x))
+
+
+def test_interruptions_and_recursion_do_no_harm(monkeypatch):
+    model, x, events, tanh = chain(), random(4, 3), [], torch.tanh
+    wanted = [jacobian(model, x), jacobian(model, x + 1)]
+
+    def eventful(*args, **kwargs):
+        if events:
+            events.pop()()
+        return tanh(*args, **kwargs)
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "tanh", eventful)
+    for event, planned in product(
+        (interrupt, lambda: assert_same([jacobian(model, x + 1)], wanted[1:])), (False, True)
+    ):
+        set_plan_bytes(set_plan_bytes(0))
+        jacobian(model, x) if planned else None
+        events.append(event)
+        with pytest.raises(KeyboardInterrupt) if event is interrupt else nullcontext():
+            assert_same([jacobian(model, x)], wanted[:1])
+        assert not events
+        for _ in range(2):
+            assert_same([jacobian(model, x), jacobian(model, x + 1)], wanted)
+
+
+def test_threads_do_not_meet_in_a_plan():
+    model, inputs = chain(), [random(4, 3) for _ in range(4)]
+    wanted = [answers(model, x) for x in inputs]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+
+    def work(number):
+        for _ in range(10):
+            for question, found in answers(model, inputs[number]).items():
+                assert_same(found, wanted[number][question])
+            if number == 3:
+                set_plan_bytes(set_plan_bytes(0))
+
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(work, range(4)))
+    finally:
+        sys.setswitchinterval(before)
+
+
+# Lifetime and memory
+
+
+OWNED = {
+    "nobody": lambda model: nn.Module(),
+    "itself": lambda model: model,
+    "a layer": lambda model: model.act,
+    "a parameter": lambda model: model.first.weight,
+}
+
+
+@pytest.mark.parametrize(("owner", "later"), [*product(OWNED, [False]), ("itself", True), ("a layer", True)])
+def test_a_deleted_model_takes_its_plans_along(owner, later):
+    gc.collect()
+    before, model, x = store._Count.taken, chain(), random(4, 3)
+    if later:
+        answers(model, x)
+    OWNED[owner](model).owner = [model]
+    answers(model, x)
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+    assert store._Count.taken == before
+
+
+def test_a_copy_has_no_part_in_plans():
+    model, x = chain(), random(4, 3)
+    for again in (copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model)), copy.copy):
+        answers(model, x)
+        CHANGES["step"](other := again(model))
+        assert_as_fresh(other, x)
+        assert_as_fresh(model, x)
+
+
+def held():
+    """Bytes of all tensors there are."""
+    gc.collect()
+    tensors = [found for found in gc.get_objects() if issubclass(type(found), Tensor)]
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+
+
+def test_plans_are_bounded_in_memory():
+    sizes = (64, 64), (64, 8), (8, 64)
+    models = [nn.Sequential(linear(a, 32), nn.Tanh(), linear(32, b), nn.Softmax(1)) for a, b in sizes]
+    with bounded(0):
+        start = held()
+        set_plan_bytes(2**20)
+        for model, batch in product(models, (1, 5, 10, 20, 40)):
+            jacobian(model, random(batch, model[0].in_features))
+            assert store._Count.taken <= 2**20
+        taken = store._Count.taken
+        assert abs(held() - start - taken) <= taken / 3
+        set_plan_bytes(2**17)
+        assert store._Count.taken <= 2**17
+        assert held() - start <= 2**17 * 4 / 3
+        set_plan_bytes(0)
+        assert held() <= start
+        with pytest.raises(ValueError, match="limit=-1"):
+            set_plan_bytes(-1)
