@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nas.jac.errors import BudgetError, JacobianError, NoRuleError
 from nas.jac.factored import FactoredJacobian
-from nas.jac.plan import autodiff, shapes
+from nas.jac.plan import autodiff, elementwise, layers, shapes
 from nas.jac.plan.guard import guard
 from nas.jac.plan.order import LinearGraph
 from nas.jac.plan.replay import JacobianPlan, kind_of, replayed, result_of
@@ -32,7 +32,7 @@ from nas.jac.watch import guarded, without_noise
 
 LAYERWISE = ("auto", "layerwise")
 MODES = ("auto", "forward", "reverse", "layerwise")
-assert shapes.RULES  # importing it fills the table of rules
+assert all((elementwise, layers, shapes))  # importing them fills the table of rules
 
 
 @overload
@@ -67,8 +67,8 @@ def jacobian(
     Modes:
 
     - ``layerwise``: the network runs once and leaves its operations' derivatives, which are multiplied from the
-      narrowest value outwards; no autograd tape. For chains and graphs of the operations in ``nas.jac.plan.rules`` and
-      ``nas.jac.plan.shapes``; anything else is an error that names it.
+      narrowest value outwards; no autograd tape. For chains and graphs of the operations in ``nas.jac.plan.layers``,
+      ``elementwise`` and ``shapes``; anything else is an error that names it.
     - ``reverse``: one backward pass an output, for any differentiable function.
     - ``forward``: one forward-mode pass an input, for any function with forward derivatives.
     - ``auto``: ``layerwise`` if every operation has a rule, else ``reverse``, or ``forward`` if there are fewer

@@ -1,8 +1,9 @@
 """Run a network once and keep the derivative of each of its operations: a tape of linear maps.
 
 The network runs as it is written. Its input is a tensor of a class that sees every torch function it meets
-(``__torch_function__``) and looks up the rule for it in :mod:`nas.jac.plan.rules`; so modules, functional calls and
-plain functions are the same thing, and a module that is called twice or a residual sum needs no special care.
+(``__torch_function__``) and looks up the rule for it, in ``layers``, ``elementwise`` or ``shapes``; so modules,
+functional calls and plain functions are the same thing, and a module that is called twice or a residual sum needs no
+special care.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ class Node:
 
 
 NO_RULE = "has no layerwise rule"
-Rule = Callable[..., Node]
+Rule = Callable[..., Any]
 RULES: dict[str, Rule] = {}
-"""The rule for each torch function, by name: it takes nodes where the function takes tensors. ``rules`` fills it."""
+"""The rule for each torch function, by name: it takes nodes where the function takes tensors."""
 MODULES: dict[type, Callable[[Any, Node], Node]] = {}
 """Rules for modules whose ``forward`` is one such function; it saves the detour through the tensor class."""
 PLAIN = {getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "is_cuda", "layout")}
@@ -73,8 +74,8 @@ class Recorded(Tensor):
         name, in_place, plain = _known(func)
         if plain:
             return func(*map(_value, args), **{key: _value(value) for key, value in (kwargs or {}).items()})
-        rule = RULES.get(name)
-        if rule is None:
+        known = RULES.get(name)
+        if known is None:
             raise no_rule(name)
         if not torch.is_grad_enabled():  # apply() has switched it on
             raise no_rule(f"{name} inside an autograd.Function or torch.no_grad()")
@@ -86,9 +87,9 @@ class Recorded(Tensor):
                 named[NAMES.get(key, key)] = _unwrap(argument)
         try:
             with torch.set_grad_enabled(_recording.taped):
-                node = rule(*given, **named)
+                node = known(*given, **named)
         except TypeError:
-            _check_signature(rule, name, given, named)
+            _check_signature(known, name, given, named)
             raise
         if type(node) is list:
             return tuple(map(wrap, node))
@@ -123,9 +124,9 @@ def _unwrap(argument: Any) -> Any:
     return [_unwrap(part) for part in argument] if type(argument) in (list, tuple) else argument
 
 
-def _check_signature(rule: Rule, name: str, given: list, named: dict[str, Any]) -> None:
+def _check_signature(known: Rule, name: str, given: list, named: dict[str, Any]) -> None:
     try:
-        inspect.signature(rule).bind(*given, **named)
+        inspect.signature(known).bind(*given, **named)
     except TypeError as error:
         raise no_rule(f"{name} with other arguments ({error})") from None
 
@@ -149,6 +150,27 @@ def wrap(node: Node) -> Recorded:
 def no_rule(name: str) -> NoRuleError:
     """The error for an operation that the layerwise mode cannot do: a torch function, or what about it."""
     return NoRuleError("operation", name, NO_RULE, "use mode='reverse' (few outputs) or mode='forward' (few inputs)")
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Register a rule for the torch functions of these names."""
+
+    def register(function: Rule) -> Rule:
+        RULES.update(dict.fromkeys(names, function))
+        return function
+
+    return register
+
+
+def one(node: Node, value: Tensor, derivative: LinearMap) -> Node:
+    """A value that was made from one other."""
+    return Node(value, ((node, derivative),))
+
+
+def constant(name: str, *arguments: object) -> None:
+    """Refuse arguments that depend on the input where the rule takes them for constants."""
+    if any(isinstance(argument, Node) for argument in arguments):
+        raise no_rule(f"{name} with an argument other than the first that depends on the input")
 
 
 def apply(model: Callable[[Tensor], Tensor], node: Node) -> Node:
