@@ -41,6 +41,13 @@ def test_a_counter_is_put_back_after_success_and_refusal():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+def test_without_running_statistics_the_mode_does_not_count():
+    norm = nn.BatchNorm1d(3, track_running_stats=False).eval()
+    assert torch.allclose(guarded(norm, X, batch=True)(X), copy.deepcopy(norm).train()(X))
+    with pytest.raises(JacobianError, match=r"model=model \(BatchNorm1d\): couples"):
+        guarded(norm, X)
+
+
 def test_noise_is_known_by_the_generators_state():
     assert torch.equal(without_noise(torch.sin, X), X.sin())
     for function in (lambda x: x * torch.rand(3), F.dropout, lambda x: x[torch.randperm(6)]):

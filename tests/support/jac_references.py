@@ -111,11 +111,7 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.second(self.relu(self.norm(self.first(x))))
-        if self.in_place:
-            h += x
-        else:
-            h = h + x
-        return self.relu(h)
+        return self.relu(h.add_(x) if self.in_place else h + x)
 
 
 class Gated(nn.Module):
@@ -162,21 +158,22 @@ class Recurrent(nn.Module):
 
 @dataclass(frozen=True)
 class Case:
-    """A network and the shape of a sample.
+    """A network, which :func:`module` copies with weights of its own, and the shape of a sample.
 
     Attributes:
-        network: as it was written; ``module`` gives copies with weights of their own.
-        shape: of one sample.
         layerwise: whether all of its operations have rules.
-        plain: whether it is handed over as a function, not as a module.
         forward: whether torch has forward derivatives for it.
     """
 
     network: nn.Module
     shape: tuple[int, ...]
     layerwise: bool = True
-    plain: bool = False
     forward: bool = True
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is handed over as a function, not as a module."""
+        return isinstance(self.network, Function)
 
 
 def _twice(x: Tensor, layer: nn.Module, last: nn.Module) -> Tensor:
@@ -199,10 +196,7 @@ MODELS: dict[str, Case] = {
     "mlp-softmax": Case(Seq(nn.Linear(6, 7), nn.SiLU(), nn.Linear(7, 5), nn.Softplus(), nn.Softmax(1)), (6,)),
     "mlp-begins-elementwise": Case(Seq(nn.ELU(), nn.ReLU(), nn.Linear(5, 4), nn.Sigmoid()), (5,)),
     "widens": Case(Seq(nn.Linear(2, 8), nn.Sigmoid(), nn.Linear(8, 30), nn.LeakyReLU(0.3)), (2,)),
-    "bottleneck": Case(
-        Seq(nn.Linear(12, 2), nn.Tanh(), nn.Linear(2, 9), nn.ReLU(), nn.Linear(9, 11)),
-        (12,),
-    ),
+    "bottleneck": Case(Seq(nn.Linear(12, 2), nn.Tanh(), nn.Linear(2, 9), nn.ReLU(), nn.Linear(9, 11)), (12,)),
     "linear": Case(Seq(nn.Linear(4, 3)), (4,)),
     "linear-alone": Case(nn.Linear(4, 3), (4,)),
     "identity": Case(Seq(), (4,)),
@@ -232,15 +226,7 @@ MODELS: dict[str, Case] = {
     "cnn-1d": Case(Seq(nn.Conv1d(2, 3, 3, 2, 1), nn.ReLU(), nn.MaxPool1d(2), nn.Flatten(), nn.Linear(6, 2)), (2, 8)),
     "cnn-3d": Case(Seq(nn.Conv3d(1, 2, 2, padding=(0, 1, 0)), nn.Tanh(), nn.AvgPool3d(2), nn.Flatten()), (1, 3, 3, 4)),
     "pooling": Case(
-        Seq(
-            nn.Conv2d(2, 3, 3, padding=1),
-            nn.ReLU(),
-            nn.MaxPool2d(3, 2, 1),
-            nn.AvgPool2d(2, 1),
-            nn.Flatten(),
-            nn.Linear(12, 2),
-        ),
-        (2, 6, 6),
+        Seq(nn.Conv2d(2, 3, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(2, 1), nn.Flatten()), (2, 6, 6)
     ),
     "adaptive": Case(
         Seq(nn.Conv2d(2, 3, 3), nn.GELU(), nn.AdaptiveAvgPool2d((2, 3)), nn.AdaptiveMaxPool2d(1), nn.Flatten()),
@@ -256,43 +242,32 @@ MODELS: dict[str, Case] = {
     "residual": Case(Seq(nn.Conv2d(2, 3, 3), Residual(3, False), nn.Flatten(), nn.Linear(27, 2)), (2, 5, 5)),
     "residual-in-place": Case(Seq(nn.Conv2d(2, 3, 3), Residual(3, True), Residual(3, True), nn.Flatten()), (2, 5, 5)),
     "in-place-first": Case(Seq(nn.ReLU(inplace=True), nn.Linear(4, 3), nn.LeakyReLU(inplace=True)), (4,)),
-    "gated-one": Case(Function(lambda x, net: net(x, (1,)), net=Gated()), (3, 4, 4), plain=True),
-    "gated-two": Case(Function(lambda x, net: net(x, ((0, 2),)), net=Gated()), (3, 4, 4), plain=True),
-    "gated-dense": Case(
-        Function(lambda x, net: net.dense(x, ((0, 2),)).flatten(1), net=Gated()), (3, 4, 4), plain=True
-    ),
-    "gated-sum": Case(
-        Function(lambda x, net: net(x, (0, 1)), net=GatedSum([nn.Linear(4, 3), nn.Linear(4, 3)])), (4,), plain=True
-    ),
-    "sine": Case(Function(lambda x: torch.sin(x) * x + x**2 / (1 + x.exp()) - 3), (2, 3), plain=True),
-    "quotients": Case(Function(lambda x: (2 / (x * x + 1) + (1 - x)) * (x - 4) / -3), (4,), plain=True),
-    "cat": Case(
-        Function(lambda x: torch.cat([x.mean(1, keepdim=True), x[:, 1:] * 2, 2 - x, x[:, ::2]], 1)), (4,), plain=True
-    ),
-    "chunks": Case(
-        Function(lambda x: torch.add(*(part.sin() for part in x.chunk(2, -1)), alpha=2)), (3, 4), plain=True
-    ),
-    "means": Case(Function(lambda x: x.square().mean((2, 3)) - x[:, :, 0, -1].exp()), (3, 2, 4), plain=True),
+    "gated-one": Case(Function(lambda x, net: net(x, (1,)), net=Gated()), (3, 4, 4)),
+    "gated-two": Case(Function(lambda x, net: net(x, ((0, 2),)), net=Gated()), (3, 4, 4)),
+    "gated-dense": Case(Function(lambda x, net: net.dense(x, ((0, 2),)).flatten(1), net=Gated()), (3, 4, 4)),
+    "gated-sum": Case(Function(lambda x, net: net(x, (0, 1)), net=GatedSum([nn.Linear(4, 3), nn.Linear(4, 3)])), (4,)),
+    "sine": Case(Function(lambda x: torch.sin(x) * x + x**2 / (1 + x.exp()) - 3), (2, 3)),
+    "quotients": Case(Function(lambda x: (2 / (x * x + 1) + (1 - x)) * (x - 4) / -3), (4,)),
+    "cat": Case(Function(lambda x: torch.cat([x.mean(1, keepdim=True), x[:, 1:] * 2, 2 - x, x[:, ::2]], 1)), (4,)),
+    "chunks": Case(Function(lambda x: torch.add(*(part.sin() for part in x.chunk(2, -1)), alpha=2)), (3, 4)),
+    "means": Case(Function(lambda x: x.square().mean((2, 3)) - x[:, :, 0, -1].exp()), (3, 2, 4)),
     "permuted": Case(
-        Function(lambda x, layer: layer(x.permute(0, 2, 1).tanh()).transpose(1, 2).flatten(1), layer=nn.Linear(3, 2)),
+        Function(lambda x, last: last(x.permute(0, 2, 1).tanh()).transpose(1, 2).flatten(1), last=nn.Linear(3, 2)),
         (3, 4),
-        plain=True,
     ),
-    "cumsum": Case(Function(lambda x: torch.cumsum(x * x, 1)), (5,), layerwise=False, plain=True),
-    "fft": Case(Function(lambda x: torch.fft.rfft(torch.sin(x)).abs()), (5,), layerwise=False, plain=True),
-    "stack": Case(Function(lambda x: torch.stack([x.sin(), x.cos(), x], 2)), (3,), layerwise=False, plain=True),
+    "cumsum": Case(Function(lambda x: torch.cumsum(x * x, 1)), (5,), layerwise=False),
+    "fft": Case(Function(lambda x: torch.fft.rfft(torch.sin(x)).abs()), (5,), layerwise=False),
+    "stack": Case(Function(lambda x: torch.stack([x.sin(), x.cos(), x], 2)), (3,), layerwise=False),
     "recurrent": Case(Recurrent(), (3, 4), layerwise=False),
     "encoder": Case(Encoder(), (3, 4), layerwise=False, forward=False),
     "number-out": Case(
-        Function(lambda x, net: net(x).squeeze(1), net=Seq(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 1))),
-        (4,),
-        layerwise=False,
+        Function(lambda x, net: net(x).squeeze(1), net=Seq(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 1))), (4,), False
     ),
-    "number-out-norm": Case(Function(lambda x: x.norm(dim=1)), (4,), layerwise=False, plain=True),
+    "number-out-norm": Case(Function(lambda x: x.norm(dim=1)), (4,), layerwise=False),
     "number-in": Case(
         Function(lambda x, net: net(x.unsqueeze(1)), net=Seq(nn.Linear(1, 5), nn.Tanh(), nn.Linear(5, 3))), ()
     ),
-    "number-in-and-out": Case(Function(lambda x: torch.sin(x) * x - 2), (), plain=True),
+    "number-in-and-out": Case(Function(lambda x: torch.sin(x) * x - 2), ()),
 }
 
 
@@ -356,7 +331,7 @@ DISGUISED: dict[str, Callable[[], nn.Module]] = {
 """Modules that look like one with a rule and do something else; all take four features and give four."""
 
 LAYERWISE = [name for name, case in MODELS.items() if case.layerwise]
-MODULES = [name for name, case in MODELS.items() if not case.plain]
+MODULES = [name for name, case in MODELS.items() if any(True for _ in case.network.parameters())]
 
 
 def module(name: str, dtype: torch.dtype = torch.float64) -> nn.Module:
