@@ -89,8 +89,7 @@ def check(
         jac: ``(B, *out, *in)`` of any floating-point type, or an object with ``dense()``.
         columns: how many input entries are moved, at most all; a wrong entry in another column is not seen.
         seed: of the generator that draws them.
-        tolerance: the largest error that passes; by default the square root of the ``eps`` of ``jac``'s type, half
-            of its digits, and at least 1e-6.
+        tolerance: the largest error that passes; by default the square root of ``jac``'s ``eps``, and at least 1e-6.
 
     Returns:
         The largest error and where it is.

@@ -19,7 +19,6 @@ GRAM_BYTES = 2**23
 
 SLOPES = "look for infinite slopes, such as sqrt at 0, and weights"
 WEIGHTS = "look at the network's weights"
-"""Remedies for what is not finite."""
 
 
 def check_input(name: str, x: Tensor) -> None:

@@ -40,8 +40,7 @@ def spectrum(kernel: Tensor) -> Spectrum:
     The *rounding* of a kernel is ``n * eps * largest``, with ``eps`` that of the type in which it is given and
     ``largest`` its largest eigenvalue: what an eigenvalue moves by where each entry is wrong by ``eps * largest``
     (Weyl's inequality). Eigenvalues up to that are set to 0, so that the condition number is at least 1, or ``inf``.
-    Entries are sums of products and can be wrong by a few ``eps``, so asymmetry and negative eigenvalues are errors
-    beyond 10 times the rounding. A float32 kernel that is cast to float64 before is held to the rounding of float64.
+    Sums of products can be wrong by a few ``eps``: asymmetry and negative eigenvalues are errors beyond 10 times that.
 
     Args:
         kernel: ``(n, n)``; or ``(B, B, M, M)`` as ``ntk`` gives it, samples first and outputs last, which is the

@@ -23,8 +23,7 @@ SIGNATURES: dict[Callable, tuple[str, ...]] = {
     F.batch_norm: BATCH_NORM,
     torch.batch_norm: ("input", *BATCH_NORM[3:5], *BATCH_NORM[1:3], *BATCH_NORM[5:], "cudnn_enabled"),
 }
-NORMS = {"layer_norm", "native_layer_norm", "instance_norm"}
-"""In torch 2.14 no gradient reaches their input by way of the statistics of a forward-mode derivative."""
+NORMS = {"layer_norm", "native_layer_norm", "instance_norm"}  # torch 2.14 does not differentiate their tangents right
 
 
 class Watch(TorchFunctionMode):
