@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from nas.jac.errors import JacobianError
-from nas.jac.kernels.blocks import all_pairs, equal_pairs
-from nas.jac.kernels.products import by_products
+from nas.jac.kernels.blocks import all_pairs, by_products, equal_pairs
 from nas.jac.kernels.survey import Survey, survey
 from nas.jac.refuse import CHUNK_BYTES, check_finite, check_input
 from nas.jac.watch import exactly, guarded

@@ -18,9 +18,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from nas.jac.errors import BudgetError, JacobianError
 from nas.jac.kernels import blocks
 from nas.jac.kernels import survey as survey_room
-from nas.jac.kernels.layers import Factors, Rows, add_product, weight_jacobian
+from nas.jac.kernels.layers import (
+    Feature,
+    Sizes,
+    Work,
+    add_product,
+    flops_of_factors,
+    flops_of_rows,
+    rows_are_cheaper,
+    weight_jacobian,
+)
 from nas.jac.kernels.survey import survey
-from nas.jac.kernels.work import Sizes, Work, flops_of_factors, flops_of_rows, rows_are_cheaper
 from nas.jac.ntk import ntk, paired_gram
 from nas.jac.watch import guarded
 from nas.nn import BlockLinear, GatedConcat, indices_of
@@ -52,7 +60,7 @@ def test_every_kernel_equals_the_reference(name, monkeypatch):
             assert reference.error(found, reference.reduced(full, output)) < EXACT
             assert other is not None or output == "full" or method == "products" or torch.equal(found, found.T)
     each = torch.arange(2)
-    for rows in (True, False) if name not in ("groups", "depthwise") else ():
+    for rows in (True, False):
         with monkeypatch.context() as patch, example(f"rows={rows}"):
             patch.setattr(survey_room, "rows_are_cheaper", lambda size, work, rows=rows: rows)
             for output in OUTPUTS:
@@ -103,12 +111,12 @@ def test_counted_work_is_the_work_that_is_done(size, batch, seeds):
     work = Work(2 * batch, batch * batch, seeds, summed=False)
     kernel = torch.zeros(1, batch * seeds, batch * seeds)
     with FlopCounterMode(display=False) as count:
-        j = weight_jacobian(h, g, 1), weight_jacobian(h, g, 1)
+        j = [weight_jacobian(h.unsqueeze(1), g.unsqueeze(1)) for _ in range(2)]
         kernel = kernel + (j[0].flatten(0, 1) @ j[1].flatten(0, 1).T)
     assert count.get_total_flops() == flops_of_rows(size, work)
     with FlopCounterMode(display=False) as count:
         out = torch.zeros_like(kernel)
-        add_product(out, Factors(h, g, bias=False), Factors(h, g, bias=False))
+        add_product(out, Feature(g, h), Feature(g, h))
     assert count.get_total_flops() == flops_of_factors(size, work)
     assert torch.allclose(out, kernel, rtol=1e-3, atol=1e-3)
 
@@ -144,14 +152,14 @@ def test_chunks_give_the_same_kernel(name):
 
 def test_smallest_budget_divides_samples_and_outputs(monkeypatch):
     plans = []
-    whole = blocks.plan
-    monkeypatch.setattr(blocks, "plan", lambda *args: plans.append(whole(*args)) or plans[-1])
+    whole = blocks.divide
+    monkeypatch.setattr(blocks, "divide", lambda *args: plans.append(whole(*args)) or plans[-1])
     model, shape = reference.build("pooling")
     (x,) = batches(shape, 5)
     whole_kernel = ntk(model, x)
     ntk(model, x, chunk_bytes=least_bytes(lambda budget: ntk(model, x, chunk_bytes=budget)))
-    assert (plans[0].samples, plans[0].seeds) == (5, plans[0].total)
-    assert (plans[-1].samples, plans[-1].seeds) == (1, 1)
+    assert (plans[0].together, plans[0].held, plans[0].seeds) == (5, 5, 2)
+    assert plans[-1] == blocks.Division(together=1, held=1, tile=1, seeds=1)
     assert torch.equal(ntk(model, x, chunk_bytes=2.5e8), whole_kernel)  # as people write it
 
 
@@ -391,10 +399,3 @@ def test_no_tensor_is_larger_than_the_budget():
         with Counted() as seen:
             ntk(model, x, output="trace", chunk_bytes=budget)
         assert seen.largest_bytes <= max(budget, 12 * 12 * 8, outputs**2 * 8)
-
-
-def test_rows_and_factors_of_some_samples_are_views():
-    rows, factors = Rows(torch.randn(5, 2, 3)), Factors(torch.randn(5, 3, 1), torch.randn(5, 2, 4, 1), bias=True)
-    assert torch.equal(rows.part(1, 3).j, rows.j[1:3])
-    assert factors.part(4, 9).samples == 1
-    assert factors.part(1, 3).bias

@@ -1,207 +1,153 @@
-"""A kernel of all pairs of samples, block by block, within a budget."""
+"""A kernel of pairs of samples, block by block, within a budget."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from nas.jac.errors import BudgetError
+from nas.jac.errors import BudgetError, JacobianError
 from nas.jac.kernels.features import features
-from nas.jac.kernels.layers import Feature, add_product, add_upper_product
-from nas.jac.kernels.survey import Layer, Survey
-from nas.jac.kernels.work import Sizes, Work, product_elements
+from nas.jac.kernels.layers import Feature, Work, add_product, product_elements
+from nas.jac.kernels.replaced import detached, run_with
+from nas.jac.kernels.survey import Survey
+from nas.jac.watch import Function
 
 AT_ONCE_BYTES = 2**26
 """Samples go together up to this much work, whatever the budget: more is not faster, and takes more memory."""
+WORTH_SPLITTING = 64
+"""Rows of the kernel below which a product is not split: small ones take longer than a large one."""
 
 
 @dataclass(frozen=True)
-class Block:
-    """Samples ``start`` to ``stop`` with output entries ``first`` to ``last``."""
+class Division:
+    """How a budget is spent: samples that run ``together``, are ``held``, and are multiplied (``tile``); seeds."""
 
-    start: int
-    stop: int
-    first: int
-    last: int
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a budget is spent.
-
-    Attributes:
-        samples: how many go together.
-        seeds: how many output entries of a sample; fewer than all only if ``samples`` is 1.
-        held: how many blocks' features are kept at once.
-        total: output entries of a sample.
-    """
-
-    samples: int
-    seeds: int
+    together: int
     held: int
-    total: int
-
-    def blocks(self, batch: int) -> list[Block]:
-        """All blocks of a batch.
-
-        Args:
-            batch: number of samples.
-
-        Returns:
-            In order.
-        """
-        entries = [(i, min(i + self.seeds, self.total)) for i in range(0, self.total, self.seeds)]
-        starts = range(0, batch, self.samples)
-        return [Block(i, min(i + self.samples, batch), *each) for i in starts for each in entries]
+    tile: int
+    seeds: int
 
 
-def plan(known: Survey, work: Work, batch: int, chunk_bytes: int) -> Plan:
-    """Divide a batch.
-
-    Args:
-        known: the survey of the function.
-        work: what the kernel needs.
-        batch: number of samples, of the larger batch if there are two.
-        chunk_bytes: the budget.
-
-    Returns:
-        The plan.
-
-    Raises:
-        BudgetError: it does not hold one output entry of one sample.
-    """
+def divide(known: Survey, work: Work, batch: int, chunk_bytes: int) -> Division:
+    """Divide a batch, or the larger of two; refused if the budget does not hold one output entry of one sample."""
     itemsize = known.dtype.itemsize
-    kept, made = _elements(known, work)
-
-    def needed(samples: int, seeds: int) -> int:
-        return itemsize * (made(samples, seeds) + 2 * kept(samples, seeds))
-
-    if needed(1, 1) > chunk_bytes:
-        raise BudgetError(chunk_bytes, needed(1, 1))
-    share = min(chunk_bytes // 2, AT_ONCE_BYTES)
-    samples = bisect_right(range(1, batch + 1), share, key=lambda count: needed(count, work.seeds))
-    if samples > 0:
-        seeds, parts = work.seeds, -(-batch // samples)
-        samples = -(-batch // parts)
-    else:
-        samples = 1
-        seeds = bisect_right(range(1, work.seeds + 1), chunk_bytes, key=lambda count: needed(1, count))
-    block = itemsize * kept(samples, seeds)
-    held = (chunk_bytes - itemsize * made(samples, seeds)) // block - 1
-    return Plan(samples, seeds, max(1, held), work.seeds)
-
-
-def _elements(known: Survey, work: Work) -> tuple[Callable[[int, int], int], Callable[[int, int], int]]:
-    """Numbers that a block's features have, and that are made on the way to them and to their products."""
     others = sum(leaf.numel() for leaf in known.others)
-    a_row, a_sample, gradients, inputs = others, 0, 0, 0
-    factors: list[Sizes] = []
-    for layer in known.layers:
-        size = layer.size
-        gradients += size.outputs * size.positions
-        seen = size.inputs * size.groups * size.positions
-        inputs = max(inputs, 2 * seen)  # patches, and the input with its padding
-        if layer.as_rows(work):
-            a_row += _row(layer)
-        else:
-            a_row, a_sample = a_row + size.outputs * size.positions, a_sample + seen
-            factors.append(size)
+    sizes = [layer.size for layer in known.layers]
+    by_rows = [layer.as_rows(work) for layer in known.layers]
+    seen = [size.inputs * size.groups * size.positions for size in sizes]
+    given = [size.outputs * size.positions for size in sizes]
 
-    def kept(samples: int, seeds: int) -> int:
-        return samples * (seeds * a_row + a_sample)
+    def kept(seeds: int) -> int:
+        """Of one sample: the entries of its features."""
+        each = zip(sizes, by_rows, seen, given, strict=True)
+        return seeds * others + sum(seeds * s.row if rows else seeds * g + h for s, rows, h, g in each)
 
-    def made(samples: int, seeds: int) -> int:
-        by_layers = known.elements + (seeds + 2) * gradients + inputs
-        by_rows = 2 * (seeds + 1) * (known.elements + others) if others else 0
-        products = [product_elements(size, seeds, samples, work.summed) for size in factors]
-        return max(samples * max(by_layers, by_rows), max(products, default=0))
+    def made(seeds: int) -> int:
+        """Of one sample: tape, cotangents, and those of one layer side by side, with its padded input and patches."""
+        layer = max((seeds * g + 2 * h for h, g in zip(seen, given, strict=True)), default=0)
+        by_layers = known.elements + (seeds + 2) * sum(given) + layer
+        return max(by_layers, 2 * (seeds + 1) * (known.elements + others) if others else 0)
 
-    return kept, made
+    def multiplied(samples: int, seeds: int) -> int:
+        each = zip(sizes, by_rows, strict=True)
+        return max((product_elements(s, seeds, samples, work.summed) for s, rows in each if not rows), default=0)
 
+    def least(seeds: int) -> int:
+        return itemsize * (made(seeds) + 2 * kept(seeds) + multiplied(1, seeds))
 
-def _row(layer: Layer) -> int:
-    size = layer.size
-    weight = size.outputs * size.inputs if layer.weight is not None else 0
-    return weight + (size.outputs if layer.bias is not None else 0)
+    seeds = bisect_right(range(1, work.seeds + 1), chunk_bytes, key=least)
+    if seeds == 0:
+        raise BudgetError(chunk_bytes, least(1))
+    free = chunk_bytes - least(seeds)
+    a_sample = itemsize * (made(seeds) + kept(seeds))
+    together = max(1, min(batch, 1 + free // 2 // a_sample, AT_ONCE_BYTES // a_sample))
+    together = -(-batch // -(-batch // together))
+    free -= (together - 1) * a_sample
+
+    def more(tile: int) -> int:
+        return itemsize * (multiplied(tile, seeds) - multiplied(1, seeds))
+
+    tile = bisect_right(range(1, batch + 1), free // 4, key=more)
+    held = min(batch, 1 + (free - more(tile)) // (itemsize * kept(seeds)))
+    tile = min(tile, max(-(-held // 4), -(-WORTH_SPLITTING // (1 if work.summed else seeds))))
+    return Division(together, held, tile, seeds)
 
 
 def all_pairs(
-    fn: Callable[[Tensor], Tensor],
-    known: Survey,
-    x1: Tensor,
-    x2: Tensor | None,
-    seeds: Tensor,
-    summed: bool,
-    chunk_bytes: int,
+    fn: Function, known: Survey, x1: Tensor, x2: Tensor | None, seeds: Tensor, summed: bool, chunk_bytes: int
 ) -> Tensor:
-    """The kernel of all pairs of samples.
+    """The kernel ``(B1 * S, B2 * S)`` for seeds ``(S, M)``, or ``(B1, B2)``, ``summed`` over equal seeds.
 
-    Args:
-        fn: guarded function, ``(B, *in)`` to ``(B, M)``.
-        known: its survey.
-        x1: ``(B1, *in)``.
-        x2: ``(B2, *in)``, or None for ``x1``, which takes half the work and gives an exactly symmetric kernel.
-        seeds: ``(S, M)``, directions in the space of outputs.
-        summed: whether to sum over equal seeds.
-        chunk_bytes: the budget.
-
-    Returns:
-        ``(B1 * S, B2 * S)``, or ``(B1, B2)`` if summed.
+    ``x2`` is None for ``x1``, which takes half the work and gives an exactly symmetric kernel.
     """
-    other, count = x1 if x2 is None else x2, len(seeds)
-    both = len(x1) + (0 if x2 is None else len(other))
-    work = Work(both, len(x1) * len(other), count, summed)
-    how = plan(known, work, max(len(x1), len(other)), chunk_bytes)
-    rows, columns = how.blocks(len(x1)), how.blocks(len(other))
-    entries = 1 if summed else count
-    kernel = seeds.new_zeros((len(x1) * entries, len(other) * entries), dtype=known.dtype)
-
-    def made(x: Tensor, block: Block) -> list[Feature]:
-        return features(fn, known, x[block.start : block.stop], seeds[block.first : block.last], work)
-
-    def add(a: Block, b: Block, of_a: list[Feature], of_b: list[Feature]) -> None:
-        if summed and a.first != b.first:
-            return
-        out = kernel[_span(a, entries), _span(b, entries)].unsqueeze(0)
-        for one, two in zip(of_a, of_b, strict=True):
-            if one is two:
-                add_upper_product(out, one)
+    other = x1 if x2 is None else x2
+    work = Work(len(x1) + (0 if x2 is None else len(x2)), len(x1) * len(other), len(seeds), summed)
+    how = divide(known, work, max(len(x1), len(other)), chunk_bytes)
+    entries = 1 if summed else len(seeds)
+    kernel = seeds.new_zeros((len(x1), entries, len(other), entries), dtype=known.dtype)
+    whole, parts = kernel.flatten(2).flatten(0, 1), seeds.split(how.seeds)
+    for i, left in enumerate(parts):
+        for j, right in enumerate(parts):
+            if (summed and i != j) or (x2 is None and j < i):
+                continue
+            same = x2 is None and i == j
+            if summed or len(parts) == 1:
+                _add_pairs(whole, fn, known, (x1, other), (left, right), work, how, same)
             else:
-                add_product(out, one, two)
-
-    for first in range(0, len(rows), how.held):
-        held = [(block, made(x1, block)) for block in rows[first : first + how.held]]
-        if x2 is None:
-            for i, (a, of_a) in enumerate(held):
-                for b, of_b in held[i:]:
-                    add(a, b, of_a, of_b)
-        for b in rows[first + how.held :] if x2 is None else columns:
-            of_b = made(other, b)
-            for a, of_a in held:
-                add(a, b, of_a, of_b)
-            del of_b  # before the next are made
-        del held
+                block = whole.new_zeros(len(x1) * len(left), len(other) * len(right))
+                _add_pairs(block, fn, known, (x1, other), (left, right), work, how, same)
+                rows, columns = (slice(k * how.seeds, (k + 1) * how.seeds) for k in (i, j))
+                block = block.view(len(x1), len(left), len(other), len(right))
+                kernel[:, rows, :, columns] = block
+                if x2 is None and not same:
+                    kernel[:, columns, :, rows] = block.permute(2, 3, 0, 1)
     if x2 is None:
-        mirror(kernel)
-    return kernel
+        mirror(whole)
+    return whole
 
 
-def _span(block: Block, entries: int) -> slice:
-    if entries == 1:
-        return slice(block.start, block.stop)
-    return slice(block.start * entries + block.first, (block.stop - 1) * entries + block.last)
+def _add_pairs(
+    out: Tensor,
+    fn: Function,
+    known: Survey,
+    x: tuple[Tensor, Tensor],
+    seeds: tuple[Tensor, Tensor],
+    work: Work,
+    how: Division,
+    same: bool,
+) -> None:
+    """Add products of the features of two batches to ``out``; if they are the ``same``, only above its diagonal."""
+    rows, columns = out.shape[0] // len(x[0]), out.shape[1] // len(x[1])
+    for start in range(0, len(x[0]), how.held):
+        end = start + how.held
+        held = features(fn, known, x[0][start:end], seeds[0], work, how.together)
+        strip = out[start * rows : end * rows]
+        if same:
+            _add_tiles(strip[:, start * rows : end * rows], held, held, how.tile)
+        for first in range(end if same else 0, len(x[1]), how.together):
+            last = first + how.together
+            streamed = features(fn, known, x[1][first:last], seeds[1], work, how.together)
+            _add_tiles(strip[:, first * columns : last * columns], held, streamed, how.tile)
+            del streamed  # before the next are made
+        del held
+
+
+def _add_tiles(out: Tensor, a: Sequence[Feature], b: Sequence[Feature], tile: int) -> None:
+    n1, n2 = len(a[0].g), len(b[0].g)
+    rows, columns = len(out) // n1, out.shape[1] // n2
+    for i in range(0, n1, tile):
+        for j in range(i if a is b else 0, n2, tile):
+            part = out[i * rows : (i + tile) * rows, j * columns : (j + tile) * columns].unsqueeze(0)
+            for one, two in zip(a, b, strict=True):
+                add_product(part, one.part(i, i + tile), two.part(j, j + tile))
 
 
 def mirror(kernel: Tensor, step: int = 128) -> None:
-    """Write the upper triangle over the lower one, in place.
-
-    Args:
-        kernel: ``(n, n)``.
-        step: rows at a time.
-    """
+    """Write the upper triangle of ``(n, n)`` over the lower one, in place, ``step`` rows at a time."""
     for start in range(0, len(kernel), step):
         stop = start + step
         kernel[stop:, start:stop] = kernel[start:stop, stop:].T
@@ -209,40 +155,65 @@ def mirror(kernel: Tensor, step: int = 128) -> None:
         corner.copy_(corner.triu() + corner.triu(1).T)
 
 
-def equal_pairs(
-    fn: Callable[[Tensor], Tensor], known: Survey, x1: Tensor, x2: Tensor, seeds: Tensor, chunk_bytes: int
-) -> Tensor:
-    """The kernel of each sample of ``x1`` with the same sample of ``x2`` and no other.
-
-    Args:
-        fn: guarded function, ``(B, *in)`` to ``(B, M)``.
-        known: its survey.
-        x1: ``(B, *in)``.
-        x2: ``(B, *in)``.
-        seeds: ``(S, M)``, directions in the space of outputs.
-        chunk_bytes: the budget.
-
-    Returns:
-        ``(B, S, S)``.
-    """
-    count = len(seeds)
-    work = Work(2 * len(x1), len(x1), count, summed=False)
-    how = plan(known, work, len(x1), chunk_bytes)
-    kernel = seeds.new_zeros((len(x1), count, count), dtype=known.dtype)
-    entries = how.blocks(1)
-    for samples in _ranges(how.blocks(len(x1))):
-        for a in entries:
-            of_a = features(fn, known, x1[samples], seeds[a.first : a.last], work)
-            for b in entries:
-                same = x2 is x1 and b is a
-                of_b = of_a if same else features(fn, known, x2[samples], seeds[b.first : b.last], work)
-                out = kernel[samples, a.first : a.last, b.first : b.last]
-                for one, two in zip(of_a, of_b, strict=True):
-                    add_product(out, one, two)
+def equal_pairs(fn: Function, known: Survey, x1: Tensor, x2: Tensor, seeds: Tensor, chunk_bytes: int) -> Tensor:
+    """The kernel of each sample of ``x1`` with the same sample of ``x2`` and no other, ``(B, S, S)``."""
+    work = Work(2 * len(x1), len(x1), len(seeds), summed=False)
+    how = divide(known, work, len(x1), chunk_bytes)
+    kernel = seeds.new_zeros((len(x1), len(seeds), len(seeds)), dtype=known.dtype)
+    step, parts = min(how.together, how.tile), seeds.split(how.seeds)
+    for start in range(0, len(x1), step):
+        some = slice(start, start + step)
+        for rows, left in zip(kernel[some].split(how.seeds, 1), parts, strict=True):
+            a = features(fn, known, x1[some], left, work, step)
+            for block, right in zip(rows.split(how.seeds, 2), parts, strict=True):
+                b = a if x2 is x1 and right is left else features(fn, known, x2[some], right, work, step)
+                for one, two in zip(a, b, strict=True):
+                    add_product(block, one, two)
     return kernel
 
 
-def _ranges(blocks: Sequence[Block]) -> Iterator[slice]:
-    for block in blocks:
-        if block.first == 0:
-            yield slice(block.start, block.stop)
+def by_products(
+    fn: Function, known: Survey, x1: Tensor, x2: Tensor, seeds: Tensor, summed: bool, chunk_bytes: int
+) -> Tensor:
+    """As :func:`all_pairs`: ``J(x1) (J(x2)^T e)`` for some directions ``e`` of samples at a time."""
+    if known.alone:
+        rule = "needs a function that torch.func can transform, with parameters in its sight"
+        raise JacobianError("method", "products", rule, "use method='layerwise'")
+    assert not known.layers, "surveyed without layers"
+    parameters, count = known.others, len(seeds)
+    values = detached(parameters)
+
+    def column(x: Tensor, sample: Tensor, seed: Tensor) -> Tensor:
+        pull = torch.func.vjp(lambda *v: run_with(fn, parameters, v, sample.unsqueeze(0))[0], *values)[1]
+        result: Tensor = torch.func.jvp(lambda *v: run_with(fn, parameters, v, x), values, pull(seed))[1]
+        return result @ seeds.mT  # (B1, S)
+
+    rows, together = _directions(known, len(x1), len(x2) * count, chunk_bytes)
+    entries = 1 if summed else count
+    kernel = seeds.new_zeros((len(x1), entries, len(x2), entries), dtype=known.dtype)
+    for numbers in torch.arange(len(x2) * count, device=x2.device).split(together):
+        b, n = numbers // count, numbers % count
+        for start in range(0, len(x1), rows):
+            part = slice(start, start + rows)
+            columns = torch.func.vmap(column, (None, 0, 0))(x1[part], x2[b], seeds[n]).to(known.dtype)
+            if summed:
+                equal = columns.gather(2, n[:, None, None].expand(-1, columns.shape[1], 1))
+                kernel[part, 0, :, 0].index_add_(1, b, equal[..., 0].mT)
+            else:
+                kernel[part, :, b, n] = columns.movedim(0, -1)
+    return kernel.flatten(2).flatten(0, 1)
+
+
+def _directions(known: Survey, batch: int, columns: int, chunk_bytes: int) -> tuple[int, int]:
+    """How many samples of ``x1``, and how many directions, go together."""
+    parameters = sum(leaf.numel() for leaf in known.others)
+
+    def needed(rows: int) -> int:
+        return known.dtype.itemsize * (2 * parameters + 3 * known.elements * (rows + 1))
+
+    if needed(1) > chunk_bytes:
+        raise BudgetError(chunk_bytes, needed(1))
+    rows = batch
+    while needed(rows) > chunk_bytes:
+        rows = -(-rows // 2)
+    return rows, min(columns, chunk_bytes // needed(rows))

@@ -1,120 +1,88 @@
-"""What a few samples contribute to a kernel: each layer's features, from one forward run and gradients by outputs."""
+"""What some samples give to a kernel: the feature of each layer, and of all parameters that are in none."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from nas.jac.kernels.layers import Factors, Feature, Rows, summed, weight_jacobian
-from nas.jac.kernels.parameters import pulled
-from nas.jac.kernels.record import Recorder, Use
-from nas.jac.kernels.rows import rows_one_by_one, vectorised_rows
+from nas.jac.kernels.layers import Feature, Work, weight_jacobian
+from nas.jac.kernels.record import Recorder, Use, vjp
+from nas.jac.kernels.replaced import rows_one_by_one, vectorised_rows
 from nas.jac.kernels.survey import Layer, Survey
-from nas.jac.kernels.work import Work
+from nas.jac.watch import Function
 
 
-def features(fn: Callable[[Tensor], Tensor], known: Survey, x: Tensor, seeds: Tensor, work: Work) -> list[Feature]:
-    """The features of all parameters.
+def features(fn: Function, known: Survey, x: Tensor, seeds: Tensor, work: Work, together: int) -> list[Feature]:
+    """The features of all parameters for seeds ``(S, M)``, made for ``together`` samples at a time."""
+    if len(x) <= together:
+        return _made(fn, known, x, seeds, work)
+    whole: list[Feature] = []
+    for start in range(0, len(x), together):
+        made = _made(fn, known, x[start : start + together], seeds, work)
+        whole = whole or [feature.room(len(x)) for feature in made]
+        for feature, some in zip(whole, made, strict=True):
+            feature.part(start, start + together).copy_(some)
+    return whole
 
-    Args:
-        fn: guarded function, ``(B, *in)`` to ``(B, M)``.
-        known: the survey of ``fn``.
-        x: ``(B, *in)``.
-        seeds: ``(S, M)``, directions in the space of outputs.
-        work: what the kernel needs, for the choice between rows and factors.
 
-    Returns:
-        In the same order for every ``x``.
-    """
-    made: list[Feature] = []
-    if known.layers:
-        made += _of_layers(fn, known, x, seeds, work)
+def _made(fn: Function, known: Survey, x: Tensor, seeds: Tensor, work: Work) -> list[Feature]:
+    made = _of_layers(fn, known, x, seeds, work) if known.layers else []
     if known.others:
         if known.alone:
             rows = rows_one_by_one(fn, known.others, x, seeds)
         else:
             rows = vectorised_rows(fn, known.others, known.in_layers, x, seeds)
-        made.append(Rows(rows.to(known.dtype)))
-    return [summed(feature) for feature in made] if work.summed else made
+        made.append(Feature(rows.to(known.dtype).unsqueeze(-1)))
+    return [feature.summed() for feature in made] if work.summed else made
 
 
-def _of_layers(fn: Callable[[Tensor], Tensor], known: Survey, x: Tensor, seeds: Tensor, work: Work) -> list[Feature]:
+def _of_layers(fn: Function, known: Survey, x: Tensor, seeds: Tensor, work: Work) -> list[Feature]:
     with Recorder() as record:
         y = fn(x)
     calls = [layer.uses(record) for layer in known.layers]
-    del record
     uses = {id(use): use for own in calls for use in own}
-    stacks = output_gradients(y, list(uses.values()), seeds, known)
+    del record
+    edges = [use.edge for use in uses.values()]
+    # A plain pass for each seed, by no weight, which is what makes them cheap. Batched ones (is_grads_batched) are no
+    # faster on a CPU, and not every backward function has them.
+    passes = [vjp(y, seed, edges, keep=number + 1 < len(seeds)) for number, seed in enumerate(seeds)]
     del y
-    gradients = dict(zip(uses, stacks, strict=True))
-    del stacks, uses
-    made: list[Feature] = []
+    cotangents = {key: list(by_seed) for key, *by_seed in zip(uses, *passes, strict=True)}
+    del passes
+    made = []
     for number, (layer, own) in enumerate(zip(known.layers, calls, strict=True)):
-        made += _of_layer(layer, own, [gradients[id(use)] for use in own], work)
+        made.append(_of_layer(layer, own, [cotangents[id(use)] for use in own], len(x), known.dtype, work))
         later = {id(use) for rest in calls[number + 1 :] for use in rest}
-        for use in own:
-            if id(use) not in later:
-                del gradients[id(use)]
-        calls[number] = []
+        for key in {id(use) for use in own} - later:
+            del cotangents[key]
     return made
 
 
-def output_gradients(y: Tensor, uses: Sequence[Use], seeds: Tensor, known: Survey) -> list[Tensor]:
-    """Gradients of the outputs by what layers give. None is taken by a weight, which is what makes this cheap.
-
-    Args:
-        y: ``(B, M)``, with its tape, which is used up.
-        uses: the calls of layers.
-        seeds: ``(S, M)``.
-        known: the survey.
-
-    Returns:
-        For each use ``(B, S, Q, T)``.
-    """
-    batch, count = y.shape[0], len(seeds)
-    edges, stacks = [use.edge for use in uses], []
-    for number, seed in enumerate(seeds):
-        # One plain pass each. Batched ones (is_grads_batched) save a tenth, but not every backward function has them.
-        passed = pulled(y, seed, edges, keep=number + 1 < count)
-        for i, (use, gradient) in enumerate(zip(uses, passed, strict=True)):
-            whole = y.new_zeros(use.shape) if gradient is None else gradient
-            part = use.by_position(whole.to(known.dtype), batch)
-            if number == 0:
-                stacks.append(part.new_empty((batch, count, *part.shape[1:])))
-            stacks[i][:, number] = part
-    return stacks
+def _of_layer(
+    layer: Layer,
+    uses: Sequence[Use],
+    cotangents: Sequence[Sequence[Tensor | None]],
+    batch: int,
+    dtype: torch.dtype,
+    work: Work,
+) -> Feature:
+    wanted = layer.weight is not None, layer.bias is not None
+    h = _joined([use.activations(batch, *wanted).to(dtype) for use in uses])
+    g = _joined([_stacked(use, by_seed, batch, dtype) for use, by_seed in zip(uses, cotangents, strict=True)])
+    if layer.as_rows(work):
+        return Feature(weight_jacobian(h, g).unsqueeze(-1))
+    return Feature(g[:, 0], h[:, 0])
 
 
-def _of_layer(layer: Layer, uses: Sequence[Use], gradients: Sequence[Tensor], work: Work) -> list[Feature]:
-    batch, dtype = len(gradients[0]), gradients[0].dtype
-    if not layer.as_rows(work):
-        activations = [use.activations(batch).to(dtype) for use in uses]
-        return [Factors(_joined(activations), _joined(gradients), layer.bias is not None)]
-    rows: list[Feature] = []
-    if layer.weight is not None:
-        parts = zip(uses, gradients, strict=True)
-        rows.append(Rows(_total([_weight_rows(layer, use, g) for use, g in parts])))
-    if layer.bias is not None:
-        rows.append(Rows(_total([g.sum(-1) for g in gradients])))
-    return rows
-
-
-def _weight_rows(layer: Layer, use: Use, g: Tensor) -> Tensor:
-    h = use.activations(len(g)).to(g.dtype)
-    if layer.multiplies:
-        return weight_jacobian(h, g, layer.size.groups)
-    return (g * h.unsqueeze(1)).sum(-1)
+def _stacked(use: Use, cotangents: Sequence[Tensor | None], batch: int, dtype: torch.dtype) -> Tensor:
+    """``(B, G, S, O, T)``."""
+    nothing = use.arguments["input"].new_zeros(()).expand(use.shape)
+    parts = [(nothing if one is None else one).to(dtype) for one in cotangents]
+    return torch.stack([use.by_position(part, batch) for part in parts], 2)
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
     # Positions of several calls are positions of one layer.
     return parts[0] if len(parts) == 1 else torch.cat(list(parts), -1)
-
-
-def _total(parts: Sequence[Tensor]) -> Tensor:
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total

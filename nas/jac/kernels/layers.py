@@ -1,13 +1,10 @@
-"""The kernel of one layer's parameters, two ways, and which of them is less work.
+"""What a layer gives to a kernel, as rows of its Jacobian or as the factors of them, and which of both is less work.
 
 A layer with weight ``w`` is ``y[o, t] = sum_i w[o, i] h[i, t]`` at positions ``t``: one for a Linear on vectors, the
-tokens for a Linear on sequences, the pixels of the output map for a convolution, whose ``h`` are patches. With ``g``
-the derivative of an output of the network by ``y``, the derivative by ``w`` is ``J[o, i] = sum_t g[o, t] h[i, t]``, and
-the layer's part of the kernel, ``<J, J'>``, can be had
-
-- from ``J`` itself, which has as many entries as the weight (:class:`Rows`), or
-- from the Gram of the activations and that of the gradients, without any ``J``:
-  ``sum_tu (sum_i h[i, t] h'[i, u]) (sum_o g[o, t] g'[o, u])`` (:class:`Factors`).
+tokens for a Linear on sequences, the pixels of the output map for a convolution, whose ``h`` are patches. A bias is the
+weight of an ``h`` of ones. With the cotangent ``g`` of ``y``, the derivative by ``w`` is
+``J[o, i] = sum_t g[o, t] h[i, t]``, and the layer's part of the kernel, ``<J, J'>``, is that of the rows ``J``, or
+``sum_tu (sum_i h[i, t] h'[i, u]) (sum_o g[o, t] g'[o, u])``, without any ``J``.
 
 Source of the second: Novak, Sohl-Dickstein, Schoenholz 2022, arXiv:2206.08720, "structured derivatives"; for a Linear
 and the norms of single gradients already Goodfellow 2015, arXiv:1510.01799.
@@ -15,208 +12,125 @@ and the norms of single gradients already Goodfellow 2015, arXiv:1510.01799.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor
 
-WORTH_SPLITTING = 128
-"""Rows below which a symmetric product is not split: two small products take longer than a large one."""
-
-
-def patches(
-    x: Tensor,
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[tuple[int, int]],
-    dilation: Sequence[int],
-) -> Tensor:
-    """What each output position of a convolution sees, for one, two or three dimensions.
-
-    Args:
-        x: ``(N, C, *in)``.
-        kernel: sizes.
-        stride: steps.
-        padding: zeros before and after, for each dimension.
-        dilation: distances of the kernel's entries.
-
-    Returns:
-        ``(N, C * prod(kernel), T)``.
-    """
-    if any(any(sides) for sides in padding):
-        x = F.pad(x, [side for sides in reversed(padding) for side in sides])
-    sizes = zip(x.shape[2:], kernel, stride, dilation, strict=True)
-    out = [(size - apart * (k - 1) - 1) // step + 1 for size, k, step, apart in sizes]
-    steps = x.stride()
-    inner = [a * b for a, b in zip(steps[2:], dilation, strict=True)]
-    outer = [a * b for a, b in zip(steps[2:], stride, strict=True)]
-    seen = x.as_strided((*x.shape[:2], *kernel, *out), (*steps[:2], *inner, *outer))
-    return seen.reshape(len(x), x.shape[1] * math.prod(kernel), math.prod(out))
-
-
-def weight_jacobian(h: Tensor, g: Tensor, groups: int) -> Tensor:
-    """The derivative of outputs by a weight, for each sample.
-
-    Args:
-        h: activations ``(B, groups * I, T)``.
-        g: gradients ``(B, S, O, T)``.
-        groups: G; each block of ``O / G`` outputs sees ``I`` inputs of its own.
-
-    Returns:
-        ``(B, S, O * I)``.
-    """
-    batch, seeds, outputs, positions = g.shape
-    if groups == 1:
-        return (g.reshape(batch, seeds * outputs, positions) @ h.mT).view(batch, seeds, -1)
-    blocks = g.unflatten(2, (groups, -1)).transpose(1, 2).flatten(2, 3)  # (B, G, S * O / G, T)
-    j = blocks @ h.unflatten(1, (groups, -1)).mT
-    return j.unflatten(2, (seeds, -1)).transpose(1, 2).flatten(2).contiguous()
-
 
 @dataclass
-class Rows:
-    """Rows of a Jacobian.
+class Sizes:
+    """Of a layer, for one sample: an output sees I ``inputs``; O ``outputs`` in all ``groups``; T ``positions``."""
 
-    Attributes:
-        j: ``(B, S, P)``.
-    """
-
-    j: Tensor
+    inputs: int
+    outputs: int
+    positions: int
+    groups: int = 1
 
     @property
-    def samples(self) -> int:
-        """How many, B."""
-        return len(self.j)
-
-    def part(self, start: int, stop: int) -> Rows:
-        """Those of some of the samples.
-
-        Args:
-            start: the first sample.
-            stop: the one after the last.
-
-        Returns:
-            Views.
-        """
-        return Rows(self.j[start:stop])
+    def row(self) -> int:
+        """Entries of the Jacobian of one output of the network."""
+        return self.outputs * self.inputs
 
 
 @dataclass
-class Factors:
-    """Activations and gradients of a layer, from which its part of the kernel follows.
+class Work:
+    """How often features are made (``samples``) and multiplied (``pairs``), for S ``seeds`` or their sum (a trace)."""
 
-    Attributes:
-        h: activations ``(B, I, T)``.
-        g: gradients ``(B, S, O, T)``.
-        bias: whether the layer's bias counts too: it is a weight whose activation is 1.
-    """
+    samples: int
+    pairs: int
+    seeds: int
+    summed: bool
 
-    h: Tensor
+
+def flops_of_rows(size: Sizes, work: Work) -> int:
+    """FLOPs (2 x multiply-adds) of the way through the Jacobian."""
+    row = work.seeds * size.row
+    products = work.pairs * row * (1 if work.summed else work.seeds)
+    return 2 * (work.samples * row * size.positions + products)
+
+
+def flops_of_factors(size: Sizes, work: Work) -> int:
+    """FLOPs (2 x multiply-adds) of the way through the Grams of activations and cotangents."""
+    t, entries = size.positions, 1 if work.summed else work.seeds
+    cotangents = work.seeds * size.outputs
+    first = t * t * (size.inputs + (cotangents if t > 1 else 0))
+    return 2 * work.pairs * (first + cotangents * entries * t)
+
+
+def rows_are_cheaper(size: Sizes, work: Work) -> bool:
+    """Which way, by counted work."""
+    return flops_of_rows(size, work) < flops_of_factors(size, work)
+
+
+def product_elements(size: Sizes, seeds: int, samples: int, summed: bool) -> int:
+    """Elements that :func:`add_product` makes besides its result, for factors of ``samples`` on each side."""
+    t, entries = size.positions, 1 if summed else seeds
+    if t == 1:
+        return samples * samples * (entries * entries + 1)
+    return samples * (t * t + 2 * seeds * size.outputs * t)
+
+
+@dataclass
+class Feature:
+    """Rows of a Jacobian, ``g`` ``(B, S, P, 1)``; or cotangents ``(B, S, O, T)`` and activations ``(B, I, T)``."""
+
     g: Tensor
-    bias: bool
+    h: Tensor | None = None
 
-    @property
-    def samples(self) -> int:
-        """How many, B."""
-        return len(self.h)
+    def part(self, start: int, stop: int) -> Feature:
+        """Views of some of the samples."""
+        return Feature(self.g[start:stop], None if self.h is None else self.h[start:stop])
 
-    def part(self, start: int, stop: int) -> Factors:
-        """Those of some of the samples.
+    def room(self, samples: int) -> Feature:
+        """Memory for the same of more samples."""
+        g, h = (None if part is None else part.new_empty(samples, *part.shape[1:]) for part in (self.g, self.h))
+        assert g is not None
+        return Feature(g, h)
 
-        Args:
-            start: the first sample.
-            stop: the one after the last.
+    def copy_(self, other: Feature) -> None:
+        """Take over numbers of as many samples."""
+        self.g.copy_(other.g)
+        if self.h is not None and other.h is not None:
+            self.h.copy_(other.h)
 
-        Returns:
-            Views.
-        """
-        return Factors(self.h[start:stop], self.g[start:stop], self.bias)
-
-
-Feature = Rows | Factors
-"""What is kept of a layer for a few samples."""
+    def summed(self) -> Feature:
+        """The feature whose kernel is the trace: output entries become part of what is summed over."""
+        return Feature(self.g.flatten(1, 2).unsqueeze(1), self.h)
 
 
-def summed(feature: Feature) -> Feature:
-    """The feature whose kernel is the trace over output entries: they become part of what is summed over.
-
-    Args:
-        feature: with S entries a sample.
-
-    Returns:
-        The same memory, with one entry a sample.
-    """
-    if isinstance(feature, Rows):
-        return Rows(feature.j.flatten(1).unsqueeze(1))
-    return Factors(feature.h, feature.g.flatten(1, 2).unsqueeze(1), feature.bias)
+def weight_jacobian(h: Tensor, g: Tensor) -> Tensor:
+    """``(B, S, P)``, from activations ``(B, G, I, T)`` and cotangents ``(B, G, S, O, T)`` of G groups."""
+    batch, groups, seeds = g.shape[:3]
+    j = g.flatten(2, 3).flatten(0, 1) @ h.flatten(0, 1).mT
+    return j.view(batch, groups, seeds, -1).transpose(1, 2).reshape(batch, seeds, -1)
 
 
 def add_product(out: Tensor, a: Feature, b: Feature) -> None:
-    """Add a layer's part of the kernel to a block of it.
-
-    Args:
-        out: ``(N, n1 * S1, n2 * S2)``, changed in place: ``N`` blocks, each of ``n1`` by ``n2`` samples.
-        a: of ``N * n1`` samples.
-        b: of ``N * n2`` samples, of the same layer.
-    """
-    if isinstance(a, Rows):
-        assert isinstance(b, Rows), "a layer goes one way in both batches"
-        j1, j2 = (rows.j.reshape(len(out), -1, rows.j.shape[-1]) for rows in (a, b))
-        if len(out) == 1:
-            out[0].addmm_(j1[0], j2[0].mT)
-        else:
-            out.baddbmm_(j1, j2.mT)
+    """Add to ``out``, N blocks ``(N, n1 * S1, n2 * S2)``, a layer's part: of N * n1 samples and of N * n2."""
+    if a.h is not None and b.h is not None and a.g.shape[-1] > 1:
+        _add_positions(out, a.g, a.h, b.g, b.h)
         return
-    assert isinstance(b, Factors), "a layer goes one way in both batches"
-    if a.h.shape[-1] == 1:
-        _add_one_position(out, a, b)
-    else:
-        _add_positions(out, a, b)
-
-
-def add_upper_product(out: Tensor, a: Feature) -> None:
-    """:func:`add_product` of a feature with itself, of which the part below the diagonal may be left out.
-
-    Args:
-        out: ``(1, n * S, n * S)``, changed in place.
-        a: of ``n`` samples.
-    """
-    rows, samples = out.shape[1], a.samples
-    parts = max(1, min(samples, rows // WORTH_SPLITTING, 4))
-    step = -(-samples // parts)
-    entries = rows // samples
-    for i in range(0, samples, step):
-        upper = slice(i * entries, (i + step) * entries)
-        for j in range(i, samples, step):
-            right = slice(j * entries, (j + step) * entries)
-            add_product(out[:, upper, right], a.part(i, i + step), a.part(j, j + step))
-
-
-def _add_one_position(out: Tensor, a: Factors, b: Factors) -> None:
-    blocks = len(out)
-    h1, h2 = (f.h.reshape(blocks, -1, f.h.shape[1]) for f in (a, b))
-    g1, g2 = (f.g.reshape(blocks, -1, f.g.shape[2]) for f in (a, b))
-    gram = h1 @ h2.mT
-    if a.bias:
-        gram += 1
-    part = g1 @ g2.mT
-    entries = part.view(blocks, h1.shape[1], a.g.shape[1], h2.shape[1], b.g.shape[1])
+    g1, g2 = (feature.g.reshape(len(out), -1, feature.g.shape[2]) for feature in (a, b))
+    if a.h is None or b.h is None:
+        if len(out) == 1:
+            out[0].addmm_(g1[0], g2[0].mT)
+        else:
+            out.baddbmm_(g1, g2.mT)
+        return
+    h1, h2 = (h.reshape(len(out), -1, h.shape[1]) for h in (a.h, b.h))
+    gram, part = h1 @ h2.mT, g1 @ g2.mT
+    entries = part.view(len(out), h1.shape[1], a.g.shape[1], h2.shape[1], b.g.shape[1])
     entries *= gram[:, :, None, :, None]
     out += part
 
 
-def _add_positions(out: Tensor, a: Factors, b: Factors) -> None:
-    blocks, (s1, outputs, t1) = len(out), a.g.shape[1:]
-    per1, per2 = len(a.h) // blocks, len(b.h) // blocks
+def _add_positions(out: Tensor, g1: Tensor, h1: Tensor, g2: Tensor, h2: Tensor) -> None:
+    blocks, seeds, positions = len(out), g1.shape[1], g1.shape[-1]
+    per1, per2 = len(h1) // blocks, len(h2) // blocks
     for i in range(blocks * per1):
-        block = i // per1
+        block, first = i // per1, (i % per1) * seeds
         others = slice(block * per2, (block + 1) * per2)
-        gram = a.h[i].mT @ b.h[others]  # (n2, T1, T2)
-        if a.bias:
-            gram += 1
-        weighed = (a.g[i].reshape(s1 * outputs, t1) @ gram).view(per2, s1, -1)
-        part = weighed @ b.g[others].flatten(2).mT  # (n2, S1, S2)
-        first = (i % per1) * s1
-        out[block, first : first + s1] += part.transpose(0, 1).flatten(1)
+        gram = h1[i].mT @ h2[others]  # (n2, T1, T2)
+        weighed = (g1[i].reshape(-1, positions) @ gram).view(per2, seeds, -1)
+        part = weighed @ g2[others].flatten(2).mT  # (n2, S1, S2)
+        out[block, first : first + seeds] += part.transpose(0, 1).flatten(1)

@@ -1,21 +1,19 @@
-"""A run that notes every layer whose parameters' Jacobian has a closed form in activations and gradients."""
+"""The record of a run: the calls of layers, and where on autograd's tape their cotangents arrive."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 from nas.jac.errors import JacobianError
-from nas.jac.kernels.layers import patches
-from nas.jac.kernels.parameters import tensors_in
-from nas.jac.kernels.work import Sizes
+from nas.jac.kernels.layers import Sizes
 from nas.jac.watch import BATCH_NORM
 
 CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
@@ -29,7 +27,7 @@ SIGNATURES: dict[Callable, tuple[str, ...]] = {
     F.group_norm: ("input", "num_groups", "weight", "bias", "eps"),
     F.rms_norm: ("input", "normalized_shape", "weight", "eps"),
 }
-"""The functions with a rule, and the order of their arguments."""
+"""The functions whose parameters' Jacobian is a product, and the order of their arguments."""
 CONVOLUTIONS = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}
 """With their numbers of dimensions."""
 
@@ -39,13 +37,11 @@ class Use:
     """One call of a layer.
 
     Attributes:
-        func: the torch function.
-        arguments: of the call, by name; tensors without their tape.
+        arguments: by name; tensors without their tape.
         version: of its input, which must not have changed when it is asked for.
-        weight: the parameter, if it is one that wants a gradient.
-        bias: the same.
+        weight: the parameter, if it is one that wants a gradient; ``bias``: the same.
         shape: of the output.
-        edge: where on the tape the gradient by the output arrives, whatever is done to the output in place.
+        edge: where on the tape the output's cotangent arrives, whatever is done to the output in place.
     """
 
     func: Callable
@@ -57,73 +53,64 @@ class Use:
     edge: GradientEdge
 
     @property
-    def multiplies(self) -> bool:
-        """Whether the weight is a matrix (Linear, convolution), and not a factor for each channel or feature."""
-        return self.func is F.linear or self.func in CONVOLUTIONS
-
-    @property
     def channels_first(self) -> bool:
         """Whether outputs are ``(N, C, *)``, and not ``(*, features)``."""
         return self.func not in (F.linear, F.layer_norm, F.rms_norm)
 
-    def sizes(self, batch: int) -> Sizes:
-        """Its sizes for one sample.
-
-        Args:
-            batch: number of samples.
-
-        Returns:
-            Sizes; for a layer of factors, ``inputs`` is 1.
-        """
-        outputs = self._outputs()
-        positions = self.shape.numel() // outputs // batch
-        if not self.multiplies:
-            return Sizes(1, outputs, positions)
-        weight = self.arguments["weight"]
-        return Sizes(weight.numel() // outputs, outputs, positions, self.arguments.get("groups", 1))
-
-    def _outputs(self) -> int:
+    @property
+    def outputs(self) -> int:
+        """Channels or features of the output, O in all groups."""
         if self.func in (F.layer_norm, F.rms_norm):
             return torch.Size(self.arguments["normalized_shape"]).numel()
-        return self.shape[-1] if self.func is F.linear else self.shape[1]
+        return self.shape[1] if self.channels_first else self.shape[-1]
 
-    def activations(self, batch: int) -> Tensor:
-        """What the weight is multiplied with: inputs, patches, or the normalised input.
+    @property
+    def groups(self) -> int:
+        """Of outputs that see the same inputs, G; of a norm, each channel or feature."""
+        if self.func is F.linear or self.func in CONVOLUTIONS:
+            return int(self.arguments.get("groups", 1))
+        return self.outputs
 
-        Args:
-            batch: number of samples B; several rows of the input may belong to one sample, sample after sample.
+    def sizes(self, batch: int, weight: bool, bias: bool) -> Sizes:
+        """For one sample and those of the parameters that are wanted."""
+        positions = self.shape.numel() // self.outputs // batch
+        norm = self.func is not F.linear and self.func not in CONVOLUTIONS
+        inputs = 1 if norm else self.arguments["weight"].numel() // self.outputs
+        return Sizes(inputs * weight + bias, self.outputs, positions, self.groups)
 
-        Returns:
-            ``(B, Q, T)`` with ``Q`` inputs (of all groups together), channels or features.
+    def activations(self, batch: int, weight: bool = True, bias: bool = False) -> Tensor:
+        """What the weight is multiplied with, then ones for the bias, ``(B, G, I, T)``, of B samples in order."""
+        size = self.sizes(batch, weight, bias)
+        h = self.arguments["input"].new_empty(batch, size.groups, size.inputs, size.positions)
+        h[:, :, size.inputs - bias :] = 1
+        if weight:
+            seen = self._seen().unflatten(1, (size.groups, -1)).unflatten(0, (batch, -1))
+            seen = seen.movedim(1, 3 + CONVOLUTIONS.get(self.func, 0))  # (B, G, C / G, *kernel, N / B, *out)
+            h[:, :, : size.inputs - bias].view(seen.shape).copy_(seen)
+        return h
 
-        Raises:
-            JacobianError: the input has been changed in place since.
-        """
+    def by_position(self, y: Tensor, batch: int) -> Tensor:
+        """An array like the output, ``(B, G, O / G, T)``, of B samples in order, each of one or more of its rows."""
+        y = self._channels_second(y, self.outputs).unflatten(1, (self.groups, -1)).unflatten(0, (batch, -1))
+        return y.movedim(1, 3).flatten(3)
+
+    def _channels_second(self, x: Tensor, features: int) -> Tensor:
+        if self.channels_first:
+            return x.reshape(*x.shape[:2], -1)
+        return x.reshape(len(x), -1, features).mT
+
+    def _seen(self) -> Tensor:
+        """Inputs, normalised inputs ``(N, Q, T)``, or patches ``(N, C, *kernel, *out)``."""
         x = self.arguments["input"]
         if x._version != self.version:
             rule = "has changed its input in place after the call, so that the derivative there is lost"
             raise JacobianError("model", self.func.__name__, rule, "use the out-of-place operation")
         if self.func in CONVOLUTIONS:
-            return _by_sample(self._patches(x), batch)
-        if self.func is not F.linear:
-            without = {name: None for name in ("weight", "bias") if name in SIGNATURES[self.func]}
-            x = self.func(**self.arguments | without)
-        return self.by_position(x, batch)
-
-    def by_position(self, x: Tensor, batch: int) -> Tensor:
-        """An array like the output (or the input of a Linear) with its positions last.
-
-        Args:
-            x: shaped like the output in all but the features.
-            batch: number of samples B.
-
-        Returns:
-            ``(B, Q, T)``.
-        """
-        if self.channels_first:
-            return _by_sample(x.reshape(*x.shape[:2], -1), batch)
-        features = x.shape[-1] if self.func is F.linear else self._outputs()
-        return _by_sample(x.reshape(len(x), -1, features).mT, batch)
+            return self._patches(x)
+        if self.func is F.linear:
+            return self._channels_second(x, x.shape[-1])
+        without = {name: None for name in ("weight", "bias") if name in SIGNATURES[self.func]}
+        return self._channels_second(self.func(**self.arguments | without), self.outputs)
 
     def _patches(self, x: Tensor) -> Tensor:
         kernel = self.arguments["weight"].shape[2:]
@@ -134,7 +121,12 @@ class Use:
             sides = [(both // 2, both - both // 2) for both in around]
         else:
             sides = [(side, side) for side in _each(padding, kernel)]
-        return patches(x, kernel, stride, sides, dilation)
+        if any(any(side) for side in sides):
+            x = F.pad(x, [zeros for side in reversed(sides) for zeros in side])
+        steps, out = x.stride(), self.shape[2:]
+        inner = [step * d for step, d in zip(steps[2:], dilation, strict=True)]
+        outer = [step * s for step, s in zip(steps[2:], stride, strict=True)]
+        return x.as_strided((*x.shape[:2], *kernel, *out), (*steps[:2], *inner, *outer))
 
 
 def _each(value: Any, kernel: torch.Size) -> tuple[int, ...]:
@@ -142,17 +134,10 @@ def _each(value: Any, kernel: torch.Size) -> tuple[int, ...]:
     return values * len(kernel) if len(values) == 1 else values
 
 
-def _by_sample(x: Tensor, batch: int) -> Tensor:
-    if len(x) == batch:
-        return x
-    return x.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2)
-
-
 class Recorder(TorchFunctionMode):
-    """While it is active, calls of layers are noted.
+    """While it is active, calls of layers are noted in ``uses``, in order.
 
     Attributes:
-        uses: the calls, in order.
         elements: entries of all tensors that calls gave and that need the tape: about what the tape holds.
     """
 
@@ -183,3 +168,54 @@ class Recorder(TorchFunctionMode):
 
 def _parameter(tensor: Tensor | None) -> Tensor | None:
     return tensor if tensor is not None and tensor.is_leaf and tensor.requires_grad else None
+
+
+def tensors_in(arguments: Iterable[Any]) -> Iterator[Tensor]:
+    """The tensors among the arguments of a call, also those inside lists, tuples and dictionaries."""
+    for argument in arguments:
+        if isinstance(argument, Tensor):
+            yield argument
+        elif isinstance(argument, (list, tuple)):
+            yield from tensors_in(argument)
+        elif isinstance(argument, dict):
+            yield from tensors_in(argument.values())
+
+
+@dataclass
+class Tape:
+    """What led to an output, since a plain function lists no parameters and a run need not use all of a module's.
+
+    Attributes:
+        leaves: the parameters that the output depends on, by ``id``.
+        arrivals: how many edges lead to each of them: one for each operation that used it.
+        nodes: every operation.
+    """
+
+    leaves: dict[int, Tensor]
+    arrivals: dict[int, int]
+    nodes: set[Node]
+
+
+def read_tape(y: Tensor) -> Tape:
+    """Walk autograd's tape back from ``y``; complex parameters are refused."""
+    tape = Tape({}, {}, set())
+    waiting: list[Node | None] = [get_gradient_edge(y).node] if y.requires_grad else []
+    while waiting:
+        node = waiting.pop()
+        leaf = getattr(node, "variable", None)  # what autograd's AccumulateGrad carries
+        if leaf is not None:
+            if leaf.is_complex():
+                raise JacobianError("parameter", leaf.dtype, "must be real", "store real and imaginary parts")
+            tape.leaves[id(leaf)] = leaf
+            tape.arrivals[id(leaf)] = tape.arrivals.get(id(leaf), 0) + 1
+        elif node is not None and node not in tape.nodes:
+            tape.nodes.add(node)
+            waiting += [child for child, _ in node.next_functions]
+    return tape
+
+
+def vjp(y: Tensor, seed: Tensor, by: Sequence[Tensor | GradientEdge], keep: bool) -> tuple[Tensor | None, ...]:
+    """Cotangents of tensors or places on the tape, for the cotangent ``seed`` of ``y``."""
+    # Through a scalar, since grad(y, by, seed) imports sympy on its first call: 30 MB and most of a second.
+    scalar = (y * seed).sum()
+    return torch.autograd.grad(scalar, by, retain_graph=keep, allow_unused=True)  # type: ignore[arg-type]

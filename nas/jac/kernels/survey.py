@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from nas.jac.errors import JacobianError
-from nas.jac.kernels.parameters import Tape, pulled, read_tape
-from nas.jac.kernels.record import Recorder, Use
-from nas.jac.kernels.rows import vectorises
-from nas.jac.kernels.work import Sizes, Work, rows_are_cheaper
-from nas.jac.watch import without_noise
+from nas.jac.kernels.layers import Sizes, Work, rows_are_cheaper
+from nas.jac.kernels.record import Recorder, Tape, Use, read_tape, vjp
+from nas.jac.kernels.replaced import vectorises
+from nas.jac.watch import Function, without_noise
 
 
 @dataclass
@@ -21,11 +20,9 @@ class Layer:
     """Parameters that are used by the same calls.
 
     Attributes:
-        weight: the weight, or None where it is frozen or done another way.
-        bias: the same for the bias.
+        weight: None where it is frozen or done another way; ``bias``: the same.
         calls: number of calls.
         reaching: which of them reach the output.
-        multiplies: whether the weight is a matrix, and not a factor for each channel or feature.
         size: for one sample, all calls together.
     """
 
@@ -33,21 +30,10 @@ class Layer:
     bias: Tensor | None
     calls: int
     reaching: tuple[int, ...]
-    multiplies: bool
     size: Sizes
 
     def uses(self, record: Recorder) -> list[Use]:
-        """The calls of this layer in a run.
-
-        Args:
-            record: of the run.
-
-        Returns:
-            Those that reach the output.
-
-        Raises:
-            JacobianError: it was called more or less often.
-        """
+        """The calls of this layer in a run that reach the output; refused if it was called more or less often."""
         own = _calls(record, self.weight, self.bias)
         if len(own) != self.calls:
             rule = f"was called {len(own)} times in one run and {self.calls} times in another, with other samples"
@@ -55,15 +41,8 @@ class Layer:
         return [own[i] for i in self.reaching]
 
     def as_rows(self, work: Work) -> bool:
-        """Whether the weight's Jacobian is made, by counted work; it always is where the weight is no matrix.
-
-        Args:
-            work: how often the kernel needs it.
-
-        Returns:
-            True for the Jacobian, False for the Grams.
-        """
-        return not self.multiplies or self.weight is None or rows_are_cheaper(self.size, work)
+        """Whether its Jacobian is made, by counted work; with groups, whose blocks are small, it always is."""
+        return self.size.groups > 1 or rows_are_cheaper(self.size, work)
 
 
 @dataclass
@@ -71,9 +50,8 @@ class Survey:
     """What is known of a function after its first run.
 
     Attributes:
-        layers: parameters whose Jacobian follows from activations and gradients.
+        layers: parameters whose Jacobian follows from activations and cotangents.
         others: all other parameters.
-        in_layers: the parameters of ``layers``.
         alone: whether samples have to go one at a time for ``others``, because parameters cannot be replaced, or
             the function cannot be vectorised.
         outputs: output entries of one sample, M.
@@ -84,31 +62,24 @@ class Survey:
 
     layers: list[Layer]
     others: list[Tensor]
-    in_layers: list[Tensor]
     alone: bool
     outputs: int
     elements: int
     output_dtype: torch.dtype
     dtype: torch.dtype
 
+    @property
+    def in_layers(self) -> list[Tensor]:
+        """The parameters of ``layers``."""
+        return _parameters(self.layers)
 
-def survey(fn: Callable[[Tensor], Tensor], x: Tensor, layers: bool = True) -> Survey:
-    """Run ``fn`` on two samples and see what it uses, and whether its samples stay apart.
 
-    Where they are kept apart is not read off shapes, which can mislead (as many tokens as samples), but from gradients:
-    an output of the first sample has none with respect to what belongs to the second.
+def survey(fn: Function, x: Tensor, layers: bool = True) -> Survey:
+    """Run ``fn`` on two samples and see what it uses, in ``layers`` or not, and whether its samples stay apart.
 
-    Args:
-        fn: guarded function, ``(B, *in)`` to ``(B, M)``.
-        x: ``(B, *in)``, of which one or two samples are used.
-        layers: whether to look for layers; otherwise all parameters are others.
-
-    Returns:
-        What was seen.
-
-    Raises:
-        JacobianError: ``fn`` draws random numbers, has no output entry, uses no parameter that requires grad, or
-            mixes samples.
+    That is not read off shapes, which can mislead (as many tokens as samples), but from cotangents: an output of the
+    first sample has none at what belongs to the second. Refused are random numbers, no output entry, no parameter that
+    requires grad, and samples that are mixed.
     """
     probe = x[:2].clone().requires_grad_()
     with Recorder() as record:
@@ -124,26 +95,18 @@ def survey(fn: Callable[[Tensor], Tensor], x: Tensor, layers: bool = True) -> Su
     uses = [use for use in record.uses if use.edge.node in tape.nodes] if layers else []
     apart = _kept_apart(y, probe, uses)
     found = _layers([use for use, good in zip(uses, apart, strict=True) if good], record, tape, len(probe))
-    inside = [leaf for layer in found for leaf in (layer.weight, layer.bias) if leaf is not None]
+    inside = _parameters(found)
     held = set(map(id, inside))
     others = [leaf for leaf in parameters if id(leaf) not in held]
-    return Survey(
-        layers=found,
-        others=others,
-        in_layers=inside,
-        alone=bool(others) and not vectorises(fn, others, inside, x[:2]),
-        outputs=y[0].numel(),
-        elements=record.elements // len(probe),
-        output_dtype=y.dtype,
-        dtype=_common_type([y, *parameters]),
-    )
+    dtype = y.dtype
+    for leaf in parameters:
+        dtype = torch.promote_types(dtype, leaf.dtype)
+    alone = bool(others) and not vectorises(fn, others, inside, x[:2])
+    return Survey(found, others, alone, y[0].numel(), record.elements // len(probe), y.dtype, dtype)
 
 
-def _common_type(tensors: Sequence[Tensor]) -> torch.dtype:
-    dtype = tensors[0].dtype
-    for tensor in tensors[1:]:
-        dtype = torch.promote_types(dtype, tensor.dtype)
-    return dtype
+def _parameters(layers: Sequence[Layer]) -> list[Tensor]:
+    return [leaf for layer in layers for leaf in (layer.weight, layer.bias) if leaf is not None]
 
 
 def _kept_apart(y: Tensor, x: Tensor, uses: Sequence[Use]) -> list[bool]:
@@ -156,53 +119,51 @@ def _kept_apart(y: Tensor, x: Tensor, uses: Sequence[Use]) -> list[bool]:
     for i in range(2):
         seed = torch.zeros_like(y)
         seed[i] = mixed
-        edges = [use.edge for use in uses]
-        *gradients, by_x = pulled(y, seed, [*edges, x], keep=True)
+        *cotangents, by_x = vjp(y, seed, [*(use.edge for use in uses), x], keep=True)
         if _belongs(by_x, i) is False:
             rule = "mixes the samples of a batch, so that no sample has a Jacobian of its own"
             raise JacobianError("model", "output", rule, "make each output a function of its own sample")
-        proofs.append([_belongs(gradient, i) for gradient in gradients])
+        proofs.append([_belongs(cotangent, i) for cotangent in cotangents])
     return [_is_proven(use, pair) for use, pair in zip(uses, zip(*proofs, strict=True), strict=True)]
 
 
-def _belongs(gradient: Tensor | None, sample: int) -> bool | None:
-    """Whether a gradient vanishes outside that half of its rows; None where it vanishes everywhere, or is no proof."""
-    if gradient is None or len(gradient) % 2:
-        return None if gradient is None else False
-    halves = [bool(((half != 0) & ~half.isnan()).any()) for half in gradient.chunk(2)]
+def _belongs(cotangent: Tensor | None, sample: int) -> bool | None:
+    """Whether it vanishes outside that half of its rows; None where it vanishes everywhere, or is no proof."""
+    if cotangent is None or len(cotangent) % 2:
+        return None if cotangent is None else False
+    halves = [bool(((half != 0) & ~half.isnan()).any()) for half in cotangent.chunk(2)]
     return None if not any(halves) else not halves[1 - sample]
 
 
 def _is_proven(use: Use, proofs: tuple[bool | None, bool | None]) -> bool:
     if all(proofs):
         return True
-    # Without gradients (a network that is dead at these samples), only a shape that leaves no choice will do.
+    # Without cotangents (a network that is dead at these samples), only a shape that leaves no choice will do.
     return False not in proofs and use.shape[0] == 2 and (len(use.shape) == 2 or use.channels_first)
 
 
 def _layers(uses: Sequence[Use], record: Recorder, tape: Tape, batch: int) -> list[Layer]:
     """Group parameters by the calls that use them; leave out those that something else uses, too."""
-    calls: dict[int, list[int]] = {}
-    roles: dict[int, set[tuple[str, bool, int]]] = {}
-    for number, use in enumerate(uses):
+    calls: dict[int, list[Use]] = {}
+    roles: dict[int, set[tuple[str, int]]] = {}
+    for use in uses:
         for role, leaf in (("weight", use.weight), ("bias", use.bias)):
             if leaf is not None:
-                calls.setdefault(id(leaf), []).append(number)
-                kind = (role, use.multiplies, use.arguments.get("groups", 1))
-                roles.setdefault(id(leaf), set()).add(kind)
-    groups: dict[tuple[int, ...], dict[str, int]] = {}
-    for leaf_id, own_calls in calls.items():
-        if len(own_calls) == tape.arrivals[leaf_id] and len(roles[leaf_id]) == 1:
-            ((role, _, _),) = roles[leaf_id]
-            groups.setdefault(tuple(own_calls), {})[role] = leaf_id
+                calls.setdefault(id(leaf), []).append(use)
+                roles.setdefault(id(leaf), set()).add((role, use.groups))
+    groups: dict[tuple[int, ...], dict[str, Tensor]] = {}
+    for key, own in calls.items():
+        if len(own) == tape.arrivals[key] and len(roles[key]) == 1:
+            ((role, _),) = roles[key]
+            groups.setdefault(tuple(map(id, own)), {})[role] = tape.leaves[key]
     found = []
     for numbers, leaves in groups.items():
-        weight, bias = (tape.leaves[leaves[role]] if role in leaves else None for role in ("weight", "bias"))
-        calls_of, own = _calls(record, weight, bias), [uses[i] for i in numbers]
-        reaching = tuple(i for i, use in enumerate(calls_of) if any(use is one for one in own))
-        each = [use.sizes(batch) for use in own]
-        size = Sizes(each[0].inputs, each[0].outputs, sum(one.positions for one in each), each[0].groups)
-        found.append(Layer(weight, bias, len(calls_of), reaching, own[0].multiplies, size))
+        weight, bias = leaves.get("weight"), leaves.get("bias")
+        every = _calls(record, weight, bias)
+        reaching = [i for i, use in enumerate(every) if id(use) in numbers]
+        sizes = [every[i].sizes(batch, weight is not None, bias is not None) for i in reaching]
+        size = replace(sizes[0], positions=sum(one.positions for one in sizes))
+        found.append(Layer(weight, bias, len(every), tuple(reaching), size))
     return found
 
 
