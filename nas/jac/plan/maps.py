@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -45,10 +46,9 @@ class LinearMap:
         return None
 
 
+@dataclass(slots=True, eq=False)
 class Identity(LinearMap):
-    """An operation that hands its input on: dropout in evaluation, a sum with something else."""
-
-    __slots__ = ()
+    """An operation that hands its input on, such as a sum with something else."""
 
     def jvp(self, tangents: Tensor, /) -> Tensor:
         return tangents
@@ -59,13 +59,11 @@ class Identity(LinearMap):
         return 0.0
 
 
+@dataclass(slots=True, eq=False)
 class Scaled(LinearMap):
     """An elementwise operation: its slope at every entry, ``(B, *shape)`` or ``(1, *shape)``."""
 
-    __slots__ = ("slope",)
-
-    def __init__(self, slope: Tensor) -> None:
-        self.slope = slope
+    slope: Tensor
 
     def jvp(self, tangents: Tensor, /) -> Tensor:
         return step(torch.mul, tangents, self.slope.unsqueeze(1))
@@ -83,13 +81,11 @@ class Scaled(LinearMap):
         return self.slope.flatten(1).abs().log().sum(1)
 
 
+@dataclass(slots=True, eq=False)
 class Dense(LinearMap):
     """A Linear: ``weight`` is ``(out, in)``; other dimensions before the last are carried along."""
 
-    __slots__ = ("weight",)
-
-    def __init__(self, weight: Tensor) -> None:
-        self.weight = weight
+    weight: Tensor
 
     def work(self, into: int, out: int) -> int:
         return out * self.weight.shape[1]
@@ -114,6 +110,7 @@ def _rows_times(stack: Tensor, matrix: Tensor) -> Tensor:
     return step(torch.mm, viewed(stack, -1, stack.shape[-1]), matrix).view(*stack.shape[:-1], -1)
 
 
+@dataclass(slots=True, eq=False)
 class Convolution(LinearMap):
     """A convolution of one to three dimensions without its bias.
 
@@ -121,10 +118,9 @@ class Convolution(LinearMap):
     ``(C, *size)``; ``arguments`` are stride, padding, dilation as lists of integers, and groups.
     """
 
-    __slots__ = ("arguments", "shape", "weight")
-
-    def __init__(self, weight: Tensor, shape: Shape, arguments: tuple[list[int], ...]) -> None:
-        self.weight, self.shape, self.arguments = weight, shape, arguments
+    weight: Tensor
+    shape: Shape
+    arguments: tuple[list[int], ...]
 
     def work(self, into: int, out: int) -> int:
         return out * self.weight[0].numel()
@@ -145,13 +141,12 @@ class Convolution(LinearMap):
         return carried.unflatten(0, cotangents.shape[:2])
 
 
+@dataclass(slots=True, eq=False)
 class Reshaped(LinearMap):
     """A change of shape within each sample."""
 
-    __slots__ = ("out", "shape")
-
-    def __init__(self, shape: Shape, out: Shape) -> None:
-        self.shape, self.out = shape, out
+    shape: Shape
+    out: Shape
 
     def jvp(self, tangents: Tensor, /) -> Tensor:
         return viewed(tangents, *tangents.shape[:2], *self.out)
@@ -166,13 +161,12 @@ class Reshaped(LinearMap):
         return 0.0
 
 
+@dataclass(slots=True, eq=False)
 class Gathered(LinearMap):
     """Max pooling: each output is the input entry that ``indices`` ``(B, C, *out)`` names in its channel's map."""
 
-    __slots__ = ("indices", "shape")
-
-    def __init__(self, indices: Tensor, shape: Shape) -> None:
-        self.indices, self.shape = indices, shape
+    indices: Tensor
+    shape: Shape
 
     def _spread(self, directions: Tensor) -> tuple[Tensor, Tensor]:
         index = self.indices.flatten(2).unsqueeze(1).expand(-1, directions.shape[1], -1, -1)
@@ -188,13 +182,12 @@ class Gathered(LinearMap):
         return zeros.scatter_add(3, index, spread).unflatten(3, self.shape[1:])
 
 
+@dataclass(slots=True, eq=False)
 class Softmaxed(LinearMap):
     """Softmax over ``dim`` (counted from the end) with the probabilities that it gave: ``diag(p) - p p^T``."""
 
-    __slots__ = ("dim", "p")
-
-    def __init__(self, p: Tensor, dim: int) -> None:
-        self.p, self.dim = p, dim
+    p: Tensor
+    dim: int
 
     def jvp(self, tangents: Tensor, /) -> Tensor:
         p = self.p.unsqueeze(1)
@@ -217,54 +210,49 @@ class Softmaxed(LinearMap):
         return whole
 
 
+@dataclass(slots=True, eq=False)
 class LogSoftmaxed(LinearMap):
     """The logarithm of softmax: ``I - 1 p^T``."""
 
-    __slots__ = ("dim", "p")
-
-    def __init__(self, p: Tensor, dim: int) -> None:
-        self.p, self.dim = p.unsqueeze(1), dim
+    p: Tensor
+    dim: int
 
     def jvp(self, tangents: Tensor, /) -> Tensor:
-        total = step(torch.sum, step(torch.mul, tangents, self.p), self.dim, keepdim=True)
+        total = step(torch.sum, step(torch.mul, tangents, self.p.unsqueeze(1)), self.dim, keepdim=True)
         return step(torch.sub, tangents, total)
 
     def vjp(self, cotangents: Tensor, /) -> Tensor:
         total = step(torch.sum, cotangents, self.dim, keepdim=True)
-        return step(torch.addcmul, cotangents, total, self.p, value=-1)
+        return step(torch.addcmul, cotangents, total, self.p.unsqueeze(1), value=-1)
 
 
+@dataclass(slots=True, eq=False)
 class Normalised(LinearMap):
-    """Layer or group normalisation without its affine part, over groups of entries.
+    """Layer or group normalisation without its affine part; ``normal`` is ``(B, groups, entries)``."""
 
-    ``normal`` are the normalised values, ``(B, groups, entries)``, ``scale`` one over the standard deviation,
-    ``(B, groups, 1)``, ``shape`` that of one sample.
-    """
-
-    __slots__ = ("normal", "scale", "shape")
-
-    def __init__(self, normal: Tensor, scale: Tensor, shape: Shape) -> None:
-        self.normal, self.scale, self.shape = normal.unsqueeze(1), scale.unsqueeze(1), shape
+    normal: Tensor
+    scale: Tensor
+    shape: Shape
 
     def jvp(self, tangents: Tensor, /) -> Tensor:
-        grouped = tangents.reshape(*tangents.shape[:2], *self.normal.shape[2:])
-        along = (grouped * self.normal).mean(-1, keepdim=True) * self.normal
-        carried = (grouped - grouped.mean(-1, keepdim=True) - along) * self.scale
+        normal, scale = self.normal.unsqueeze(1), self.scale.unsqueeze(1)
+        grouped = tangents.reshape(*tangents.shape[:2], *normal.shape[2:])
+        along = (grouped * normal).mean(-1, keepdim=True) * normal
+        carried = (grouped - grouped.mean(-1, keepdim=True) - along) * scale
         return carried.reshape(*carried.shape[:2], *self.shape)
 
     vjp = jvp  # it is symmetric
 
 
+@dataclass(slots=True, eq=False)
 class Structural(LinearMap):
     """An operation that is linear as it stands: average pooling, padding, permuting, slicing, sums, means.
 
     ``operation`` takes a batch ``(B, *shape)``, treats samples alike, and has no constant part.
     """
 
-    __slots__ = ("operation", "shape")
-
-    def __init__(self, operation: Callable[[Tensor], Tensor], shape: Shape) -> None:
-        self.operation, self.shape = operation, shape
+    operation: Callable[[Tensor], Tensor]
+    shape: Shape
 
     def jvp(self, tangents: Tensor, /) -> Tensor:
         return self.operation(tangents.flatten(0, 1)).unflatten(0, tangents.shape[:2])

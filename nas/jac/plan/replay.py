@@ -24,8 +24,10 @@ class JacobianPlan(Plan):
 
     def __init__(self, kept: Guard, x: Tensor, y: Tensor, steps: list[partial], shape: torch.Size) -> None:
         *self.steps, last = steps
-        self.ends = x.new_empty(x.numel() + y.numel())  # one sum tells whether input and output are finite
-        self.steps.append(partial(torch.cat, [x.view(-1), y.view(-1)], out=self.ends))
+        self.ends = [x, y]
+        if x.numel() + y.numel() < CACHED:  # then one sum of both takes less time than two
+            self.ends = [torch.cat([x.view(-1), y.view(-1)])]
+            self.steps.append(partial(torch.cat, [x.view(-1), y.view(-1)], out=self.ends[0]))
         storages = [t.untyped_storage() for t in (x, *map(result_of, self.steps))]
         super().__init__(kept, sum({one.data_ptr(): one.nbytes() for one in storages}.values()))
         self.x, self.y = x, y
@@ -43,7 +45,7 @@ class JacobianPlan(Plan):
         if self.shape is not None:
             whole = whole.view(*self.shape)
         # Written out: calls of functions that rarely have anything to say would take a tenth of a small Jacobian.
-        if not isfinite(self.ends.sum().item()):
+        if not all(isfinite(end.sum().item()) for end in self.ends):
             check_input("x", x)
             check_finite("jacobian", whole, "the Jacobian", SLOPES)
             check_finite("output", self.y, "the output", WEIGHTS)
