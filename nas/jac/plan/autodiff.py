@@ -15,22 +15,28 @@ from nas.jac.watch import Function, guarded
 def reverse(model: Function, x: Tensor, chunk_bytes: int, create_graph: bool) -> Tensor:
     """``(B, M, N)`` by one backward pass a row, some at once; coupled samples and outputs that are no batch refused."""
     with torch.inference_mode(False), torch.enable_grad():
-        leaf = x if create_graph and x.requires_grad else x.detach().clone().requires_grad_()
-        y = guarded(model, x)(leaf)
-        m = y.shape[1]
-        if not y.requires_grad:
-            return x.new_zeros(len(x), m, x[0].numel())
+        some, m = rows(model, x, create_graph)
         at_once = directions_at_once(x, m, chunk_bytes)
+        return torch.cat([some(slice(first, first + at_once)) for first in range(0, m, at_once)], 1)
 
-        def row(cotangent: Tensor) -> Tensor:
-            derivative: Tensor = torch.autograd.grad(
-                y, leaf, cotangent, retain_graph=True, create_graph=create_graph, materialize_grads=True
-            )[0]
-            return derivative.reshape(len(x), -1)
 
-        check_apart(row, y.detach())
-        units = torch.eye(m, dtype=y.dtype, device=y.device).unsqueeze(1).expand(m, *y.shape)
-        return torch.cat(_vectorised(row, units, at_once)).transpose(0, 1)
+def rows(model: Function, x: Tensor, create_graph: bool = False) -> tuple[Callable[[slice], Tensor], int]:
+    """A function that gives rows of the Jacobians, ``(B, R, N)``, while tapes are on; and M. Refuses as ``reverse``."""
+    leaf = x if create_graph and x.requires_grad else x.detach().clone().requires_grad_()
+    y = guarded(model, x)(leaf)
+    m = y.shape[1]
+
+    def row(cotangent: Tensor) -> Tensor:
+        if not y.requires_grad:
+            return x.new_zeros(len(x), x[0].numel())
+        derivative: Tensor = torch.autograd.grad(
+            y, leaf, cotangent, retain_graph=True, create_graph=create_graph, materialize_grads=True
+        )[0]
+        return derivative.reshape(len(x), -1)
+
+    check_apart(row, y.detach())
+    units = torch.eye(m, dtype=y.dtype, device=y.device).unsqueeze(1).expand(m, *y.shape)
+    return lambda block: _vectorised(row, units[block]).transpose(0, 1), m
 
 
 def forward(model: Function, x: Tensor, chunk_bytes: int, create_graph: bool) -> Tensor:
@@ -46,18 +52,19 @@ def forward(model: Function, x: Tensor, chunk_bytes: int, create_graph: bool) ->
             return derivative.to(x.dtype)
 
         check_apart(lambda tangents: column(tangents.view_as(x)), torch.zeros_like(x).reshape(len(x), -1))
-        return torch.cat(_vectorised(column, units, at_once)).permute(1, 2, 0)
+        blocks = (units[first : first + at_once] for first in range(0, n, at_once))
+        return torch.cat([_vectorised(column, block) for block in blocks]).permute(1, 2, 0)
 
 
-def _vectorised(carry: Callable[[Tensor], Tensor], units: Tensor, at_once: int) -> list[Tensor]:
-    """All unit directions carried, some at a time; one at a time where torch has no batching rule for something."""
-    together, blocks = torch.func.vmap(carry), range(0, len(units), at_once)
+def _vectorised(carry: Callable[[Tensor], Tensor], units: Tensor) -> Tensor:
+    """Unit directions carried together; one by one where torch has no batching rule for something."""
     try:
-        return [together(units[first : first + at_once]) for first in blocks]
+        together: Tensor = torch.func.vmap(carry)(units)
     except RuntimeError as error:
-        if "atching rule" not in str(error):
+        if "vmap" not in str(error) and "atching rule" not in str(error):
             raise
-    return [carry(unit).unsqueeze(0) for unit in units]
+        return torch.stack([carry(unit) for unit in units])
+    return together
 
 
 def directions_at_once(x: Tensor, others: int, chunk_bytes: int) -> int:
