@@ -12,10 +12,8 @@ from torch import Tensor, nn
 
 from nas.jac.errors import JacobianError
 
-CHUNK_BYTES = 2**28
-"""Default budget for the directions that are under way at once: 256 MiB."""
-GRAM_BYTES = 2**23
-"""The same for Gram products by the input, whose results are small: 8 MiB."""
+CHUNK_BYTES, GRAM_BYTES = 2**28, 2**23
+"""Default budgets for the directions that are under way at once, and for Gram products, whose results are small."""
 
 SLOPES = "look for infinite slopes, such as sqrt at 0, and weights"
 WEIGHTS = "look at the network's weights"

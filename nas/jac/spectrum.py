@@ -40,7 +40,7 @@ def spectrum(kernel: Tensor) -> Spectrum:
     The *rounding* of a kernel is ``n * eps * largest``, with ``eps`` that of the type in which it is given and
     ``largest`` its largest eigenvalue: what an eigenvalue moves by where each entry is wrong by ``eps * largest``
     (Weyl's inequality). Eigenvalues up to that are set to 0, so that the condition number is at least 1, or ``inf``.
-    Sums of products can be wrong by a few ``eps``: asymmetry and negative eigenvalues are errors beyond 10 times that.
+    Sums of products can be wrong by a few ``eps``: asymmetry and negative eigenvalues are errors beyond 10 roundings.
 
     Args:
         kernel: ``(n, n)``; or ``(B, B, M, M)`` as ``ntk`` gives it, samples first and outputs last, which is the
@@ -67,9 +67,7 @@ def spectrum(kernel: Tensor) -> Spectrum:
         here, there = (f"entry {at} is {matrix[at].item():.9g}" for at in ((row, column), (column, row)))
         rule = f"is not symmetric: {here}, {there}, rounding explains {ALLOWANCE * n * eps * unit:.3g}"
         raise JacobianError("kernel", f"{n} x {n}", rule, "compute the kernel of a batch with itself, x2=None")
-    # Divided by its largest entry, lest sums overflow; the mean of both halves, because eigvalsh reads one of them.
-    scaled = matrix / unit
-    values = torch.linalg.eigvalsh((scaled + scaled.mT) / 2)
+    values = torch.linalg.eigvalsh(matrix / unit)  # divided by the largest entry, lest sums overflow
     smallest, largest, rounding = values[0].item(), values[-1].item(), n * eps * values.abs().max().item()
     if smallest < -ALLOWANCE * rounding:
         figures = f"smallest eigenvalue is {smallest * unit:.6g}, its largest {largest * unit:.6g}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -27,7 +27,7 @@ NORMS = {"layer_norm", "native_layer_norm", "instance_norm"}  # torch 2.14 does 
 
 
 class Watch(TorchFunctionMode):
-    """Refuses each BatchNorm without the batch's statistics, or with them, and takes back what BatchNorms count."""
+    """Refuses BatchNorms that normalise with the batch's statistics, or with others; takes back what they count."""
 
     def __init__(self, batch: bool = False, forward_tape: bool = False) -> None:
         super().__init__()
@@ -66,8 +66,9 @@ def guarded(model: Function, x: Tensor, batch: bool = False, forward_tape: bool 
     mixed, lower = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
 
     def run(x: Tensor) -> Tensor:
-        with Watch(batch, forward_tape), torch.autocast(device, lower, enabled=mixed, cache_enabled=False):
-            y = check_output(model(x.clone()), len(x))  # a copy, since a model may work in place
+        with Watch(batch, forward_tape), torch.autocast(device, lower, cache_enabled=False) if mixed else nullcontext():
+            y = model(x.clone())  # a copy, since a model may work in place
+        y = check_output(y, len(x))  # outside, where no function is seen
         return y.reshape(len(x), -1) if flat else y
 
     return run
