@@ -120,10 +120,11 @@ def networks(draw):
     between = st.lists(st.sampled_from(KNOWN), max_size=2)
     for into, out in pairwise(widths):
         layers += [*draw(between), linear(into, out, bias=draw(st.booleans()))]
-    return nn.Sequential(*layers, *draw(between)), (draw(st.integers(1, 3)), widths[0])
+    sizes = st.integers(1, 3)
+    return nn.Sequential(*layers, *draw(between)), (draw(sizes), *draw(st.lists(sizes, max_size=2)), widths[0])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(case=networks())
 def test_a_replay_answers_as_the_record_did(case):
     model, shape = case

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import repeat
+from operator import contains
 from weakref import ref
 
 from torch import Tensor, nn
@@ -55,7 +57,7 @@ class Guard:
         for own in owns:
             if own["_forward_hooks"] or own["_forward_pre_hooks"]:
                 return None
-        facts: list[object] = [*map(type, modules), *map(len, owns)]  # a forward of its own makes one entry more
+        facts: list[object] = [*map(type, modules), *map(contains, owns, repeat("forward"))]
         for place in self._containers:
             facts += map(id, owns[place]["_modules"].values())
         for place in self._layers:
@@ -73,6 +75,7 @@ def guard(model: object) -> Guard | None:
     """The guard of a model; None where a module's code is not known, or something is hooked in."""
     if not isinstance(model, nn.Module) or any(type(module) not in KNOWN for module in model.modules()):
         return None
+    if any("forward" in vars(module) for module in model.modules()) or any(map(vars, model.parameters())):
+        return None  # what hangs on a parameter, which plans hold, could lead to the model and keep it alive
     made = Guard(model)
-    overridden = any("forward" in module.__dict__ for module in model.modules())
-    return made if made.holds() and not overridden else None
+    return made if made.holds() else None

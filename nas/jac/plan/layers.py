@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nas.jac.plan.elementwise import add, multiply
 from nas.jac.plan.maps import Convolution, Dense, Gathered, LogSoftmaxed, Normalised, Scaled, Softmaxed
-from nas.jac.plan.steps import is_noting, step
+from nas.jac.plan.steps import is_noting, step, viewed
 from nas.jac.plan.trace import MODULES, Node, Rule, constant, no_rule, one, rule
 from nas.jac.refuse import refuse_noise, refuse_statistics
 
@@ -34,8 +34,10 @@ def linear(x: Node, weight: Tensor, bias: Tensor | None = None) -> Node:
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if x.dim() != 2 or not is_noting():
+    if not is_noting():
         return F.linear(x, weight, bias)
+    if x.dim() != 2:
+        return _linear(viewed(x, -1, x.shape[-1]), weight, bias).view(*x.shape[:-1], -1)
     if len(x) == 1:  # a product with a vector takes less time
         row = step(torch.mv, weight, x[0]) if bias is None else step(torch.addmv, bias, weight, x[0])
         return row.unsqueeze(0)

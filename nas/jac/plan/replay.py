@@ -31,8 +31,8 @@ class JacobianPlan(Plan):
         storages = [t.untyped_storage() for t in (x, *map(result_of, self.steps))]
         super().__init__(kept, sum({one.data_ptr(): one.nbytes() for one in storages}.values()))
         self.x, self.y = x, y
-        assert list(last.keywords) == ["out"]
-        self.last: Callable[[], Tensor] = partial(last.func, *last.args)  # into new memory, which is the caller's
+        keywords = {name: value for name, value in last.keywords.items() if name != "out"}
+        self.last: Callable[[], Tensor] = partial(last.func, *last.args, **keywords)  # into the caller's own memory
         self.factors = last.args if last.func is torch.mm and last.args[0].numel() > CACHED else None
         self.shape = tuple(shape) if result_of(last).shape != shape else None  # a torch.Size takes longer to be read
 
