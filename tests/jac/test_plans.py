@@ -6,7 +6,7 @@ import pickle
 import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from itertools import pairwise, product
 
@@ -15,87 +15,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.examples import example
+from support.plan_answers import answer, answers, assert_as_fresh, assert_same, bounded, factored, with_gradients
 from support.plan_changes import AROUND, ATTRIBUTES, CHANGES, INPUTS, Slotted, Switch, chain, linear, random
 from torch import Tensor, nn
 
-from nas.jac import compiled, gram, jacobian, jacobian_det, set_plan_bytes, slogdet
+from nas.jac import compiled, jacobian, jacobian_det, set_plan_bytes, slogdet
 from nas.jac.plan import store
 
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")  # such as torch's, when it resizes what it writes into
-
-
-# What is asked, and the same without plans
-
-
-def with_gradients(found, model, x):
-    """Numbers and, where there is a tape, the gradients of a sum of them."""
-    leaves = [leaf for leaf in (x, *getattr(model, "parameters", tuple)()) if leaf.requires_grad and leaf.is_leaf]
-    if not found.requires_grad or not leaves:
-        return [found]
-    weights = torch.linspace(1, 2, found.numel(), dtype=found.dtype).view_as(found)
-    gradients = torch.autograd.grad((found * weights).sum(), leaves, allow_unused=True, materialize_grads=True)
-    return [found.detach(), *gradients]
-
-
-def factored(model, x):
-    record = jacobian(model, x, mode="layerwise", factored=True)
-    return [record.dense(), record.value]
-
-
-QUESTIONS = {
-    "jacobian": lambda model, x: [jacobian(model, x)],
-    "in halves": lambda model, x: [jacobian(model, x, mode="layerwise", chunk_bytes=200)],
-    "factored": factored,
-    "taped": lambda model, x: with_gradients(jacobian(model, x, create_graph=True), model, x),
-    "det": lambda model, x: with_gradients(jacobian_det(model, x), model, x),
-    "slogdet": lambda model, x: with_gradients(slogdet(model, x).logabsdet, model, x),
-    "gram": lambda model, x: [gram(model, x, x)],
-}
-REFUSALS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError)
-
-
-def answer(ask, model, x):
-    try:
-        return ask(model, x)
-    except REFUSALS as error:
-        return [f"{type(error).__name__}: {error}"]
-
-
-def answers(model, *inputs, around=lambda ask: ask):
-    asked = product(QUESTIONS.items(), enumerate(inputs))
-    return {(name, number): answer(around(ask), model, x) for (name, ask), (number, x) in asked}
-
-
-@contextmanager
-def bounded(limit):
-    before = set_plan_bytes(limit)
-    try:
-        yield
-    finally:
-        set_plan_bytes(before)
-
-
-def assert_as_fresh(model, *inputs, **options):
-    """Twice, since the first call may make a plan."""
-    before = [x.detach().clone() for x in inputs]
-    found = [answers(model, *inputs, **options) for _ in range(2)]
-    with bounded(0):
-        fresh = answers(model, *inputs, **options)
-    for one, question in product(found, fresh):
-        with example(question):
-            assert_same(one[question], fresh[question])
-    assert_same([x.detach() for x in inputs], before)
-
-
-def assert_same(found, wanted):
-    assert len(found) == len(wanted)
-    for ours, theirs in zip(found, wanted, strict=True):
-        if isinstance(ours, str) or isinstance(theirs, str):
-            assert ours == theirs
-            continue
-        kinds = [(t.shape, t.dtype, type(t), t.requires_grad, t.is_inference()) for t in (ours, theirs)]
-        assert kinds[0] == kinds[1]
-        assert torch.allclose(ours, theirs, rtol=1e-12, atol=1e-12, equal_nan=True)
 
 
 # The model changes
@@ -326,6 +253,7 @@ def test_plans_are_bounded_in_memory():
         assert abs(held() - start - taken) <= taken / 3
         set_plan_bytes(2**17)
         assert store._Count.taken <= 2**17
+        assert all(all(kinds.values()) for kinds in store._waiting.values())
         set_plan_bytes(0)
         assert held() <= start
     with pytest.raises(ValueError, match="limit=-1"):

@@ -126,6 +126,7 @@ CHANGES: dict[str, Callable[[Any], object]] = {
     "removed": lambda m: m.pop(-1),
     "deep removed": lambda m: m.deep.more.pop(0),
     "reordered": lambda m: m.deep._modules.update(inner=m.deep._modules.pop("inner")),
+    "moved out": lambda m: m.add_module("moved", m.deep._modules.pop("inner")),
     "exchanged": lambda m: put(m.deep, inner=m.deep.more[1]),
     "hook": lambda m: m.act.register_forward_hook(hook),
     "deep pre-hook": lambda m: m.deep.more.register_forward_pre_hook(pre_hook),

@@ -59,9 +59,9 @@ class Guard:
                 return None
         facts: list[object] = [*map(type, modules), *map(contains, owns, repeat("forward"))]
         for place in self._containers:
-            facts += map(id, owns[place]["_modules"].values())
+            facts.append([*map(id, owns[place]["_modules"].values())])
         for place in self._layers:
-            facts += map(id, owns[place]["_parameters"].values())
+            facts.append([*map(id, owns[place]["_parameters"].values())])
         for place, name in self._read:
             facts.append(owns[place].get(name))
         return facts

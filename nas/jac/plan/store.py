@@ -67,7 +67,7 @@ def take(model: nn.Module, key: Hashable, kind: type[P]) -> P | None:
 def give(model: nn.Module, key: Hashable, plan: Plan) -> None:
     """Keep a plan for the next call, if there is room, at the cost of older ones."""
     if _Count.taken > _Count.limit:
-        _make_room()
+        _make_room(plan.home)
         if _Count.taken > _Count.limit:
             return
     home, plan.home = plan.home, None  # lest a plan that is dropped keeps itself alive
@@ -101,11 +101,14 @@ def set_plan_bytes(limit: int) -> int:
     return before
 
 
-def _make_room() -> None:
+def _make_room(spared: list[Plan] | None = None) -> None:
+    """Drop plans until the others are within the bound, and lists that are empty then, but for one."""
     with _lock:
         for model, kinds in list(_waiting.items()):
-            for plans in kinds.values():
-                while plans and _Count.taken > _Count.limit:
+            for kind, plans in list(kinds.items()):
+                while plans and (_Count.taken > _Count.limit or _Count.limit == 0):
                     plans.pop(0)
-            if _Count.limit == 0 or not any(kinds.values()):
+                if not plans and plans is not spared:
+                    del kinds[kind]
+            if not kinds:
                 _waiting.pop(model, None)
