@@ -1,65 +1,96 @@
-"""A Jacobian as one compiled function of the input, for calls that have to be interactive."""
+"""Jacobians and their determinants as compiled functions of the input."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from nas.jac.determinant import jacobian_det
 from nas.jac.errors import JacobianError
-from nas.jac.jacobian import factorise
-from nas.jac.refuse import check_finite, check_input
+from nas.jac.fused.compiled import check_kind, check_places, determinant
+from nas.jac.jacobian import factorise, jacobian
+from nas.jac.refuse import check_input
+
+_OPTIONS = {"cpp_wrapper": True, "size_asserts": False, "alignment_asserts": False}
 
 
-def compiled(model: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[Tensor], Tensor]:
-    """``jacobian(model, .)`` for inputs of the shape of ``x``, recorded once and compiled by Inductor.
+def compiled(model: Callable[[Tensor], Tensor], x: Tensor, of: str = "jacobian") -> Callable[[Tensor], Tensor]:
+    """``jacobian(model, .)`` or ``jacobian_det(model, .)`` for inputs such as ``x``, compiled once, in seconds.
 
-    What ``mode="layerwise"`` computes for ``x`` is recorded as a graph of tensor operations, which Inductor, the
-    compiler behind ``torch.compile``, turns into a few kernels; that takes seconds, and a C++ compiler on a CPU.
-    The graph holds on to the parameters and buffers themselves: changes in place, as optimizers make them, count.
-    After a change of mode, or of a module or parameter for another one, compile again.
+    The Jacobian is what ``mode="layerwise"`` computes, recorded as a graph of tensor operations, which Inductor, the
+    compiler behind ``torch.compile``, turns into a few kernels. It carries no gradient.
 
-    Refuses, with a :class:`JacobianError`: what :func:`~nas.jac.jacobian.jacobian` in mode ``layerwise`` refuses.
+    The determinant is C++ that takes one sample after the other through the network and back. It can be differentiated
+    once, by the parameters and by ``x``. It is made for an ``nn.Sequential`` of ``nn.Linear`` and elementwise
+    activations, up to 3 inputs and 16 features, in float32 or float64 on a CPU, where calls of torch would take most
+    of the time; beyond, :func:`~nas.jac.determinant.jacobian_det` is the faster one. It runs in one thread.
 
-    Source: Ansel et al., *PyTorch 2* (ASPLOS 2024).
+    Both read the parameters themselves: changes in place, as optimizers make them, count. After a change of mode, of
+    an activation's settings, or of a module or parameter for another one, compile again. A CPU needs a C++ compiler.
+
+    Refuses, with a :class:`JacobianError`: what ``jacobian`` in mode ``layerwise`` or ``jacobian_det`` refuses, here
+    or when it is called; for a determinant, a network that is not of that kind.
+
+    Source: Ansel et al., *PyTorch 2* (ASPLOS 2024); Griewank and Walther, *Evaluating Derivatives* (2008), chapter 3.
 
     Args:
         model: module or function, ``(B, *in)`` to ``(B, *out)``.
-        x: ``(B, *in)``, of the shape, dtype and device of the inputs to come.
+        x: ``(B, *in)``, of the shape, dtype and device of the inputs to come; for a determinant, B may differ.
+        of: ``jacobian`` or ``determinant``.
 
     Returns:
-        A function of ``(B, *in)`` that gives ``(B, *out, *in)``.
-    """
-    from torch._inductor import compile as inductor  # half a second that nobody else should wait for
+        A function of ``(B, *in)`` that gives ``(B, *out, *in)``, or ``(B,)``.
 
+    Raises:
+        JacobianError: ``of`` is neither.
+    """
     check_input("x", x)
-    x = x.detach().contiguous()  # the compiled code takes strides as given
+    if of == "determinant":
+        with torch.no_grad():
+            jacobian_det(model, x)  # refuses what it refuses
+        return determinant(model, x)
+    if of != "jacobian":
+        raise JacobianError("of", of, "must be jacobian or determinant", "use of='jacobian'")
+    return _jacobian(model, x.detach().contiguous())  # the compiled code takes strides as given
+
+
+def _jacobian(model: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[Tensor], Tensor]:
+    from torch._inductor.compile_fx import compile_fx, compile_fx_inner  # half a second: only who needs it waits
+
+    def recorded(inputs: Tensor) -> tuple[Tensor, Tensor]:
+        linear = factorise(model, inputs)
+        whole = linear.multiplied(None)[0].expand(len(inputs), -1, -1)
+        whole = whole.reshape(len(inputs), *linear.stop.shape, *linear.start.shape).clone()  # no view of a weight
+        return whole, inputs.sum() + linear.stop.value.sum() + whole.sum()  # finite only if all of them are
+
+    codes: list[Any] = []
+
+    def inner(*args: Any, **options: Any) -> Any:
+        codes.append(compile_fx_inner(*args, **options))
+        return codes[-1]
+
     with torch.no_grad():
-        graph = make_fx(lambda inputs: _dense(model, inputs))(x)
+        graph = make_fx(recorded)(x)
         graph.graph.eliminate_dead_code()
         graph.recompile()
-        # Straight to Inductor: the inputs' kind is checked below, and torch.compile's guards would double the time.
-        fast = inductor(graph, [x])
-    kind = (x.shape, x.dtype, x.device)
+        # The checks and wrappers that torch.compile puts around its code would take as long as what it computes.
+        compile_fx(graph, [x], inner_compile=inner, config_patches=_OPTIONS if x.device.type == "cpu" else {})
+    fast = codes[-1].current_callable  # of parameters, buffers and x, in this order
+    held = [*graph.parameters(), *graph.buffers()]
+    weights, places = [tensor.detach() for tensor in held], [tensor.data_ptr() for tensor in held]
+    shape, kind = x.shape, (x.dtype, x.device)
 
     def call(x: Tensor) -> Tensor:
-        check_input("x", x)
-        if (x.shape, x.dtype, x.device) != kind:
-            rule = f"was compiled for {tuple(kind[0])}, {kind[1]}, {kind[2]}"
-            found = f"{tuple(x.shape)}, {x.dtype}, {x.device}"
-            raise JacobianError("x", found, rule, "call compiled(model, x) once for each kind of input")
-        with torch.no_grad():
-            result: Tensor = fast(x.contiguous())
-        check_finite("jacobian", result, "the Jacobian", "look for infinite slopes, such as sqrt at 0, and weights")
-        return result
+        check_kind(x, shape, kind)
+        check_places(model, held, places)
+        result, total = fast([*weights, x.detach().contiguous()])
+        if math.isfinite(total.item()):
+            return result
+        return jacobian(model, x.detach(), mode="layerwise")  # says what is not finite, if it is not only the sum
 
     return call
-
-
-def _dense(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """The Jacobian with any budget, and without a look at the numbers, which a recording cannot take."""
-    graph = factorise(model, x)
-    whole, _ = graph.multiplied(None)
-    return whole.expand(len(x), -1, -1).reshape(len(x), *graph.stop.shape, *graph.start.shape)

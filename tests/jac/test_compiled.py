@@ -8,7 +8,7 @@ import torch
 from support.jac_references import error, inputs
 from torch import nn
 
-from nas.jac import JacobianError, jacobian
+from nas.jac import JacobianError, jacobian, jacobian_det
 from nas.jac.compiled import compiled
 from nas.jac.errors import NoRuleError
 
@@ -121,3 +121,49 @@ def test_refusals_come_before_anything_is_compiled():
         compiled(nn.Sequential(nn.Linear(4, 4), nn.Dropout()).double(), x)
     with pytest.raises(JacobianError, match="integers"):
         compiled(nn.Linear(4, 4), torch.ones(5, 4).long())
+    with pytest.raises(JacobianError, match="jacobian or determinant"):
+        compiled(nn.Linear(4, 4), torch.ones(5, 4), of="trace")
+    for model, width in ((nn.Sequential(nn.Linear(2, 17), nn.Linear(17, 2)), 2), (nn.Linear(4, 4), 4), (torch.tanh, 2)):
+        with pytest.raises(JacobianError, match=r"must be a chain.*use jacobian_det"):
+            compiled(model, torch.ones(5, width), of="determinant")
+    with pytest.raises(JacobianError, match="must be square"):
+        compiled(nn.Linear(2, 3), torch.ones(5, 2), of="determinant")
+
+
+ACTIVATIONS = [nn.Tanh(), nn.Sigmoid(), nn.ReLU(), nn.LeakyReLU(0.2), nn.ELU(0.7), nn.SiLU(), nn.Softsign()]
+ACTIVATIONS += [nn.GELU(), nn.GELU("tanh"), nn.Softplus(2.0, 3.0)]
+
+
+def chain(*layers):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(*(nn.Linear(*layer) if isinstance(layer, tuple) else layer for layer in layers)).double()
+
+
+def batch(size, width):
+    """With zeros, at which activations have their kinks."""
+    x = 3 * torch.randn(size, width, generator=torch.Generator().manual_seed(0)).double()
+    return x.index_fill_(0, torch.tensor([0]), 0.0).requires_grad_()
+
+
+def trained(function, model, x):
+    """Determinants, and the gradient of a loss by x and the parameters."""
+    det = function(x)
+    loss = ((det - 1) * torch.linspace(-1, 2, len(x))).square().mean()
+    gradients = torch.autograd.grad(loss, [x, *model.parameters()], allow_unused=True)
+    return [det, *(g for g in gradients if g is not None)]
+
+
+@needs_compiler
+def test_a_compiled_determinant_is_the_eager_one():
+    """All activations in chains of 3, 2 and 1 features; batches that are no multiple of the processor's vectors."""
+    bare = chain((3, 4), *ACTIVATIONS[:4], (4, 3))
+    others = [nn.Sequential(ACTIVATIONS[4], nn.Linear(2, 3), *ACTIVATIONS[5:8], nn.Identity(), nn.Linear(3, 2, False))]
+    for model in (bare, others[0].double(), chain((1, 5), *ACTIVATIONS[8:], (5, 1), nn.Tanh())):
+        width = next(iter(model.parameters())).shape[1]
+        fast = compiled(model, batch(2, width), of="determinant")
+        for size in (1, 21):
+            x = batch(size, width)
+            ours, eager = trained(fast, model, x), trained(lambda x, model=model: jacobian_det(model, x), model, x)
+            assert len(ours) == len(eager)
+            assert max(map(error, ours, eager)) < 1e-10
