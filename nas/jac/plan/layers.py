@@ -6,17 +6,15 @@ the network's input. It gives the value as torch computes it, and the derivative
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nas.jac.plan.elementwise import add, multiply
-from nas.jac.plan.maps import Convolution, Dense, Gathered, LogSoftmaxed, Normalised, Scaled, Softmaxed
-from nas.jac.plan.steps import is_noting, step, viewed
+from nas.jac.plan.maps import Convolution, Dense, Local, LogSoftmaxed, Scaled, Softmaxed
+from nas.jac.plan.steps import cannot_be_replayed, is_noting, step, viewed
 from nas.jac.plan.trace import MODULES, Node, Rule, constant, no_rule, one, rule
 from nas.jac.refuse import refuse_noise, refuse_statistics
 
@@ -69,21 +67,16 @@ def _convolution(dimensions: int) -> Rule:
         if x.value.dim() != dimensions + 2:
             raise no_rule(f"{name} on a sample without a batch")
         value = getattr(F, name)(x.value, weight, bias, stride, padding, dilation, groups)
-        stride, dilation = _each(stride, dimensions), _each(dilation, dimensions)
         if padding == "same":
-            around = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+            apart = list(dilation) if isinstance(dilation, (list, tuple)) else [dilation] * dimensions
+            around = [d * (k - 1) for d, k in zip(apart, weight.shape[2:], strict=True)]
             if any(size % 2 for size in around):
                 raise no_rule(f"{name} with padding='same' that is not the same on both sides")
             padding = [size // 2 for size in around]
-        padding = [0] * dimensions if padding == "valid" else _each(padding, dimensions)
-        return one(x, value, Convolution(weight, tuple(x.shape), (stride, padding, dilation, [groups])))
+        padding = 0 if padding == "valid" else padding
+        return one(x, value, Convolution(weight, tuple(x.shape), (stride, padding, dilation, groups)))
 
     return convolve
-
-
-def _each(argument: Any, count: int) -> list[int]:
-    values = list(argument) if isinstance(argument, (list, tuple)) else [argument]
-    return values * count if len(values) == 1 else values
 
 
 @rule("batch_norm")
@@ -112,14 +105,20 @@ def _normalise_by_running(
     return one(x, value, Scaled(scale.view(1, -1, *[1] * (x.value.dim() - 2)).expand(1, *x.shape)))
 
 
+def local(x: Node, function: Callable[[Tensor], Tensor]) -> Node:
+    """The node of an operation that treats samples alike, by torch's derivative of it."""
+    cannot_be_replayed()
+    return one(x, function(x.value), Local(function, x.value))
+
+
 @rule("layer_norm")
 def _layer_norm(
-    x: Node, shape: Sequence[int], weight: Any = None, bias: Any = None, eps: float = 1e-5, cudnn: bool = True
+    x: Node, shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5, cudnn: bool = True
 ) -> Node:
     constant("layer_norm", weight, bias)
     if len(shape) >= x.value.dim():
         raise no_rule("layer_norm over the batch")
-    return _normalised(x, math.prod(x.shape) // math.prod(shape), eps, weight, bias)
+    return local(x, lambda t: F.layer_norm(t, shape, weight, bias, eps))
 
 
 @rule("group_norm")
@@ -127,18 +126,7 @@ def _group_norm(
     x: Node, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, cudnn: bool = True
 ) -> Node:
     constant("group_norm", weight, bias)
-    weight, bias = (None if p is None else p.view(-1, *[1] * (x.value.dim() - 2)) for p in (weight, bias))
-    return _normalised(x, groups, eps, weight, bias)
-
-
-def _normalised(x: Node, groups: int, eps: float, weight: Tensor | None, bias: Tensor | None) -> Node:
-    grouped = x.value.reshape(len(x.value), groups, -1)
-    variance, mean = torch.var_mean(grouped, -1, correction=0, keepdim=True)
-    scale = torch.rsqrt(variance + eps)
-    normal = (grouped - mean) * scale
-    node = one(x, normal.view(x.value.shape), Normalised(normal, scale, tuple(x.shape)))
-    node = node if weight is None else multiply(node, weight)
-    return node if bias is None else add(node, bias)
+    return local(x, lambda t: F.group_norm(t, groups, weight, bias, eps))
 
 
 @rule("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
@@ -177,8 +165,7 @@ def _max_pool(name: str, dimensions: int) -> Rule:
     def pool(x: Node, *args: Any, return_indices: bool = False, **kwargs: Any) -> Node:
         if return_indices or x.value.dim() != dimensions + 2:
             raise no_rule(f"{name} with return_indices or without a batch")
-        value, indices = getattr(F, f"{name}_with_indices")(x.value, *args, **kwargs)
-        return one(x, value, Gathered(indices, tuple(x.shape)))
+        return local(x, lambda t: getattr(F, name)(t, *args, **kwargs))
 
     return pool
 

@@ -8,12 +8,14 @@ again, so all of them are plain tensor operations, differentiable where a tape i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import grad
 
 from nas.jac.plan.steps import note, step, viewed
 
@@ -115,29 +117,25 @@ class Convolution(LinearMap):
     """A convolution of one to three dimensions without its bias.
 
     ``weight`` is ``(out channels, in channels / groups, *kernel)``, ``shape`` that of one sample's input,
-    ``(C, *size)``; ``arguments`` are stride, padding, dilation as lists of integers, and groups.
+    ``(C, *size)``; ``arguments`` are stride, padding, dilation and groups.
     """
 
     weight: Tensor
     shape: Shape
-    arguments: tuple[list[int], ...]
+    arguments: tuple[Any, ...]
 
     def work(self, into: int, out: int) -> int:
         return out * self.weight[0].numel()
 
     def jvp(self, tangents: Tensor, /) -> Tensor:
-        stride, padding, dilation, groups = self.arguments
-        folded, none = tangents.flatten(0, 1), [0] * len(stride)
-        carried = torch.convolution(folded, self.weight, None, stride, padding, dilation, False, none, groups[0])
+        function = (F.conv1d, F.conv2d, F.conv3d)[len(self.shape) - 2]
+        carried = function(tangents.flatten(0, 1), self.weight, None, *self.arguments)
         return carried.unflatten(0, tangents.shape[:2])
 
     def vjp(self, cotangents: Tensor, /) -> Tensor:
-        stride, padding, dilation, groups = self.arguments
-        folded, none = cotangents.flatten(0, 1), [0] * len(stride)
-        like = folded.new_empty(1).expand(len(folded), *self.shape)  # only its sizes are looked at
-        carried: Tensor = torch.ops.aten.convolution_backward(
-            folded, like, self.weight, None, stride, padding, dilation, False, none, groups[0], [True, False, False]
-        )[0]
+        function = (grad.conv1d_input, grad.conv2d_input, grad.conv3d_input)[len(self.shape) - 2]
+        folded = cotangents.flatten(0, 1)
+        carried: Tensor = function((len(folded), *self.shape), self.weight, folded, *self.arguments)
         return carried.unflatten(0, cotangents.shape[:2])
 
 
@@ -159,27 +157,6 @@ class Reshaped(LinearMap):
 
     def logabsdet(self, width: int) -> float:
         return 0.0
-
-
-@dataclass(slots=True, eq=False)
-class Gathered(LinearMap):
-    """Max pooling: each output is the input entry that ``indices`` ``(B, C, *out)`` names in its channel's map."""
-
-    indices: Tensor
-    shape: Shape
-
-    def _spread(self, directions: Tensor) -> tuple[Tensor, Tensor]:
-        index = self.indices.flatten(2).unsqueeze(1).expand(-1, directions.shape[1], -1, -1)
-        return directions.flatten(3).expand(len(index), -1, -1, -1), index
-
-    def jvp(self, tangents: Tensor, /) -> Tensor:
-        spread, index = self._spread(tangents)
-        return spread.gather(3, index).unflatten(3, self.indices.shape[2:])
-
-    def vjp(self, cotangents: Tensor, /) -> Tensor:
-        spread, index = self._spread(cotangents)
-        zeros = spread.new_zeros(*index.shape[:3], math.prod(self.shape[1:]))
-        return zeros.scatter_add(3, index, spread).unflatten(3, self.shape[1:])
 
 
 @dataclass(slots=True, eq=False)
@@ -227,44 +204,38 @@ class LogSoftmaxed(LinearMap):
 
 
 @dataclass(slots=True, eq=False)
-class Normalised(LinearMap):
-    """Layer or group normalisation without its affine part; ``normal`` is ``(B, groups, entries)``."""
+class Local(LinearMap):
+    """Any operation that treats samples alike, by torch's own derivative of it: pooling, normalising, moving entries.
 
-    normal: Tensor
-    scale: Tensor
-    shape: Shape
-
-    def jvp(self, tangents: Tensor, /) -> Tensor:
-        normal, scale = self.normal.unsqueeze(1), self.scale.unsqueeze(1)
-        grouped = tangents.reshape(*tangents.shape[:2], *normal.shape[2:])
-        along = (grouped * normal).mean(-1, keepdim=True) * normal
-        carried = (grouped - grouped.mean(-1, keepdim=True) - along) * scale
-        return carried.reshape(*carried.shape[:2], *self.shape)
-
-    vjp = jvp  # it is symmetric
-
-
-@dataclass(slots=True, eq=False)
-class Structural(LinearMap):
-    """An operation that is linear as it stands: average pooling, padding, permuting, slicing, sums, means.
-
-    ``operation`` takes a batch ``(B, *shape)``, treats samples alike, and has no constant part.
+    ``function`` takes a batch; ``at`` is where it is differentiated, ``(B, *in)``, or ``(1, *in)`` if it is linear.
     """
 
-    operation: Callable[[Tensor], Tensor]
-    shape: Shape
-
-    def jvp(self, tangents: Tensor, /) -> Tensor:
-        return self.operation(tangents.flatten(0, 1)).unflatten(0, tangents.shape[:2])
+    function: Callable[[Tensor], Tensor]
+    at: Tensor
 
     def vjp(self, cotangents: Tensor, /) -> Tensor:
-        taped = torch.is_grad_enabled()
+        return self._differentiated(cotangents, lambda y, x, c, tape: _grad(y, x, c, tape))
+
+    def jvp(self, tangents: Tensor, /) -> Tensor:
+        def twice(y: Tensor, x: Tensor, t: Tensor, tape: bool) -> Tensor:
+            c = torch.zeros_like(y, requires_grad=True)  # a vjp is linear in it, and its transpose is the jvp
+            return _grad(_grad(y, x, c, True), c, t, tape)
+
+        return self._differentiated(tangents, twice)
+
+    def _differentiated(self, stack: Tensor, carry: Callable[[Tensor, Tensor, Tensor, bool], Tensor]) -> Tensor:
+        tape, batch = torch.is_grad_enabled(), max(len(self.at), len(stack))
         with torch.inference_mode(False), torch.enable_grad():
-            folded = cotangents.flatten(0, 1) if taped else cotangents.detach().clone().flatten(0, 1)
-            zeros = folded.new_zeros(len(folded), *self.shape).requires_grad_()
-            out = self.operation(zeros)
-            carried: Tensor = torch.autograd.grad(out, zeros, folded, create_graph=taped, materialize_grads=True)[0]
-        return carried.unflatten(0, cotangents.shape[:2])
+            at, stack = (self.at, stack) if tape else (self.at.detach().clone(), stack.detach().clone())
+            x = at.unsqueeze(1).expand(batch, stack.shape[1], *at.shape[1:]).flatten(0, 1)
+            x = x if x.requires_grad else x.requires_grad_()
+            carried = carry(self.function(x), x, stack.expand(batch, *stack.shape[1:]).flatten(0, 1), tape)
+        return carried.unflatten(0, (batch, -1))
+
+
+def _grad(y: Tensor, x: Tensor, cotangent: Tensor, tape: bool) -> Tensor:
+    gradient: Tensor = torch.autograd.grad(y, x, cotangent, create_graph=tape, materialize_grads=True)[0]
+    return gradient
 
 
 def eye(width: int, shape: Sequence[int], like: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas.jac.plan.maps import LinearMap, Reshaped, Structural
+from nas.jac.plan.maps import LinearMap, Local, Reshaped
 from nas.jac.plan.steps import cannot_be_replayed
 from nas.jac.plan.trace import MODULES, Node, Rule, no_rule, one, rule
 
@@ -34,7 +34,11 @@ def _structural(name: str, x: Node, operation: Callable[[Tensor], Tensor]) -> No
     value = operation(x.value)
     if value.dim() < 2 or value.shape[0] != x.value.shape[0]:
         raise no_rule(f"{name} to {tuple(value.shape)}, across samples")
-    return one(x, value, Structural(operation, tuple(x.shape)))
+    return one(x, value, _linear(operation, x))
+
+
+def _linear(operation: Callable[[Tensor], Tensor], x: Node) -> Local:
+    return Local(operation, x.value.new_zeros(1, *x.shape))  # its derivative is the same everywhere
 
 
 def _viewed(x: Node, node: Node) -> Node:
@@ -137,7 +141,7 @@ def _cat(tensors: list[Node | Tensor], dim: int = 0) -> Node:
         stop = start + own.shape[dim]
         if isinstance(part, Node):
             place = [0, 0] * (value.dim() - dim - 1) + [start, value.shape[dim] - stop]
-            edges.append((part, Structural(lambda t, place=place: F.pad(t, place), tuple(part.shape))))  # type: ignore[misc]
+            edges.append((part, _linear(lambda t, place=place: F.pad(t, place), part)))  # type: ignore[misc]
         start = stop
     return Node(value, tuple(edges))
 
