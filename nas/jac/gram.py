@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nas.jac.errors import BudgetError, JacobianError, NoRuleError
-from nas.jac.jacobian import factorise, output
+from nas.jac.jacobian import factorise
 from nas.jac.ntk import paired_gram
 from nas.jac.plan import autodiff
 from nas.jac.plan.order import CACHED
@@ -93,7 +93,7 @@ def _by_layers(model: Function, x1: Tensor, x2: Tensor, chunk_bytes: int) -> Ten
 def _by_rows(model: Function, x1: Tensor, x2: Tensor, chunk_bytes: int) -> Tensor:
     """Rows of both Jacobians by backward passes, block against block; those of ``J(x2)`` are made for each block."""
     with torch.inference_mode(False), torch.enable_grad():
-        at_once = max(1, autodiff.directions_at_once(x1, output(model, x1)[0].numel(), chunk_bytes) // 2)
+        at_once = max(1, autodiff.directions_at_once(x1, autodiff.output(model, x1)[0].numel(), chunk_bytes) // 2)
         (rows1, m), (rows2, _) = autodiff.rows(model, x1), autodiff.rows(model, x2)
         blocks = [slice(first, first + at_once) for first in range(0, m, at_once)]
         parts = []

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
 
-from nas.jac.errors import BudgetError, JacobianError, NoRuleError
+from nas.jac.errors import JacobianError, NoRuleError
 from nas.jac.factored import FactoredJacobian
 from nas.jac.plan import autodiff, elementwise, layers, shapes
 from nas.jac.plan.guard import guard
@@ -17,18 +16,8 @@ from nas.jac.plan.replay import JacobianPlan, kind_of, replayed, result_of
 from nas.jac.plan.steps import cannot_be_replayed, noting
 from nas.jac.plan.store import give
 from nas.jac.plan.trace import NO_RULE, Node, apply, no_rule
-from nas.jac.refuse import (
-    CHUNK_BYTES,
-    SLOPES,
-    WEIGHTS,
-    check_finite,
-    check_input,
-    check_modes,
-    check_output,
-    modules_at,
-    undo_count,
-)
-from nas.jac.watch import guarded, without_noise
+from nas.jac.refuse import CHUNK_BYTES, check_input, check_modes, check_output, modules_at, undo_count
+from nas.jac.watch import Function
 
 LAYERWISE = ("auto", "layerwise")
 MODES = ("auto", "forward", "reverse", "layerwise")
@@ -37,7 +26,7 @@ assert all((elementwise, layers, shapes))  # importing them fills the table of r
 
 @overload
 def jacobian(
-    model: Callable[[Tensor], Tensor],
+    model: Function,
     x: Tensor,
     mode: str = ...,
     chunk_bytes: int = ...,
@@ -46,7 +35,7 @@ def jacobian(
 ) -> Tensor: ...
 @overload
 def jacobian(
-    model: Callable[[Tensor], Tensor],
+    model: Function,
     x: Tensor,
     mode: str = ...,
     chunk_bytes: int = ...,
@@ -55,7 +44,7 @@ def jacobian(
     factored: Literal[True],
 ) -> FactoredJacobian: ...
 def jacobian(
-    model: Callable[[Tensor], Tensor],
+    model: Function,
     x: Tensor,
     mode: str = "auto",
     chunk_bytes: int = CHUNK_BYTES,
@@ -124,7 +113,7 @@ def jacobian(
             if mode == "layerwise" or factored:
                 raise
     try:
-        return _autodiff(model, x, mode, chunk_bytes, create_graph)
+        return autodiff.by_autodiff(model, x, mode, chunk_bytes, create_graph)
     except RuntimeError as error:
         if mode != "forward":
             raise
@@ -132,7 +121,7 @@ def jacobian(
         raise JacobianError("mode", mode, rule, "use mode='reverse'") from error
 
 
-def factorise(model: Callable[[Tensor], Tensor], x: Tensor) -> LinearGraph:
+def factorise(model: Function, x: Tensor) -> LinearGraph:
     """Run ``model`` once on a checked ``x`` and keep the operations' derivatives; with a tape in grad mode."""
     start = Node(x)
     try:
@@ -160,7 +149,7 @@ def _named(error: NoRuleError, model: object) -> NoRuleError:
     return NoRuleError(running[-1], error.value, error.rule, error.remedy) if running else error
 
 
-def _dense(model: Callable[[Tensor], Tensor], x: Tensor, chunk_bytes: int) -> tuple[Tensor, Tensor]:
+def _dense(model: Function, x: Tensor, chunk_bytes: int) -> tuple[Tensor, Tensor]:
     """The Jacobian and the output; if one direction of the batch exceeds the budget, one half after the other."""
     graph = factorise(model, x)
     if len(x) == 1 or graph.bytes_each <= chunk_bytes:
@@ -182,41 +171,3 @@ def _recorded(model: nn.Module, x: Tensor, chunk_bytes: int, kind: tuple[Any, ..
     if whole.data_ptr() in written and written.index(whole.data_ptr()) == len(steps) - 1 and steps[-1].keywords:
         give(model, kind, JacobianPlan(kept, at, y, steps, whole.shape))
     return whole
-
-
-def _autodiff(model: Callable[[Tensor], Tensor], x: Tensor, mode: str, chunk_bytes: int, create_graph: bool) -> Tensor:
-    y = output(model, x)
-    if mode == "auto":
-        if x.numel() < y.numel() and not create_graph:
-            try:
-                return _autodiff(model, x, "forward", chunk_bytes, create_graph)
-            except RuntimeError:  # torch's word for a forward derivative that is not there
-                pass  # what is wrong with the model itself, reverse mode says again
-        mode = "reverse"
-    try:
-        with torch.set_grad_enabled(create_graph):
-            flat = getattr(autodiff, mode)(model, x, chunk_bytes, create_graph)
-            check_finite("jacobian", flat, "the Jacobian", SLOPES)
-            check_finite("output", y, "the output", WEIGHTS)
-            return flat.reshape(len(x), *y.shape[1:], *x.shape[1:])
-    except BudgetError:
-        if len(x) == 1:
-            raise
-    with torch.set_grad_enabled(create_graph):
-        return torch.cat([_autodiff(model, half, mode, chunk_bytes, create_graph) for half in x.tensor_split(2)])
-
-
-def output(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """What the model gives, without a tape.
-
-    Refuses, with a :class:`JacobianError`: an output that is no batch, coupled samples, random numbers.
-
-    Args:
-        model: ``(B, *in)`` to ``(B, *out)``.
-        x: ``(B, *in)``.
-
-    Returns:
-        ``(B, *out)``.
-    """
-    with torch.no_grad():
-        return without_noise(guarded(model, x, flat=False), x.detach())

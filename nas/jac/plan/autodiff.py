@@ -8,8 +8,36 @@ import torch
 from torch import Tensor
 
 from nas.jac.errors import BudgetError
-from nas.jac.refuse import check_apart
-from nas.jac.watch import Function, guarded
+from nas.jac.refuse import SLOPES, WEIGHTS, check_apart, check_finite
+from nas.jac.watch import Function, guarded, without_noise
+
+
+def by_autodiff(model: Function, x: Tensor, mode: str, chunk_bytes: int, create_graph: bool) -> Tensor:
+    """The Jacobian ``(B, *out, *in)`` in mode ``forward``, ``reverse``, or the cheaper of both: ``auto``."""
+    y = output(model, x)
+    if mode == "auto":
+        if x.numel() < y.numel() and not create_graph:
+            try:
+                return by_autodiff(model, x, "forward", chunk_bytes, create_graph)
+            except RuntimeError:  # torch's word for a forward derivative that is not there
+                pass  # what is wrong with the model itself, reverse mode says again
+        mode = "reverse"
+    with torch.set_grad_enabled(create_graph):
+        try:
+            flat = (forward if mode == "forward" else reverse)(model, x, chunk_bytes, create_graph)
+            check_finite("jacobian", flat, "the Jacobian", SLOPES)
+            check_finite("output", y, "the output", WEIGHTS)
+            return flat.reshape(len(x), *y.shape[1:], *x.shape[1:])
+        except BudgetError:
+            if len(x) == 1:
+                raise
+        return torch.cat([by_autodiff(model, half, mode, chunk_bytes, create_graph) for half in x.tensor_split(2)])
+
+
+def output(model: Function, x: Tensor) -> Tensor:
+    """What the model gives, ``(B, *out)``, without a tape; no batch, coupled samples, random numbers are refused."""
+    with torch.no_grad():
+        return without_noise(guarded(model, x, flat=False), x.detach())
 
 
 def reverse(model: Function, x: Tensor, chunk_bytes: int, create_graph: bool) -> Tensor:
