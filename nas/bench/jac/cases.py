@@ -45,23 +45,32 @@ def layer_by_layer_det(net: nn.Sequential, x: Tensor) -> Tensor:
     return torch.det(derivative)
 
 
+def step(net: nn.Module, loss: Callable[[], Tensor]) -> Call:
+    """A step of a loss, forward and backward."""
+
+    def run() -> None:
+        for parameter in net.parameters():
+            parameter.grad = None
+        loss().backward()
+
+    return run
+
+
 def determinant(batch: int) -> Calls:
-    """A step of the determinant's loss next to one of the mean squared error, forward and backward."""
+    """A step of the determinant's loss next to one of the mean squared error."""
     net, x, y = square_net(), normal(batch, 2), normal(batch, 2, seed=1)
-
-    def step(loss: Callable[[], Tensor]) -> Call:
-        def run() -> None:
-            for parameter in net.parameters():
-                parameter.grad = None
-            loss().backward()
-
-        return run
-
     return {
-        BASELINE: step(lambda: F.mse_loss(net(x), y)),
-        OURS: step(lambda: (jacobian_det(net, x) - 1).square().mean()),
-        "layer by layer, torch.det": step(lambda: (layer_by_layer_det(net, x) - 1).square().mean()),
+        BASELINE: step(net, lambda: F.mse_loss(net(x), y)),
+        OURS: step(net, lambda: (jacobian_det(net, x) - 1).square().mean()),
+        "layer by layer, torch.det": step(net, lambda: (layer_by_layer_det(net, x) - 1).square().mean()),
     }
+
+
+def compiled_determinant(batch: int) -> Call:
+    """A step of the determinant's loss, compiled for this network."""
+    net, x = square_net(), normal(batch, 2)
+    call = compiled(net, x, of="determinant")
+    return step(net, lambda: (call(x) - 1).square().mean())
 
 
 def classifier() -> nn.Sequential:

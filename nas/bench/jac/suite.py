@@ -115,7 +115,9 @@ def all_cases(jax: Jax) -> Iterator[Case]:
     network, against = "step of the determinant's loss, 2-5-5-2, tanh", "step of the mean squared error"
     for batch, turn in (64, TURN), (1024, TURN), (16384, 2):
         calls = cases.determinant(batch) | jax.determinant(batch)
-        yield Case(network, against, f"batch {batch}", calls, {OURS: 1.0}, turn=turn)
+        if cases.has_compiler():
+            calls[COMPILED] = cases.compiled_determinant(batch)
+        yield Case(network, against, f"batch {batch}", calls, {OURS: 1.0, COMPILED: 0.6}, turn=turn)
 
     network, calls = "Jacobian of 500-100-10, ReLU, softmax", cases.one_sample()
     yield Case(network, "torch.func.jacrev", "one sample", calls | jax.samples(1), {OURS: 0.15}, turn=TURN)
