@@ -43,12 +43,7 @@ class FactoredJacobian:
         return torch.Size((start.value.shape[0], *stop.shape, *start.shape))
 
     def dense(self, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
-        """Multiply out, from the narrowest value of the network outwards.
-
-        A network that narrows towards its output is evaluated backwards, M directions; one that widens, forwards,
-        N directions; one with a bottleneck of width w in between, w directions either way and one product.
-
-        Refuses, with a :class:`JacobianError`: a budget too small for one direction of the batch.
+        """Multiply out, from the narrowest value of the network outwards; refuses a budget for less than one direction.
 
         Args:
             chunk_bytes: budget in bytes for the directions that are under way at once.
@@ -67,14 +62,7 @@ class FactoredJacobian:
         return whole
 
     def mv(self, v: Tensor) -> Tensor:
-        """The product with a vector a sample, ``J v``.
-
-        Args:
-            v: ``(B, *in)``.
-
-        Returns:
-            ``(B, *out)``.
-        """
+        """The product with a vector a sample, ``J v``: from ``(B, *in)`` to ``(B, *out)``."""
         self._check_vector("v", v, self.graph.start)
         with torch.set_grad_enabled(self._taped):
             product = self.graph.jvp(v.unsqueeze(1), self.graph.stop).squeeze(1)
@@ -82,14 +70,7 @@ class FactoredJacobian:
         return product
 
     def vm(self, u: Tensor) -> Tensor:
-        """The product with a vector a sample from the left, ``u J``.
-
-        Args:
-            u: ``(B, *out)``.
-
-        Returns:
-            ``(B, *in)``.
-        """
+        """The product with a vector a sample from the left, ``u J``: from ``(B, *out)`` to ``(B, *in)``."""
         self._check_vector("u", u, self.graph.stop)
         with torch.set_grad_enabled(self._taped):
             product = self.graph.vjp(u.unsqueeze(1), self.graph.start).squeeze(1)
@@ -97,21 +78,12 @@ class FactoredJacobian:
         return product
 
     def logabsdet(self) -> Tensor:
-        """The logarithm of ``|det J|``, factor by factor where factors are square.
-
-        A Linear in a chain costs one LU for the whole batch and an elementwise operation a sum of logarithms;
-        only what lies between two values of width N with something wider or narrower in it is multiplied out.
-
-        Returns:
-            ``(B,)``; minus infinity where J is singular.
-
-        Raises:
-            JacobianError: J is not square.
-        """
+        """The logarithm of ``|det J|``, ``(B,)``, minus infinity where J is singular; J has to be square."""
         start, n = self.graph.start, self.graph.start.width
         if self.graph.stop.width != n:
             shape = (self.graph.stop.width, n)
             raise JacobianError("jacobian", shape, "must be square to have a determinant", "use gram or dense")
+        # Factor by factor where factors are square: a Linear costs one LU for the batch, the rest sums of logarithms.
         total, before = start.value.new_zeros(start.value.shape[0]), start
         with torch.set_grad_enabled(self._taped):
             for cut in (node for node in self.graph.cuts()[1:] if node.width == n):
@@ -130,17 +102,7 @@ class FactoredJacobian:
         return torch.linalg.slogdet(segment.view(len(segment), after.width, before.width))[1]
 
     def gram(self, other: FactoredJacobian, chunk_bytes: int = GRAM_BYTES) -> Tensor:
-        """The products ``J_b other_b^T``, without an array of M x N beyond a chunk.
-
-        Refuses, with a :class:`JacobianError`: Jacobians that do not go together, a budget that is too small.
-
-        Args:
-            other: Jacobians with the same inputs and batch, such as those of the same network at other points.
-            chunk_bytes: budget in bytes for the directions that are under way at once.
-
-        Returns:
-            ``(B, M, M of other)``.
-        """
+        """The products ``J_b other_b^T``, ``(B, M, M of other)``, of two networks of the same inputs, in blocks."""
         with torch.set_grad_enabled(self._taped):
             product = gram_product(self.graph, other.graph, int(chunk_bytes))
         check_finite("gram", product, "the product", SLOPES)

@@ -53,19 +53,15 @@ def jacobian(
 ) -> Tensor | FactoredJacobian:
     """The Jacobian of each sample: ``J[b, o, i] = d model(x)[b, o] / d x[b, i]``.
 
-    Modes:
-
     - ``layerwise``: the network runs once and leaves its operations' derivatives, which are multiplied from the
-      narrowest value outwards; no autograd tape. For chains and graphs of the operations in ``nas.jac.plan.layers``,
-      ``elementwise`` and ``shapes``; anything else is an error that names it.
-    - ``reverse``: one backward pass an output, for any differentiable function.
-    - ``forward``: one forward-mode pass an input, for any function with forward derivatives.
+      narrowest value outwards. For operations with a rule in ``nas.jac.plan``; any other is an error that names it.
+    - ``reverse``: one backward pass an output. ``forward``: one forward-mode pass an input, where torch has them.
     - ``auto``: ``layerwise`` if every operation has a rule, else ``reverse``, or ``forward`` if there are fewer
-      inputs than outputs, no tape is asked for and torch has forward derivatives for what is done.
+      inputs than outputs and no tape is asked for.
 
-    Samples must not influence each other. Refuses, with a :class:`JacobianError`: BatchNorm or dropout in training
-    mode, an ``x`` that is empty, of integers or not finite, an output that is no batch, a Jacobian that is not
-    finite, a budget too small for one direction of one sample.
+    Refuses, with a :class:`JacobianError`: BatchNorm or dropout in training mode and samples that are mixed otherwise,
+    an ``x`` that is empty, of integers or not finite, an output that is no batch, a Jacobian that is not finite, a
+    budget too small for one direction of one sample.
 
     Source: Griewank and Walther, *Evaluating Derivatives* (2008), chapters 3 and 10.
 
@@ -73,8 +69,7 @@ def jacobian(
         model: module or function, ``(B, *in)`` to ``(B, *out)``.
         x: ``(B, *in)``, of a floating-point type.
         mode: how; all give the same to rounding.
-        chunk_bytes: budget in bytes for the directions that are under way at once; a batch that does not fit is
-            split. The result and the values of one forward pass come on top.
+        chunk_bytes: budget in bytes for the directions under way at once, besides the result and a forward pass.
         create_graph: keep a tape, so that the result can be differentiated by parameters and by ``x``.
         factored: give the unexpanded object instead (layerwise only).
 
