@@ -6,7 +6,7 @@ import pickle
 import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from itertools import pairwise, product
 
@@ -34,7 +34,7 @@ def test_a_changed_model_is_recorded_anew(name):
     for model in (chain(), chain(9)):  # cotangents through the one, tangents through the other
         answers(model, x, x[:1])
         CHANGES[name](model)
-        assert_as_fresh(model, x, x[:1], x.float())
+        assert_as_fresh(model, x, -x, x[:1], x.float())
 
 
 KNOWN = [nn.Tanh(), nn.ReLU(), nn.Sigmoid(), nn.GELU(), nn.Softmax(-1), nn.LogSoftmax(-1), nn.Flatten(), nn.Identity()]
@@ -64,7 +64,8 @@ def test_a_replay_answers_as_the_record_did(case):
 def test_after_many_changes_a_copy_answers_alike(names, outputs):
     model, x = chain(outputs), random(2, 3)
     for name in ["step", *names]:
-        answer(lambda model, _, name=name: CHANGES[name](model), model, x)  # some do not go together
+        with suppress(KeyError):  # some cannot be made twice
+            answer(lambda model, _, name=name: CHANGES[name](model), model, x)
         found = answers(model, x)
         try:
             fresh = answers(copy.deepcopy(model), x)
@@ -107,13 +108,13 @@ def test_another_input_is_answered_as_ever(name):
 
 @pytest.mark.parametrize("name", AROUND)
 def test_circumstances_count_for_their_call_alone(name):
-    x, model, other = random(4, 3), chain(), chain()
+    x, model, other = random(4, 3).float(), chain().float(), chain().float()  # autocast leaves float64 alone
     answers(model, x)
     assert_as_fresh(model, x, around=AROUND[name])
     for _ in range(2):
         answers(other, x, around=AROUND[name])
     assert_as_fresh(other, x)
-    weight = torch.ones((), dtype=torch.float64, requires_grad=True)
+    weight = torch.ones((), requires_grad=True)
     (jacobian(other, x) * weight).sum().backward()
 
 
