@@ -51,6 +51,12 @@ def wider(model):
     put(model.deep.inner.weight, data=random(4, 5))
 
 
+def steep(model):
+    for layer in (model.first, model.deep.inner):
+        put(layer.weight, data=torch.full_like(layer.weight, 1e200))
+        put(layer.bias, data=torch.zeros_like(layer.bias))
+
+
 class Doubled(nn.Tanh):
     def forward(self, x):
         return 2 * super().forward(x)
@@ -101,6 +107,7 @@ CHANGES: dict[str, Callable[[Any], object]] = {
     "assign": lambda m: m.load_state_dict({key: value + 1 for key, value in m.state_dict().items()}, assign=True),
     "float": lambda m: m.float(),
     "there and back": lambda m: m.float().double(),
+    "steep at 0": steep,
     "data": lambda m: each(m, lambda p: put(p, data=random(*p.shape))),
     "data turned": lambda m: each(m, lambda p: put(p, data=p.data.t() if len(p) == p.shape[-1] else p.data)),
     "data spread": lambda m: each(m, lambda p: put(p, data=p.data[:1].expand(p.shape))),
