@@ -7,14 +7,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
-from nas.jac.errors import JacobianError
-from nas.jac.fused.chain import read_chain
-from nas.jac.fused.functions import CLOSED_FORM, Determinant, Jacobian
-from nas.jac.fused.tape import Layout, sample_bytes
+from nas.jac.fused.functions import CLOSED_FORM, replay
 from nas.jac.jacobian import jacobian
-from nas.jac.refuse import CHUNK_BYTES, check_finite
+from nas.jac.refuse import WEIGHTS, check_finite, check_square
 
 
 class SignLogDet(NamedTuple):
@@ -49,18 +45,10 @@ def jacobian_det(model: Callable[[Tensor], Tensor], x: Tensor, fused: bool = Tru
     Returns:
         ``(B,)``.
     """
-    chain = read_chain(model, x) if fused else None
-    if chain is None:
-        return _finite_det(_general(model, x))
-    layout, weights = chain
-    outputs, inputs = layout[-1][0], x.shape[1]
-    if outputs != inputs:
-        _check_square(outputs, inputs)
-    if inputs > CLOSED_FORM:
-        return _finite_det(_in_blocks(Jacobian, layout, weights, x))
-    if torch.is_grad_enabled():
-        return Determinant.apply(layout, x, *weights)
-    return _in_blocks(Determinant, layout, weights, x)
+    result = replay(model, x, det=True) if fused else None
+    if result is None:
+        result = _general(model, x)
+    return result if result.dim() == 1 else _finite_det(result)
 
 
 def slogdet(model: Callable[[Tensor], Tensor], x: Tensor, fused: bool = True) -> SignLogDet:
@@ -81,21 +69,8 @@ def slogdet(model: Callable[[Tensor], Tensor], x: Tensor, fused: bool = True) ->
     Returns:
         Both, each ``(B,)``; the sign carries no gradient.
     """
-    chain = read_chain(model, x) if fused else None
-    if chain is None:
-        return _slogdet(_general(model, x))
-    layout, weights = chain
-    _check_square(layout[-1][0], x.shape[1])
-    return _slogdet(_in_blocks(Jacobian, layout, weights, x))
-
-
-def _in_blocks(function: type[Function], layout: Layout, weights: list[Tensor | None], x: Tensor) -> Tensor:
-    """Apply a function of the fused path; without a tape to keep, to as many samples at once as memory is meant for."""
-    if not torch.is_grad_enabled():
-        at_once = max(1, CHUNK_BYTES // sample_bytes(layout, x.shape[1], x.element_size()))
-        if at_once < len(x):
-            return torch.cat([function.apply(layout, part, *weights) for part in x.split(at_once)])
-    return function.apply(layout, x, *weights)
+    matrices = replay(model, x, det=False) if fused else None
+    return _slogdet(_general(model, x) if matrices is None else matrices)
 
 
 def _general(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -103,19 +78,13 @@ def _general(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     flat = jacobian(model, x, create_graph=torch.is_grad_enabled())
     inputs = x[0].numel()
     outputs = flat[0].numel() // inputs
-    _check_square(outputs, inputs)
+    check_square(outputs, inputs)
     return flat.reshape(len(x), inputs, inputs)
-
-
-def _check_square(outputs: int, inputs: int) -> None:
-    if outputs != inputs:
-        rule = f"must be square to have a determinant: the network has {outputs} outputs for {inputs} inputs"
-        raise JacobianError("jacobian", (outputs, inputs), rule, "use gram(model, x, x)")
 
 
 def _finite_det(matrices: Tensor) -> Tensor:
     det = _det(matrices)
-    check_finite("det", det, "the determinant", "look at the network's weights, or use slogdet")
+    check_finite("det", det, "the determinant", f"{WEIGHTS}, or use slogdet")
     return det
 
 

@@ -73,6 +73,13 @@ def check_apart(pulled: Callable[[Tensor], Tensor], y: Tensor) -> None:
             raise JacobianError("model", "output", rule, remedy)
 
 
+def check_square(outputs: int, inputs: int) -> None:
+    """Refuse a Jacobian that has no determinant."""
+    if outputs != inputs:
+        rule = f"must be square to have a determinant: the network has {outputs} outputs for {inputs} inputs"
+        raise JacobianError("jacobian", (outputs, inputs), rule, "use gram(model, x, x)")
+
+
 def check_modes(model: object, batch: bool = False) -> None:
     """Refuse a module with a dropout that drops, or a BatchNorm without the batch's statistics, or with them."""
     for name, module in model.named_modules() if isinstance(model, nn.Module) else ():

@@ -1,77 +1,96 @@
-"""The Jacobian and its determinant for chains of Linear layers and activations, differentiated by hand."""
+"""The Jacobian of a chain, or its determinant, differentiated by hand."""
 
 from __future__ import annotations
 
 import math
+from operator import attrgetter
 from typing import Any
 
 import torch
-from torch import Tensor, mul
+from torch import Tensor, nn
 from torch.autograd import Function
 
 from nas.jac.errors import JacobianError
-from nas.jac.fused.loan import Loan
-from nas.jac.fused.tape import Layout, Tape, inference
-from nas.jac.refuse import check_finite, check_input
+from nas.jac.fused.chain import read_chain
+from nas.jac.fused.tape import Tape, sample_bytes
+from nas.jac.plan.guard import guard
+from nas.jac.plan.store import give, take
+from nas.jac.refuse import CHUNK_BYTES, WEIGHTS, check_finite, check_input, check_square
+
+is_compiling = torch.compiler.is_compiling
+transforms_active = torch._C._are_functorch_transforms_active  # torch has no public name for it
+version = attrgetter("_version")
+CLOSED_FORM = 3
+"""Up to this size a determinant is computed from cofactors."""
 
 
-class Jacobian(Function):
-    """The Jacobian of a chain: ``(layout, x, *weights)``, read by :mod:`nas.jac.fused.chain`, to ``(B, M, N)``.
+def replay(model: object, x: Tensor, det: bool) -> Tensor | None:
+    """The Jacobian of a chain ``(B, N, N)``; if ``det``, and N is at most ``CLOSED_FORM``, its determinant ``(B,)``.
 
-    Refuses, with a :class:`JacobianError`: an ``x`` or a result that is not finite.
+    None if ``model`` is no chain, or something changes how it runs: torch.func, autocast, a compiler, hooks.
     """
+    if type(model) is not nn.Sequential or type(x) is not Tensor or is_compiling() or transforms_active():
+        return None
+    if torch.is_autocast_enabled("cpu" if x.is_cpu else x.device.type):
+        return None
+    key = det, x.shape, x.dtype, x.device
+    tape = take(model, key, Tape)
+    if tape is None or any(tape.hooks):
+        kept, chain = guard(model), read_chain(model, x)
+        if kept is None or chain is None:
+            return None
+        check_square(chain[-1][1], x.shape[1])
+        check_input("x", x)
+        at_once = max(1, CHUNK_BYTES // sample_bytes(chain, x))
+        if at_once < len(x) and not torch.is_grad_enabled():  # there is no tape to keep
+            return torch.cat([replay(model, part, det) for part in x.split(at_once)])  # type: ignore[misc]
+        tape = Tape(model, kept, chain, x, key, det and x.shape[1] <= CLOSED_FORM)
+    result: Tensor = apply(Held(tape, x), x, *tape.weights)
+    return result
+
+
+class Held:
+    """A tape and what it was given, for as long as this lives; then the next call of its kind may have the tape."""
+
+    __slots__ = ("tape", "version", "x")
+
+    def __init__(self, tape: Tape, x: Tensor) -> None:
+        self.tape, self.x, self.version = tape, x, sum(map(version, tape.matrices))
+
+    def __del__(self) -> None:
+        tape, model = self.tape, self.tape.model()
+        if model is not None and tape.device == "cpu":  # on others a stream could still be reading it
+            give(model, tape.key, tape)
+
+
+class Replay(Function):
+    """``(held, x, *weights)`` to what the tape is made for; an ``x`` or a result that is not finite is refused."""
 
     @staticmethod
-    def forward(ctx: Any, layout: Layout, x: Tensor, *weights: Tensor | None) -> Tensor:
-        ctx.loan = loan = Loan(x, layout)
-        ctx.inputs = x, *weights
-        ctx.save_for_backward(*weights[::2])
-        with inference(True):
-            loan.tape.push(x, weights)
-            finite = math.isfinite(x.sum().item())
-        if not finite:
+    def forward(ctx: Any, held: Held, x: Tensor, *weights: Tensor) -> Tensor:
+        ctx.held, tape = held, held.tape
+        tape.input.copy_(x)
+        for step in tape.forward:
+            step()
+        result = tape.result()
+        if not math.isfinite(tape.check().item()):
             check_input("x", x)
-        result = loan.tape.jacobian.permute(2, 0, 1).clone(memory_format=torch.contiguous_format)
-        check_finite("jacobian", result, "the Jacobian", "look at the network's weights")
+            if result.dim() == 1:
+                check_finite("det", result, "the determinant", f"{WEIGHTS}, or use slogdet")
+            check_finite("jacobian", result, "the Jacobian", WEIGHTS)
         return result
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple:
-        matrices, tape = ctx.saved_tensors, ctx.loan.tape
-        with inference(True):
-            tape.adjoint.copy_(g.permute(1, 2, 0))
-            tape.pull(matrices)
-        return _gradients(ctx, tape, matrices, g)
-
-
-class Determinant(Function):
-    """Its determinant, ``(B,)``, for 1 to 3 inputs and as many outputs; written for the fewest calls.
-
-    Refuses, with a :class:`JacobianError`: an ``x`` or a result that is not finite.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, layout: Layout, x: Tensor, *weights: Tensor | None) -> Tensor:
-        ctx.loan = loan = Loan(x, layout)
-        ctx.inputs = x, *weights
-        ctx.save_for_backward(*weights[::2])  # so that torch notices when they are changed before the backward pass
-        tape = loan.tape
-        with inference(True):
-            tape.push(x, weights)
-            DETERMINANT[tape.n](tape, tape.det)
-            finite = math.isfinite(tape.checked.sum().item())
-        if not finite:
-            check_input("x", x)
-            check_finite("det", tape.det, "the determinant", "look at the network's weights, or use slogdet")
-        return tape.det.clone()
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple:
-        matrices, tape = ctx.saved_tensors, ctx.loan.tape
-        with inference(True):
-            COFACTORS[tape.n](tape, g)
-            tape.pull(matrices)
-        return _gradients(ctx, tape, matrices, g)
+        held: Held = ctx.held
+        tape = held.tape
+        if sum(map(version, tape.matrices)) != held.version:
+            raise RuntimeError("a weight has been modified by an inplace operation between jacobian_det and backward()")
+        if not torch.is_grad_enabled():
+            return None, *tape.pull(g, ctx.needs_input_grad)
+        with torch.no_grad():
+            gradients = tape.pull(g, ctx.needs_input_grad)
+        return None, *FirstOnly.apply(len(gradients), g, held.x, *tape.weights, *gradients)
 
 
 class FirstOnly(Function):
@@ -87,54 +106,4 @@ class FirstOnly(Function):
         raise JacobianError("fused", True, rule, "pass fused=False to jacobian_det or slogdet")
 
 
-def _gradients(ctx: Any, tape: Tape, matrices: tuple[Tensor | None, ...], g: Tensor) -> tuple:
-    needed = ctx.needs_input_grad
-    if not torch.is_grad_enabled():
-        return None, tape.input_gradient(matrices[0]) if needed[1] else None, *tape.gradients(needed[2:])
-    with torch.no_grad():
-        grads = [tape.input_gradient(matrices[0]) if needed[1] else None, *tape.gradients(needed[2:])]
-    return None, *FirstOnly.apply(len(grads), g, *ctx.inputs, *grads)
-
-
-# Determinants of ``tape.jacobian``, into ``out``, and the gradient of ``tape.jacobian``, into ``tape.adjoint``, where
-# that of the determinants is ``g``: by Jacobi's formula, ``g`` times the cofactors.
-
-
-def _det1(tape: Tape, out: Tensor) -> None:
-    out.copy_(tape.entries[0][0])
-
-
-def _cofactors1(tape: Tape, g: Tensor) -> None:
-    tape.adjoint_entries[0][0].copy_(g)
-
-
-def _det2(tape: Tape, out: Tensor) -> None:
-    (a, b), (c, d) = tape.entries
-    mul(a, d, out=out).addcmul_(b, c, value=-1)
-
-
-def _cofactors2(tape: Tape, g: Tensor) -> None:
-    (a, b), (c, d) = tape.entries
-    (da, db), (dc, dd) = tape.adjoint_entries
-    minus = torch.neg(g, out=tape.minus)
-    mul(d, g, out=da)
-    mul(a, g, out=dd)
-    mul(c, minus, out=db)
-    mul(b, minus, out=dc)
-
-
-def _det3(tape: Tape, out: Tensor) -> None:
-    jacobian, cofactors = tape.jacobian, tape.cofactors
-    for i in range(3):
-        torch.linalg.cross(jacobian[i - 2], jacobian[i - 1], dim=0, out=cofactors[i])
-    torch.sum(jacobian[0] * cofactors[0], 0, out=out)
-
-
-def _cofactors3(tape: Tape, g: Tensor) -> None:
-    mul(tape.cofactors, g, out=tape.adjoint)
-
-
-DETERMINANT = {1: _det1, 2: _det2, 3: _det3}
-COFACTORS = {1: _cofactors1, 2: _cofactors2, 3: _cofactors3}
-CLOSED_FORM = len(DETERMINANT)
-"""Up to this size a determinant is computed from cofactors."""
+apply = Replay.apply

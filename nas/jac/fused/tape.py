@@ -3,239 +3,175 @@
 Each layer is a block ``(features, 1 + N, B)``: for every feature a row of values over the batch, then one row of
 tangents for each of the ``N`` inputs. So a Linear layer is one matrix product for all samples and all columns of
 their Jacobians, and everything else goes along contiguous rows. The backward pass is the adjoint of this forward pass,
-written out: with ``U = [z | V]`` before an activation and ``A = [f(z) | f'(z) V]`` after it,
+written out: with ``[z | V]`` before an activation and ``[a | T] = [f(z) | f'(z) V]`` after it,
 
     dV = f'(z) dT        dz = f'(z) da + f''(z) sum_k dT_k V_k.
 
-A small network's step is made of calls more than of numbers. So the memory, all views of it and the functions that
-work on them are made once for a shape and used again (:mod:`nas.jac.fused.loan`), and the memory is inference tensors
-(no version counters, nothing to record), which must be written in inference mode.
+A small network's step is made of calls more than of numbers. So the memory, all views of it and the calls that work on
+them are made once and replayed.
 
 Source: Griewank and Walther, *Evaluating Derivatives* (2008), chapter 3 (vector forward mode) and its adjoint.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
+from weakref import ref
 
 import torch
-from torch import Tensor, mm, mul, mv
+from torch import Tensor, mm, mul, mv, nn
 
-from nas.jac.fused.activations import Curve
-
-# What torch.inference_mode enters, without the microseconds that the class around it takes.
-inference = torch._C._InferenceMode
-
-Layout = tuple[tuple[int, Curve | None], ...]
-"""Of each stage, a Linear (or nothing) and an activation (or nothing): features and activation."""
-Key = tuple[torch.Size, torch.dtype, torch.device, Layout]
-"""What memory is made for: shape ``(B, N)`` and type of the input, and the stages."""
+from nas.jac.fused.activations import ACTIVATIONS, Activation, Step
+from nas.jac.fused.chain import Chain
+from nas.jac.plan.guard import Guard
+from nas.jac.plan.store import Plan
 
 
-def sample_bytes(layout: Layout, n: int, itemsize: int) -> int:
-    """About how much memory a tape takes.
-
-    Args:
-        layout: of a chain.
-        n: number of inputs.
-        itemsize: bytes a number.
-
-    Returns:
-        Bytes a sample.
-    """
-    return itemsize * (1 + n) * (n + 3 * sum(features for features, _ in layout))
+def sample_bytes(chain: Chain, x: Tensor) -> int:
+    """About how much memory a tape takes for each sample of ``x``."""
+    n = x.shape[1]
+    return x.element_size() * (1 + n) * (3 * n + 2 * sum(width for _, width in chain))
 
 
 class Block:
     """One block ``(features, 1 + N, B)`` and the views that are taken of it."""
 
-    __slots__ = ("all", "columns", "flat", "flat_t", "right", "right_t", "tangents", "value", "value_t")
-
     def __init__(self, memory: Tensor) -> None:
-        features, rows, batch = memory.shape
+        features, _, batch = memory.shape
         self.all = memory
-        self.flat = memory.view(features, rows * batch)
-        self.flat_t = self.flat.t()
-        self.value = memory.select(1, 0)  # (features, B)
-        self.value_t = self.value.t()
-        self.tangents = memory.narrow(1, 1, rows - 1)  # (features, N, B)
-        self.columns = self.tangents.unbind(1)
-        self.right = self.flat.narrow(1, batch, (rows - 1) * batch)  # (features, N * B)
-        self.right_t = self.right.t()
+        self.flat = memory.view(features, -1)
+        self.value = memory[:, 0]  # (features, B)
+        self.tangents = memory[:, 1:]  # (features, N, B)
+        self.right = self.flat[:, batch:]  # (features, N * B)
 
 
-class Stage:
-    """A Linear's output ``before``, what the activation makes of it (``after``), and the gradient of ``before``.
+class Tape(Plan):
+    """The memory and the calls of one forward and backward pass of the Jacobian, or of its determinant."""
 
-    ``push(weight, bias)`` carries values and tangents from ``last``, the output of the stage before, to ``after``;
-    ``pull(weight)`` carries the gradient that ``adjoint`` holds of ``after`` to ``before`` and on to ``below``, the
-    adjoint of the stage before (None: there is none). A weight of None is no Linear.
-    """
+    input_gradient: Callable[[], Tensor]
+    """The gradient of ``x``, ``(B, N)``."""
+    result: Callable[[], Tensor]
+    """After ``forward``: the Jacobian ``(B, M, N)``, or the determinant ``(B,)``."""
+    seed: Callable[[Tensor], object]
+    """Takes the gradient of ``result``, before ``backward``."""
 
-    def __init__(self, last: Block, below: Block | None, features: int, curve: Curve | None) -> None:
-        shape = (features, *last.all.shape[1:])
-        self.adjoint, self.before = Block(last.all.new_empty(shape)), Block(last.all.new_empty(shape))
-        in_place = curve is None or curve.in_place
-        self.after = self.before if in_place else Block(last.all.new_empty(shape))
-        activate, deactivate = _activation(self, curve) if curve is not None else (None, None)
-        self.push = _push(last, self.before, activate)
-        self.pull = _pull(self.adjoint, below, deactivate)
+    def __init__(self, model: nn.Module, guard: Guard, chain: Chain, x: Tensor, key: Hashable, det: bool) -> None:
+        super().__init__(guard, len(x) * sample_bytes(chain, x))
+        self.model, self.key, self.device = ref(model), key, x.device.type
+        self.hooks = [hooks for layer, _ in chain for hooks in (layer._backward_hooks, layer._backward_pre_hooks)]
+        self.forward: list[Step] = []
+        self.backward: list[Step] = []
+        self.weights: list[Tensor] = []
+        self.gradients: list[Callable[[], Tensor]] = []  # of each of the weights
+        with torch.inference_mode(False), torch.no_grad():
+            self._one = x.new_ones(())
+            self._record(chain, x.shape[1], len(x), det)
+        self.matrices = [weight for weight in self.weights if weight.dim() == 2]
 
-
-# The functions below are closures and not methods, since names of theirs are found faster than attributes.
-
-
-def _push(last: Block, before: Block, activate: Callable[[], None] | None) -> Callable[[Any, Any], None]:
-    source, flat, value_t = last.flat, before.flat, before.value_t
-
-    def push(weight: Tensor | None, bias: Tensor | None) -> None:
-        if weight is None:
-            before.all.copy_(last.all)
-        else:
-            mm(weight, source, out=flat)
-            if bias is not None:
-                value_t.add_(bias)
-        if activate is not None:
-            activate()
-
-    return push
-
-
-def _pull(adjoint: Block, below: Block | None, deactivate: Callable[[], None] | None) -> Callable[[Any], None]:
-    flat_t, out = adjoint.flat_t, None if below is None else below.flat_t
-
-    def pull(weight: Tensor | None) -> None:
-        if deactivate is not None:
-            deactivate()
-        if below is not None:
-            if weight is None:
-                below.all.copy_(adjoint.all)
+    def _record(self, chain: Chain, n: int, batch: int, det: bool) -> None:
+        inputs, outputs = n * (1 + n), chain[-1][1]
+        values = self._one.new_zeros(inputs + outputs * n, batch)
+        weights = torch.ones_like(values)
+        # Whether all inputs and results are finite, in one number: determinants are products with their cofactors.
+        self.check = partial(torch.dot, values.view(-1), weights.view(-1))
+        block, adjoint = Block(values[:inputs].view(n, 1 + n, batch)), None
+        block.tangents.diagonal(dim1=0, dim2=1).fill_(1)  # dx_i / dx_k
+        self.input = block.value.t()
+        head = chain[-1][0] if isinstance(chain[-1][0], nn.Linear) else None  # only its tangents are wanted
+        own = False  # whether nothing but the next layer needs the block again
+        for layer, features in chain if head is None else chain[:-1]:
+            if isinstance(layer, nn.Linear):
+                block, adjoint = self._linear(layer, features, block, adjoint)
             else:
-                mm(flat_t, weight, out=out)
-
-    return pull
-
-
-def _activation(stage: Stage, curve: Curve) -> tuple[Callable[[], None], Callable[[], None]]:
-    z, a, dz = stage.before.value, stage.after.value, stage.adjoint.value
-    v, t, both = stage.before.tangents, stage.after.tangents, stage.adjoint.all
-    slope, q, one = torch.empty_like(z), torch.empty_like(z), z.new_ones(())
-    slope_all, value, bend, bends = slope.unsqueeze(1), curve.value, curve.bend, curve.bends
-    # Columns of dT, and of V (of T where it has overwritten V).
-    (first, partner), *others = zip(stage.adjoint.columns, stage.before.columns, strict=True)
-
-    def activate() -> None:
-        value(z, a, slope, one)
-        mul(v, slope_all, out=t)
-
-    def deactivate() -> None:
-        if bends:
-            mul(first, partner, out=q)
-            for dt_k, v_k in others:
-                q.addcmul_(dt_k, v_k)
-            both.mul_(slope_all)
-            bend(dz, q, z, a, slope)
+                block, adjoint = self._activation(ACTIVATIONS[type(layer)](layer), block, adjoint, own)
+            own = isinstance(layer, nn.Linear)
+        jacobian = values[inputs:].view(outputs, n, batch)
+        if head is not None:
+            top = Block(self._one.new_zeros(outputs, 1 + n, batch))  # its values stay 0
+            self.forward.append(partial(mm, head.weight, block.right, out=jacobian.view(outputs, -1)))
+            self._pull(head.weight, top, adjoint)
+            self.weights.append(head.weight)
+            self.gradients.append(partial(mm, top.right, block.right.t()))
         else:
-            both.mul_(slope_all)
+            assert adjoint is not None
+            top = adjoint
+            self.forward.append(partial(jacobian.copy_, block.tangents))
+            self.backward.insert(0, top.value.zero_)  # the values do not enter the Jacobian
+        if det:
+            self._determinant(jacobian, weights[inputs:].view(outputs, n, batch), top.tangents)
+        else:
+            samples = jacobian.permute(2, 0, 1)
+            self.result = partial(samples.clone, memory_format=torch.contiguous_format)
+            self.seed = top.tangents.permute(2, 0, 1).copy_
 
-    return activate, deactivate
+    def pull(self, g: Tensor, needed: Sequence[bool]) -> list[Tensor | None]:
+        """The gradients of ``x`` and ``weights`` (second and further entries of ``needed``)."""
+        self.seed(g)
+        for step in self.backward:
+            step()
+        gradients: list[Tensor | None] = [self.input_gradient() if needed[1] else None]
+        for number, gradient in enumerate(self.gradients, 2):
+            gradients.append(gradient() if needed[number] else None)
+        return gradients
 
+    def _pull(self, weight: Tensor, adjoint: Block, below: Block | None) -> None:
+        """The gradient of a layer's input; at the bottom it is wanted of values alone, and rarely."""
+        if below is None:
+            self.input_gradient = partial(mm, adjoint.value.t(), weight)
+        else:
+            self.backward.insert(0, partial(mm, adjoint.flat.t(), weight, out=below.flat.t()))
 
-class Tape:
-    """The memory of one forward and backward pass."""
+    def _linear(self, layer: nn.Linear, features: int, last: Block, below: Block | None) -> tuple[Block, Block]:
+        _, rows, batch = last.all.shape
+        block, adjoint = (Block(self._one.new_empty(features, rows, batch)) for _ in range(2))
+        self.forward.append(partial(mm, layer.weight, last.flat, out=block.flat))
+        self._pull(layer.weight, adjoint, below)
+        self.weights.append(layer.weight)
+        self.gradients.append(partial(mm, adjoint.flat, last.flat.t()))
+        if layer.bias is not None:
+            self.forward.append(partial(block.value.t().add_, layer.bias))
+            self.weights.append(layer.bias)
+            self.gradients.append(partial(mv, adjoint.value, self._one.new_ones(batch)))
+        return block, adjoint
 
-    def __init__(self, key: Key) -> None:
-        (batch, self.n), dtype, device, layout = key
-        n, (outputs, curve) = self.n, layout[-1]
-        self.head = curve is None  # a last Linear without activation: only its tangents are wanted
-        with inference(True):
-            whole = torch.zeros(n + 1, 1 + n, batch, dtype=dtype, device=device)
-            last, below = Block(whole[:n]), None
-            self.input, self.ones = last, whole.new_ones(batch)
-            self.det = whole[n, 0]  # next to the values of the input: one sum tells whether all of them are finite
-            self.checked = whole[:, 0]
-            for column, ones in enumerate(last.columns):
-                ones[column] = 1  # dx_i / dx_k
-            self.stages: list[Stage] = []
-            for features, curve in layout[:-1] if self.head else layout:
-                self.stages.append(Stage(last, below, features, curve))
-                last, below = self.stages[-1].after, self.stages[-1].adjoint
-            self.last, self.below = last, below
-            if self.head:
-                self.jacobian = whole.new_empty(outputs, n, batch)
-                self.top = Block(whole.new_zeros(outputs, 1 + n, batch))  # its values stay 0
-            else:
-                assert below is not None
-                self.jacobian, self.top = last.tangents, below
-            self.flat = self.jacobian.view(outputs, -1) if self.head else None
-            self.adjoint = self.top.tangents
-            self.entries = [row.unbind() for row in self.jacobian.unbind()]
-            self.adjoint_entries = [row.unbind() for row in self.adjoint.unbind()]
-            self.minus = whole.new_empty(batch)  # scratch for determinants
-            self.cofactors = whole.new_empty(self.jacobian.shape if n == 3 else 0)
+    def _activation(self, act: Activation, last: Block, adjoint: Block | None, own: bool) -> tuple[Block, Block]:
+        """In the adjoint, what was the gradient of its output becomes the gradient of its input."""
+        block = last if act.in_place and own else Block(torch.empty_like(last.all))
+        if act.in_place and not own:
+            self.forward.append(partial(block.all.copy_, last.all))
+            last = block
+        if adjoint is None:
+            adjoint = Block(torch.empty_like(last.all))
+            self.input_gradient = partial(adjoint.value.t().clone, memory_format=torch.contiguous_format)
+        z, a, dz = last.value, block.value, adjoint.value
+        slope, q = torch.empty_like(z), torch.empty_like(z)
+        across = slope.unsqueeze(1)
+        self.forward += [act.value(z, a), act.slope(self._one, z, a, slope)]
+        self.forward.append(partial(mul, last.tangents, across, out=block.tangents))
+        steps: list[Step] = [partial(adjoint.all.mul_, across)]
+        if act.bend is not None:
+            # Columns of dT, and of V, or of T where it has overwritten V.
+            (first, tangent), *others = zip(adjoint.tangents.unbind(1), last.tangents.unbind(1), strict=True)
+            sums = [partial(mul, first, tangent, out=q), *(partial(q.addcmul_, dt, v) for dt, v in others)]
+            steps = [*sums, *steps, act.bend(dz, q, z, slope)]
+        self.backward[:0] = steps
+        return block, adjoint
 
-    def push(self, x: Tensor, weights: Sequence[Any]) -> None:
-        """Carry values and tangents forward, into ``jacobian``; in inference mode.
-
-        Args:
-            x: ``(B, N)``.
-            weights: weight and bias of each stage; None where it has none.
-        """
-        self.input.value_t.copy_(x)
-        number = 0
-        for stage in self.stages:
-            stage.push(weights[number], weights[number + 1])
-            number += 2
-        if self.head:
-            mm(weights[-2], self.last.right, out=self.flat)
-
-    def pull(self, matrices: Sequence[Any]) -> None:
-        """Carry the gradient of ``jacobian``, which is in ``adjoint``, backward to all stages; in inference mode.
-
-        Args:
-            matrices: the weight of each stage, without the biases.
-        """
-        # The values behind the last activation do not enter the Jacobian: their gradient is 0.
-        if not self.head:
-            self.top.value.zero_()
-        elif self.below is not None:
-            mm(self.top.flat_t, matrices[-1], out=self.below.flat_t)
-        number = len(self.stages)
-        while number:
-            number -= 1
-            self.stages[number].pull(matrices[number])
-
-    def gradients(self, needed: Sequence[bool]) -> list[Tensor | None]:
-        """The gradients of the weights, after ``pull``, as ordinary tensors; in grad mode off.
-
-        Args:
-            needed: of which.
-
-        Returns:
-            One for each of ``weights``; None where it is not needed.
-        """
-        found: list[Tensor | None] = []
-        last = self.input
-        for stage in self.stages:
-            here = stage.adjoint
-            found.append(mm(here.flat, last.flat_t) if needed[len(found)] else None)
-            found.append(mv(here.value, self.ones) if needed[len(found)] else None)
-            last = stage.after
-        if self.head:
-            found += (mm(self.top.right, self.last.right_t) if needed[len(found)] else None), None
-        return found
-
-    def input_gradient(self, matrix: Tensor | None) -> Tensor | None:
-        """The gradient of ``x``, after ``pull``, as an ordinary tensor.
-
-        Args:
-            matrix: the weight of the first stage.
-
-        Returns:
-            ``(B, N)``, or None: one Linear alone has a constant Jacobian.
-        """
-        if not self.stages:
-            return None
-        dz = self.stages[0].adjoint.value_t
-        return mm(dz, matrix) if matrix is not None else dz.clone(memory_format=torch.contiguous_format)
+    def _determinant(self, jacobian: Tensor, cofactors: Tensor, adjoint: Tensor) -> None:
+        """By Jacobi's formula its gradient is that of the result times the cofactors; for one input they stay 1."""
+        n = len(jacobian)
+        if n == 2:
+            signs = torch.tensor([1, -1, -1, 1]).to(self._one).diag().flip(1)
+            self.forward.append(partial(mm, signs, jacobian.view(4, -1), out=cofactors.view(4, -1)))
+        if n == 3:
+            for i in range(3):
+                cross = partial(torch.linalg.cross, jacobian[i - 2], jacobian[i - 1], dim=0, out=cofactors[i])
+                self.forward.append(cross)
+        total, scratch = self._one.new_zeros(()), torch.empty_like(jacobian[0, 0])
+        *terms, last = zip(jacobian[0], cofactors[0], strict=True)
+        for entry, cofactor in terms:
+            self.forward.append(partial(torch.addcmul, total, entry, cofactor, out=scratch))
+            total = scratch
+        self.result = partial(torch.addcmul, total, *last)
+        self.seed = partial(mul, cofactors, out=adjoint)
