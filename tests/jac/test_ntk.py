@@ -26,7 +26,7 @@ from nas.jac.kernels.layers import (
     flops_of_factors,
     flops_of_rows,
     rows_are_cheaper,
-    weight_jacobian,
+    write_rows,
 )
 from nas.jac.kernels.survey import survey
 from nas.jac.ntk import ntk, paired_gram
@@ -111,8 +111,10 @@ def test_counted_work_is_the_work_that_is_done(size, batch, seeds):
     work = Work(2 * batch, batch * batch, seeds, summed=False)
     kernel = torch.zeros(1, batch * seeds, batch * seeds)
     with FlopCounterMode(display=False) as count:
-        j = [weight_jacobian(h.unsqueeze(1), g.unsqueeze(1)) for _ in range(2)]
-        kernel = kernel + (j[0].flatten(0, 1) @ j[1].flatten(0, 1).T)
+        j = torch.empty(2, batch, seeds, 1, size.inputs, size.outputs)
+        for rows in j:
+            write_rows(rows, h.unsqueeze(1), g.unsqueeze(2).unbind(1))
+        kernel = kernel + (j[0].flatten(0, 1).flatten(1) @ j[1].flatten(0, 1).flatten(1).T)
     assert count.get_total_flops() == flops_of_rows(size, work)
     with FlopCounterMode(display=False) as count:
         out = torch.zeros_like(kernel)

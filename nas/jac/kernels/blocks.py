@@ -18,7 +18,7 @@ from nas.jac.watch import Function
 
 AT_ONCE_BYTES = 2**26
 """Samples go together up to this much work, whatever the budget: more is not faster, and takes more memory."""
-WORTH_SPLITTING = 64
+WORTH_SPLITTING = 128
 """Rows of the kernel below which a product is not split: small ones take longer than a large one."""
 
 
@@ -62,17 +62,13 @@ def divide(known: Survey, work: Work, batch: int, chunk_bytes: int) -> Division:
     seeds = bisect_right(range(1, work.seeds + 1), chunk_bytes, key=least)
     if seeds == 0:
         raise BudgetError(chunk_bytes, least(1))
-    free = chunk_bytes - least(seeds)
-    a_sample = itemsize * (made(seeds) + kept(seeds))
-    together = max(1, min(batch, 1 + free // 2 // a_sample, AT_ONCE_BYTES // a_sample))
+    a_feature, a_sample = itemsize * kept(seeds), itemsize * (made(seeds) + kept(seeds))
+    together = max(1, min(batch, 1 + (chunk_bytes - least(seeds)) // 2 // a_sample, AT_ONCE_BYTES // a_sample))
     together = -(-batch // -(-batch // together))
-    free -= (together - 1) * a_sample
-
-    def more(tile: int) -> int:
-        return itemsize * (multiplied(tile, seeds) - multiplied(1, seeds))
-
-    tile = bisect_right(range(1, batch + 1), free // 4, key=more)
-    held = min(batch, 1 + (free - more(tile)) // (itemsize * kept(seeds)))
+    left = chunk_bytes - together * a_sample
+    limit = (left - a_feature) // 4
+    tile = max(1, bisect_right(range(1, batch + 1), limit, key=lambda n: itemsize * multiplied(n, seeds)))
+    held = min(batch, (left - itemsize * multiplied(tile, seeds)) // a_feature)
     tile = min(tile, max(-(-held // 4), -(-WORTH_SPLITTING // (1 if work.summed else seeds))))
     return Division(together, held, tile, seeds)
 
@@ -188,7 +184,11 @@ def by_products(
         result: Tensor = torch.func.jvp(lambda *v: run_with(fn, parameters, v, x), values, pull(seed))[1]
         return result @ seeds.mT  # (B1, S)
 
-    rows, together = _directions(known, len(x1), len(x2) * count, chunk_bytes)
+    fixed, a_row = (known.dtype.itemsize * n for n in (2 * sum(p.numel() for p in parameters), 3 * known.elements))
+    if fixed + 2 * a_row > chunk_bytes:
+        raise BudgetError(chunk_bytes, fixed + 2 * a_row)
+    rows = min(len(x1), (chunk_bytes - fixed) // a_row - 1)
+    together = chunk_bytes // (fixed + (rows + 1) * a_row)
     entries = 1 if summed else count
     kernel = seeds.new_zeros((len(x1), entries, len(x2), entries), dtype=known.dtype)
     for numbers in torch.arange(len(x2) * count, device=x2.device).split(together):
@@ -202,18 +202,3 @@ def by_products(
             else:
                 kernel[part, :, b, n] = columns.movedim(0, -1)
     return kernel.flatten(2).flatten(0, 1)
-
-
-def _directions(known: Survey, batch: int, columns: int, chunk_bytes: int) -> tuple[int, int]:
-    """How many samples of ``x1``, and how many directions, go together."""
-    parameters = sum(leaf.numel() for leaf in known.others)
-
-    def needed(rows: int) -> int:
-        return known.dtype.itemsize * (2 * parameters + 3 * known.elements * (rows + 1))
-
-    if needed(1) > chunk_bytes:
-        raise BudgetError(chunk_bytes, needed(1))
-    rows = batch
-    while needed(rows) > chunk_bytes:
-        rows = -(-rows // 2)
-    return rows, min(columns, chunk_bytes // needed(rows))

@@ -12,9 +12,14 @@ and the norms of single gradients already Goodfellow 2015, arXiv:1510.01799.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+LARGE = 2**16
+"""Activations of a sample above which samples go one by one: they stay in the cache for all seeds' cotangents."""
 
 
 @dataclass
@@ -81,28 +86,20 @@ class Feature:
         """Views of some of the samples."""
         return Feature(self.g[start:stop], None if self.h is None else self.h[start:stop])
 
-    def room(self, samples: int) -> Feature:
-        """Memory for the same of more samples."""
-        g, h = (None if part is None else part.new_empty(samples, *part.shape[1:]) for part in (self.g, self.h))
-        assert g is not None
-        return Feature(g, h)
-
-    def copy_(self, other: Feature) -> None:
-        """Take over numbers of as many samples."""
-        self.g.copy_(other.g)
-        if self.h is not None and other.h is not None:
-            self.h.copy_(other.h)
-
     def summed(self) -> Feature:
         """The feature whose kernel is the trace: output entries become part of what is summed over."""
         return Feature(self.g.flatten(1, 2).unsqueeze(1), self.h)
 
 
-def weight_jacobian(h: Tensor, g: Tensor) -> Tensor:
-    """``(B, S, P)``, from activations ``(B, G, I, T)`` and cotangents ``(B, G, S, O, T)`` of G groups."""
-    batch, groups, seeds = g.shape[:3]
-    j = g.flatten(2, 3).flatten(0, 1) @ h.flatten(0, 1).mT
-    return j.view(batch, groups, seeds, -1).transpose(1, 2).reshape(batch, seeds, -1)
+def write_rows(j: Tensor, h: Tensor, g: Sequence[Tensor]) -> None:
+    """Write ``h g^T`` to ``j`` ``(B, S, G, I, O)``, of activations ``(B, G, I, T)`` and cotangents ``(B, G, O, T)``."""
+    if h[0].numel() > LARGE:
+        for rows, seen, *given in zip(j, h, *g, strict=True):
+            for row, one in zip(rows, given, strict=True):
+                torch.bmm(seen, one.mT, out=row)
+    else:
+        for seed, of_all in enumerate(g):
+            j[:, seed] = h @ of_all.mT
 
 
 def add_product(out: Tensor, a: Feature, b: Feature) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,23 +34,20 @@ CONVOLUTIONS = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}
 
 @dataclass
 class Use:
-    """One call of a layer.
-
-    Attributes:
-        arguments: by name; tensors without their tape.
-        version: of its input, which must not have changed when it is asked for.
-        weight: the parameter, if it is one that wants a gradient; ``bias``: the same.
-        shape: of the output.
-        edge: where on the tape the output's cotangent arrives, whatever is done to the output in place.
-    """
+    """One call of a layer."""
 
     func: Callable
     arguments: dict[str, Any]
+    """By name; tensors without their tape."""
     version: int
+    """Of its input, which must not have changed when it is asked for."""
     weight: Tensor | None
     bias: Tensor | None
+    """Parameters that want a gradient, or None."""
     shape: torch.Size
+    """Of the output."""
     edge: GradientEdge
+    """Where on the tape the output's cotangent arrives, whatever is done to the output in place."""
 
     @property
     def channels_first(self) -> bool:
@@ -135,11 +132,7 @@ def _each(value: Any, kernel: torch.Size) -> tuple[int, ...]:
 
 
 class Recorder(TorchFunctionMode):
-    """While it is active, calls of layers are noted in ``uses``, in order.
-
-    Attributes:
-        elements: entries of all tensors that calls gave and that need the tape: about what the tape holds.
-    """
+    """Notes, while it is active, calls of layers, and in ``elements`` about how many numbers the tape holds."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -151,7 +144,8 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         y = func(*args, **kwargs)
-        self.elements += sum(t.numel() for t in tensors_in([y]) if t.requires_grad)
+        outputs = y if isinstance(y, (tuple, list)) else (y,)
+        self.elements += sum(t.numel() for t in outputs if isinstance(t, Tensor) and t.requires_grad)
         names = SIGNATURES.get(func)
         if names is not None and y.requires_grad:
             self._note(func, dict(zip(names, args, strict=False)) | dict(kwargs), y)
@@ -170,30 +164,16 @@ def _parameter(tensor: Tensor | None) -> Tensor | None:
     return tensor if tensor is not None and tensor.is_leaf and tensor.requires_grad else None
 
 
-def tensors_in(arguments: Iterable[Any]) -> Iterator[Tensor]:
-    """The tensors among the arguments of a call, also those inside lists, tuples and dictionaries."""
-    for argument in arguments:
-        if isinstance(argument, Tensor):
-            yield argument
-        elif isinstance(argument, (list, tuple)):
-            yield from tensors_in(argument)
-        elif isinstance(argument, dict):
-            yield from tensors_in(argument.values())
-
-
 @dataclass
 class Tape:
-    """What led to an output, since a plain function lists no parameters and a run need not use all of a module's.
-
-    Attributes:
-        leaves: the parameters that the output depends on, by ``id``.
-        arrivals: how many edges lead to each of them: one for each operation that used it.
-        nodes: every operation.
-    """
+    """What led to an output, since a plain function lists no parameters, and a run need not use all of a module's."""
 
     leaves: dict[int, Tensor]
+    """Parameters by ``id``."""
     arrivals: dict[int, int]
+    """How many edges lead to each of them: one for each operation that used it."""
     nodes: set[Node]
+    """Every operation."""
 
 
 def read_tape(y: Tensor) -> Tape:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -17,20 +18,16 @@ from nas.jac.watch import Function, without_noise
 
 @dataclass
 class Layer:
-    """Parameters that are used by the same calls.
-
-    Attributes:
-        weight: None where it is frozen or done another way; ``bias``: the same.
-        calls: number of calls.
-        reaching: which of them reach the output.
-        size: for one sample, all calls together.
-    """
+    """Parameters that are used by the same calls."""
 
     weight: Tensor | None
     bias: Tensor | None
+    """None where it is frozen or done another way."""
     calls: int
     reaching: tuple[int, ...]
+    """Which of them reach the output."""
     size: Sizes
+    """For one sample, all calls together."""
 
     def uses(self, record: Recorder) -> list[Use]:
         """The calls of this layer in a run that reach the output; refused if it was called more or less often."""
@@ -47,26 +44,20 @@ class Layer:
 
 @dataclass
 class Survey:
-    """What is known of a function after its first run.
-
-    Attributes:
-        layers: parameters whose Jacobian follows from activations and cotangents.
-        others: all other parameters.
-        alone: whether samples have to go one at a time for ``others``, because parameters cannot be replaced, or
-            the function cannot be vectorised.
-        outputs: output entries of one sample, M.
-        elements: about how many numbers the tape holds for one sample.
-        output_dtype: of the outputs.
-        dtype: of the kernel: what outputs and parameters have in common.
-    """
+    """What is known of a function after its first run."""
 
     layers: list[Layer]
     others: list[Tensor]
+    """Parameters that are in no layer."""
     alone: bool
+    """Whether for these samples go one by one: they cannot be replaced, or the function cannot be vectorised."""
     outputs: int
+    """Output entries of one sample, M."""
     elements: int
+    """About how many numbers the tape holds for one sample."""
     output_dtype: torch.dtype
     dtype: torch.dtype
+    """Of the kernel: what outputs and parameters have in common."""
 
     @property
     def in_layers(self) -> list[Tensor]:
@@ -96,11 +87,8 @@ def survey(fn: Function, x: Tensor, layers: bool = True) -> Survey:
     apart = _kept_apart(y, probe, uses)
     found = _layers([use for use, good in zip(uses, apart, strict=True) if good], record, tape, len(probe))
     inside = _parameters(found)
-    held = set(map(id, inside))
-    others = [leaf for leaf in parameters if id(leaf) not in held]
-    dtype = y.dtype
-    for leaf in parameters:
-        dtype = torch.promote_types(dtype, leaf.dtype)
+    others = [leaf for leaf in parameters if id(leaf) not in set(map(id, inside))]
+    dtype = reduce(torch.promote_types, [leaf.dtype for leaf in parameters], y.dtype)
     alone = bool(others) and not vectorises(fn, others, inside, x[:2])
     return Survey(found, others, alone, y[0].numel(), record.elements // len(probe), y.dtype, dtype)
 
@@ -131,7 +119,7 @@ def _belongs(cotangent: Tensor | None, sample: int) -> bool | None:
     """Whether it vanishes outside that half of its rows; None where it vanishes everywhere, or is no proof."""
     if cotangent is None or len(cotangent) % 2:
         return None if cotangent is None else False
-    halves = [bool(((half != 0) & ~half.isnan()).any()) for half in cotangent.chunk(2)]
+    halves = [bool((half.abs() > 0).any()) for half in cotangent.chunk(2)]  # and NaN is no more than that
     return None if not any(halves) else not halves[1 - sample]
 
 
