@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nas.jac.kernels.layers import Feature, Work, write_rows
+from nas.jac.kernels.layers import LARGE, Feature, Work, write_rows
 from nas.jac.kernels.record import Recorder, Use, vjp
 from nas.jac.kernels.replaced import rows_one_by_one, vectorised_rows
 from nas.jac.kernels.survey import Layer, Survey
@@ -60,19 +60,24 @@ def _fill(fn: Function, known: Survey, x: Tensor, seeds: Tensor, parts: Sequence
 def _fill_layer(
     feature: Feature, layer: Layer, uses: Sequence[Use], cotangents: Sequence[Sequence[Tensor | None]]
 ) -> None:
-    batch, dtype = len(feature.g), feature.g.dtype
+    batch, dtype, size = len(feature.g), feature.g.dtype, layer.size
     wanted = layer.weight is not None, layer.bias is not None
-    h = _joined([use.activations(batch, *wanted).to(dtype) for use in uses])
     g = []
     for of_uses in zip(*cotangents, strict=True):
-        given = zip(uses, of_uses, strict=True)
-        g.append(
-            _joined([use.by_position(h.new_zeros(use.shape) if c is None else c.to(dtype), batch) for use, c in given])
-        )
-    if feature.h is None:
-        write_rows(feature.g.view(batch, len(g), h.shape[1], h.shape[2], -1), h, g)
-    else:
-        feature.h.copy_(h[:, 0])
+        whole = [
+            feature.g.new_zeros(use.shape) if c is None else c.to(dtype) for use, c in zip(uses, of_uses, strict=True)
+        ]
+        g.append(_joined([use.by_position(c, batch) for use, c in zip(uses, whole, strict=True)]))
+    together = 1 if size.inputs * size.groups * size.positions > LARGE else batch
+    for start in range(0, batch, together):
+        some, part = slice(start, start + together), feature.part(start, start + together)
+        calls = [use.part(batch, start, start + together) for use in uses]
+        h = _joined([use.activations(len(part.g), *wanted).to(dtype) for use in calls])
+        if part.h is None:
+            write_rows(part.g.view(len(h), len(g), size.groups, size.inputs, -1), h, [one[some] for one in g])
+        else:
+            part.h.copy_(h[:, 0])
+    if feature.h is not None:
         torch.stack([one[:, 0] for one in g], 1, out=feature.g)
 
 

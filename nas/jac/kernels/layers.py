@@ -93,13 +93,11 @@ class Feature:
 
 def write_rows(j: Tensor, h: Tensor, g: Sequence[Tensor]) -> None:
     """Write ``h g^T`` to ``j`` ``(B, S, G, I, O)``, of activations ``(B, G, I, T)`` and cotangents ``(B, G, O, T)``."""
-    if h[0].numel() > LARGE:
-        for rows, seen, *given in zip(j, h, *g, strict=True):
-            for row, one in zip(rows, given, strict=True):
-                torch.bmm(seen, one.mT, out=row)
-    else:
-        for seed, of_all in enumerate(g):
-            j[:, seed] = h @ of_all.mT
+    for seed, one in enumerate(g):
+        if len(h) == 1:
+            torch.bmm(h[0], one[0].mT, out=j[0, seed])
+        else:
+            j[:, seed] = h @ one.mT
 
 
 def add_product(out: Tensor, a: Feature, b: Feature) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -74,6 +74,12 @@ class Use:
         norm = self.func is not F.linear and self.func not in CONVOLUTIONS
         inputs = 1 if norm else self.arguments["weight"].numel() // self.outputs
         return Sizes(inputs * weight + bias, self.outputs, positions, self.groups)
+
+    def part(self, batch: int, start: int, stop: int) -> Use:
+        """The call with some of ``batch`` samples alone."""
+        rows = self.shape[0] // batch
+        x = self.arguments["input"][start * rows : stop * rows]
+        return replace(self, arguments=self.arguments | {"input": x}, shape=torch.Size((len(x), *self.shape[1:])))
 
     def activations(self, batch: int, weight: bool = True, bias: bool = False) -> Tensor:
         """What the weight is multiplied with, then ones for the bias, ``(B, G, I, T)``, of B samples in order."""
