@@ -6,7 +6,7 @@ import pickle
 import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from itertools import pairwise, product
 
@@ -19,7 +19,7 @@ from support.plan_answers import answer, answers, assert_as_fresh, assert_same, 
 from support.plan_changes import AROUND, ATTRIBUTES, CHANGES, INPUTS, Slotted, Switch, chain, linear, random
 from torch import Tensor, nn
 
-from nas.jac import compiled, jacobian, jacobian_det, set_plan_bytes, slogdet
+from nas.jac import jacobian, jacobian_det, set_plan_bytes, slogdet
 from nas.jac.plan import store
 
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")  # such as torch's, when it resizes what it writes into
@@ -30,33 +30,38 @@ pytestmark = pytest.mark.filterwarnings("error::UserWarning")  # such as torch's
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_changed_model_is_recorded_anew(name):
-    x = random(4, 3)
+    x = random(4, 3).abs()
     for model in (chain(), chain(9)):  # cotangents through the one, tangents through the other
         answers(model, x, x[:1])
         CHANGES[name](model)
-        assert_as_fresh(model, x, x[:1], x.float())
+        assert_as_fresh(model, x, 0 * x, x[:1], x.float())
 
 
-KNOWN = [nn.Tanh(), nn.ReLU(), nn.Sigmoid(), nn.GELU(), nn.Softmax(-1), nn.LogSoftmax(-1), nn.Flatten(), nn.Identity()]
+BETWEEN = [nn.Tanh(), nn.ReLU(), nn.Sigmoid(), nn.Softmax(-1), nn.LogSoftmax(-1), nn.Identity(), nn.Sequential()]
 
 
 @st.composite
 def networks(draw):
     """Linears and what may stand between them, and the shape of a batch for it."""
     widths, layers = draw(st.lists(st.integers(1, 6), min_size=1, max_size=4)), []
-    between = st.lists(st.sampled_from(KNOWN), max_size=2)
+    between, sizes = st.lists(st.sampled_from(BETWEEN), max_size=2), st.integers(1, 3)
     for into, out in pairwise(widths):
         layers += [*draw(between), linear(into, out, bias=draw(st.booleans()))]
-    sizes = st.integers(1, 3)
-    return nn.Sequential(*layers, *draw(between)), (draw(sizes), *draw(st.lists(sizes, max_size=2)), widths[0])
+    layers += [*draw(between), *draw(st.lists(st.just(nn.Flatten()), max_size=1))]
+    return nn.Sequential(*layers), (draw(sizes), *draw(st.lists(sizes, max_size=2)), widths[0])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(case=networks())
 def test_a_replay_answers_as_the_record_did(case):
     model, shape = case
-    for _ in range(3):
-        assert_as_fresh(model, random(*shape))
+    x, other = random(*shape), random(*shape)
+    for change in (lambda model: None, CHANGES["step"]):
+        jacobian(model, x)
+        change(model)
+        found = [jacobian(model, other) for _ in range(2)]
+        with bounded(0):
+            assert_same(found, [jacobian(model, other)] * 2)
 
 
 @settings(max_examples=15, deadline=None)
@@ -64,7 +69,8 @@ def test_a_replay_answers_as_the_record_did(case):
 def test_after_many_changes_a_copy_answers_alike(names, outputs):
     model, x = chain(outputs), random(2, 3)
     for name in ["step", *names]:
-        answer(lambda model, _, name=name: CHANGES[name](model), model, x)  # some do not go together
+        with suppress(KeyError):  # some cannot be made twice
+            answer(lambda model, _, name=name: CHANGES[name](model), model, x)
         found = answers(model, x)
         try:
             fresh = answers(copy.deepcopy(model), x)
@@ -107,28 +113,14 @@ def test_another_input_is_answered_as_ever(name):
 
 @pytest.mark.parametrize("name", AROUND)
 def test_circumstances_count_for_their_call_alone(name):
-    x, model, other = random(4, 3), chain(), chain()
+    x, model, other = random(4, 3).float(), chain().float(), chain().float()  # autocast leaves float64 alone
     answers(model, x)
     assert_as_fresh(model, x, around=AROUND[name])
     for _ in range(2):
         answers(other, x, around=AROUND[name])
     assert_as_fresh(other, x)
-    weight = torch.ones((), dtype=torch.float64, requires_grad=True)
+    weight = torch.ones((), requires_grad=True)
     (jacobian(other, x) * weight).sum().backward()
-
-
-def test_a_compiled_jacobian_and_plans_do_not_meet(monkeypatch):
-    import torch._inductor
-
-    monkeypatch.setattr(torch._inductor, "compile", lambda graph, inputs: graph)
-    for outputs, planned in product((3, 9), (False, True)):
-        model, x = chain(outputs), random(4, 3)
-        if planned:
-            answers(model, x)
-        call = compiled(model, x)
-        assert_as_fresh(model, x)
-        CHANGES["step"](model)
-        assert_same([call(x + 1)], [jacobian(model, x + 1)])
 
 
 # Nothing is shared
@@ -235,7 +227,7 @@ def test_a_copy_has_no_part_in_plans():
 
 def held():
     """Bytes of all tensors there are."""
-    tensors = [found for found in gc.get_objects() if type(found) is Tensor]
+    tensors = [found for found in gc.get_objects() if type(found) in (Tensor, nn.Parameter)]
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 

@@ -27,13 +27,14 @@ def factored(model, x):
 QUESTIONS = {
     "jacobian": lambda model, x: [jacobian(model, x)],
     "in halves": lambda model, x: [jacobian(model, x, mode="layerwise", chunk_bytes=200)],
+    "small budget": lambda model, x: [jacobian(model, x, chunk_bytes=8)],
     "factored": factored,
     "taped": lambda model, x: with_gradients(jacobian(model, x, create_graph=True), model, x),
     "det": lambda model, x: with_gradients(jacobian_det(model, x), model, x),
     "slogdet": lambda model, x: with_gradients(slogdet(model, x).logabsdet, model, x),
     "gram": lambda model, x: [gram(model, x, x)],
 }
-REFUSALS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError)
+REFUSALS = (RuntimeError, ValueError, TypeError, AttributeError)
 
 
 def answer(ask, model, x):

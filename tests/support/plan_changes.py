@@ -51,6 +51,12 @@ def wider(model):
     put(model.deep.inner.weight, data=random(4, 5))
 
 
+def steep(model):
+    for layer in (model.first, model.deep.inner):
+        put(layer.weight, data=torch.full_like(layer.weight, 1e200))
+        put(layer.bias, data=torch.zeros_like(layer.bias))
+
+
 class Doubled(nn.Tanh):
     def forward(self, x):
         return 2 * super().forward(x)
@@ -74,7 +80,7 @@ class Switch(nn.Module):
     factor = 2.0
 
     def forward(self, x):
-        return torch.tanh(x * self.factor) if x.sum() > 0 else x * x
+        return torch.tanh(self.factor * x) if x.sum() > 0 else torch.sigmoid(x)
 
 
 class Slotted:
@@ -96,11 +102,12 @@ def pre_hook(module, args):
 
 
 CHANGES: dict[str, Callable[[Any], object]] = {
-    "step": lambda m: torch._foreach_sub_([p.data for p in m.parameters()], 0.1),
+    "step": lambda m: each(m, lambda p: p.data.sub_(0.1)),
     "load": lambda m: m.load_state_dict({key: value + 1 for key, value in m.state_dict().items()}),
     "assign": lambda m: m.load_state_dict({key: value + 1 for key, value in m.state_dict().items()}, assign=True),
     "float": lambda m: m.float(),
     "there and back": lambda m: m.float().double(),
+    "steep at 0": steep,
     "data": lambda m: each(m, lambda p: put(p, data=random(*p.shape))),
     "data turned": lambda m: each(m, lambda p: put(p, data=p.data.t() if len(p) == p.shape[-1] else p.data)),
     "data spread": lambda m: each(m, lambda p: put(p, data=p.data[:1].expand(p.shape))),
@@ -127,6 +134,7 @@ CHANGES: dict[str, Callable[[Any], object]] = {
     "deep removed": lambda m: m.deep.more.pop(0),
     "reordered": lambda m: m.deep._modules.update(inner=m.deep._modules.pop("inner")),
     "moved out": lambda m: m.add_module("moved", m.deep._modules.pop("inner")),
+    "repeated": lambda m: m.append(m.act),
     "exchanged": lambda m: put(m.deep, inner=m.deep.more[1]),
     "hook": lambda m: m.act.register_forward_hook(hook),
     "deep pre-hook": lambda m: m.deep.more.register_forward_pre_hook(pre_hook),
@@ -134,8 +142,8 @@ CHANGES: dict[str, Callable[[Any], object]] = {
     "no hooks": lambda m: [hooks.clear() for p in m.modules() for hooks in (p._forward_hooks, p._forward_pre_hooks)],
     "backward hook": lambda m: m.act.register_full_backward_hook(lambda *_: None),
     "hooks exchanged": lambda m: put(m.act, _forward_hooks=OrderedDict({0: hook})),
-    "forward": lambda m: put(m.act, forward=torch.sin),
-    "forward of all": lambda m: put(m, forward=torch.sin),
+    "forward": lambda m: put(m.act, forward=Scale().forward),
+    "forward of all": lambda m: put(m, forward=Switch().forward),
     "forward for a note": lambda m: (delattr(m.act, "note"), put(m.act, forward=torch.sin)),
     "own forward again": lambda m: [part.__dict__.pop("forward", None) for part in m.modules()],
     "class": lambda m: put(m.act, __class__=Doubled),
@@ -207,7 +215,7 @@ INPUTS = {
     "other values": lambda x: x * 2,
     "more samples": lambda x: torch.cat([x, x]),
     "one sample": lambda x: x[:1],
-    "samples of two dimensions": lambda x: x.unsqueeze(1).repeat(1, 2, 1),
+    "samples of two dimensions": lambda x: x.view(2, 2, 3),
     "other features": lambda x: x[:, :2],
     "no batch": lambda x: x[0],
     "float": lambda x: x.float(),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nas.jac.errors import BudgetError
 from nas.jac.plan.maps import Dense, eye, flat
-from nas.jac.plan.steps import cannot_be_replayed, step
+from nas.jac.plan.steps import cannot_be_replayed, note, step
 from nas.jac.plan.trace import Node, between
 
 CACHED = 2**16
@@ -132,7 +132,11 @@ class LinearGraph:
             if matrix is not None:
                 carried = flat(self.vjp(matrix, to, before))
                 shared = isinstance(derivative, Dense) and carried.data_ptr() == matrix.data_ptr()
-                return carried.clone() if shared else carried  # the memory may be the weight's
+                if not shared:
+                    return carried
+                own = carried.clone()  # the memory is the weight's
+                note(own.copy_, carried)
+                return own
         return flat(self.vjp(eye(at.width, at.shape, self.start.value), to, at))
 
     @property
