@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,25 +12,22 @@ from torch import Tensor
 from nas.jac.errors import BudgetError, JacobianError
 from nas.jac.plan.maps import Dense, Reshaped, Scaled, eye, flat
 from nas.jac.plan.order import LinearGraph
-from nas.jac.plan.trace import Node
 
 CACHE_BYTES = 2**21
 """What a block may take at most, to be in the cache still when it is read: 2 MiB."""
 
 
 class Head(NamedTuple):
-    """A network that begins with elementwise operations and a Linear: slope, weight, and the rest's Jacobian."""
+    """A network of elementwise operations, a Linear, anything, elementwise operations; None for what is not there."""
 
-    slope: Tensor | None
-    """``(B or 1, N)``; None where nothing comes before the Linear."""
+    before: Tensor | None
+    """The first slope, ``(B or 1, N)``."""
     weight: Tensor
     """``(O, N)``."""
-    rows: Tensor
-    """``(B or 1, M, O)``."""
-
-    def part(self, samples: slice) -> Head:
-        """That of some of the samples."""
-        return Head(None if self.slope is None else self.slope[samples], self.weight, self.rows[samples])
+    rows: Tensor | None
+    """The Jacobian of what comes between, ``(B or 1, M, O)``."""
+    after: Tensor | None
+    """The last slope, ``(B or 1, M)``."""
 
 
 def gram_product(a: LinearGraph, b: LinearGraph, chunk_bytes: int) -> Tensor:
@@ -50,40 +48,53 @@ def gram_product(a: LinearGraph, b: LinearGraph, chunk_bytes: int) -> Tensor:
 def pair_product(both: LinearGraph, chunk_bytes: int) -> Tensor | None:
     """``J_a J_b^T`` of the halves of a batch, ``(B, M, M)``; None without a head if both Jacobians do not fit."""
     head, batch = _head(both), len(both.start.value) // 2
-    first, second = slice(batch), slice(-batch, None)  # which take what is the same for all samples twice
     if head is not None:
-        return _by_columns(head.part(first), head.part(second), batch, chunk_bytes)
+        (before1, before2), (rows1, rows2), (after1, after2) = map(_halves, (head.before, head.rows, head.after))
+        heads = Head(before1, head.weight, rows1, after1), Head(before2, head.weight, rows2, after2)
+        return _by_columns(*heads, batch, chunk_bytes)
     if both.stop.width * both.bytes_each > chunk_bytes:
         return None
-    rows = _rows(both, both.start)
-    return _own(rows[first] @ rows[second].mT, batch)
+    if both.start is both.stop:
+        return _own(eye(both.stop.width, (both.stop.width,), both.start.value), batch)
+    first, second = _halves(both.rows(both.start, both.stop))
+    return _own(first @ second.mT, batch)
+
+
+def _halves(samples: Tensor | None) -> Sequence[Any]:
+    """Those of either half of a batch; what is the same for all samples is in both."""
+    return (samples, samples) if samples is None or len(samples) == 1 else samples.chunk(2)
 
 
 def _head(jacobian: LinearGraph) -> Head | None:
-    slope: Tensor | None = None
-    for before, node in pairwise(jacobian.cuts()):
-        if len(node.edges) != 1 or node.edges[0][0] is not before:
+    stop, before, after = jacobian.stop, None, None
+    while len(stop.edges) == 1 and isinstance(stop.edges[0][1], Scaled) and stop.value.dim() == 2:
+        after = _times(after, stop.edges[0][1].slope)
+        stop = stop.edges[0][0]
+    for parent, node in pairwise(jacobian.cuts()):
+        if len(node.edges) != 1 or node.edges[0][0] is not parent:
             return None
         derivative = node.edges[0][1]
         if isinstance(derivative, Dense) and node.value.dim() == 2:
-            return Head(slope, derivative.weight, _rows(jacobian, node))
+            return Head(before, derivative.weight, None if node is stop else jacobian.rows(node, stop), after)
         if isinstance(derivative, Scaled):
-            own = derivative.slope.flatten(1)
-            slope = own if slope is None else slope * own
+            before = _times(before, derivative.slope.flatten(1))
         elif not isinstance(derivative, Reshaped):
             return None
     return None
 
 
-def _rows(jacobian: LinearGraph, after: Node) -> Tensor:
-    if after is jacobian.stop:
-        return eye(after.width, after.shape, after.value).flatten(2)
-    return jacobian.rows(after, jacobian.stop)
+def _times(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return b if a is None else a if b is None else a * b
+
+
+def _through(rows: Tensor | None, columns: Tensor) -> Tensor:
+    return columns if rows is None else rows @ columns
 
 
 def _by_columns(a: Head, b: Head, batch: int, chunk_bytes: int) -> Tensor:
-    slope = b.slope if a.slope is None else a.slope if b.slope is None else a.slope * b.slope
-    inner, n, m, k = *a.weight.shape, a.rows.shape[1], b.rows.shape[1]
+    slope = _times(a.before, b.before)
+    inner, n = a.weight.shape
+    m, k = (head.weight.shape[0] if head.rows is None else head.rows.shape[1] for head in (a, b))
     # Either the weights' own Gram, then the rows around it; or the rows' columns, then their Gram. Counted work.
     shared = b.weight.shape[0] * inner <= inner * (m + k) + m * k
     each = (inner if shared else m + k) * a.weight.element_size() * (1 if slope is None and shared else batch)
@@ -94,7 +105,7 @@ def _by_columns(a: Head, b: Head, batch: int, chunk_bytes: int) -> Tensor:
 
     def product(left: Tensor, right: Tensor, slope: Tensor | None) -> Tensor:
         if not shared:
-            left, right = a.rows @ left, b.rows @ right
+            left, right = _through(a.rows, left), _through(b.rows, right)
         return (left if slope is None else left * slope) @ right.mT
 
     step = max(1, min(chunk_bytes, CACHE_BYTES) // each)
@@ -104,9 +115,13 @@ def _by_columns(a: Head, b: Head, batch: int, chunk_bytes: int) -> Tensor:
         blocks = [slice(first, first + step) for first in range(0, n, step)]
         parts = (product(a.weight[:, i], b.weight[:, i], None if slope is None else slope[..., i]) for i in blocks)
         total = sum(parts, next(parts))
-    return _own(a.rows @ total @ b.rows.mT if shared else total, batch)
+    if shared:
+        total = _through(a.rows, total)
+        total = total if b.rows is None else total @ b.rows.mT
+    total = total if a.after is None else total * a.after.unsqueeze(2)
+    return _own(total if b.after is None else total * b.after.unsqueeze(1), batch)
 
 
 def _own(product: Tensor, batch: int) -> Tensor:
     """A product for each sample, in memory that nothing else shares."""
-    return product if len(product) == batch else product.expand(batch, -1, -1).contiguous()
+    return product if product.dim() == 3 and len(product) == batch else product.expand(batch, -1, -1).contiguous()
