@@ -12,7 +12,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from nas.jac.determinant import jacobian_det
 from nas.jac.errors import JacobianError
-from nas.jac.fused.compiled import check_kind, check_places, determinant
+from nas.jac.fused.compiled import check_places, determinant, kind_error
 from nas.jac.jacobian import factorise, jacobian
 from nas.jac.refuse import check_input
 
@@ -83,11 +83,12 @@ def _jacobian(model: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[Tensor]
     fast = codes[-1].current_callable  # of parameters, buffers and x, in this order
     held = [*graph.parameters(), *graph.buffers()]
     weights, places = [tensor.detach() for tensor in held], [tensor.data_ptr() for tensor in held]
-    shape, kind = x.shape, (x.dtype, x.device)
+    shape, dtype, device = x.shape, x.dtype, x.device
 
     def call(x: Tensor) -> Tensor:
-        check_kind(x, shape, kind)
-        check_places(model, held, places)
+        if not isinstance(x, Tensor) or x.shape != shape or x.dtype is not dtype or x.device != device:
+            raise kind_error(x, tuple(shape), dtype, device)
+        check_places(held, places)
         result, total = fast([*weights, x.detach().contiguous()])
         if math.isfinite(total.item()):
             return result

@@ -113,6 +113,32 @@ def test_bad_numbers_are_refused_as_by_eager(network, fast):
         network[0].weight[0, 0] = kept
 
 
+@needs_compiler
+def test_finite_numbers_with_infinite_sums_pass(constant):
+    model, fast = constant
+    x = torch.full((5, 2, 2), 1e308, dtype=torch.float64)
+    assert error(fast(x), jacobian(model, x)) < 1e-12
+
+
+@needs_compiler
+def test_parameters_in_other_memory_are_refused(constant, determinant):
+    for model, fast, x in ((*constant, inputs("linear").unflatten(1, (2, 2))), (*determinant, torch.ones(1, 2))):
+        kept = model[1].weight.data
+        model[1].weight.data = kept.clone()
+        with pytest.raises(JacobianError, match="other memory"):
+            fast(x)
+        model[1].weight.data = kept
+        fast(x)
+
+
+@needs_compiler
+@pytest.mark.thorough
+def test_a_constant_jacobian_of_one_sample_is_the_callers():
+    model, x = nn.Linear(3, 2), torch.ones(1, 3)
+    compiled(model, x)(x).zero_()
+    assert model.weight.abs().min() > 0
+
+
 def test_refusals_come_before_anything_is_compiled():
     x = inputs("linear")
     with pytest.raises(NoRuleError, match="cumsum"):
@@ -130,18 +156,18 @@ def test_refusals_come_before_anything_is_compiled():
         compiled(nn.Linear(2, 3), torch.ones(5, 2), of="determinant")
 
 
-ACTIVATIONS = [nn.Tanh(), nn.Sigmoid(), nn.ReLU(), nn.LeakyReLU(0.2), nn.ELU(0.7), nn.SiLU(), nn.Softsign()]
+ACTIVATIONS = [nn.ReLU(), nn.Tanh(), nn.Sigmoid(), nn.LeakyReLU(0.2), nn.ELU(0.7), nn.SiLU(), nn.Softsign()]
 ACTIVATIONS += [nn.GELU(), nn.GELU("tanh"), nn.Softplus(2.0, 3.0)]
 
 
 def chain(*layers):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return nn.Sequential(*(nn.Linear(*layer) if isinstance(layer, tuple) else layer for layer in layers)).double()
+        return nn.Sequential(*(nn.Linear(*layer) if isinstance(layer, tuple) else layer for layer in layers))
 
 
 def batch(size, width):
-    """With zeros, at which activations have their kinks."""
+    """A sample of zeros, where activations have their kinks, and others."""
     x = 3 * torch.randn(size, width, generator=torch.Generator().manual_seed(0)).double()
     return x.index_fill_(0, torch.tensor([0]), 0.0).requires_grad_()
 
@@ -156,14 +182,65 @@ def trained(function, model, x):
 
 @needs_compiler
 def test_a_compiled_determinant_is_the_eager_one():
-    """All activations in chains of 3, 2 and 1 features; batches that are no multiple of the processor's vectors."""
-    bare = chain((3, 4), *ACTIVATIONS[:4], (4, 3))
-    others = [nn.Sequential(ACTIVATIONS[4], nn.Linear(2, 3), *ACTIVATIONS[5:8], nn.Identity(), nn.Linear(3, 2, False))]
-    for model in (bare, others[0].double(), chain((1, 5), *ACTIVATIONS[8:], (5, 1), nn.Tanh())):
+    """All activations, 1 to 3 inputs, and batches that are no multiple of the processor's vectors."""
+    three = chain((3, 4, False), *ACTIVATIONS[:3], (4, 3))
+    two = chain(*ACTIVATIONS[3:5], (2, 3), *ACTIVATIONS[5:8], nn.Identity(), chain((3, 2, False)))
+    for model in (three, two, chain((1, 5), *ACTIVATIONS[8:], (5, 1), nn.Tanh())):
         width = next(iter(model.parameters())).shape[1]
-        fast = compiled(model, batch(2, width), of="determinant")
+        fast = compiled(model.double(), batch(2, width), of="determinant")
         for size in (1, 21):
             x = batch(size, width)
             ours, eager = trained(fast, model, x), trained(lambda x, model=model: jacobian_det(model, x), model, x)
             assert len(ours) == len(eager)
             assert max(map(error, ours, eager)) < 1e-10
+
+
+@pytest.fixture(scope="module")
+def determinant():
+    """A chain in float32, and its compiled determinant."""
+    model = chain(nn.Tanh(), (2, 5), nn.Tanh(), (5, 2))
+    return model, compiled(model, torch.ones(4, 2), of="determinant")
+
+
+@needs_compiler
+def test_a_determinant_is_trained_with(determinant):
+    """As with the eager one: sums of it, inputs that need no gradient or are not contiguous, weights that change."""
+    model, fast = determinant
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in range(3):
+        x = batch(7 + step, 4).detach().float()[:, ::2]
+        eager = torch.autograd.grad(jacobian_det(model, x).sum(), list(model.parameters())[:3])
+        optimizer.zero_grad()
+        fast(x).sum().backward()
+        for parameter, gradient in zip(model.parameters(), eager, strict=False):
+            assert error(parameter.grad, gradient) < 1e-5
+        assert model[3].bias.grad is None
+        optimizer.step()
+    with torch.inference_mode():
+        assert error(fast(x), jacobian_det(model, x)) < 1e-6
+
+
+@needs_compiler
+def test_what_a_determinant_cannot_do_it_refuses(determinant):
+    model, fast = determinant
+    for x, match in (
+        (torch.full((3, 2), float("nan")), r"\(0, 0\)"),
+        (torch.full((3, 2), float("inf")), r"\(0, 0\)"),
+        (torch.ones(0, 2), "at least one sample"),
+        (torch.ones(3, 3), "once for each kind"),
+        (torch.ones(3, 2).double(), "once for each kind"),
+    ):
+        with pytest.raises(JacobianError, match=match):
+            fast(x)
+    x = torch.ones(3, 2, requires_grad=True)
+    with pytest.raises(JacobianError, match="first derivatives only"):
+        torch.autograd.grad(fast(x).sum(), x, create_graph=True)
+    late = fast(x).sum()
+    with torch.no_grad():
+        model[1].weight.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        late.backward()
+    with torch.no_grad():
+        model[1].weight[0, 0] = float("inf")
+    with pytest.raises(JacobianError, match="the determinant has 3 entries"):
+        fast(x)
