@@ -82,13 +82,13 @@ def _jacobian(model: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[Tensor]
         compile_fx(graph, [x], inner_compile=inner, config_patches=_OPTIONS if x.device.type == "cpu" else {})
     fast = codes[-1].current_callable  # of parameters, buffers and x, in this order
     held = [*graph.parameters(), *graph.buffers()]
-    weights, places = [tensor.detach() for tensor in held], [tensor.data_ptr() for tensor in held]
+    weights = [tensor.detach() for tensor in held]
     shape, dtype, device = x.shape, x.dtype, x.device
 
     def call(x: Tensor) -> Tensor:
         if not isinstance(x, Tensor) or x.shape != shape or x.dtype is not dtype or x.device != device:
             raise kind_error(x, tuple(shape), dtype, device)
-        check_places(held, places)
+        check_places(held, weights)
         result, total = fast([*weights, x.detach().contiguous()])
         if math.isfinite(total.item()):
             return result

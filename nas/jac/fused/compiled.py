@@ -121,11 +121,8 @@ V gather(const Real* from, int stride, int count, Real beyond) {
     return V::loadu(lanes);
 }
 $activations
-// Writes det; or, with the gradient g of det, those of x and of the parameters. Gives whether x and det are finite and
-// the parameters in their places.
+// Writes det; or, with the gradient g of det, those of x and of the parameters. Gives whether x and det are finite.
 extern "C" bool kernel($arguments) {
-    const void* found[] = {$names};
-    for (const void* one : found) if (one != reinterpret_cast<const void*>(*places++)) return false;
     V seen(0);
     $sums
     for (int64_t start = 0; start < batch; start += LANES) {
@@ -170,18 +167,17 @@ def kind_error(x: object, *kind: object) -> JacobianError:
     return JacobianError("x", found, rule, "call compiled(model, x) once for each kind of input")
 
 
-def check_places(tensors: Sequence[Tensor], places: list[int]) -> None:
-    """Refuse parameters that are elsewhere: they may have another type or shape."""
-    if [tensor.data_ptr() for tensor in tensors] != places:
+def check_places(tensors: Sequence[Tensor], memory: Sequence[Tensor]) -> None:
+    """Refuse parameters that are not in the memory that they were in: they may have another type or shape."""
+    if not all(map(Tensor.is_set_to, tensors, memory)):
         rule = "are in other memory than when the model was compiled, as after .to() or .data = ..."
         raise JacobianError("model", "parameters", rule, "call compiled again")
 
 
 class Chain(NamedTuple):
-    """A compiled chain: its C++, and the addresses, and shape, strides and dtype of its parameters."""
+    """A compiled chain: its C++, and the shape, strides and dtype of its parameters."""
 
     kernel: Callable[..., bool]
-    places: Tensor
     kinds: list[tuple]
 
 
@@ -194,9 +190,8 @@ class Determinant(Function):
         ctx.save_for_backward(x, *weights)
         batch = x.shape[0]
         det = empty((batch,), (1,), x.dtype)
-        if not chain.kernel(chain.places, batch, x, x, det, 0, x, *weights, *weights):
+        if not chain.kernel(batch, x, x, det, 0, x, *weights, *weights):
             check_input("x", x)
-            check_places(weights, chain.places.tolist())
             check_finite("det", det, "the determinant", WEIGHTS)
         return det
 
@@ -208,8 +203,7 @@ class Determinant(Function):
         chain, (x, *weights) = ctx.chain, ctx.saved_tensors
         dx, gradients = torch.empty_like(x) if ctx.needs_input_grad[1] else None, [empty(*kind) for kind in chain.kinds]
         back = (1, x) if dx is None else (2, dx)
-        if not chain.kernel(chain.places, x.shape[0], x, g.contiguous(), x, *back, *weights, *gradients):
-            check_places(weights, chain.places.tolist())
+        chain.kernel(x.shape[0], x, g.contiguous(), x, *back, *weights, *gradients)
         return None, dx, *gradients
 
 
@@ -225,14 +219,15 @@ def determinant(model: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[Tenso
         rule = f"must be a chain of Linear layers and activations, 3 inputs and {WIDEST} features at most, on a CPU"
         raise JacobianError("model", type(model).__name__, f"{rule}, to be compiled", "use jacobian_det(model, x)")
     parameters = tuple(weights.values())
-    places = torch.tensor([parameter.data_ptr() for parameter in parameters])
+    memory = [parameter.detach() for parameter in parameters]
     kinds = [(tuple(parameter.shape), parameter.stride(), parameter.dtype) for parameter in parameters]
-    chain = Chain(_kernel(modules, weights, x), places, kinds)
+    chain = Chain(_kernel(modules, weights, x), kinds)
     inputs, dtype = x.shape[1], x.dtype
 
     def call(x: Tensor) -> Tensor:
         if not isinstance(x, Tensor) or x.dim() != 2 or x.shape[1] != inputs or x.dtype is not dtype or not x.is_cpu:
             raise kind_error(x, ("B", inputs), dtype, "cpu")
+        check_places(parameters, memory)
         return Determinant.apply(chain, x.contiguous(), *parameters)
 
     return call
@@ -273,7 +268,7 @@ def _kernel(modules: list[nn.Module], weights: dict[str, Tensor], x: Tensor) -> 
             forward += f"Block<{inputs}> h{k + 1}; activation<F{k}>(h{k}, h{k + 1});\n"
             last = f"Block<{inputs}> d{k}; activation_back<F{k}>(h{k}, d{k + 1}, d{k});\n"
         back = last + back
-    arguments = ["const int64_t* places", "int64_t batch", "const Real* x", "const Real* g", "Real* det"]
+    arguments = ["int64_t batch", "const Real* x", "const Real* g", "Real* det"]
     arguments += ["int64_t back", "Real* dx"]  # back: 1 for gradients of the parameters, 2 for that of x too
     arguments += [f"const Real* {name}" for name in weights] + [f"Real* d{name}" for name in weights]
     real = REAL[x.dtype]
@@ -282,7 +277,6 @@ def _kernel(modules: list[nn.Module], weights: dict[str, Tensor], x: Tensor) -> 
         inputs=x.shape[1],
         activations=activations,
         arguments=", ".join(arguments),
-        names=", ".join(weights),
         sums=sums,
         forward=f"{forward}const auto& j = h{len(modules)};",
         back=f"const auto& d{len(modules)} = dj;\n{back}",
