@@ -46,9 +46,11 @@ def jacobian_det(model: Callable[[Tensor], Tensor], x: Tensor, fused: bool = Tru
         ``(B,)``.
     """
     result = replay(model, x, det=True) if fused else None
-    if result is None:
-        result = _general(model, x)
-    return result if result.dim() == 1 else _finite_det(result)
+    if result is not None and result.dim() == 1:
+        return result
+    det = _det(_general(model, x) if result is None else result)
+    check_finite("det", det, "the determinant", f"{WEIGHTS}, or use slogdet")
+    return det
 
 
 def slogdet(model: Callable[[Tensor], Tensor], x: Tensor, fused: bool = True) -> SignLogDet:
@@ -75,17 +77,9 @@ def slogdet(model: Callable[[Tensor], Tensor], x: Tensor, fused: bool = True) ->
 
 def _general(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """The Jacobians as square matrices, ``(B, N, N)``, with a tape in grad mode."""
-    flat = jacobian(model, x, create_graph=torch.is_grad_enabled())
-    inputs = x[0].numel()
-    outputs = flat[0].numel() // inputs
-    check_square(outputs, inputs)
-    return flat.reshape(len(x), inputs, inputs)
-
-
-def _finite_det(matrices: Tensor) -> Tensor:
-    det = _det(matrices)
-    check_finite("det", det, "the determinant", f"{WEIGHTS}, or use slogdet")
-    return det
+    matrices = jacobian(model, x, create_graph=torch.is_grad_enabled()).reshape(len(x), -1, x[0].numel())
+    check_square(*matrices.shape[1:])
+    return matrices
 
 
 def _det(matrices: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -21,7 +21,7 @@ def read_chain(model: nn.Sequential, x: Tensor) -> Chain | None:
         return None
     chain: Chain = []
     width = x.shape[1]
-    for layer in _flat(model):
+    for layer in flat(model):
         if layer._backward_hooks or layer._backward_pre_hooks:
             return None
         if type(layer) is nn.Linear:
@@ -37,9 +37,8 @@ def read_chain(model: nn.Sequential, x: Tensor) -> Chain | None:
     return chain or None
 
 
-def _flat(model: nn.Sequential) -> Iterator[nn.Module]:
-    for module in model:
-        if type(module) is nn.Sequential:
-            yield from _flat(module)
-        elif type(module) is not nn.Identity:
-            yield module
+def flat(model: Any) -> list[nn.Module]:
+    """The modules that follow each other in nested Sequentials, without those that do nothing."""
+    if type(model) is nn.Sequential:
+        return [module for child in model for module in flat(child)]
+    return [] if type(model) is nn.Identity else [model]

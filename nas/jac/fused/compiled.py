@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from nas.jac.errors import JacobianError
+from nas.jac.fused.chain import flat
 from nas.jac.plan.guard import guard
 from nas.jac.refuse import WEIGHTS, check_finite, check_input
 
@@ -209,7 +210,7 @@ class Determinant(Function):
 
 def determinant(model: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[Tensor], Tensor]:
     """``(B, N)`` to the determinants ``(B,)`` of a chain's Jacobians, for inputs such as ``x``; they are square."""
-    modules = _flat(model)
+    modules = flat(model)
     weights = _weights(modules)
     widths = {*map(len, weights.values())}
     small = x.dim() == 2 and x.shape[1] <= CLOSED_FORM and widths and 0 < min(widths) <= max(widths) <= WIDEST
@@ -231,13 +232,6 @@ def determinant(model: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[Tenso
         return Determinant.apply(chain, x.contiguous(), *parameters)
 
     return call
-
-
-def _flat(model: Any) -> list[nn.Module]:
-    """The modules that follow each other in nested Sequentials."""
-    if type(model) is nn.Sequential:
-        return [module for child in model for module in _flat(child)]
-    return [] if type(model) is nn.Identity else [model]
 
 
 def _weights(modules: list[nn.Module]) -> dict[str, Tensor]:

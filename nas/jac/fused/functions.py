@@ -50,7 +50,7 @@ def replay(model: object, x: Tensor, det: bool) -> Tensor | None:
 
 
 class Held:
-    """A tape and what it was given, for as long as this lives; then the next call of its kind may have the tape."""
+    """A tape and its input, for as long as this lives; then the next call of its kind may have the tape."""
 
     __slots__ = ("tape", "version", "x")
 
@@ -85,7 +85,7 @@ class Replay(Function):
         held: Held = ctx.held
         tape = held.tape
         if sum(map(version, tape.matrices)) != held.version:
-            raise RuntimeError("a weight has been modified by an inplace operation between jacobian_det and backward()")
+            raise RuntimeError("a weight has been modified by an inplace operation before the backward pass")
         if not torch.is_grad_enabled():
             return None, *tape.pull(g, ctx.needs_input_grad)
         with torch.no_grad():

@@ -38,12 +38,11 @@ class Block:
     """One block ``(features, 1 + N, B)`` and the views that are taken of it."""
 
     def __init__(self, memory: Tensor) -> None:
-        features, _, batch = memory.shape
         self.all = memory
-        self.flat = memory.view(features, -1)
+        self.flat = memory.view(len(memory), -1)
         self.value = memory[:, 0]  # (features, B)
         self.tangents = memory[:, 1:]  # (features, N, B)
-        self.right = self.flat[:, batch:]  # (features, N * B)
+        self.right = self.flat[:, memory.shape[2] :]  # (features, N * B)
 
 
 class Tape(Plan):
@@ -52,7 +51,7 @@ class Tape(Plan):
     input_gradient: Callable[[], Tensor]
     """The gradient of ``x``, ``(B, N)``."""
     result: Callable[[], Tensor]
-    """After ``forward``: the Jacobian ``(B, M, N)``, or the determinant ``(B,)``."""
+    """After ``forward``: the Jacobian ``(B, N, N)``, or the determinant ``(B,)``."""
     seed: Callable[[Tensor], object]
     """Takes the gradient of ``result``, before ``backward``."""
 
@@ -69,44 +68,8 @@ class Tape(Plan):
             self._record(chain, x.shape[1], len(x), det)
         self.matrices = [weight for weight in self.weights if weight.dim() == 2]
 
-    def _record(self, chain: Chain, n: int, batch: int, det: bool) -> None:
-        inputs, outputs = n * (1 + n), chain[-1][1]
-        values = self._one.new_zeros(inputs + outputs * n, batch)
-        weights = torch.ones_like(values)
-        # Whether all inputs and results are finite, in one number: determinants are products with their cofactors.
-        self.check = partial(torch.dot, values.view(-1), weights.view(-1))
-        block, adjoint = Block(values[:inputs].view(n, 1 + n, batch)), None
-        block.tangents.diagonal(dim1=0, dim2=1).fill_(1)  # dx_i / dx_k
-        self.input = block.value.t()
-        head = chain[-1][0] if isinstance(chain[-1][0], nn.Linear) else None  # only its tangents are wanted
-        own = False  # whether nothing but the next layer needs the block again
-        for layer, features in chain if head is None else chain[:-1]:
-            if isinstance(layer, nn.Linear):
-                block, adjoint = self._linear(layer, features, block, adjoint)
-            else:
-                block, adjoint = self._activation(ACTIVATIONS[type(layer)](layer), block, adjoint, own)
-            own = isinstance(layer, nn.Linear)
-        jacobian = values[inputs:].view(outputs, n, batch)
-        if head is not None:
-            top = Block(self._one.new_zeros(outputs, 1 + n, batch))  # its values stay 0
-            self.forward.append(partial(mm, head.weight, block.right, out=jacobian.view(outputs, -1)))
-            self._pull(head.weight, top, adjoint)
-            self.weights.append(head.weight)
-            self.gradients.append(partial(mm, top.right, block.right.t()))
-        else:
-            assert adjoint is not None
-            top = adjoint
-            self.forward.append(partial(jacobian.copy_, block.tangents))
-            self.backward.insert(0, top.value.zero_)  # the values do not enter the Jacobian
-        if det:
-            self._determinant(jacobian, weights[inputs:].view(outputs, n, batch), top.tangents)
-        else:
-            samples = jacobian.permute(2, 0, 1)
-            self.result = partial(samples.clone, memory_format=torch.contiguous_format)
-            self.seed = top.tangents.permute(2, 0, 1).copy_
-
     def pull(self, g: Tensor, needed: Sequence[bool]) -> list[Tensor | None]:
-        """The gradients of ``x`` and ``weights`` (second and further entries of ``needed``)."""
+        """From the gradient of ``result`` to those of ``x`` and ``weights``, the second and further ``needed``."""
         self.seed(g)
         for step in self.backward:
             step()
@@ -115,25 +78,58 @@ class Tape(Plan):
             gradients.append(gradient() if needed[number] else None)
         return gradients
 
-    def _pull(self, weight: Tensor, adjoint: Block, below: Block | None) -> None:
-        """The gradient of a layer's input; at the bottom it is wanted of values alone, and rarely."""
+    def _record(self, chain: Chain, n: int, batch: int, det: bool) -> None:
+        inputs = n * (1 + n)
+        values = self._one.new_zeros(inputs + n * n, batch)
+        weights = torch.ones_like(values)
+        # Whether all inputs and results are finite, in one number: determinants are products with their cofactors.
+        self.check = partial(torch.dot, values.view(-1), weights.view(-1))
+        block, adjoint = Block(values[:inputs].view(n, 1 + n, batch)), None
+        jacobian = values[inputs:].view(n, n, batch)
+        block.tangents.diagonal(dim1=0, dim2=1).fill_(1)  # dx_i / dx_k
+        self.input = block.value.t()
+        head = chain[-1][0] if isinstance(chain[-1][0], nn.Linear) else None  # only its tangents are wanted
+        own = False  # whether only the next layer needs the block
+        for layer, features in chain if head is None else chain[:-1]:
+            if isinstance(layer, nn.Linear):
+                block, adjoint = self._linear(layer, features, block, adjoint)
+            else:
+                block, adjoint = self._activation(ACTIVATIONS[type(layer)](layer), block, adjoint, own)
+            own = isinstance(layer, nn.Linear)
+        if head is not None:
+            top = Block(self._one.new_zeros(n, 1 + n, batch))  # its values stay 0
+            self.forward.append(partial(mm, head.weight, block.right, out=jacobian.view(n, -1)))
+            self._below(head.weight, top, adjoint, partial(mm, top.right, block.right.t()))
+        else:
+            assert adjoint is not None
+            top = adjoint
+            self.forward.append(partial(jacobian.copy_, block.tangents))
+            self.backward.insert(0, top.value.zero_)  # the values do not enter the Jacobian
+        if det:
+            self._determinant(jacobian, weights[inputs:].view(n, n, batch), top.tangents)
+        else:
+            samples = jacobian.permute(2, 0, 1)
+            self.result = partial(samples.clone, memory_format=torch.contiguous_format)
+            self.seed = top.tangents.permute(2, 0, 1).copy_
+
+    def _linear(self, layer: nn.Linear, features: int, last: Block, below: Block | None) -> tuple[Block, Block]:
+        block, adjoint = (Block(self._one.new_empty(features, *last.all.shape[1:])) for _ in range(2))
+        self.forward.append(partial(mm, layer.weight, last.flat, out=block.flat))
+        self._below(layer.weight, adjoint, below, partial(mm, adjoint.flat, last.flat.t()))
+        if layer.bias is not None:
+            self.forward.append(partial(block.value.t().add_, layer.bias))
+            self.weights.append(layer.bias)
+            self.gradients.append(partial(mv, adjoint.value, torch.ones_like(last.value[0])))
+        return block, adjoint
+
+    def _below(self, weight: Tensor, adjoint: Block, below: Block | None, gradient: Callable[[], Tensor]) -> None:
+        """The gradients of a weight and of its layer's input, of which at the bottom the values alone are wanted."""
+        self.weights.append(weight)
+        self.gradients.append(gradient)
         if below is None:
             self.input_gradient = partial(mm, adjoint.value.t(), weight)
         else:
             self.backward.insert(0, partial(mm, adjoint.flat.t(), weight, out=below.flat.t()))
-
-    def _linear(self, layer: nn.Linear, features: int, last: Block, below: Block | None) -> tuple[Block, Block]:
-        _, rows, batch = last.all.shape
-        block, adjoint = (Block(self._one.new_empty(features, rows, batch)) for _ in range(2))
-        self.forward.append(partial(mm, layer.weight, last.flat, out=block.flat))
-        self._pull(layer.weight, adjoint, below)
-        self.weights.append(layer.weight)
-        self.gradients.append(partial(mm, adjoint.flat, last.flat.t()))
-        if layer.bias is not None:
-            self.forward.append(partial(block.value.t().add_, layer.bias))
-            self.weights.append(layer.bias)
-            self.gradients.append(partial(mv, adjoint.value, self._one.new_ones(batch)))
-        return block, adjoint
 
     def _activation(self, act: Activation, last: Block, adjoint: Block | None, own: bool) -> tuple[Block, Block]:
         """In the adjoint, what was the gradient of its output becomes the gradient of its input."""
@@ -144,8 +140,7 @@ class Tape(Plan):
         if adjoint is None:
             adjoint = Block(torch.empty_like(last.all))
             self.input_gradient = partial(adjoint.value.t().clone, memory_format=torch.contiguous_format)
-        z, a, dz = last.value, block.value, adjoint.value
-        slope, q = torch.empty_like(z), torch.empty_like(z)
+        z, a, slope, q = last.value, block.value, torch.empty_like(last.value), torch.empty_like(last.value)
         across = slope.unsqueeze(1)
         self.forward += [act.value(z, a), act.slope(self._one, z, a, slope)]
         self.forward.append(partial(mul, last.tangents, across, out=block.tangents))
@@ -154,7 +149,7 @@ class Tape(Plan):
             # Columns of dT, and of V, or of T where it has overwritten V.
             (first, tangent), *others = zip(adjoint.tangents.unbind(1), last.tangents.unbind(1), strict=True)
             sums = [partial(mul, first, tangent, out=q), *(partial(q.addcmul_, dt, v) for dt, v in others)]
-            steps = [*sums, *steps, act.bend(dz, q, z, slope)]
+            steps = [*sums, *steps, act.bend(adjoint.value, q, z, slope)]
         self.backward[:0] = steps
         return block, adjoint
 
@@ -165,9 +160,8 @@ class Tape(Plan):
             signs = torch.tensor([1, -1, -1, 1]).to(self._one).diag().flip(1)
             self.forward.append(partial(mm, signs, jacobian.view(4, -1), out=cofactors.view(4, -1)))
         if n == 3:
-            for i in range(3):
-                cross = partial(torch.linalg.cross, jacobian[i - 2], jacobian[i - 1], dim=0, out=cofactors[i])
-                self.forward.append(cross)
+            cross = partial(torch.linalg.cross, dim=0)
+            self.forward += [partial(cross, jacobian[i - 2], jacobian[i - 1], out=cofactors[i]) for i in range(3)]
         total, scratch = self._one.new_zeros(()), torch.empty_like(jacobian[0, 0])
         *terms, last = zip(jacobian[0], cofactors[0], strict=True)
         for entry, cofactor in terms:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import repeat
-from operator import contains
 from weakref import ref
 
 from torch import Tensor, nn
@@ -49,15 +47,13 @@ class Guard:
     def _look(self) -> list[object] | None:
         """What there is to compare: the children, the parameters, attributes; None if something is hooked in."""
         modules = [module() for module in self._modules]
-        if None in modules:
+        if None in modules or _global_forward_hooks or _global_forward_pre_hooks:
             return None
         owns = list(map(vars, modules))
-        if _global_forward_hooks or _global_forward_pre_hooks:
-            return None
         for own in owns:
-            if own["_forward_hooks"] or own["_forward_pre_hooks"]:
+            if own["_forward_hooks"] or own["_forward_pre_hooks"] or "forward" in own:
                 return None
-        facts: list[object] = [*map(type, modules), *map(contains, owns, repeat("forward"))]
+        facts: list[object] = [*map(type, modules)]
         for place in self._containers:
             facts.append([*map(id, owns[place]["_modules"].values())])
         for place in self._layers:
@@ -75,7 +71,7 @@ def guard(model: object) -> Guard | None:
     """The guard of a model; None where a module's code is not known, or something is hooked in."""
     if not isinstance(model, nn.Module) or any(type(module) not in KNOWN for module in model.modules()):
         return None
-    if any("forward" in vars(module) for module in model.modules()) or any(map(vars, model.parameters())):
+    if any(map(vars, model.parameters())):
         return None  # what hangs on a parameter, which plans hold, could lead to the model and keep it alive
     made = Guard(model)
     return made if made.holds() else None
