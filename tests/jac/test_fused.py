@@ -230,6 +230,13 @@ def test_results_are_ordinary_tensors() -> None:
             assert torch.equal(jacobian_det(net, x), det)
 
 
+def test_network_made_in_inference_mode_has_determinants() -> None:
+    with torch.inference_mode():
+        net = seeded(question)
+        for _ in range(2):
+            assert_close(jacobian_det(net, points(4, 2)), jacobian_det(net, points(4, 2), fused=False), 1e-10)
+
+
 # Memory that is used again
 
 

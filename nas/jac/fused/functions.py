@@ -55,7 +55,8 @@ class Held:
     __slots__ = ("tape", "version", "x")
 
     def __init__(self, tape: Tape, x: Tensor) -> None:
-        self.tape, self.x, self.version = tape, x, sum(map(version, tape.matrices))
+        self.tape, self.x = tape, x
+        self.version = sum(map(version, tape.matrices)) if torch.is_grad_enabled() else 0
 
     def __del__(self) -> None:
         tape, model = self.tape, self.tape.model()
