@@ -104,11 +104,13 @@ def set_plan_bytes(limit: int) -> int:
 def _make_room(spared: list[Plan] | None = None) -> None:
     """Drop plans until the others are within the bound, and lists that are empty then, but for one."""
     with _lock:
-        for model, kinds in list(_waiting.items()):
+        for reference in _waiting.keyrefs():  # a list, whatever the garbage collector brings back meanwhile
+            model = reference()
+            kinds = {} if model is None else _waiting.get(model, {})
             for kind, plans in list(kinds.items()):
                 while plans and (_Count.taken > _Count.limit or _Count.limit == 0):
                     plans.pop(0)
                 if not plans and plans is not spared:
                     del kinds[kind]
-            if not kinds:
+            if model is not None and not kinds:
                 _waiting.pop(model, None)
