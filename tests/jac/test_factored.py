@@ -128,8 +128,15 @@ def test_gram_takes_another_network_of_the_same_inputs():
 # Determinants
 
 
-def residual(first, second):
-    return lambda x: x + second(torch.tanh(first(x)))
+class Block(nn.Module):
+    """A residual block."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = linear(4, 6), linear(6, 4)
+
+    def forward(self, x):
+        return x + self.second(torch.tanh(self.first(x)))
 
 
 def coupling(x):
@@ -148,7 +155,7 @@ SQUARE = {
     "identity": nn.Identity,
     "shift": lambda: lambda x: x + 3,
     "negated": lambda: lambda x: 1 - 2 * x,
-    "residual": lambda: residual(linear(4, 4), linear(4, 4)),
+    "residual block": Block,
     "residual blocks": lambda: nn.Sequential(*(Block() for _ in range(3))),
     "branches of branches": lambda: (lambda block, layer: lambda x: torch.tanh(block(x) + layer(torch.sin(block(x)))))(
         Block(), linear(4, 4)
@@ -159,17 +166,6 @@ SQUARE = {
     "permuted": lambda: lambda x: x.unflatten(1, (2, 2)).transpose(1, 2).flatten(1) * 2,
     "batch norm": lambda: nn.Sequential(nn.BatchNorm1d(4, dtype=torch.float64), linear(4, 4)).eval(),
 }
-
-
-class Block(nn.Module):
-    """A residual block."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.second = linear(4, 6), linear(6, 4)
-
-    def forward(self, x):
-        return x + self.second(torch.tanh(self.first(x)))
 
 
 def test_logabsdet_is_that_of_the_dense_jacobian():

@@ -22,7 +22,9 @@ from support.jac_references import (
     taped_jacobian,
 )
 from support.jac_references import jacobian as reference
+from support.plan_changes import hooked
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from nas.jac import jacobian
 from nas.jac.errors import NoRuleError
@@ -267,26 +269,15 @@ def test_an_operation_in_place_does_not_reach_x():
             assert torch.equal(x, before)
 
 
-class Shifted(nn.Module):
-    """An operation that hands directions on as they are, and a constant matrix."""
+class Weighted(nn.Module):
+    """A function of ``x`` and a weight."""
 
-    def __init__(self):
+    def __init__(self, function, *shape):
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(4, 3, dtype=torch.float64))
+        self.function, self.weight = function, nn.Parameter(torch.randn(shape, dtype=torch.float64))
 
     def forward(self, x):
-        return (x + 1) @ self.weight
-
-
-class Factor(nn.Module):
-    """Multiplied by a parameter."""
-
-    def __init__(self):
-        super().__init__()
-        self.factor = nn.Parameter(torch.randn(4, dtype=torch.float64))
-
-    def forward(self, x):
-        return self.factor * x
+        return self.function(x, self.weight)
 
 
 LINEAR = {
@@ -294,8 +285,8 @@ LINEAR = {
     "flatten-linear": lambda: nn.Sequential(nn.Unflatten(1, (2, 2)), nn.Flatten(), nn.Linear(4, 3)).double(),
     "dropout-linear": lambda: nn.Sequential(nn.Dropout(), nn.Linear(4, 3)).double().eval(),
     "linear-shift": lambda: nn.Sequential(nn.Linear(4, 3), nn.Unflatten(1, (1, 3))).double(),
-    "shift-matmul": Shifted,
-    "factor": Factor,
+    "shift-matmul": lambda: Weighted(lambda x, weight: (x + 1) @ weight, 4, 3),
+    "factor": lambda: Weighted(lambda x, weight: weight * x, 4),
     "convolution": lambda: nn.Sequential(nn.Unflatten(1, (1, 4)), nn.Conv1d(1, 1, 4), nn.Flatten()).double(),
     "identity": nn.Identity,
 }
@@ -380,11 +371,8 @@ def test_disguised_modules_run_as_they_are():
 
 def test_a_hook_for_all_modules_is_seen():
     x, model = inputs("linear"), nn.Sequential(linear(), nn.Tanh())
-    handle = nn.modules.module.register_module_forward_hook(lambda m, args, out: out * 2)
-    try:
+    with hooked(register_module_forward_hook, lambda m, args, out: out * 2):
         assert error(jacobian(model, x), reference(model, x)) < 1e-10
-    finally:
-        handle.remove()
 
 
 HIDDEN = {
