@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from weakref import ref
 
 from torch import Tensor, nn
@@ -33,16 +34,20 @@ class Guard:
     It keeps none of the modules alive, but the memory that their parameters had.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        modules = list(model.modules())
+    def __init__(self, modules: list[nn.Module]) -> None:
         self._modules = list(map(ref, modules))
-        places = dict(enumerate(modules))
-        self._containers = [place for place, module in places.items() if type(module) is nn.Sequential]
-        self._layers = [place for place, module in places.items() if type(module) is nn.Linear]
-        self._read = [(place, name) for place, module in places.items() for name in KNOWN[type(module)]]
-        self._tensors = list(model.parameters())
-        self._memory = [tensor.detach() for tensor in self._tensors]
-        self._facts = self._look()
+        self._containers: list[int] = []
+        self._layers: list[int] = []
+        self.tensors: list[Tensor] = []
+        self._read = [(place, name) for place, module in enumerate(modules) for name in KNOWN[type(module)]]
+        for place, module in enumerate(modules):
+            if type(module) is nn.Sequential:
+                self._containers.append(place)
+            elif type(module) is nn.Linear:
+                self._layers.append(place)
+                self.tensors += [tensor for tensor in vars(module)["_parameters"].values() if tensor is not None]
+        self._memory = [tensor.detach() for tensor in self.tensors]
+        self.facts = self._look()
 
     def _look(self) -> list[object] | None:
         """What there is to compare: the children, the parameters, attributes; None if something is hooked in."""
@@ -64,14 +69,16 @@ class Guard:
 
     def holds(self) -> bool:
         """Whether everything is as it was; values in the same memory may have changed."""
-        return self._look() == self._facts is not None and all(map(Tensor.is_set_to, self._tensors, self._memory))
+        return self._look() == self.facts is not None and all(map(Tensor.is_set_to, self.tensors, self._memory))
 
 
 def guard(model: object) -> Guard | None:
     """The guard of a model; None where a module's code is not known, or something is hooked in."""
-    if not isinstance(model, nn.Module) or any(type(module) not in KNOWN for module in model.modules()):
-        return None
-    if any(map(vars, model.parameters())):
-        return None  # what hangs on a parameter, which plans hold, could lead to the model and keep it alive
-    made = Guard(model)
-    return made if made.holds() else None
+    modules: list[Any] = [model]
+    for module in modules:  # which grows
+        if type(module) not in KNOWN or "forward" in vars(module):
+            return None
+        modules += vars(module)["_modules"].values()
+    made = Guard(modules)
+    # What hangs on a parameter, which plans hold, could lead to the model and keep it alive.
+    return None if made.facts is None or any(map(vars, made.tensors)) else made

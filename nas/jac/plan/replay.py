@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nas.jac.plan.guard import KNOWN, Guard
 from nas.jac.plan.order import CACHED, product_is_finite
-from nas.jac.plan.store import Plan, give, take
+from nas.jac.plan.store import Plan, give, plans_are_kept, take
 from nas.jac.refuse import SLOPES, WEIGHTS, check_finite, check_input
 
 
@@ -26,7 +26,7 @@ class JacobianPlan(Plan):
         *self.steps, last = steps
         self.ends = [x, y]
         if x.numel() + y.numel() < CACHED:  # then one sum of both takes less time than two
-            self.ends = [torch.cat([x.view(-1), y.view(-1)])]
+            self.ends = [x.new_empty(x.numel() + y.numel())]
             self.steps.append(partial(torch.cat, [x.view(-1), y.view(-1)], out=self.ends[0]))
         storages = [t.untyped_storage() for t in (x, *map(result_of, self.steps))]
         super().__init__(kept, sum({one.data_ptr(): one.nbytes() for one in storages}.values()))
@@ -62,7 +62,7 @@ def result_of(step: partial) -> Tensor:
 
 def kind_of(model: object, x: Tensor, chunk_bytes: int) -> tuple[Any, ...] | None:
     """What a plan for this call is kept under; None where calls have to be computed as they come."""
-    if type(model) not in KNOWN or type(x) is not Tensor or torch.compiler.is_compiling():
+    if type(model) not in KNOWN or type(x) is not Tensor or torch.compiler.is_compiling() or not plans_are_kept():
         return None
     device = x.device
     if torch.is_autocast_enabled(device.type):

@@ -78,6 +78,11 @@ def give(model: nn.Module, key: Hashable, plan: Plan) -> None:
         _waiting.setdefault(model, {}).setdefault((type(plan), key), []).append(plan)
 
 
+def plans_are_kept() -> bool:
+    """Whether there may be any."""
+    return _Count.limit > 0
+
+
 def set_plan_bytes(limit: int) -> int:
     """Bound the memory of plans, which make repeated calls of ``jacobian`` and ``jacobian_det`` on one model faster.
 
