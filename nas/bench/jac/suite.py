@@ -128,8 +128,8 @@ def all_cases(jax: Jax) -> Iterator[Case]:
     calls = cases.many_samples(256) | jax.samples(256)
     yield Case(network, "the bare (2560, 100) @ (100, 500)", "batch 256", calls, {OURS: 1.25})
     calls, before = cases.first_calls()
-    network = "first call, Jacobian of 500-100-10, one sample"
-    yield Case(network, "a call that keeps no plan", "recording", calls, {OURS: 2}, turn=TURN, before=before)
+    network, against = "first call, Jacobian of 500-100-10", "a call that keeps no plan"
+    yield Case(network, against, "one sample, recording", calls, {OURS: 2}, turn=TURN, before=before)
 
     network, against = "gram of tanh(tanh(x) @ W.T), batch 1", "vmapped jvp(vjp), torch.func"
     yield Case(network, against, "N = 10,000, M = 5", cases.products(10_000, 5), {OURS: 0.2}, turn=TURN)
