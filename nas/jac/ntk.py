@@ -40,23 +40,20 @@ def ntk(
 
     ``method`` says how; all give the same to rounding:
 
-    - ``layerwise``: one run of the network on its tape, one backward pass for each output entry that goes through
-      activations only, and then for each Linear and convolution what is fewer FLOPs: its Jacobian, multiplied with
-      itself, or the product of the Grams of its activations and of its output gradients. BatchNorm, LayerNorm,
-      GroupNorm and RMSNorm have closed forms too. Parameters that are used otherwise (multiplied in, inside attention
+    - ``layerwise``: a run of the network on its tape, a backward pass for each output entry that goes through
+      activations only, and then for each Linear, convolution and norm what is fewer FLOPs: its Jacobian, or the Grams
+      of its activations and of its output gradients. Parameters that are used otherwise (multiplied in, in attention
       or recurrent layers, in a layer whose rows are not samples in their order) go by ``contraction``, alone.
-    - ``contraction``: the Jacobians of all parameters, vectorised over samples with ``torch.func``, and their product.
-      Sample after sample, without ``torch.func``, where a parameter is out of its sight (used inside a
-      ``torch.autograd.Function``, or before ``model``) or values are read into Python.
+    - ``contraction``: the Jacobians of all parameters, vectorised over samples with ``torch.func``; sample after
+      sample without it where a parameter is out of its sight (used inside a ``torch.autograd.Function``, or before
+      ``model``) or values are read into Python.
     - ``products``: for each output entry of each sample of ``x2`` a backward pass, then a forward-mode pass for all of
       ``x1``. It holds no Jacobian beyond the directions under way.
     - ``auto``: ``layerwise``, since that falls back by itself, a parameter at a time.
 
-    ``statistics`` says what BatchNorm normalises with. The two give different matrices, and neither stands in for the
-    other:
+    ``statistics`` says what BatchNorm normalises with, which gives two different matrices:
 
-    - ``running``: its running statistics, in eval mode. Samples are independent; the entry of two samples does not
-      depend on who else is in the batch.
+    - ``running``: its running statistics, in eval mode: the entry of two samples depends on no other.
     - ``batch``: the batch's own, in training mode, with ``output='sum'`` and ``x2=None`` only, and not by products.
       ``K[a, b] = <g_a, g_b>`` with ``g_a`` the gradient of ``sum_m f_m(X)_a`` through the whole batch ``X``, in which
       each sample moves the statistics of all (as TE-NAS has it, there over weights without biases). ``B`` backward
@@ -75,9 +72,8 @@ def ntk(
         x2: ``(B2, *in)``, or None for ``x1``, which takes half the work and gives an exactly symmetric kernel.
         output: ``full``, ``trace`` or ``sum``.
         method: ``auto``, ``layerwise``, ``contraction`` or ``products``.
-        chunk_bytes: budget in bytes for what is under way at once: activations and gradients of the samples that go
-            together, Jacobians. It is kept by counting tensors; the result comes on top. A small budget costs
-            time: what is not held is computed again.
+        chunk_bytes: budget in bytes for what is under way at once, kept by counting tensors; the result comes on top.
+            A small budget costs time: what is not held is computed again.
         statistics: ``running`` or ``batch``.
 
     Returns:

@@ -18,17 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from nas.jac.errors import BudgetError, JacobianError
 from nas.jac.kernels import blocks
 from nas.jac.kernels import survey as survey_room
-from nas.jac.kernels.layers import (
-    Feature,
-    Sizes,
-    Work,
-    add_product,
-    flops_of_factors,
-    flops_of_rows,
-    rows_are_cheaper,
-    write_rows,
-)
-from nas.jac.kernels.survey import survey
+from nas.jac.kernels.features import Feature, add_product, write_rows
+from nas.jac.kernels.record import Sizes
+from nas.jac.kernels.survey import Work, flops_of_factors, flops_of_rows, rows_are_cheaper, survey
 from nas.jac.ntk import ntk, paired_gram
 from nas.jac.watch import guarded
 from nas.nn import BlockLinear, GatedConcat, indices_of
@@ -109,7 +101,7 @@ def test_the_survey_finds_layers_and_other_parameters():
 def test_counted_work_is_the_work_that_is_done(size, batch, seeds):
     h, g = torch.randn(batch, size.inputs, size.positions), torch.randn(batch, seeds, size.outputs, size.positions)
     work = Work(2 * batch, batch * batch, seeds, summed=False)
-    kernel = torch.zeros(1, batch * seeds, batch * seeds)
+    kernel = torch.zeros(batch * seeds, batch * seeds)
     with FlopCounterMode(display=False) as count:
         j = torch.empty(2, batch, seeds, 1, size.inputs, size.outputs)
         for rows in j:

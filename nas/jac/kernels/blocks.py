@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from nas.jac.errors import BudgetError, JacobianError
-from nas.jac.kernels.features import features
-from nas.jac.kernels.layers import Feature, Work, add_product, product_elements
+from nas.jac.kernels.features import Feature, add_equal, add_product, features, product_elements
 from nas.jac.kernels.replaced import detached, run_with
-from nas.jac.kernels.survey import Survey
+from nas.jac.kernels.survey import Survey, Work
 from nas.jac.watch import Function
 
+Made = Callable[[Tensor, Tensor], list[Feature]]
 AT_ONCE_BYTES = 2**26
 """Samples go together up to this much work, whatever the budget: more is not faster, and takes more memory."""
 WORTH_SPLITTING = 128
@@ -86,47 +87,40 @@ def all_pairs(
     entries = 1 if summed else len(seeds)
     kernel = seeds.new_zeros((len(x1), entries, len(other), entries), dtype=known.dtype)
     whole, parts = kernel.flatten(2).flatten(0, 1), seeds.split(how.seeds)
+    made = partial(features, fn, known, work=work, together=how.together)
     for i, left in enumerate(parts):
         for j, right in enumerate(parts):
+            same = x2 is None and i == j
             if (summed and i != j) or (x2 is None and j < i):
                 continue
-            same = x2 is None and i == j
             if summed or len(parts) == 1:
-                _add_pairs(whole, fn, known, (x1, other), (left, right), work, how, same)
-            else:
-                block = whole.new_zeros(len(x1) * len(left), len(other) * len(right))
-                _add_pairs(block, fn, known, (x1, other), (left, right), work, how, same)
-                rows, columns = (slice(k * how.seeds, (k + 1) * how.seeds) for k in (i, j))
-                block = block.view(len(x1), len(left), len(other), len(right))
-                kernel[:, rows, :, columns] = block
-                if x2 is None and not same:
-                    kernel[:, columns, :, rows] = block.permute(2, 3, 0, 1)
+                _add_pairs(whole, made, (x1, left), (other, right), how, same)
+                continue
+            block = whole.new_zeros(len(x1) * len(left), len(other) * len(right))
+            _add_pairs(block, made, (x1, left), (other, right), how, same)
+            rows, columns = (slice(k * how.seeds, (k + 1) * how.seeds) for k in (i, j))
+            kernel[:, rows, :, columns] = block.view(len(x1), len(left), len(other), len(right))
+            if x2 is None and not same:
+                kernel[:, columns, :, rows] = kernel[:, rows, :, columns].permute(2, 3, 0, 1)
     if x2 is None:
         mirror(whole)
     return whole
 
 
 def _add_pairs(
-    out: Tensor,
-    fn: Function,
-    known: Survey,
-    x: tuple[Tensor, Tensor],
-    seeds: tuple[Tensor, Tensor],
-    work: Work,
-    how: Division,
-    same: bool,
+    out: Tensor, made: Made, one: tuple[Tensor, Tensor], two: tuple[Tensor, Tensor], how: Division, same: bool
 ) -> None:
-    """Add products of the features of two batches to ``out``; if they are the ``same``, only above its diagonal."""
-    rows, columns = out.shape[0] // len(x[0]), out.shape[1] // len(x[1])
-    for start in range(0, len(x[0]), how.held):
+    """Add the products of the features of two batches with seeds; above the diagonal only if they are the ``same``."""
+    (x1, seeds1), (x2, seeds2) = one, two
+    rows, columns = out.shape[0] // len(x1), out.shape[1] // len(x2)
+    for start in range(0, len(x1), how.held):
         end = start + how.held
-        held = features(fn, known, x[0][start:end], seeds[0], work, how.together)
-        strip = out[start * rows : end * rows]
+        held, strip = made(x1[start:end], seeds1), out[start * rows : end * rows]
         if same:
             _add_tiles(strip[:, start * rows : end * rows], held, held, how.tile)
-        for first in range(end if same else 0, len(x[1]), how.together):
+        for first in range(end if same else 0, len(x2), how.together):
             last = first + how.together
-            streamed = features(fn, known, x[1][first:last], seeds[1], work, how.together)
+            streamed = made(x2[first:last], seeds2)
             _add_tiles(strip[:, first * columns : last * columns], held, streamed, how.tile)
             del streamed  # before the next are made
         del held
@@ -137,7 +131,7 @@ def _add_tiles(out: Tensor, a: Sequence[Feature], b: Sequence[Feature], tile: in
     rows, columns = len(out) // n1, out.shape[1] // n2
     for i in range(0, n1, tile):
         for j in range(i if a is b else 0, n2, tile):
-            part = out[i * rows : (i + tile) * rows, j * columns : (j + tile) * columns].unsqueeze(0)
+            part = out[i * rows : (i + tile) * rows, j * columns : (j + tile) * columns]
             for one, two in zip(a, b, strict=True):
                 add_product(part, one.part(i, i + tile), two.part(j, j + tile))
 
@@ -164,7 +158,7 @@ def equal_pairs(fn: Function, known: Survey, x1: Tensor, x2: Tensor, seeds: Tens
             for block, right in zip(rows.split(how.seeds, 2), parts, strict=True):
                 b = a if x2 is x1 and right is left else features(fn, known, x2[some], right, work, step)
                 for one, two in zip(a, b, strict=True):
-                    add_product(block, one, two)
+                    add_equal(block, one, two)
     return kernel
 
 

@@ -13,7 +13,6 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 from nas.jac.errors import JacobianError
-from nas.jac.kernels.layers import Sizes
 from nas.jac.watch import BATCH_NORM
 
 CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
@@ -30,6 +29,21 @@ SIGNATURES: dict[Callable, tuple[str, ...]] = {
 """The functions whose parameters' Jacobian is a product, and the order of their arguments."""
 CONVOLUTIONS = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}
 """With their numbers of dimensions."""
+
+
+@dataclass
+class Sizes:
+    """Of a layer, for one sample: an output sees I ``inputs``; O ``outputs`` in all ``groups``; T ``positions``."""
+
+    inputs: int
+    outputs: int
+    positions: int
+    groups: int = 1
+
+    @property
+    def row(self) -> int:
+        """Entries of the Jacobian of one output of the network."""
+        return self.outputs * self.inputs
 
 
 @dataclass

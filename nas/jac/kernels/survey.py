@@ -10,10 +10,39 @@ import torch
 from torch import Tensor
 
 from nas.jac.errors import JacobianError
-from nas.jac.kernels.layers import Sizes, Work, rows_are_cheaper
-from nas.jac.kernels.record import Recorder, Tape, Use, read_tape, vjp
+from nas.jac.kernels.record import Recorder, Sizes, Tape, Use, read_tape, vjp
 from nas.jac.kernels.replaced import vectorises
 from nas.jac.watch import Function, without_noise
+
+
+@dataclass
+class Work:
+    """How often features are made (``samples``) and multiplied (``pairs``), for S ``seeds`` or their sum (a trace)."""
+
+    samples: int
+    pairs: int
+    seeds: int
+    summed: bool
+
+
+def flops_of_rows(size: Sizes, work: Work) -> int:
+    """FLOPs (2 x multiply-adds) of the way through the Jacobian."""
+    row = work.seeds * size.row
+    products = work.pairs * row * (1 if work.summed else work.seeds)
+    return 2 * (work.samples * row * size.positions + products)
+
+
+def flops_of_factors(size: Sizes, work: Work) -> int:
+    """FLOPs (2 x multiply-adds) of the way through the Grams of activations and cotangents."""
+    t, entries = size.positions, 1 if work.summed else work.seeds
+    cotangents = work.seeds * size.outputs
+    first = t * t * (size.inputs + (cotangents if t > 1 else 0))
+    return 2 * work.pairs * (first + cotangents * entries * t)
+
+
+def rows_are_cheaper(size: Sizes, work: Work) -> bool:
+    """Which way, by counted work."""
+    return flops_of_rows(size, work) < flops_of_factors(size, work)
 
 
 @dataclass
