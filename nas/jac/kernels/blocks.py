@@ -37,15 +37,14 @@ def divide(known: Survey, work: Work, batch: int, chunk_bytes: int) -> Division:
     """Divide a batch, or the larger of two; refused if the budget does not hold one output entry of one sample."""
     itemsize = known.dtype.itemsize
     others = sum(leaf.numel() for leaf in known.others)
-    sizes = [layer.size for layer in known.layers]
-    by_rows = [layer.as_rows(work) for layer in known.layers]
-    seen = [size.inputs * size.groups * size.positions for size in sizes]
-    given = [size.outputs * size.positions for size in sizes]
+    layers = [(layer.size, layer.as_rows(work)) for layer in known.layers]
+    seen = [size.inputs * size.groups * size.positions for size, _ in layers]
+    given = [size.outputs * size.positions for size, _ in layers]
 
     def kept(seeds: int) -> int:
         """Of one sample: the entries of its features."""
-        each = zip(sizes, by_rows, seen, given, strict=True)
-        return seeds * others + sum(seeds * s.row if rows else seeds * g + h for s, rows, h, g in each)
+        each = zip(layers, seen, given, strict=True)
+        return seeds * others + sum(seeds * s.outputs * s.inputs if rows else seeds * g + h for (s, rows), h, g in each)
 
     def made(seeds: int) -> int:
         """Of one sample: tape, cotangents, and those of one layer side by side, with its padded input and patches."""
@@ -54,8 +53,7 @@ def divide(known: Survey, work: Work, batch: int, chunk_bytes: int) -> Division:
         return max(by_layers, 2 * (seeds + 1) * (known.elements + others) if others else 0)
 
     def multiplied(samples: int, seeds: int) -> int:
-        each = zip(sizes, by_rows, strict=True)
-        return max((product_elements(s, seeds, samples, work.summed) for s, rows in each if not rows), default=0)
+        return max((product_elements(s, seeds, samples, work.summed) for s, rows in layers if not rows), default=0)
 
     def least(seeds: int) -> int:
         return itemsize * (made(seeds) + 2 * kept(seeds) + multiplied(1, seeds))

@@ -49,7 +49,7 @@ def features(fn: Function, known: Survey, x: Tensor, seeds: Tensor, work: Work, 
     others = sum(leaf.numel() for leaf in known.others)
     for layer in known.layers:
         size, rows = layer.size, layer.as_rows(work)
-        shape = (size.row, 1) if rows else (size.outputs, size.positions)
+        shape = (size.outputs * size.inputs, 1) if rows else (size.outputs, size.positions)
         g = seeds.new_empty(len(x), len(seeds), *shape, dtype=known.dtype)
         made.append(Feature(g, None if rows else g.new_empty(len(x), size.inputs, size.positions)))
     if others:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,8 @@ SIGNATURES: dict[Callable, tuple[str, ...]] = {
 """The functions whose parameters' Jacobian is a product, and the order of their arguments."""
 CONVOLUTIONS = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}
 """With their numbers of dimensions."""
+LAST = (F.linear, F.layer_norm, F.rms_norm)
+"""Those that give ``(*, features)``, and not ``(N, C, *)``."""
 
 
 @dataclass
@@ -39,11 +42,6 @@ class Sizes:
     outputs: int
     positions: int
     groups: int = 1
-
-    @property
-    def row(self) -> int:
-        """Entries of the Jacobian of one output of the network."""
-        return self.outputs * self.inputs
 
 
 @dataclass
@@ -62,32 +60,16 @@ class Use:
     """Of the output."""
     edge: GradientEdge
     """Where on the tape the output's cotangent arrives, whatever is done to the output in place."""
-
-    @property
-    def channels_first(self) -> bool:
-        """Whether outputs are ``(N, C, *)``, and not ``(*, features)``."""
-        return self.func not in (F.linear, F.layer_norm, F.rms_norm)
-
-    @property
-    def outputs(self) -> int:
-        """Channels or features of the output, O in all groups."""
-        if self.func in (F.layer_norm, F.rms_norm):
-            return torch.Size(self.arguments["normalized_shape"]).numel()
-        return self.shape[1] if self.channels_first else self.shape[-1]
-
-    @property
-    def groups(self) -> int:
-        """Of outputs that see the same inputs, G; of a norm, each channel or feature."""
-        if self.func is F.linear or self.func in CONVOLUTIONS:
-            return int(self.arguments.get("groups", 1))
-        return self.outputs
+    inputs: int
+    outputs: int
+    """Features or channels: of the output, in all groups, and of the input that one of them sees, with its kernel."""
+    groups: int
+    """Of outputs that see the same inputs; of a norm, each feature or channel."""
 
     def sizes(self, batch: int, weight: bool, bias: bool) -> Sizes:
         """For one sample and those of the parameters that are wanted."""
         positions = self.shape.numel() // self.outputs // batch
-        norm = self.func is not F.linear and self.func not in CONVOLUTIONS
-        inputs = 1 if norm else self.arguments["weight"].numel() // self.outputs
-        return Sizes(inputs * weight + bias, self.outputs, positions, self.groups)
+        return Sizes(self.inputs * weight + bias, self.outputs, positions, self.groups)
 
     def part(self, batch: int, start: int, stop: int) -> Use:
         """The call with some of ``batch`` samples alone."""
@@ -112,9 +94,9 @@ class Use:
         return y.movedim(1, 3).flatten(3)
 
     def _channels_second(self, x: Tensor, features: int) -> Tensor:
-        if self.channels_first:
-            return x.reshape(*x.shape[:2], -1)
-        return x.reshape(len(x), -1, features).mT
+        if self.func in LAST:
+            return x.reshape(len(x), -1, features).mT
+        return x.reshape(*x.shape[:2], -1)
 
     def _seen(self) -> Tensor:
         """Inputs, normalised inputs ``(N, Q, T)``, or patches ``(N, C, *kernel, *out)``."""
@@ -177,28 +159,33 @@ class Recorder(TorchFunctionMode):
         if (weight is None and bias is None) or x.dim() < 2 or (dims is not None and x.dim() != dims + 2):
             return  # what is not noted is found on the tape, and done another way
         plain = {name: value.detach() if isinstance(value, Tensor) else value for name, value in arguments.items()}
-        self.uses.append(Use(func, plain, x._version, weight, bias, y.shape, get_gradient_edge(y)))
+        outputs = y.shape[-1] if func is F.linear else y.shape[1]
+        outputs = torch.Size(arguments.get("normalized_shape", (outputs,))).numel()
+        inputs, groups = 1, outputs
+        if func is F.linear or dims is not None:
+            inputs, groups = arguments["weight"].numel() // outputs, arguments.get("groups", 1)
+        edge = get_gradient_edge(y)
+        self.uses.append(Use(func, plain, x._version, weight, bias, y.shape, edge, inputs, outputs, groups))
 
 
 def _parameter(tensor: Tensor | None) -> Tensor | None:
     return tensor if tensor is not None and tensor.is_leaf and tensor.requires_grad else None
 
 
-@dataclass
-class Tape:
-    """What led to an output, since a plain function lists no parameters, and a run need not use all of a module's."""
+class Tape(NamedTuple):
+    """What led to an output: parameters by ``id``, how many operations used each of them, and all operations."""
 
     leaves: dict[int, Tensor]
-    """Parameters by ``id``."""
-    arrivals: dict[int, int]
-    """How many edges lead to each of them: one for each operation that used it."""
+    arrivals: Counter[int]
     nodes: set[Node]
-    """Every operation."""
 
 
 def read_tape(y: Tensor) -> Tape:
-    """Walk autograd's tape back from ``y``; complex parameters are refused."""
-    tape = Tape({}, {}, set())
+    """Walk autograd's tape back from ``y``: a plain function lists no parameters, and a run need not use all there are.
+
+    Complex parameters are refused.
+    """
+    tape = Tape({}, Counter(), set())
     waiting: list[Node | None] = [get_gradient_edge(y).node] if y.requires_grad else []
     while waiting:
         node = waiting.pop()
@@ -207,7 +194,7 @@ def read_tape(y: Tensor) -> Tape:
             if leaf.is_complex():
                 raise JacobianError("parameter", leaf.dtype, "must be real", "store real and imaginary parts")
             tape.leaves[id(leaf)] = leaf
-            tape.arrivals[id(leaf)] = tape.arrivals.get(id(leaf), 0) + 1
+            tape.arrivals[id(leaf)] += 1
         elif node is not None and node not in tape.nodes:
             tape.nodes.add(node)
             waiting += [child for child, _ in node.next_functions]

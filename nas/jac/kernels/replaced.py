@@ -59,7 +59,7 @@ def vectorised_rows(fn: Function, chosen: Sequence[Tensor], rest: Sequence[Tenso
         return rows
 
     with sdpa_kernel(SDPBackend.MATH):  # the others cannot be vectorised
-        return _side_by_side(torch.func.vmap(of_one)(x))
+        return torch.cat([part.flatten(2) for part in torch.func.vmap(of_one)(x)], 2)
 
 
 def vectorises(fn: Function, chosen: Sequence[Tensor], rest: Sequence[Tensor], x: Tensor) -> bool:
@@ -90,8 +90,4 @@ def rows_one_by_one(fn: Function, chosen: Sequence[Tensor], x: Tensor, seeds: Te
             for row, gradient in zip(rows, vjp(y, seed, chosen, keep=True), strict=True):
                 if gradient is not None:
                     row[i, s] = gradient
-    return _side_by_side(rows)
-
-
-def _side_by_side(rows: Sequence[Tensor]) -> Tensor:
     return torch.cat([part.flatten(2) for part in rows], 2)

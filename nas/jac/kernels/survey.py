@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nas.jac.errors import JacobianError
-from nas.jac.kernels.record import Recorder, Sizes, Tape, Use, read_tape, vjp
+from nas.jac.kernels.record import LAST, Recorder, Sizes, Tape, Use, read_tape, vjp
 from nas.jac.kernels.replaced import vectorises
 from nas.jac.watch import Function, without_noise
 
@@ -27,7 +27,7 @@ class Work:
 
 def flops_of_rows(size: Sizes, work: Work) -> int:
     """FLOPs (2 x multiply-adds) of the way through the Jacobian."""
-    row = work.seeds * size.row
+    row = work.seeds * size.outputs * size.inputs
     products = work.pairs * row * (1 if work.summed else work.seeds)
     return 2 * (work.samples * row * size.positions + products)
 
@@ -76,8 +76,9 @@ class Survey:
     """What is known of a function after its first run."""
 
     layers: list[Layer]
+    in_layers: list[Tensor]
     others: list[Tensor]
-    """Parameters that are in no layer."""
+    """The parameters in layers, and those that are in none."""
     alone: bool
     """Whether for these samples go one by one: they cannot be replaced, or the function cannot be vectorised."""
     outputs: int
@@ -87,11 +88,6 @@ class Survey:
     output_dtype: torch.dtype
     dtype: torch.dtype
     """Of the kernel: what outputs and parameters have in common."""
-
-    @property
-    def in_layers(self) -> list[Tensor]:
-        """The parameters of ``layers``."""
-        return _parameters(self.layers)
 
 
 def survey(fn: Function, x: Tensor, layers: bool = True) -> Survey:
@@ -115,15 +111,11 @@ def survey(fn: Function, x: Tensor, layers: bool = True) -> Survey:
     uses = [use for use in record.uses if use.edge.node in tape.nodes] if layers else []
     apart = _kept_apart(y, probe, uses)
     found = _layers([use for use, good in zip(uses, apart, strict=True) if good], record, tape, len(probe))
-    inside = _parameters(found)
+    inside = [leaf for layer in found for leaf in (layer.weight, layer.bias) if leaf is not None]
     others = [leaf for leaf in parameters if id(leaf) not in set(map(id, inside))]
     dtype = reduce(torch.promote_types, [leaf.dtype for leaf in parameters], y.dtype)
     alone = bool(others) and not vectorises(fn, others, inside, x[:2])
-    return Survey(found, others, alone, y[0].numel(), record.elements // len(probe), y.dtype, dtype)
-
-
-def _parameters(layers: Sequence[Layer]) -> list[Tensor]:
-    return [leaf for layer in layers for leaf in (layer.weight, layer.bias) if leaf is not None]
+    return Survey(found, inside, others, alone, y[0].numel(), record.elements // len(probe), y.dtype, dtype)
 
 
 def _kept_apart(y: Tensor, x: Tensor, uses: Sequence[Use]) -> list[bool]:
@@ -156,7 +148,7 @@ def _is_proven(use: Use, proofs: tuple[bool | None, bool | None]) -> bool:
     if all(proofs):
         return True
     # Without cotangents (a network that is dead at these samples), only a shape that leaves no choice will do.
-    return False not in proofs and use.shape[0] == 2 and (len(use.shape) == 2 or use.channels_first)
+    return False not in proofs and use.shape[0] == 2 and (len(use.shape) == 2 or use.func not in LAST)
 
 
 def _layers(uses: Sequence[Use], record: Recorder, tape: Tape, batch: int) -> list[Layer]:
