@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -11,17 +9,18 @@ from nas.jac.errors import JacobianError
 from nas.jac.kernels.blocks import all_pairs, by_products, equal_pairs
 from nas.jac.kernels.survey import Survey, survey
 from nas.jac.refuse import CHUNK_BYTES, check_finite, check_input
-from nas.jac.watch import exactly, guarded
+from nas.jac.watch import Function, exactly, guarded
 
 CHOICES = {
     "output": ("full", "trace", "sum"),
     "method": ("auto", "layerwise", "contraction", "products"),
     "statistics": ("running", "batch"),
 }
+OVERFLOW = "see where the network or its gradients overflow, and for which sample"
 
 
 def ntk(
-    model: Callable[[Tensor], Tensor],
+    model: Function,
     x1: Tensor,
     x2: Tensor | None = None,
     output: str = "full",
@@ -98,50 +97,27 @@ def ntk(
             kernel = all_pairs(fn, known, x1, x2, seeds, output == "trace", chunk_bytes)
     if output == "full" and statistics == "running":
         kernel = kernel.unflatten(0, (-1, len(seeds))).unflatten(2, (-1, len(seeds))).transpose(1, 2)
-    check_finite("kernel", kernel, "it", "see where the network or its gradients overflow, and for which sample")
+    check_finite("kernel", kernel, "it", OVERFLOW)
     return kernel
 
 
-def paired_gram(model: Callable[[Tensor], Tensor], x1: Tensor, x2: Tensor, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
-    """``J(x1_b) J(x2_b)^T`` with respect to the parameters: the kernel's blocks of equal samples, and no others.
-
-    Layerwise, as in :func:`ntk`, in work that grows with the batch and not with its square. Refuses what :func:`ntk`
-    refuses.
-
-    Args:
-        model: module or plain function, ``(B, *in)`` to ``(B, *out)``.
-        x1: ``(B, *in)``, of a floating-point type.
-        x2: the same; if it is the same tensor, its gradients are taken once.
-        chunk_bytes: budget in bytes for what is under way at once.
-
-    Returns:
-        ``(B, M, M)``, without a tape.
-
-    Raises:
-        JacobianError: the batches differ in size.
-    """
-    same = x2 is x1
-    x1, other = _checked(x1, None if same else x2)
-    other = x1 if other is None else other
-    if len(x1) != len(other):
-        rule = "must be batches of one size, to be paired"
-        raise JacobianError("x1, x2", f"{len(x1)}, {len(other)}", rule, "use ntk(model, x1, x2) for all pairs")
-    fn = guarded(model, x1)
+def paired_gram(model: Function, x1: Tensor, x2: Tensor, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
+    """``J(x1_b) J(x2_b)^T`` by the parameters, ``(B, M, M)``: the blocks of equal samples, of checked inputs."""
+    fn, same = guarded(model, x1), x2 is x1
     with exactly(x1):
         known = survey(fn, x1)
-        kernel = equal_pairs(fn, known, x1, other, _seeds(known, x1, "full"), int(chunk_bytes))
-    check_finite("gram", kernel, "it", "see where the network or its gradients overflow, and for which sample")
+        x1 = x1.detach()
+        kernel = equal_pairs(fn, known, x1, x1 if same else x2.detach(), _seeds(known, x1, "full"), chunk_bytes)
+    check_finite("gram", kernel, "it", OVERFLOW)
     return kernel
 
 
 def _seeds(known: Survey, like: Tensor, output: str) -> Tensor:
-    dtype = known.output_dtype
-    if output == "sum":
-        return torch.ones(1, known.outputs, dtype=dtype, device=like.device)
-    return torch.eye(known.outputs, dtype=dtype, device=like.device)
+    unit = torch.eye(known.outputs, dtype=known.output_dtype, device=like.device)
+    return unit.sum(0, keepdim=True) if output == "sum" else unit
 
 
-def _summed_over_batch(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def _summed_over_batch(fn: Function) -> Function:
     # The whole batch as one sample (1, B, *in), with a sum of outputs for each of its own, (1, B): its kernel is the
     # batch's, whatever couples the samples.
     return lambda x: fn(x[0]).sum(1).unsqueeze(0)

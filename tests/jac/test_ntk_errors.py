@@ -9,7 +9,8 @@ from support.examples import example
 from torch import Tensor, nn
 
 from nas.jac.errors import JacobianError
-from nas.jac.ntk import ntk, paired_gram
+from nas.jac.gram import gram
+from nas.jac.ntk import ntk
 
 
 def mlp(*more: nn.Module) -> nn.Module:
@@ -115,12 +116,12 @@ def test_bad_input_is_refused_in_one_line():
 
 
 def test_gram_wants_pairs():
-    with pytest.raises(JacobianError, match=r"x1, x2=4, 2: must be batches of one size"):
-        paired_gram(mlp(), X, X[:2])
+    with pytest.raises(JacobianError, match=r"x2=\(2, 3\): must have the shape of x1, .*samples are taken in pairs"):
+        gram(mlp(), X, X[:2], "parameters")
     with pytest.raises(JacobianError, match=r"model\.eval"):
-        paired_gram(NORMED, X, X)
+        gram(NORMED, X, X, "parameters")
     with pytest.raises(JacobianError, match=r"gram=.*not finite"):
-        paired_gram(lambda x: HUGE(x).square(), X, X)
+        gram(lambda x: HUGE(x).square(), X, X, "parameters")
 
 
 def test_a_refusal_leaves_counters_as_they_were():

@@ -57,7 +57,7 @@ def features(fn: Function, known: Survey, x: Tensor, seeds: Tensor, work: Work, 
     for start in range(0, len(x), together):
         some, parts = x[start : start + together], [feature.part(start, start + together) for feature in made]
         if known.layers:
-            _fill(fn, known, some, seeds, parts)
+            _fill(fn, known, some, seeds, parts[: len(known.layers)])
         if known.alone:
             parts[-1].g[..., 0] = rows_one_by_one(fn, known.others, some, seeds)
         elif others:
@@ -69,29 +69,26 @@ def _fill(fn: Function, known: Survey, x: Tensor, seeds: Tensor, parts: Sequence
     with Recorder() as record:
         y = fn(x)
     calls = [layer.uses(record) for layer in known.layers]
-    uses = {id(use): use for own in calls for use in own}
-    del record
-    edges = [use.edge for use in uses.values()]
+    _take_cotangents(y, list({id(use): use for own in calls for use in own}.values()), seeds)
+    del record, y
+    for part, layer in zip(parts, known.layers, strict=True):
+        _fill_layer(part, layer, calls.pop(0))  # and with a call's last layer its cotangents go
+
+
+def _take_cotangents(y: Tensor, uses: Sequence[Use], seeds: Tensor) -> None:
     # A plain pass for each seed, by no weight, which is what makes them cheap. Batched ones (is_grads_batched) are no
     # faster on a CPU, and not every backward function has them.
-    passes = [vjp(y, seed, edges, keep=number + 1 < len(seeds)) for number, seed in enumerate(seeds)]
-    cotangents = {key: by_seed for key, *by_seed in zip(uses, *passes, strict=True)}
-    del y, passes
-    for number, (layer, own) in enumerate(zip(known.layers, calls, strict=True)):
-        _fill_layer(parts[number], layer, own, [cotangents[id(use)] for use in own])
-        for key in {id(use) for use in own} - {id(use) for rest in calls[number + 1 :] for use in rest}:
-            del cotangents[key]
+    for number, seed in enumerate(seeds):
+        found = vjp(y, seed, [use.edge for use in uses], keep=number + 1 < len(seeds))
+        for use, cotangent in zip(uses, found, strict=True):
+            use.cotangents.append(y.new_zeros(use.shape) if cotangent is None else cotangent)
 
 
-def _fill_layer(
-    feature: Feature, layer: Layer, uses: Sequence[Use], cotangents: Sequence[Sequence[Tensor | None]]
-) -> None:
+def _fill_layer(feature: Feature, layer: Layer, uses: Sequence[Use]) -> None:
     batch, dtype, size = len(feature.g), feature.g.dtype, layer.size
     wanted = layer.weight is not None, layer.bias is not None
-    g = []
-    for of_uses in zip(*cotangents, strict=True):
-        whole = [feature.g.new_zeros(use.shape) if c is None else c for use, c in zip(uses, of_uses, strict=True)]
-        g.append(_joined([use.by_position(c.to(dtype), batch) for use, c in zip(uses, whole, strict=True)]))
+    of_uses = [[use.by_position(one.to(dtype), batch) for one in use.cotangents] for use in uses]
+    g = [_joined(of_seed) for of_seed in zip(*of_uses, strict=True)]
     together = 1 if size.inputs * size.groups * size.positions > LARGE else batch
     for start in range(0, batch, together):
         some, part = slice(start, start + together), feature.part(start, start + together)

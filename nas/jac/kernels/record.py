@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -60,16 +60,15 @@ class Use:
     """Of the output."""
     edge: GradientEdge
     """Where on the tape the output's cotangent arrives, whatever is done to the output in place."""
-    inputs: int
-    outputs: int
-    """Features or channels: of the output, in all groups, and of the input that one of them sees, with its kernel."""
-    groups: int
-    """Of outputs that see the same inputs; of a norm, each feature or channel."""
+    size: Sizes
+    """Of all samples and parameters."""
+    cotangents: list[Tensor] = field(default_factory=list)
+    """Of the output, one for each seed, once they are taken."""
 
     def sizes(self, batch: int, weight: bool, bias: bool) -> Sizes:
         """For one sample and those of the parameters that are wanted."""
-        positions = self.shape.numel() // self.outputs // batch
-        return Sizes(self.inputs * weight + bias, self.outputs, positions, self.groups)
+        positions = self.shape.numel() // self.size.outputs // batch
+        return replace(self.size, inputs=self.size.inputs * weight + bias, positions=positions)
 
     def part(self, batch: int, start: int, stop: int) -> Use:
         """The call with some of ``batch`` samples alone."""
@@ -90,7 +89,7 @@ class Use:
 
     def by_position(self, y: Tensor, batch: int) -> Tensor:
         """An array like the output, ``(B, G, O / G, T)``, of B samples in order, each of one or more of its rows."""
-        y = self._channels_second(y, self.outputs).unflatten(1, (self.groups, -1)).unflatten(0, (batch, -1))
+        y = self._channels_second(y, self.size.outputs).unflatten(1, (self.size.groups, -1)).unflatten(0, (batch, -1))
         return y.movedim(1, 3).flatten(3)
 
     def _channels_second(self, x: Tensor, features: int) -> Tensor:
@@ -109,7 +108,7 @@ class Use:
         if self.func is F.linear:
             return self._channels_second(x, x.shape[-1])
         without = {name: None for name in ("weight", "bias") if name in SIGNATURES[self.func]}
-        return self._channels_second(self.func(**self.arguments | without), self.outputs)
+        return self._channels_second(self.func(**self.arguments | without), self.size.outputs)
 
     def _patches(self, x: Tensor) -> Tensor:
         kernel = self.arguments["weight"].shape[2:]
@@ -164,8 +163,8 @@ class Recorder(TorchFunctionMode):
         inputs, groups = 1, outputs
         if func is F.linear or dims is not None:
             inputs, groups = arguments["weight"].numel() // outputs, arguments.get("groups", 1)
-        edge = get_gradient_edge(y)
-        self.uses.append(Use(func, plain, x._version, weight, bias, y.shape, edge, inputs, outputs, groups))
+        size = Sizes(inputs, outputs, y.numel() // outputs, groups)
+        self.uses.append(Use(func, plain, x._version, weight, bias, y.shape, get_gradient_edge(y), size))
 
 
 def _parameter(tensor: Tensor | None) -> Tensor | None:

@@ -159,7 +159,7 @@ def _layers(uses: Sequence[Use], record: Recorder, tape: Tape, batch: int) -> li
         for role, leaf in (("weight", use.weight), ("bias", use.bias)):
             if leaf is not None:
                 calls.setdefault(id(leaf), []).append(use)
-                roles.setdefault(id(leaf), set()).add((role, use.groups))
+                roles.setdefault(id(leaf), set()).add((role, use.size.groups))
     groups: dict[tuple[int, ...], dict[str, Tensor]] = {}
     for key, own in calls.items():
         if len(own) == tape.arrivals[key] and len(roles[key]) == 1:
