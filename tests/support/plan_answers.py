@@ -74,9 +74,7 @@ def assert_same(found, wanted):
     assert len(found) == len(wanted)
     for ours, theirs in zip(found, wanted, strict=True):
         if isinstance(ours, str) or isinstance(theirs, str):
-            words = (
-                slice(1) if "RuntimeError" in str(ours) else slice(None)
-            )  # of torch
+            words = slice(1) if "RuntimeError" in str(ours) else slice(None)  # of torch
             assert str(ours).split()[words] == str(theirs).split()[words]
             continue
         kinds = [(t.shape, t.dtype, type(t), t.requires_grad, t.is_inference()) for t in (ours, theirs)]
