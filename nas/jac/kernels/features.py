@@ -104,11 +104,13 @@ def _fill_layer(feature: Feature, layer: Layer, uses: Sequence[Use]) -> None:
 
 def write_rows(j: Tensor, h: Tensor, g: Sequence[Tensor]) -> None:
     """Write ``h g^T`` to ``j`` ``(B, S, G, I, O)``, of activations ``(B, G, I, T)`` and cotangents ``(B, G, O, T)``."""
+    if len(h) == 1:
+        seen = h[0]
+        for row, (one,) in zip(j[0], g, strict=True):
+            torch.bmm(seen, one.mT, out=row)
+        return
     for seed, one in enumerate(g):
-        if len(h) == 1:
-            torch.bmm(h[0], one[0].mT, out=j[0, seed])
-        else:
-            j[:, seed] = h @ one.mT
+        j[:, seed] = h @ one.mT
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

@@ -112,7 +112,8 @@ def survey(fn: Function, x: Tensor, layers: bool = True) -> Survey:
     apart = _kept_apart(y, probe, uses)
     found = _layers([use for use, good in zip(uses, apart, strict=True) if good], record, tape, len(probe))
     inside = [leaf for layer in found for leaf in (layer.weight, layer.bias) if leaf is not None]
-    others = [leaf for leaf in parameters if id(leaf) not in set(map(id, inside))]
+    held = set(map(id, inside))
+    others = [leaf for leaf in parameters if id(leaf) not in held]
     dtype = reduce(torch.promote_types, [leaf.dtype for leaf in parameters], y.dtype)
     alone = bool(others) and not vectorises(fn, others, inside, x[:2])
     return Survey(found, inside, others, alone, y[0].numel(), record.elements // len(probe), y.dtype, dtype)
