@@ -9,7 +9,7 @@ from nas.jac.errors import JacobianError
 from nas.jac.plan.order import LinearGraph
 from nas.jac.plan.products import gram_product
 from nas.jac.plan.trace import Node
-from nas.jac.refuse import CHUNK_BYTES, GRAM_BYTES, SLOPES, WEIGHTS, check_finite
+from nas.jac.refuse import CHUNK_BYTES, GRAM_BYTES, SLOPES, check_finite
 
 
 class FactoredJacobian:
@@ -52,14 +52,7 @@ class FactoredJacobian:
             ``(B, *out, *in)``.
         """
         with torch.set_grad_enabled(self._taped):
-            whole, finite = self.graph.multiplied(int(chunk_bytes))
-            whole = whole.expand(self.shape[0], -1, -1).reshape(self.shape)
-            if whole.stride(0) == 0 and len(whole) > 1:
-                whole = whole.contiguous()  # memory that nothing else shares
-        if not finite:
-            check_finite("jacobian", whole, "the Jacobian", SLOPES)
-        check_finite("output", self.value, "the output", WEIGHTS)
-        return whole
+            return self.graph.dense(int(chunk_bytes))
 
     def mv(self, v: Tensor) -> Tensor:
         """The product with a vector a sample, ``J v``: from ``(B, *in)`` to ``(B, *out)``."""

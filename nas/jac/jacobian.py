@@ -148,7 +148,7 @@ def _dense(model: Function, x: Tensor, chunk_bytes: int) -> tuple[Tensor, Tensor
     """The Jacobian and the output; if one direction of the batch exceeds the budget, one half after the other."""
     graph = factorise(model, x)
     if len(x) == 1 or graph.bytes_each <= chunk_bytes:
-        return FactoredJacobian(graph).dense(chunk_bytes), graph.stop.value
+        return graph.dense(chunk_bytes), graph.stop.value
     cannot_be_replayed()
     halves = [_dense(model, half, chunk_bytes) for half in x.tensor_split(2)]
     return torch.cat([whole for whole, _ in halves]), torch.cat([y for _, y in halves])

@@ -12,6 +12,7 @@ from nas.jac.errors import BudgetError
 from nas.jac.plan.maps import Dense, eye, flat
 from nas.jac.plan.steps import cannot_be_replayed, note, step
 from nas.jac.plan.trace import Node, between
+from nas.jac.refuse import SLOPES, WEIGHTS, check_finite
 
 CACHED = 2**16
 """Number of entries that are read again at no cost worth saving."""
@@ -109,6 +110,19 @@ class LinearGraph:
         inner = self._carried(self.vjp, self.order[1], stop, chunk_bytes)
         finite = chunk_bytes is not None and inner.numel() > CACHED and product_is_finite(inner, first.weight)
         return first.vjp(inner), finite
+
+    def dense(self, chunk_bytes: int) -> Tensor:
+        """The Jacobian ``(B, *out, *in)``, in memory that nothing else shares; it and the output have to be finite."""
+        whole, finite = self.multiplied(chunk_bytes)
+        value, into = self.stop.value, self.start.value
+        if len(whole) != len(value):
+            whole = whole.expand(len(value), -1, -1).contiguous()
+        if value.dim() != 2 or into.dim() != 2:
+            whole = whole.reshape(*value.shape, *into.shape[1:])
+        if not finite:
+            check_finite("jacobian", whole, "the Jacobian", SLOPES)
+        check_finite("output", value, "the output", WEIGHTS)
+        return whole
 
     def _carried(
         self, carry: Callable[[Tensor, Node, Node], Tensor], to: Node, at: Node, chunk_bytes: int | None
