@@ -19,13 +19,17 @@ SLOPES = "look for infinite slopes, such as sqrt at 0, and weights"
 WEIGHTS = "look at the network's weights"
 
 
+def check_real(name: str, value: object, remedy: str) -> Tensor:
+    """``value``, if it is a tensor of real floating-point numbers."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        found = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise JacobianError(name, found, "must be a tensor of a real floating-point type", remedy)
+    return value
+
+
 def check_input(name: str, x: Tensor) -> None:
     """Refuse what is no batch ``(B, ...)`` of finite floating-point samples."""
-    if not isinstance(x, Tensor):
-        raise JacobianError(name, type(x).__name__, "must be a tensor (B, ...)", "pass torch.as_tensor(...)")
-    if not x.is_floating_point():
-        rule = "must be of a real floating-point type: there is no derivative by integers"
-        raise JacobianError(name, x.dtype, rule, f"pass {name}.float() or {name}.double()")
+    check_real(name, x, f"pass torch.as_tensor({name}).float(): there is no derivative by integers")
     if x.dim() < 1 or x.numel() == 0:
         rule = "must be a batch (B, ...) of at least one sample with at least one entry"
         raise JacobianError(name, tuple(x.shape), rule, "pass a single sample as x.unsqueeze(0)")
@@ -46,28 +50,20 @@ def check_finite(name: str, x: Tensor, what: str, remedy: str) -> None:
 
 def check_output(y: object, batch: int) -> Tensor:
     """``y``, if it is a batch of ``batch`` floating-point outputs."""
-    if not isinstance(y, Tensor):
-        raise JacobianError("output", type(y).__name__, "must be one tensor (B, ...)", "return a single tensor")
-    if not y.is_floating_point():
-        raise JacobianError("output", y.dtype, "must be of a real floating-point type", "return scores, not indices")
-    if y.dim() < 1 or y.shape[0] != batch:
-        rule = f"must have the batch first: {batch} samples went in"
+    y = check_real("output", y, "return one tensor (B, ...) of scores, not of indices")
+    if y.dim() < 1 or y.shape[0] != batch or y.numel() == 0:
+        rule = f"must have the batch first: {batch} samples went in, and at least one entry of each comes out"
         remedy = "return (B, ...), one output for each sample; pass a single sample as x.unsqueeze(0)"
         raise JacobianError("output", tuple(y.shape), rule, remedy)
-    if y.numel() == 0:
-        raise JacobianError("output", tuple(y.shape), "must have at least one entry", "return (B, ...)")
     return y
 
 
 def check_apart(pulled: Callable[[Tensor], Tensor], y: Tensor) -> None:
     """Refuse mixed samples by ``pulled``, from cotangents like ``y``, ``(B, M)``, to ``(B, ...)``: two directions."""
-    half = len(y) // 2
     weights = torch.arange(1, y[0].numel() + 1, dtype=y.dtype, device=y.device).cos()  # no entry cancels another
-    for own, other in ((slice(half), slice(half, None)), (slice(half, None), slice(half))) if half else ():
-        cotangents = torch.zeros_like(y)
-        cotangents[own] = weights
-        strange = pulled(cotangents)[other]
-        if ((strange != 0) & ~strange.isnan()).any():
+    first = torch.arange(len(y), device=y.device) < len(y) // 2
+    for own in (first, ~first) if len(y) > 1 else ():
+        if pulled(torch.where(own[:, None], weights, 0.0))[~own].nan_to_num().any():
             rule = "mixes the samples of a batch, so that no sample has a Jacobian of its own"
             remedy = "make each output a function of its own sample; pass a single sample as x.unsqueeze(0)"
             raise JacobianError("model", "output", rule, remedy)
@@ -107,13 +103,15 @@ def refuse_noise(where: str, remedy: str = "call model.eval() first") -> NoRetur
 
 def undo_count(error: BaseException) -> None:
     """Take back the batch that an ``nn.BatchNorm`` in the error's traceback has counted before it was refused."""
-    for module in {id(module): module for module in modules_at(error)}.values():  # it has several frames
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.num_batches_tracked is not None:
-            module.num_batches_tracked.sub_(1)
+    for module in set(modules_at(error)):  # each has several frames
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training and module.track_running_stats:
+            counter: Tensor | None = module.num_batches_tracked
+            if counter is not None:
+                counter.sub_(1)
 
 
 def modules_at(error: BaseException) -> list[nn.Module]:
     """The modules that were running when an error was raised, from the outermost to the innermost."""
-    frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
-    found = [local.get("self", local.get("model")) for local in frames]
+    frames = (frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__))
+    found = (local.get("self", local.get("model")) for local in frames)
     return [module for module in found if isinstance(module, nn.Module)]

@@ -9,22 +9,22 @@ import torch
 from torch import Tensor
 
 from nas.jac.errors import JacobianError
-from nas.jac.refuse import check_finite
+from nas.jac.refuse import check_finite, check_real
 
 ALLOWANCE = 10  # A kernel that is asymmetric or negative by more than so many times its rounding is refused.
 
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
-    """The eigenvalues of a symmetric positive semidefinite kernel, and figures that are made of them.
+    """The eigenvalues of a symmetric positive semidefinite kernel ``(n, n)``, and figures that are made of them.
 
     Attributes:
         eigenvalues: float64 ``(n,)``, ascending, in the kernel's unit; what is zero to rounding is exactly 0.
         condition_number: largest / smallest eigenvalue, at least 1; ``inf`` where the smallest is 0.
-        effective_rank: ``exp(-sum(p * log(p)))`` with ``p`` the eigenvalues divided by their sum, from 1 to ``n``
+        effective_rank: ``exp(-sum(p * log(p)))`` of the eigenvalues' shares ``p`` of their sum, from 1 to ``n``
             (Roy and Vetterli 2007, "The effective rank: a measure of effective dimensionality", definition 1).
         logdet: natural logarithm of the determinant; ``-inf`` where an eigenvalue is 0.
-        rounding: the size below which an eigenvalue counts as 0, in the kernel's unit.
+        rounding: the size up to which an eigenvalue counts as 0, in the kernel's unit.
     """
 
     eigenvalues: Tensor
@@ -37,17 +37,16 @@ class Spectrum:
 def spectrum(kernel: Tensor) -> Spectrum:
     """Eigenvalues (by ``torch.linalg.eigvalsh`` in float64), condition number, effective rank and log-determinant.
 
-    The *rounding* of a kernel is ``n * eps * largest``, with ``eps`` that of the type in which it is given and
-    ``largest`` its largest eigenvalue: what an eigenvalue moves by where each entry is wrong by ``eps * largest``
-    (Weyl's inequality). Eigenvalues up to that are set to 0, so that the condition number is at least 1, or ``inf``.
-    Sums of products can be wrong by a few ``eps``: asymmetry and negative eigenvalues are errors beyond 10 roundings.
+    The *rounding* of a kernel is ``n * eps * largest``, with its type's ``eps`` and its largest eigenvalue: what an
+    eigenvalue moves by where each entry is wrong by ``eps * largest`` (Weyl's inequality). Eigenvalues up to that are
+    set to 0; asymmetry and negative eigenvalues are errors beyond 10 roundings, since sums of products gather a few.
 
     Args:
-        kernel: ``(n, n)``; or ``(B, B, M, M)`` as ``ntk`` gives it, samples first and outputs last, which is the
-            ``(B * M, B * M)`` kernel of every output of every sample.
+        kernel: ``(n, n)``; or ``(B, B, M, M)`` as ``ntk`` gives it, which is the ``(B * M, B * M)`` kernel of every
+            output of every sample.
 
     Returns:
-        The spectrum; nothing in it can be differentiated.
+        The spectrum, without a tape.
 
     Raises:
         JacobianError: the kernel is no real floating-point tensor of one of these shapes, is empty, zero, not finite,
@@ -86,10 +85,7 @@ def spectrum(kernel: Tensor) -> Spectrum:
 
 def _square(kernel: Tensor) -> Tensor:
     """As a float64 matrix ``(n, n)`` of finite numbers, outside of any graph."""
-    if not isinstance(kernel, Tensor) or not kernel.is_floating_point():
-        value = kernel.dtype if isinstance(kernel, Tensor) else type(kernel).__name__
-        raise JacobianError("kernel", value, "must be a tensor of a real floating-point type", "pass a float tensor")
-    shape = tuple(kernel.shape)
+    shape = tuple(check_real("kernel", kernel, "pass a float tensor").shape)
     if kernel.numel() == 0 or len(shape) not in (2, 4) or shape[::2] != shape[1::2]:
         rule = "must be square, (n, n) or (B, B, M, M), and not empty"
         raise JacobianError("kernel", shape, rule, "compute the kernel of a batch with itself, x2=None")

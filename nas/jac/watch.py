@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from typing import Any
 
 import torch
@@ -34,9 +33,7 @@ class Watch(TorchFunctionMode):
         self._batch, self._forward_tape = batch, forward_tape
         self._counted: list[tuple[Tensor, int]] = []
 
-    def __torch_function__(
-        self, func: Callable, types: Iterable[type], args: tuple = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         if func in SIGNATURES:
             args, kwargs = (), dict(zip(SIGNATURES[func], args, strict=False)) | kwargs
@@ -76,11 +73,12 @@ def guarded(model: Function, x: Tensor, batch: bool = False, forward_tape: bool 
 
 def without_noise(fn: Function, x: Tensor) -> Tensor:
     """``fn(x)``; refused where torch's random numbers, of the CPU or of ``x``'s GPU, were drawn on the way."""
-    states: list[Callable[[], Tensor]] = [torch.get_rng_state]
-    states += [partial(torch.cuda.get_rng_state, x.device)] if x.is_cuda else []
-    before = [state() for state in states]
-    y = fn(x)
-    if any(not torch.equal(old, state()) for old, state in zip(before, states, strict=True)):
+
+    def states() -> list[Tensor]:
+        return [torch.get_rng_state(), *([torch.cuda.get_rng_state(x.device)] if x.is_cuda else [])]
+
+    before, y = states(), fn(x)
+    if not all(map(torch.equal, before, states())):
         refuse_noise("output", "call model.eval() first, or draw them outside")
     return y
 

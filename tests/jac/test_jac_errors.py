@@ -128,9 +128,16 @@ class Net(nn.Module):
         return self.part(x if self.rule else x.cumsum(1))
 
 
+def counts_no_more():
+    norm = nn.BatchNorm1d(4, **DOUBLE)
+    norm.track_running_stats = False
+    return norm
+
+
 TRAINING = {
     "BatchNorm1d": (lambda: nn.BatchNorm1d(4, **DOUBLE), "couples"),
     "BatchNorm1d-without-statistics": (lambda: nn.BatchNorm1d(4, track_running_stats=False, **DOUBLE), "couples"),
+    "BatchNorm1d-that-counts-no-more": (counts_no_more, "couples"),
     "Dropout": (lambda: nn.Dropout(0.3), "draws"),
     "AlphaDropout": (lambda: nn.AlphaDropout(0.3), "draws"),
 }
