@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -14,27 +12,19 @@ from nas.jac.plan import autodiff
 from nas.jac.plan.order import CACHED
 from nas.jac.plan.products import gram_product, pair_product
 from nas.jac.refuse import CHUNK_BYTES, GRAM_BYTES, SLOPES, check_finite, check_input
-
-Function = Callable[[Tensor], Tensor]
+from nas.jac.watch import Function
 
 
 def gram(model: Function, x1: Tensor, x2: Tensor, wrt: str = "input", chunk_bytes: int | None = None) -> Tensor:
     """The products ``J(x1_b) J(x2_b)^T``, sample by sample, without holding a Jacobian.
 
     By the input: a network that begins with elementwise operations and a Linear is worked through in blocks of
-    inputs; for any other, rows of one Jacobian are made some at a time and the other is applied to them. By the
-    parameters: the diagonal blocks of the empirical neural tangent kernel, see :func:`nas.jac.ntk.ntk`.
-
-    Refuses, with a :class:`JacobianError`: BatchNorm or dropout in training mode, inputs that are empty, of integers
-    or not finite, an output that is no batch, a result that is not finite, a budget that is too small.
-
-    Source: the products are Jacobian-vector products of vector-Jacobian products (Pearlmutter 1994; Novak et al.
-    2022, arXiv:2206.08720, for the kernel).
+    inputs; for any other, rows of one Jacobian are made some at a time and the other is applied to them (Pearlmutter
+    1994). By the parameters: the diagonal blocks of the empirical neural tangent kernel, :func:`nas.jac.ntk.ntk`.
 
     Args:
         model: module or function, ``(B, *in)`` to ``(B, *out)``; M is the number of entries of ``out``.
-        x1: ``(B, *in)``.
-        x2: of the same shape; the same tensor is looked at once.
+        x1, x2: ``(B, *in)``; the same tensor is looked at once.
         wrt: ``input`` or ``parameters``.
         chunk_bytes: budget in bytes for what is under way at once, besides the values of a forward pass. Left out:
             8 MiB by the input, 256 MiB by the parameters, or as much as one direction of one sample takes.
@@ -43,26 +33,25 @@ def gram(model: Function, x1: Tensor, x2: Tensor, wrt: str = "input", chunk_byte
         ``(B, M, M)``.
 
     Raises:
-        JacobianError: ``wrt`` is neither, or the shapes differ.
+        JacobianError: ``wrt`` is neither; inputs are empty, of integers, not finite, or differ in shape or type; there
+            is BatchNorm or dropout in training mode; the output is no batch; the result is not finite.
+        BudgetError: the budget given is too small.
     """
     if wrt not in ("input", "parameters"):
         raise JacobianError("wrt", wrt, "must be input or parameters", "use wrt='input'")
     check_input("x1", x1)
     check_input("x2", x2)
-    if (x1.dtype, x1.device) != (x2.dtype, x2.device):
-        rule = f"must be of the type of x1, {x1.dtype} on {x1.device}"
-        raise JacobianError("x2", f"{x2.dtype} on {x2.device}", rule, "pass x2.to(x1)")
-    if x1.shape != x2.shape:
-        rule = f"must have the shape of x1, {tuple(x1.shape)}: samples are taken in pairs"
-        raise JacobianError("x2", tuple(x2.shape), rule, "pass batches of one size, or call ntk for all pairs")
-    products = _by_input if wrt == "input" else paired_gram
-    if chunk_bytes is not None:
-        result = products(model, x1, x2, int(chunk_bytes))
-    else:
-        try:
-            result = products(model, x1, x2, GRAM_BYTES if wrt == "input" else CHUNK_BYTES)
-        except BudgetError as error:
-            result = products(model, x1, x2, error.needed)
+    if (x1.shape, x1.dtype, x1.device) != (x2.shape, x2.dtype, x2.device):
+        wanted, found = (f"{tuple(x.shape)}, {x.dtype} on {x.device}" for x in (x1, x2))
+        rule = f"must be of type and shape of x1, {wanted}: samples are taken in pairs"
+        raise JacobianError("x2", found, rule, "pass x2.to(x1), or call ntk for all pairs")
+    products, budget = (_by_input, GRAM_BYTES) if wrt == "input" else (paired_gram, CHUNK_BYTES)
+    try:
+        result = products(model, x1, x2, budget if chunk_bytes is None else int(chunk_bytes))
+    except BudgetError as error:
+        if chunk_bytes is not None:
+            raise
+        result = products(model, x1, x2, error.needed)
     check_finite("gram", result, "the product", SLOPES)
     return result
 
@@ -96,8 +85,4 @@ def _by_rows(model: Function, x1: Tensor, x2: Tensor, chunk_bytes: int) -> Tenso
         at_once = max(1, autodiff.directions_at_once(x1, autodiff.output(model, x1)[0].numel(), chunk_bytes) // 2)
         (rows1, m), (rows2, _) = autodiff.rows(model, x1), autodiff.rows(model, x2)
         blocks = [slice(first, first + at_once) for first in range(0, m, at_once)]
-        parts = []
-        for block in blocks:
-            left = rows1(block)
-            parts.append(torch.cat([left @ rows2(other).mT for other in blocks], 2))
-    return torch.cat(parts, 1)
+        return torch.cat([torch.cat([left @ rows2(i).mT for i in blocks], 2) for left in map(rows1, blocks)], 1)

@@ -14,20 +14,16 @@ from nas.jac.plan.maps import Dense, Reshaped, Scaled, eye, flat
 from nas.jac.plan.order import LinearGraph
 
 CACHE_BYTES = 2**21
-"""What a block may take at most, to be in the cache still when it is read: 2 MiB."""
+"""What a block may take at most, to be in the cache still when it is read."""
 
 
 class Head(NamedTuple):
     """A network of elementwise operations, a Linear, anything, elementwise operations; None for what is not there."""
 
-    before: Tensor | None
-    """The first slope, ``(B or 1, N)``."""
-    weight: Tensor
-    """``(O, N)``."""
-    rows: Tensor | None
-    """The Jacobian of what comes between, ``(B or 1, M, O)``."""
-    after: Tensor | None
-    """The last slope, ``(B or 1, M)``."""
+    weight: Tensor  # (O, N)
+    before: Tensor | None  # the first slope, (B or 1, N)
+    rows: Tensor | None  # the Jacobian of what comes between, (B or 1, M, O)
+    after: Tensor | None  # the last slope, (B or 1, M, 1)
 
 
 def gram_product(a: LinearGraph, b: LinearGraph, chunk_bytes: int) -> Tensor:
@@ -50,14 +46,12 @@ def pair_product(both: LinearGraph, chunk_bytes: int) -> Tensor | None:
     head, batch = _head(both), len(both.start.value) // 2
     if head is not None:
         (before1, before2), (rows1, rows2), (after1, after2) = map(_halves, (head.before, head.rows, head.after))
-        heads = Head(before1, head.weight, rows1, after1), Head(before2, head.weight, rows2, after2)
+        heads = Head(head.weight, before1, rows1, after1), Head(head.weight, before2, rows2, after2)
         return _by_columns(*heads, batch, chunk_bytes)
     if both.stop.width * both.bytes_each > chunk_bytes:
         return None
-    if both.start is both.stop:
-        return _own(eye(both.stop.width, (both.stop.width,), both.start.value), batch)
-    first, second = _halves(both.rows(both.start, both.stop))
-    return _own(first @ second.mT, batch)
+    rows1, rows2 = _halves(both.multiplied(None)[0])
+    return _own(rows1 @ rows2.mT, batch)
 
 
 def _halves(samples: Tensor | None) -> Sequence[Any]:
@@ -68,14 +62,14 @@ def _halves(samples: Tensor | None) -> Sequence[Any]:
 def _head(jacobian: LinearGraph) -> Head | None:
     stop, before, after = jacobian.stop, None, None
     while len(stop.edges) == 1 and isinstance(stop.edges[0][1], Scaled) and stop.value.dim() == 2:
-        after = _times(after, stop.edges[0][1].slope)
+        after = _times(after, stop.edges[0][1].slope.unsqueeze(2))
         stop = stop.edges[0][0]
     for parent, node in pairwise(jacobian.cuts()):
         if len(node.edges) != 1 or node.edges[0][0] is not parent:
             return None
         derivative = node.edges[0][1]
         if isinstance(derivative, Dense) and node.value.dim() == 2:
-            return Head(before, derivative.weight, None if node is stop else jacobian.rows(node, stop), after)
+            return Head(derivative.weight, before, None if node is stop else jacobian.rows(node, stop), after)
         if isinstance(derivative, Scaled):
             before = _times(before, derivative.slope.flatten(1))
         elif not isinstance(derivative, Reshaped):
@@ -85,10 +79,6 @@ def _head(jacobian: LinearGraph) -> Head | None:
 
 def _times(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return b if a is None else a if b is None else a * b
-
-
-def _through(rows: Tensor | None, columns: Tensor) -> Tensor:
-    return columns if rows is None else rows @ columns
 
 
 def _by_columns(a: Head, b: Head, batch: int, chunk_bytes: int) -> Tensor:
@@ -105,7 +95,8 @@ def _by_columns(a: Head, b: Head, batch: int, chunk_bytes: int) -> Tensor:
 
     def product(left: Tensor, right: Tensor, slope: Tensor | None) -> Tensor:
         if not shared:
-            left, right = _through(a.rows, left), _through(b.rows, right)
+            left = left if a.rows is None else a.rows @ left
+            right = right if b.rows is None else b.rows @ right
         return (left if slope is None else left * slope) @ right.mT
 
     step = max(1, min(chunk_bytes, CACHE_BYTES) // each)
@@ -116,10 +107,11 @@ def _by_columns(a: Head, b: Head, batch: int, chunk_bytes: int) -> Tensor:
         parts = (product(a.weight[:, i], b.weight[:, i], None if slope is None else slope[..., i]) for i in blocks)
         total = sum(parts, next(parts))
     if shared:
-        total = _through(a.rows, total)
+        total = total if a.rows is None else a.rows @ total
         total = total if b.rows is None else total @ b.rows.mT
-    total = total if a.after is None else total * a.after.unsqueeze(2)
-    return _own(total if b.after is None else total * b.after.unsqueeze(1), batch)
+    total = total if a.after is None else total * a.after
+    total = total if b.after is None else total * b.after.mT
+    return _own(total, batch)
 
 
 def _own(product: Tensor, batch: int) -> Tensor:
