@@ -66,6 +66,8 @@ def take(model: nn.Module, key: Hashable, kind: type[P]) -> P | None:
 
 def give(model: nn.Module, key: Hashable, plan: Plan) -> None:
     """Keep a plan for the next call, if there is room, at the cost of older ones."""
+    if plan.size > _Count.limit:  # the others would make room for nothing
+        return
     if _Count.taken > _Count.limit:
         _make_room(plan.home)
         if _Count.taken > _Count.limit:
