@@ -27,8 +27,8 @@ class CheckResult:
         sample, output, input: indices into the batch, the sample's output and its input.
         expected, found: the derivative there, in outputs per input, by differences and in the Jacobian given.
         tolerance: the largest ``error`` that passes.
-        columns, inputs: how many of each sample's input entries were moved, and how many it has.
-        kinks: how many of the entries looked at are at a kink and were not judged.
+        columns, inputs, kinks: how many input entries of a sample were moved, how many it has, and how many entries
+            of the Jacobian are at a kink and were not judged.
     """
 
     error: float
@@ -71,12 +71,12 @@ def check(
 ) -> CheckResult:
     """Compare a Jacobian with central finite differences in float64, at random input entries.
 
-    In each column all samples are moved at once by ``eps ** (1 / 3) * max(|x|, rms)``, with ``rms`` the root mean
-    square of ``x`` or 1: there truncation and rounding are about equal (Press et al., *Numerical Recipes*, 3rd edition,
-    section 5.7). That costs two forward passes, or four, and once ``2 * log2(B) + 2`` that look for samples that
-    influence each other and for noise. Errors are relative to the largest derivative of their sample in these columns,
-    or to 1e6 times what rounding does to a difference. Where slopes differ to both sides, also at a step 16 times
-    finer, ``x`` is at a kink (ReLU, ties in max pooling): the sample's entries in that column are counted, not judged.
+    In each column all samples move at once by ``eps ** (1 / 3) * max(|x|, rms)``, with ``rms`` the root mean square of
+    ``x`` or 1 (Press et al., *Numerical Recipes*, 3rd edition, section 5.7), for two forward passes, or four; up to
+    ``2 * log2(B) + 2`` more look for samples that influence each other and for noise. Errors are relative to the
+    largest derivative of their sample in these columns, or to 1e6 times what rounding does to a difference. Where
+    slopes differ to both sides, also at a step 16 times finer, ``x`` is at a kink (ReLU, ties in max pooling): the
+    sample's entries in that column are counted, not judged.
 
     Args:
         model_or_fn: ``(B, *in) -> (B, *out)``: a module, of which a float64 copy is run, or a function of float64.
@@ -100,7 +100,7 @@ def check(
         raise JacobianError("columns", columns, "must be at least 1", "use columns=16")
     with torch.no_grad():
         differences = _Differences(model_or_fn, x)
-        out = differences.value.shape
+        out = differences.out
         dense = check_real("jac", jac if isinstance(jac, Tensor) else jac.dense(), "give the Jacobian itself").detach()
         if dense.shape != (wanted := (*out, *x.shape[1:])):
             rule = f"must be (B, *out, *in) = {wanted}"
@@ -135,12 +135,11 @@ class _Differences:
     """Central differences of a function, or of a float64 copy of a module, at a point ``(B, N)``."""
 
     def __init__(self, model_or_fn: Function, x: Tensor) -> None:
-        self.name, self.call = getattr(model_or_fn, "__name__", type(model_or_fn).__name__), model_or_fn
-        if isinstance(model_or_fn, nn.Module):
-            try:
-                self.call = copy.deepcopy(model_or_fn).double()
-            except RuntimeError as error:  # it keeps a result of autograd, as the old weight_norm does
-                raise self.error("cannot be copied", "pass a function of float64 input", error) from error
+        self.name = getattr(model_or_fn, "__name__", type(model_or_fn).__name__)
+        try:
+            self.call = copy.deepcopy(model_or_fn).double() if isinstance(model_or_fn, nn.Module) else model_or_fn
+        except RuntimeError as error:  # it keeps a result of autograd, as the old weight_norm does
+            raise self.error("cannot be copied", "pass a function of float64 input", error) from error
         self.shape, self.point = x.shape, x.detach().double().reshape(len(x), -1)
         self.steps = EPS ** (1 / 3) * self.point.abs().clamp_min(self.point.square().mean().sqrt().item() or 1.0)
         self.value = self.run(self.point)
@@ -150,7 +149,7 @@ class _Differences:
         return JacobianError("model_or_fn", self.name, rule, remedy)
 
     def run(self, point: Tensor) -> Tensor:
-        """The output there, ``(B, *out)``, checked."""
+        """The output there, ``(B, M)``, checked."""
         try:
             y = check_output(self.call(point.clone().view(self.shape)), len(point))  # it may work in place
         except RuntimeError as error:
@@ -160,11 +159,8 @@ class _Differences:
             rule = f"turns float64 input into {y.dtype}, which is too coarse for differences"
             raise self.error(rule, "let it compute in the type of its input")
         check_finite("output", y, "what is given for float64 input", "check at another x")
-        return y
-
-    def change(self, point: Tensor) -> Tensor:
-        """What the output changes by from here to there, ``(B, M)``."""
-        return (self.run(point) - self.value).reshape(len(point), -1)
+        self.out = y.shape
+        return y.reshape(len(y), -1)
 
     def refuse_coupling(self) -> None:
         # Any two samples differ in a bit of their indices: moving those with that bit shows if one moves the other.
@@ -173,7 +169,7 @@ class _Differences:
         numbers = torch.arange(len(moved), device=moved.device)
         halves = [(numbers >> bit) & 1 == side for bit in range((len(moved) - 1).bit_length()) for side in (0, 1)]
         for still in (numbers >= 0, *halves):
-            change = self.change(torch.where(still[:, None], self.point, moved)).abs().amax(1)
+            change = (self.run(torch.where(still[:, None], self.point, moved)) - self.value).abs().amax(1)
             if changed := numbers[still & (change > 1e-10 * self.value.abs().max())].tolist():
                 when = "it is called again with the same input" if still.all() else "other samples alone are moved"
                 rule = f"gives something else for sample {changed[0]} when {when}"
@@ -183,7 +179,7 @@ class _Differences:
         """Errors of a column's entries as shares of the samples' scales, -1 at kinks, and its slopes: ``(2, B, M)``."""
         step = self.steps[:, column, None]
         slope, bend = self.slopes(column, step)
-        seen = EPS / EXACT * self.value.reshape(len(step), -1).abs().amax(1, keepdim=True) / step  # less is rounding
+        seen = EPS / EXACT * self.value.abs().amax(1, keepdim=True) / step  # less is rounding
         scale = slope.abs().amax(1, keepdim=True).maximum(largest).maximum(seen)
         errors, bent = (entries - slope).abs() / scale, bend > BENT * scale
         if (again := bent | (errors > EXACT)).any():
@@ -198,5 +194,5 @@ class _Differences:
         """``(B, M)`` each: the central difference, and by how much the slopes to both sides differ."""
         move = torch.zeros_like(self.point)
         move[:, [column]] = step
-        above, below = self.change(self.point + move), self.change(self.point - move)
+        above, below = self.run(self.point + move) - self.value, self.run(self.point - move) - self.value
         return (above - below) / (2 * step), (above + below).abs() / step

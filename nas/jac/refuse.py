@@ -12,11 +12,8 @@ from torch import Tensor, nn
 
 from nas.jac.errors import JacobianError
 
-CHUNK_BYTES, GRAM_BYTES = 2**28, 2**23
-"""Default budgets for the directions that are under way at once, and for Gram products, whose results are small."""
-
-SLOPES = "look for infinite slopes, such as sqrt at 0, and weights"
-WEIGHTS = "look at the network's weights"
+CHUNK_BYTES, GRAM_BYTES = 2**28, 2**23  # for the directions under way at once; for Gram products, of small results
+SLOPES, WEIGHTS = "look for infinite slopes, such as sqrt at 0, and weights", "look at the network's weights"
 
 
 def check_real(name: str, value: object, remedy: str) -> Tensor:
@@ -41,10 +38,10 @@ def check_finite(name: str, x: Tensor, what: str, remedy: str) -> None:
     # The sum is finite for nearly every finite tensor and never for another one, so the search is rarely made.
     if math.isfinite((x.detach() if x.requires_grad else x).sum().item()):
         return
-    bad = ~torch.isfinite(x.detach())
-    if bad.any():
-        place = tuple(bad.nonzero()[0].tolist())
-        rule = f"{what} has {int(bad.sum())} entries that are not finite, the first at {place}"
+    places = (~torch.isfinite(x.detach())).nonzero()
+    if len(places):
+        place = tuple(places[0].tolist())
+        rule = f"{what} has {len(places)} entries that are not finite, the first at {place}"
         raise JacobianError(name, x[place].item(), rule, remedy)
 
 

@@ -17,7 +17,6 @@ from nas.jac.refuse import check_modes, check_output, refuse_noise, refuse_stati
 Function = Callable[[Tensor], Tensor]
 
 BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
-"""The arguments of ``F.batch_norm``, in order."""
 SIGNATURES: dict[Callable, tuple[str, ...]] = {
     F.batch_norm: BATCH_NORM,
     torch.batch_norm: ("input", *BATCH_NORM[3:5], *BATCH_NORM[1:3], *BATCH_NORM[5:], "cudnn_enabled"),
@@ -37,8 +36,7 @@ class Watch(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in SIGNATURES:
             args, kwargs = (), dict(zip(SIGNATURES[func], args, strict=False)) | kwargs
-            training = bool(kwargs.get("training", False))
-            if training is not self._batch:
+            if (training := bool(kwargs.get("training", False))) is not self._batch:
                 refuse_statistics(f"F.batch_norm(training={training})", self._batch)
             if self._batch:  # without them it computes the same and remembers nothing
                 kwargs |= {"running_mean": None, "running_var": None}
