@@ -66,8 +66,9 @@ def _by_input(model: Function, x1: Tensor, x2: Tensor, chunk_bytes: int) -> Tens
     except BudgetError:
         if len(x1) == 1:
             raise
-    halves = zip(x1.tensor_split(2), x2.tensor_split(2), strict=True)
-    return torch.cat([_by_input(model, *half, chunk_bytes) for half in halves])
+    halves = x1.tensor_split(2)
+    pairs = zip(halves, halves if x2 is x1 else x2.tensor_split(2), strict=True)
+    return torch.cat([_by_input(model, *pair, chunk_bytes) for pair in pairs])
 
 
 def _by_layers(model: Function, x1: Tensor, x2: Tensor, chunk_bytes: int) -> Tensor:

@@ -129,7 +129,7 @@ class LinearGraph:
     ) -> Tensor:
         """All unit directions of ``at`` carried ``to``, some at a time: ``(B or 1, width of at, width of to)``."""
         rows = at.width if chunk_bytes is None else self.at_once(chunk_bytes)
-        if rows >= at.width and carry == self.vjp and at is not to:
+        if rows >= at.width and carry == self.vjp:
             return self.rows(to, at)
         units = eye(at.width, at.shape, self.start.value)
         if rows >= at.width:
@@ -140,7 +140,7 @@ class LinearGraph:
 
     def rows(self, to: Node, at: Node) -> Tensor:
         """The Jacobian of ``at`` by ``to``, backwards and in one go: ``(B or 1, width of at, width of to)``."""
-        if self.is_chain and at.value.dim() == 2:
+        if self.is_chain and at.value.dim() == 2 and at is not to:
             before, derivative = at.edges[0]
             matrix = derivative.matrix()
             if matrix is not None:

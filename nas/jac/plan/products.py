@@ -38,7 +38,7 @@ def gram_product(a: LinearGraph, b: LinearGraph, chunk_bytes: int) -> Tensor:
     units, at_once = eye(b.stop.width, b.stop.shape, b.start.value), min(a.at_once(chunk_bytes), b.at_once(chunk_bytes))
     blocks = (units[:, first : first + at_once] for first in range(0, b.stop.width, at_once))
     columns = torch.cat([flat(a.jvp(b.vjp(block, b.start), a.stop)) for block in blocks], 1)
-    return _own(columns.mT, batch)
+    return columns.mT.expand(batch, -1, -1).contiguous()
 
 
 def pair_product(both: LinearGraph, chunk_bytes: int) -> Tensor | None:
@@ -50,8 +50,8 @@ def pair_product(both: LinearGraph, chunk_bytes: int) -> Tensor | None:
         return _by_columns(*heads, batch, chunk_bytes)
     if both.stop.width * both.bytes_each > chunk_bytes:
         return None
-    rows1, rows2 = _halves(both.multiplied(None)[0])
-    return _own(rows1 @ rows2.mT, batch)
+    rows1, rows2 = _halves(both.rows(both.start, both.stop))
+    return (rows1 @ rows2.mT).expand(batch, -1, -1).contiguous()
 
 
 def _halves(samples: Tensor | None) -> Sequence[Any]:
@@ -111,9 +111,6 @@ def _by_columns(a: Head, b: Head, batch: int, chunk_bytes: int) -> Tensor:
         total = total if b.rows is None else total @ b.rows.mT
     total = total if a.after is None else total * a.after
     total = total if b.after is None else total * b.after.mT
-    return _own(total, batch)
-
-
-def _own(product: Tensor, batch: int) -> Tensor:
-    """A product for each sample, in memory that nothing else shares."""
-    return product if product.dim() == 3 and len(product) == batch else product.expand(batch, -1, -1).contiguous()
+    if total.dim() == 3 and len(total) == batch:
+        return total
+    return total.expand(batch, -1, -1).contiguous()  # memory that nothing else shares
