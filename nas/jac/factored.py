@@ -17,9 +17,9 @@ from nas.jac.refuse import CHUNK_BYTES, GRAM_BYTES, SLOPES, check_finite, check_
 class FactoredJacobian:
     """The Jacobians of a batch, one a sample, unexpanded: the ``graph`` (often a chain) of a network's linear maps.
 
-    Made by ``jacobian(model, x, factored=True)`` for a network ``(B, *in)`` to ``(B, *out)``; N and M are the numbers
-    of entries of ``in`` and ``out``. Results keep a tape if it was made with ``create_graph=True``. Source: Griewank
-    and Walther, *Evaluating Derivatives* (2008), ch. 3 (modes) and ch. 10 (vertex elimination).
+    Made by ``jacobian(model, x, factored=True)`` for a network ``(B, *in)`` to ``(B, *out)``, of N and M entries.
+    Results keep a tape if it was made with ``create_graph=True``. Source: Griewank and Walther, *Evaluating
+    Derivatives* (2008), ch. 3 (modes) and ch. 10 (vertex elimination).
     """
 
     def __init__(self, graph: LinearGraph) -> None:
@@ -77,8 +77,7 @@ class FactoredJacobian:
 
     def _segment_logabsdet(self, before: Node, after: Node) -> Tensor | float:
         [(parent, derivative), *others] = after.edges
-        known = derivative.logabsdet(after.width) if parent is before and not others else None
-        if known is not None:
+        if parent is before and not others and (known := derivative.logabsdet(after.width)) is not None:
             return known
         part = LinearGraph(before, after)
         segment = FactoredJacobian(part).dense(max(CHUNK_BYTES, part.bytes_each))

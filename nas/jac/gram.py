@@ -33,8 +33,8 @@ def gram(model: Function, x1: Tensor, x2: Tensor, wrt: str = "input", chunk_byte
         ``(B, M, M)``.
 
     Raises:
-        JacobianError: ``wrt`` is neither; inputs are empty, of integers, not finite, or differ in shape or type; there
-            is BatchNorm or dropout in training mode; the output is no batch; the result is not finite.
+        JacobianError: ``wrt`` is neither; an input is empty, of integers, not finite, or unlike the other; BatchNorm or
+            dropout is in training mode; the output is no batch; the result is not finite.
         BudgetError: the budget given is too small.
     """
     if wrt not in ("input", "parameters"):

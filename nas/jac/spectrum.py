@@ -11,7 +11,7 @@ from torch import Tensor
 from nas.jac.errors import JacobianError
 from nas.jac.refuse import check_finite, check_real
 
-ALLOWANCE = 10  # A kernel that is asymmetric or negative by more than so many times its rounding is refused.
+ALLOWANCE = 10  # a kernel that is asymmetric or negative by more than so many times its rounding is refused
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,20 +37,18 @@ class Spectrum:
 def spectrum(kernel: Tensor) -> Spectrum:
     """Eigenvalues (by ``torch.linalg.eigvalsh`` in float64), condition number, effective rank and log-determinant.
 
-    The *rounding* of a kernel is ``n * eps * largest``, with its type's ``eps`` and its largest eigenvalue: what an
-    eigenvalue moves by where each entry is wrong by ``eps * largest`` (Weyl's inequality). Eigenvalues up to that are
-    set to 0; asymmetry and negative eigenvalues are errors beyond 10 roundings, since sums of products gather a few.
+    The *rounding* of a kernel is ``n * eps * largest``, with its type's ``eps`` and its largest eigenvalue (Weyl's
+    inequality). Eigenvalues up to that are set to 0; asymmetry and negative ones are errors beyond 10 roundings.
 
     Args:
-        kernel: ``(n, n)``; or ``(B, B, M, M)`` as ``ntk`` gives it, which is the ``(B * M, B * M)`` kernel of every
-            output of every sample.
+        kernel: ``(n, n)``; or ``(B, B, M, M)`` as ``ntk`` gives it, for the ``(B * M, B * M)`` of all outputs.
 
     Returns:
         The spectrum, without a tape.
 
     Raises:
-        JacobianError: the kernel is no real floating-point tensor of one of these shapes, is empty, zero, not finite,
-            not symmetric or not positive semidefinite, or so large in a type so coarse that ``n * eps`` reaches 1.
+        JacobianError: the kernel is no real floating-point tensor of these shapes, is empty, zero, not finite, not
+            symmetric, not positive semidefinite, or of a type so coarse that ``n * eps`` reaches 1.
     """
     matrix = _square(kernel)
     n, eps, unit = len(matrix), torch.finfo(kernel.dtype).eps, matrix.abs().max().item()

@@ -13,8 +13,7 @@ from nas.jac.errors import BudgetError, JacobianError
 from nas.jac.plan.maps import Dense, Reshaped, Scaled, eye, flat
 from nas.jac.plan.order import LinearGraph
 
-CACHE_BYTES = 2**21
-"""What a block may take at most, to be in the cache still when it is read."""
+CACHE_BYTES = 2**21  # what a block may take at most, to be in the cache still when it is read
 
 
 class Head(NamedTuple):
@@ -46,8 +45,8 @@ def pair_product(both: LinearGraph, chunk_bytes: int) -> Tensor | None:
     head, batch = _head(both), len(both.start.value) // 2
     if head is not None:
         (before1, before2), (rows1, rows2), (after1, after2) = map(_halves, (head.before, head.rows, head.after))
-        heads = Head(head.weight, before1, rows1, after1), Head(head.weight, before2, rows2, after2)
-        return _by_columns(*heads, batch, chunk_bytes)
+        first, second = Head(head.weight, before1, rows1, after1), Head(head.weight, before2, rows2, after2)
+        return _by_columns(first, second, batch, chunk_bytes)
     if both.stop.width * both.bytes_each > chunk_bytes:
         return None
     rows1, rows2 = _halves(both.rows(both.start, both.stop))
