@@ -44,7 +44,7 @@ class Watch(TorchFunctionMode):
             rule = f"{func.__name__}'s forward-mode derivative cannot be differentiated"
             raise JacobianError("create_graph", True, rule, "use mode='layerwise' or mode='reverse'")
         result = func(*args, **kwargs)
-        if func is Tensor.add_ and result.dim() == 0 and result.dtype == torch.long and isinstance(args[1], int):
+        if func is Tensor.add_ and result.dim() == 0 and result.dtype == torch.long and isinstance(args[-1], int):
             self._counted.append(args)  # num_batches_tracked
         return result
 

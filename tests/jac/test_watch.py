@@ -39,6 +39,7 @@ def test_a_counter_is_put_back_after_success_and_refusal():
     with pytest.raises(JacobianError, match="couples"):
         guarded(lambda x: model(x), X)(X)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(guarded(lambda x: x + torch.tensor(1).add_(other=1), X)(X), X + 2)  # no counter of batches
 
 
 def test_without_running_statistics_the_mode_does_not_count():
