@@ -12,7 +12,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from nas.jac.determinant import jacobian_det
 from nas.jac.errors import JacobianError
-from nas.jac.fused.compiled import check_places, determinant, kind_error
+from nas.jac.fused.compiled import check_call, determinant
 from nas.jac.jacobian import factorise, jacobian
 from nas.jac.refuse import check_input
 
@@ -22,19 +22,15 @@ _OPTIONS = {"cpp_wrapper": True, "size_asserts": False, "alignment_asserts": Fal
 def compiled(model: Callable[[Tensor], Tensor], x: Tensor, of: str = "jacobian") -> Callable[[Tensor], Tensor]:
     """``jacobian(model, .)`` or ``jacobian_det(model, .)`` for inputs such as ``x``, compiled once, in seconds.
 
-    The Jacobian is what ``mode="layerwise"`` computes, recorded as a graph of tensor operations, which Inductor, the
-    compiler behind ``torch.compile``, turns into a few kernels. It carries no gradient.
-
-    The determinant is C++ that takes one sample after the other through the network and back. It can be differentiated
-    once, by the parameters and by ``x``. It is made for an ``nn.Sequential`` of ``nn.Linear`` and elementwise
-    activations, up to 3 inputs and 16 features, in float32 or float64 on a CPU, where calls of torch would take most
-    of the time; beyond, :func:`~nas.jac.determinant.jacobian_det` is the faster one. It runs in one thread.
+    The Jacobian is that of ``mode="layerwise"``, compiled by Inductor; it carries no gradient. The determinant is C++
+    in one thread, to be differentiated once, by the parameters and by ``x``, of an ``nn.Sequential`` of ``nn.Linear``
+    and elementwise activations with up to 3 inputs and 16 features, in float32 or float64 on a CPU.
 
     Both read the parameters themselves: changes in place, as optimizers make them, count. After a change of mode, of
     an activation's settings, or of a module or parameter for another one, compile again. A CPU needs a C++ compiler.
 
     Refuses, with a :class:`JacobianError`: what ``jacobian`` in mode ``layerwise`` or ``jacobian_det`` refuses, here
-    or when it is called; for a determinant, a network that is not of that kind.
+    or when it is called; for a determinant, other networks.
 
     Source: Ansel et al., *PyTorch 2* (ASPLOS 2024); Griewank and Walther, *Evaluating Derivatives* (2008), chapter 3.
 
@@ -83,12 +79,10 @@ def _jacobian(model: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[Tensor]
     fast = codes[-1].current_callable  # of parameters, buffers and x, in this order
     held = [*graph.parameters(), *graph.buffers()]
     weights = [tensor.detach() for tensor in held]
-    shape, dtype, device = x.shape, x.dtype, x.device
+    kind = x.shape, x.dtype, x.device
 
     def call(x: Tensor) -> Tensor:
-        if not isinstance(x, Tensor) or x.shape != shape or x.dtype is not dtype or x.device != device:
-            raise kind_error(x, tuple(shape), dtype, device)
-        check_places(held, weights)
+        check_call(x, 0, kind, held, weights)
         result, total = fast([*weights, x.detach().contiguous()])
         if math.isfinite(total.item()):
             return result

@@ -25,15 +25,12 @@ class SignLogDet(NamedTuple):
 def jacobian_det(model: Callable[[Tensor], Tensor], x: Tensor, fused: bool = True) -> Tensor:
     """The determinant of each sample's Jacobian; outputs and inputs are flattened, and as many as each other.
 
-    It can be differentiated by the parameters and by ``x`` (in grad mode). Up to 3x3 it is computed from cofactors,
-    beyond by LU. An ``nn.Sequential`` of ``nn.Linear`` and elementwise activations (those of
-    ``nas.jac.fused.activations``) with up to 16 inputs takes a path of its own, in which values and tangents go through
-    each layer as one matrix product, and whose gradient is written by hand; it gives first derivatives only. All else
-    goes through :func:`~nas.jac.jacobian.jacobian`.
+    It can be differentiated by the parameters and by ``x``. Up to 3x3 it is computed from cofactors, beyond by LU. An
+    ``nn.Sequential`` of ``nn.Linear`` and elementwise activations with up to 16 inputs is *fused*: values and tangents
+    go through a layer as one product, and the gradient, written by hand, gives first derivatives only.
 
-    Refuses, with a :class:`JacobianError`: a Jacobian that is not square (gives the shape), a determinant that is
-    not finite, a second derivative of the fused path, and what ``jacobian`` refuses: BatchNorm or dropout in training
-    mode, an ``x`` that is empty, of integers or not finite, an output that is no batch.
+    Refuses, with a :class:`JacobianError`: a Jacobian that is not square, a determinant that is not finite, a second
+    derivative of the fused path, and what :func:`~nas.jac.jacobian.jacobian` refuses.
 
     Source: Jacobi's formula, ``d det J = trace(adj(J) dJ)``; Golub and Van Loan, *Matrix Computations* (2013), 3.2.
 
@@ -56,10 +53,8 @@ def jacobian_det(model: Callable[[Tensor], Tensor], x: Tensor, fused: bool = Tru
 def slogdet(model: Callable[[Tensor], Tensor], x: Tensor, fused: bool = True) -> SignLogDet:
     """Sign and logarithm of the determinant of each sample's Jacobian, as for a normalizing flow.
 
-    As :func:`jacobian_det`, but it neither overflows nor underflows. Where a determinant is 0, the sign is 0, the
-    logarithm is minus infinity, and there is no gradient to speak of.
-
-    Refuses, with a :class:`JacobianError`: what :func:`jacobian_det` refuses, but for determinants out of range.
+    As :func:`jacobian_det`, and it refuses the same, but it neither overflows nor underflows. Where a determinant is
+    0, the sign is 0, the logarithm is minus infinity, and there is no gradient to speak of.
 
     Source: as for :func:`jacobian_det`; ``d log|det J| = trace(J^-1 dJ)``.
 

@@ -1,11 +1,7 @@
 """The fused path: values and gradients against a loop of torch.autograd.grad in float64, and who may take it."""
 
-import copy
-import gc
 import statistics
-import threading
 import time
-import weakref
 from collections.abc import Callable
 from itertools import product
 
@@ -238,54 +234,6 @@ def test_network_made_in_inference_mode_has_determinants() -> None:
 
 
 # Memory that is used again
-
-
-def test_results_are_not_overwritten_by_later_calls() -> None:
-    for n in (1, 2, 3, 4):
-        net = square(n).double()
-        batches = [points(5, n, seed=seed) for seed in range(6)]
-        dets = [jacobian_det(net, x) for x in batches]
-        later = [torch.autograd.grad(det.sum(), net[2].weight)[0] for det in dets]
-        for x, det, gradient in zip(batches, dets, later, strict=True):
-            assert torch.equal(det, jacobian_det(copy.deepcopy(net), x))
-            assert torch.equal(gradient, torch.autograd.grad(jacobian_det(net, x).sum(), net[2].weight)[0])
-
-
-def test_threads_do_not_share_memory() -> None:
-    net = seeded(question)
-    batches = [points(5, 2, seed=seed) for seed in range(4)]
-
-    def step(x: Tensor) -> tuple[Tensor, Tensor]:
-        det = jacobian_det(net, x)
-        return det.detach(), torch.autograd.grad(det.sum(), net[2].weight)[0]
-
-    expected, wrong = [step(x) for x in batches], []
-
-    def work(number: int) -> None:
-        for _ in range(100):
-            if not all(map(torch.equal, step(batches[number]), expected[number])):
-                wrong.append(number)
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
-
-
-def test_tape_is_used_again_and_dies_with_its_model() -> None:
-    net, x = seeded(question), points(4, 2)
-    first = jacobian_det(net, x)
-    tapes = [weakref.ref(first.grad_fn.held.tape)]
-    del first
-    second, third = jacobian_det(net, x), jacobian_det(net, x)
-    tapes.append(weakref.ref(third.grad_fn.held.tape))
-    assert second.grad_fn.held.tape is tapes[0]()
-    model = weakref.ref(net)
-    del net, second, third
-    gc.collect()
-    assert [model(), *(tape() for tape in tapes)] == [None] * 3
 
 
 def test_blocks_without_grad_mode_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

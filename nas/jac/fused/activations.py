@@ -1,4 +1,4 @@
-"""Elementwise activations with first and second derivative, as calls that write into memory that is there already.
+"""Elementwise activations with first and second derivative: as calls that write into memory there is, and as C++.
 
 Conventions at kinks are torch's: the slope of ReLU at 0 is 0, its second derivative is 0 everywhere.
 """
@@ -25,6 +25,8 @@ Curve = Callable[[Tensor, Tensor], Tensor]
 class Activation:
     """What computes an elementwise function ``f`` of ``z``, given memory; shapes are alike, but for ``one``."""
 
+    code: str
+    """In C++: ``a = f(z)``, ``s = f'(z)`` and ``c = f''(z)``."""
     value: Callable[[Tensor, Tensor], Step]
     """``value(z, a)`` writes ``a = f(z)``."""
     slope: Callable[[Tensor, Tensor, Tensor, Tensor], Step]
@@ -35,39 +37,41 @@ class Activation:
     """Derivatives are known from ``a``: it overwrites ``z``, and the tangents after it those before it."""
 
 
-def _smooth(function: Callable[..., Tensor], derivative: Callable[..., object], second: Curve | None) -> Activation:
+def _smooth(code: str, function: Callable, derivative: Callable, second: Curve | None, **options: Any) -> Activation:
     """From ``f(z)``, ``derivative(one, z, grad_input=s)``, and ``f''`` as a function of ``z`` and ``f'(z)``."""
     return Activation(
-        lambda z, a: lambda: a.copy_(function(z)),
-        lambda one, z, a, s: partial(derivative, one, z, grad_input=s),
+        code,
+        lambda z, a: lambda: a.copy_(function(z, **options)),
+        lambda one, z, a, s: partial(derivative, one, z, grad_input=s, **options),
         None if second is None else lambda dz, q, z, s: lambda: dz.addcmul_(q, second(z, s)),
     )
 
 
-def _leaky_relu(below: float) -> Activation:
-    derivative = partial(aten.leaky_relu_backward.grad_input, negative_slope=below, self_is_result=False)
-    return _smooth(partial(F.leaky_relu, negative_slope=below), derivative, None)
+def _leaky_relu(module: nn.LeakyReLU) -> Activation:
+    code = f"s = where(z > 0, V(1), V({module.negative_slope!r})); a = z * s; c = V(0);"
+    derivative = partial(aten.leaky_relu_backward.grad_input, self_is_result=False)
+    return _smooth(code, F.leaky_relu, derivative, None, negative_slope=module.negative_slope)
 
 
-def _elu(alpha: float) -> Activation:
-    def derivative(one: Tensor, z: Tensor, grad_input: Tensor) -> None:
+def _elu(module: nn.ELU) -> Activation:
+    code = f"""a = where(z > 0, z, {module.alpha!r} * z.expm1());
+        s = where(z > 0, V(1), {module.alpha!r} * z.exp()); c = where(z < 0, s, V(0));"""
+
+    def derivative(one: Tensor, z: Tensor, grad_input: Tensor, alpha: float) -> None:
         aten.elu_backward.grad_input(one, alpha, 1, 1, False, z, grad_input=grad_input)
 
-    return _smooth(partial(F.elu, alpha=alpha), derivative, lambda z, slope: slope * (z < 0))
+    return _smooth(code, F.elu, derivative, lambda z, slope: slope * (z < 0), alpha=module.alpha)
 
 
-def _softplus(beta: float, threshold: float) -> Activation:
+def _softplus(module: nn.Softplus) -> Activation:
+    beta, threshold = module.beta, module.threshold
+    code = f"""const V u = {beta!r} * z, p = sigmoid(u), far = u > {threshold!r};
+        a = where(far, z, u.exp().log1p() / {beta!r}); s = where(far, V(1), p); c = {beta!r} * s * (1 - s);"""
+
     def second(z: Tensor, slope: Tensor) -> Tensor:
-        s = torch.sigmoid(beta * z)
-        return beta * s * (1 - s) * (beta * z <= threshold)
+        return beta * slope * (1 - slope)
 
-    derivative = partial(aten.softplus_backward.grad_input, beta=beta, threshold=threshold)
-    return _smooth(partial(F.softplus, beta=beta, threshold=threshold), derivative, second)
-
-
-def _gelu(kind: str) -> Activation:
-    derivative = partial(aten.gelu_backward.grad_input, approximate=kind)
-    return _smooth(partial(F.gelu, approximate=kind), derivative, _GELU_SECOND[kind])
+    return _smooth(code, F.softplus, aten.softplus_backward.grad_input, second, beta=beta, threshold=threshold)
 
 
 def _gelu_tanh_second(z: Tensor, slope: Tensor) -> Tensor:
@@ -83,39 +87,68 @@ def _silu_second(z: Tensor, slope: Tensor) -> Tensor:
     return s * (1 - s) * (2 + z * (1 - 2 * s))
 
 
-_GELU_SECOND: dict[str, Curve] = {
-    "none": lambda z, slope: (2 - z * z) * torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi),
-    "tanh": _gelu_tanh_second,
-}
 _TANH = Activation(
+    "a = tanh(z); s = 1 - a * a; c = -2 * a * s;",
     lambda z, a: a.tanh_,
     lambda one, z, a, s: partial(torch.addcmul, one, a, a, value=-1, out=s),
     lambda dz, q, a, s: partial(dz.addcmul_, q, a, value=-2),
     in_place=True,
 )
 _SIGMOID = Activation(
+    "a = sigmoid(z); s = a - a * a; c = (1 - 2 * a) * s;",
     lambda z, a: a.sigmoid_,
     lambda one, z, a, s: partial(torch.addcmul, a, a, a, value=-1, out=s),
     lambda dz, q, a, s: lambda: dz.add_(q).addcmul_(q, a, value=-2),
     in_place=True,
 )
-_RELU = Activation(lambda z, a: a.relu_, lambda one, z, a, s: partial(torch.sign, a, out=s), in_place=True)
-_SILU = _smooth(F.silu, aten.silu_backward.grad_input, _silu_second)
+_RELU = Activation(
+    "a = at::vec::maximum(z, V(0)); s = where(z > 0, V(1), V(0)); c = V(0);",
+    lambda z, a: a.relu_,
+    lambda one, z, a, s: partial(torch.sign, a, out=s),
+    in_place=True,
+)
+_SILU = _smooth(
+    "const V p = sigmoid(z), q = 1 - p; a = z * p; s = p * (1 + z * q); c = p * q * (2 + z * (q - p));",
+    F.silu,
+    aten.silu_backward.grad_input,
+    _silu_second,
+)
 _SOFTSIGN = _smooth(
+    "const V p = 1 / (1 + z.abs()); a = z * p; s = p * p; c = where(z > 0, V(-2), where(z < 0, V(2), V(0))) * s * p;",
     F.softsign,
     lambda one, z, grad_input: torch.pow(1 + z.abs(), -2, out=grad_input),
     lambda z, slope: -2 * z.sign() * (1 + z.abs()) ** -3,
 )
+_GELU = {
+    "none": _smooth(
+        """const V p = 0.5 + 0.5 * (z * 0.7071067811865476).erf(), q = 0.3989422804014327 * (-0.5 * z * z).exp();
+        a = z * p; s = p + z * q; c = (2 - z * z) * q;""",
+        F.gelu,
+        aten.gelu_backward.grad_input,
+        lambda z, slope: (2 - z * z) * torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi),
+        approximate="none",
+    ),
+    "tanh": _smooth(
+        """const V k(0.7978845608028654), u = 0.044715 * z * z;
+        const V t = tanh(k * z * (1 + u)), du = k * (1 + 3 * u), dt = 1 - t * t;
+        a = 0.5 * z * (1 + t); s = 0.5 * (1 + t + z * dt * du);
+        c = dt * (du + z * (0.134145 * k * z - t * du * du));""",
+        F.gelu,
+        aten.gelu_backward.grad_input,
+        _gelu_tanh_second,
+        approximate="tanh",
+    ),
+}
 
 ACTIVATIONS: dict[type[nn.Module], Callable[[Any], Activation]] = {
     nn.Tanh: lambda module: _TANH,
     nn.Sigmoid: lambda module: _SIGMOID,
     nn.ReLU: lambda module: _RELU,
-    nn.LeakyReLU: lambda module: _leaky_relu(module.negative_slope),
-    nn.ELU: lambda module: _elu(module.alpha),
+    nn.LeakyReLU: _leaky_relu,
+    nn.ELU: _elu,
     nn.SiLU: lambda module: _SILU,
-    nn.GELU: lambda module: _gelu(module.approximate),
-    nn.Softplus: lambda module: _softplus(module.beta, module.threshold),
+    nn.GELU: lambda module: _GELU[module.approximate],
+    nn.Softplus: _softplus,
     nn.Softsign: lambda module: _SOFTSIGN,
 }
 """The function of each activation module, with its settings. ``nn.Identity`` needs none."""

@@ -15,7 +15,7 @@ Chain = list[tuple[nn.Module, int]]
 """Linear layers and activations in order, each with the number of its outputs."""
 
 
-def read_chain(model: nn.Sequential, x: Tensor) -> Chain | None:
+def read_chain(model: object, x: Tensor) -> Chain | None:
     """The layers of a model of known modules; None if it is no chain for ``x``, or watched in its backward pass."""
     if x.dim() != 2 or not 0 < x.shape[1] <= WIDEST:
         return None

@@ -7,53 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from string import Template
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
 from nas.jac.errors import JacobianError
-from nas.jac.fused.chain import flat
+from nas.jac.fused.activations import ACTIVATIONS
+from nas.jac.fused.chain import Chain, read_chain
 from nas.jac.plan.guard import guard
 from nas.jac.refuse import WEIGHTS, check_finite, check_input
 
 empty = torch._C._dynamo.guards._empty_strided_cpu  # type: ignore[attr-defined]  # half the time of torch.empty
 CLOSED_FORM, WIDEST = 3, 16
 REAL = {torch.float32: "float", torch.float64: "double"}
-
-_GELU = {
-    "none": """const V p = 0.5 + 0.5 * (z * 0.7071067811865476).erf(), q = 0.3989422804014327 * (-0.5 * z * z).exp();
-        a = z * p; s = p + z * q; c = (2 - z * z) * q;""",
-    "tanh": """const V k(0.7978845608028654), u = 0.044715 * z * z;
-        const V t = tanh(k * z * (1 + u)), du = k * (1 + 3 * u), dt = 1 - t * t;
-        a = 0.5 * z * (1 + t); s = 0.5 * (1 + t + z * dt * du);
-        c = dt * (du + z * (0.134145 * k * z - t * du * du));""",
-}
-ACTIVATIONS: dict[type[nn.Module], Callable[[Any], str]] = {
-    nn.Tanh: lambda m: "a = tanh(z); s = 1 - a * a; c = -2 * a * s;",
-    nn.Sigmoid: lambda m: "a = sigmoid(z); s = a - a * a; c = (1 - 2 * a) * s;",
-    nn.ReLU: lambda m: "a = at::vec::maximum(z, V(0)); s = where(z > 0, V(1), V(0)); c = V(0);",
-    nn.LeakyReLU: lambda m: f"s = where(z > 0, V(1), V({m.negative_slope!r})); a = z * s; c = V(0);",
-    nn.ELU: lambda m: (
-        f"""a = where(z > 0, z, {m.alpha!r} * z.expm1());
-        s = where(z > 0, V(1), {m.alpha!r} * z.exp()); c = where(z < 0, s, V(0));"""
-    ),
-    nn.SiLU: lambda m: (
-        """const V p = sigmoid(z), q = 1 - p;
-        a = z * p; s = p * (1 + z * q); c = p * q * (2 + z * (q - p));"""
-    ),
-    nn.GELU: lambda m: _GELU[m.approximate],
-    nn.Softplus: lambda m: (
-        f"""const V u = {m.beta!r} * z, p = sigmoid(u); const V far = u > {m.threshold!r};
-        a = where(far, z, u.exp().log1p() / {m.beta!r}); s = where(far, V(1), p); c = {m.beta!r} * s * (1 - s);"""
-    ),
-    nn.Softsign: lambda m: (
-        """const V p = 1 / (1 + z.abs());
-        a = z * p; s = p * p; c = where(z > 0, V(-2), where(z < 0, V(2), V(0))) * s * p;"""
-    ),
-}
-"""In C++: ``a = f(z)``, ``s = f'(z)`` and ``c = f''(z)`` of each activation; at kinks as torch has them."""
 
 _SOURCE = Template(r"""
 #include <torch/csrc/inductor/cpp_prefix.h>
@@ -122,7 +90,7 @@ V gather(const Real* from, int stride, int count, Real beyond) {
     return V::loadu(lanes);
 }
 $activations
-// Writes det; or, with the gradient g of det, those of x and of the parameters. Gives whether x and det are finite.
+// Writes det; or, going back (1) from its gradient g, those of parameters; of x too (2). Are x and det finite?
 extern "C" bool kernel($arguments) {
     V seen(0);
     $sums
@@ -160,38 +128,28 @@ extern "C" bool kernel($arguments) {
 """)
 
 
-def kind_error(x: object, *kind: object) -> JacobianError:
-    """The error for an input of another ``(shape, dtype, device)`` than was compiled for."""
-    check_input("x", x)  # type: ignore[arg-type]
-    assert isinstance(x, Tensor)
-    found, rule = f"{tuple(x.shape)}, {x.dtype}, {x.device}", f"was compiled for {', '.join(map(str, kind))}"
-    return JacobianError("x", found, rule, "call compiled(model, x) once for each kind of input")
-
-
-def check_places(tensors: Sequence[Tensor], memory: Sequence[Tensor]) -> None:
-    """Refuse parameters that are not in the memory that they were in: they may have another type or shape."""
-    if not all(map(Tensor.is_set_to, tensors, memory)):
+def check_call(x: Tensor, free: int, kind: tuple, parameters: Sequence[Tensor], memory: Sequence[Tensor]) -> None:
+    """Refuse an ``x`` of another shape after ``free`` dimensions, dtype or device, and parameters in other memory."""
+    if not isinstance(x, Tensor) or (x.shape[free:], x.dtype, x.device) != kind:
+        check_input("x", x)
+        found, (shape, dtype, device) = f"{tuple(x.shape)}, {x.dtype}, {x.device}", kind
+        rule = f"was compiled for {('B',) * free + tuple(shape)}, {dtype}, {device}"
+        raise JacobianError("x", found, rule, "call compiled(model, x) once for each kind of input")
+    if not all(map(Tensor.is_set_to, parameters, memory)):  # they may have another type or shape
         rule = "are in other memory than when the model was compiled, as after .to() or .data = ..."
         raise JacobianError("model", "parameters", rule, "call compiled again")
 
 
-class Chain(NamedTuple):
-    """A compiled chain: its C++, and the shape, strides and dtype of its parameters."""
-
-    kernel: Callable[..., bool]
-    kinds: list[tuple]
-
-
 class Determinant(Function):
-    """``(chain, x, *weights)`` to ``(B,)``; it refuses an ``x`` or a result that is not finite."""
+    """``(kernel, kinds, x, *weights)`` to ``(B,)``; an ``x`` or a result that is not finite is refused."""
 
     @staticmethod
-    def forward(ctx: Any, chain: Chain, x: Tensor, *weights: Tensor) -> Tensor:
-        ctx.chain = chain
+    def forward(ctx: Any, kernel: Callable[..., bool], kinds: list[tuple], x: Tensor, *weights: Tensor) -> Tensor:
+        ctx.kernel, ctx.kinds = kernel, kinds
         ctx.save_for_backward(x, *weights)
         batch = x.shape[0]
         det = empty((batch,), (1,), x.dtype)
-        if not chain.kernel(batch, x, x, det, 0, x, *weights, *weights):
+        if not kernel(batch, x, x, det, 0, x, *weights, *weights):
             check_input("x", x)
             check_finite("det", det, "the determinant", WEIGHTS)
         return det
@@ -201,47 +159,43 @@ class Determinant(Function):
         if torch.is_grad_enabled():
             rule = "is compiled with first derivatives only, and a second one was asked for"
             raise JacobianError("of", "determinant", rule, "use jacobian_det(model, x, fused=False)")
-        chain, (x, *weights) = ctx.chain, ctx.saved_tensors
-        dx, gradients = torch.empty_like(x) if ctx.needs_input_grad[1] else None, [empty(*kind) for kind in chain.kinds]
+        x, *weights = ctx.saved_tensors
+        dx, gradients = torch.empty_like(x) if ctx.needs_input_grad[2] else None, [empty(*kind) for kind in ctx.kinds]
         back = (1, x) if dx is None else (2, dx)
-        chain.kernel(x.shape[0], x, g.contiguous(), x, *back, *weights, *gradients)
-        return None, dx, *gradients
+        ctx.kernel(x.shape[0], x, g.contiguous(), x, *back, *weights, *gradients)
+        return None, None, dx, *gradients
 
 
 def determinant(model: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[Tensor], Tensor]:
     """``(B, N)`` to the determinants ``(B,)`` of a chain's Jacobians, for inputs such as ``x``; they are square."""
-    modules = flat(model)
-    weights = _weights(modules)
-    widths = {*map(len, weights.values())}
-    small = x.dim() == 2 and x.shape[1] <= CLOSED_FORM and widths and 0 < min(widths) <= max(widths) <= WIDEST
-    plain = x.device.type == "cpu" and x.dtype in REAL and all(w.is_contiguous() for w in weights.values())
-    known = guard(model) is not None and all(type(m) is nn.Linear or type(m) in ACTIVATIONS for m in modules)
-    if not (known and small and plain):
+    chain = None if guard(model) is None else read_chain(model, x)
+    weights = _weights(chain or [])
+    small = x.shape[-1] <= CLOSED_FORM and max((width for _, width in chain or []), default=0) <= WIDEST
+    plain = x.is_cpu and x.dtype in REAL and all(weight.is_contiguous() for weight in weights.values())
+    if not (chain and weights and small and plain):
         rule = f"must be a chain of Linear layers and activations, 3 inputs and {WIDEST} features at most, on a CPU"
         raise JacobianError("model", type(model).__name__, f"{rule}, to be compiled", "use jacobian_det(model, x)")
     parameters = tuple(weights.values())
     memory = [parameter.detach() for parameter in parameters]
     kinds = [(tuple(parameter.shape), parameter.stride(), parameter.dtype) for parameter in parameters]
-    chain = Chain(_kernel(modules, weights, x), kinds)
-    inputs, dtype = x.shape[1], x.dtype
+    kernel = _kernel(chain, weights, x)
+    kind = x.shape[1:], x.dtype, x.device
 
     def call(x: Tensor) -> Tensor:
-        if not isinstance(x, Tensor) or x.dim() != 2 or x.shape[1] != inputs or x.dtype is not dtype or not x.is_cpu:
-            raise kind_error(x, ("B", inputs), dtype, "cpu")
-        check_places(parameters, memory)
-        return Determinant.apply(chain, x.contiguous(), *parameters)
+        check_call(x, 1, kind, parameters, memory)
+        return Determinant.apply(kernel, kinds, x.contiguous(), *parameters)
 
     return call
 
 
-def _weights(modules: list[nn.Module]) -> dict[str, Tensor]:
+def _weights(chain: Chain) -> dict[str, Tensor]:
     """Weights and biases by their names in C++, but for the last bias, which does not enter the Jacobian."""
-    linear = [(k, module) for k, module in enumerate(modules) if isinstance(module, nn.Linear)]
+    linear = [(k, module) for k, (module, _) in enumerate(chain) if isinstance(module, nn.Linear)]
     both = {f"w{k}": module.weight for k, module in linear} | {f"b{k}": module.bias for k, module in linear}
-    return {name: part for name, part in both.items() if part is not None and name != f"b{len(modules) - 1}"}
+    return {name: part for name, part in both.items() if part is not None and name != f"b{len(chain) - 1}"}
 
 
-def _kernel(modules: list[nn.Module], weights: dict[str, Tensor], x: Tensor) -> Callable[..., bool]:
+def _kernel(chain: Chain, weights: dict[str, Tensor], x: Tensor) -> Callable[..., bool]:
     """The compiled ``kernel`` of the source, as a function of tensors."""
     from torch._inductor.codecache import CppPythonBindingsCodeCache
 
@@ -249,21 +203,20 @@ def _kernel(modules: list[nn.Module], weights: dict[str, Tensor], x: Tensor) -> 
         call_entry_function = "return PyBool_FromLong(kernel({}));"
 
     activations, sums, forward, back, inputs = "", "", "", "", x.shape[1]
-    for k, module in enumerate(modules):
+    for k, (module, outputs) in enumerate(chain):
         if isinstance(module, nn.Linear):
-            outputs, bias = module.out_features, f"b{k}" if f"b{k}" in weights else "nullptr"
+            bias = f"b{k}" if f"b{k}" in weights else "nullptr"
             sums += f"V sum_w{k}[{outputs * inputs}] = {{}}, sum_b{k}[{outputs}] = {{}};\n"
             forward += f"Block<{outputs}> h{k + 1}; linear(w{k}, {bias}, h{k}, h{k + 1});\n"
             last = f"Block<{inputs}> d{k}; linear_back(w{k}, h{k}, d{k + 1}, d{k}, sum_w{k}, sum_b{k});\n"
             inputs = outputs
         else:
-            formulas = ACTIVATIONS[type(module)](module)
+            formulas = ACTIVATIONS[type(module)](module).code
             activations += f"struct F{k} {{ V a, s, c; F{k}(const V& z) {{ {formulas} }} }};\n"
             forward += f"Block<{inputs}> h{k + 1}; activation<F{k}>(h{k}, h{k + 1});\n"
             last = f"Block<{inputs}> d{k}; activation_back<F{k}>(h{k}, d{k + 1}, d{k});\n"
         back = last + back
-    arguments = ["int64_t batch", "const Real* x", "const Real* g", "Real* det"]
-    arguments += ["int64_t back", "Real* dx"]  # back: 1 for gradients of the parameters, 2 for that of x too
+    arguments = ["int64_t batch", "const Real* x", "const Real* g", "Real* det", "int64_t back", "Real* dx"]
     arguments += [f"const Real* {name}" for name in weights] + [f"Real* d{name}" for name in weights]
     real = REAL[x.dtype]
     source = _SOURCE.substitute(
@@ -272,8 +225,8 @@ def _kernel(modules: list[nn.Module], weights: dict[str, Tensor], x: Tensor) -> 
         activations=activations,
         arguments=", ".join(arguments),
         sums=sums,
-        forward=f"{forward}const auto& j = h{len(modules)};",
-        back=f"const auto& d{len(modules)} = dj;\n{back}",
+        forward=f"{forward}const auto& j = h{len(chain)};",
+        back=f"const auto& d{len(chain)} = dj;\n{back}",
         write=" ".join(f"write(sum_{name}, d{name});" for name in weights),
     )
     kinds = [argument.rsplit(" ", 1)[0].replace("Real", real) for argument in arguments]
