@@ -14,6 +14,7 @@ from nas.jac.plan.steps import cannot_be_replayed, note, step
 from nas.jac.plan.trace import MODULES, RULES, Node, Rule, constant, no_rule, one, rule
 
 IDENTITY = Identity()
+ONE = torch.ones(())
 
 
 @rule("relu")
@@ -26,7 +27,8 @@ def _relu(x: Node, inplace: bool = False) -> Node:
 @rule("tanh")
 def _tanh(x: Node) -> Node:
     value = step(torch.tanh, x.value)
-    return one(x, value, Scaled(step(torch.addcmul, value.new_ones(()), value, value, value=-1)))
+    whole = ONE if value.is_cpu else value.new_ones(())  # a number takes the type of what it meets
+    return one(x, value, Scaled(step(torch.addcmul, whole, value, value, value=-1)))
 
 
 @rule("sigmoid")
