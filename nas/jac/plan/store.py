@@ -89,7 +89,8 @@ def set_plan_bytes(limit: int) -> int:
     """Bound the memory of plans, which make repeated calls of ``jacobian`` and ``jacobian_det`` on one model faster.
 
     A plan is made by the first call with inputs of a shape and replayed by the following ones. Those that wait for
-    their next call are dropped, oldest first, when all plans together exceed the bound.
+    their next call are dropped, oldest first, when all plans together exceed the bound. A plan also holds the memory
+    that parameters had, until the next call on that model: after ``model.float()`` the old weights stay so long.
 
     Args:
         limit: bytes, 64 MiB at first; 0 keeps no plan, so that each call records the network anew.
