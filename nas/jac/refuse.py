@@ -26,7 +26,11 @@ def check_real(name: str, value: object, remedy: str) -> Tensor:
 
 def check_input(name: str, x: Tensor) -> None:
     """Refuse what is no batch ``(B, ...)`` of finite floating-point samples."""
-    check_real(name, x, f"pass torch.as_tensor({name}).float(): there is no derivative by integers")
+    if not isinstance(x, Tensor):
+        raise JacobianError(name, type(x).__name__, "must be a tensor (B, ...)", "pass torch.as_tensor(...)")
+    if not x.is_floating_point():
+        rule = "must be of a real floating-point type: there is no derivative by integers"
+        raise JacobianError(name, x.dtype, rule, f"pass {name}.float() or {name}.double()")
     if x.dim() < 1 or x.numel() == 0:
         rule = "must be a batch (B, ...) of at least one sample with at least one entry"
         raise JacobianError(name, tuple(x.shape), rule, "pass a single sample as x.unsqueeze(0)")
@@ -47,11 +51,16 @@ def check_finite(name: str, x: Tensor, what: str, remedy: str) -> None:
 
 def check_output(y: object, batch: int) -> Tensor:
     """``y``, if it is a batch of ``batch`` floating-point outputs."""
-    y = check_real("output", y, "return one tensor (B, ...) of scores, not of indices")
-    if y.dim() < 1 or y.shape[0] != batch or y.numel() == 0:
-        rule = f"must have the batch first: {batch} samples went in, and at least one entry of each comes out"
+    if not isinstance(y, Tensor):
+        raise JacobianError("output", type(y).__name__, "must be one tensor (B, ...)", "return a single tensor")
+    if not y.is_floating_point():
+        raise JacobianError("output", y.dtype, "must be of a real floating-point type", "return scores, not indices")
+    if y.dim() < 1 or y.shape[0] != batch:
+        rule = f"must have the batch first: {batch} samples went in"
         remedy = "return (B, ...), one output for each sample; pass a single sample as x.unsqueeze(0)"
         raise JacobianError("output", tuple(y.shape), rule, remedy)
+    if y.numel() == 0:
+        raise JacobianError("output", tuple(y.shape), "must have at least one entry", "return (B, ...)")
     return y
 
 
