@@ -67,7 +67,17 @@ def slogdet(model: Callable[[Tensor], Tensor], x: Tensor, fused: bool = True) ->
         Both, each ``(B,)``; the sign carries no gradient.
     """
     matrices = replay(model, x, det=False) if fused else None
-    return _slogdet(_general(model, x) if matrices is None else matrices)
+    matrices = _general(model, x) if matrices is None else matrices
+    if matrices.shape[-1] > CLOSED_FORM:
+        sign, logabsdet = torch.linalg.slogdet(matrices)
+        return SignLogDet(sign.detach(), logabsdet)
+    scale = matrices.new_zeros(len(matrices))
+    for dim in (2, 1):  # rows, then columns, to have entries of about 1 that multiply without loss of range
+        size = matrices.detach().abs().amax(dim, keepdim=True)
+        size = torch.where(size > 0, size, 1)
+        matrices, scale = matrices / size, scale + size.log().sum((1, 2))
+    det = _det(matrices)
+    return SignLogDet(det.detach().sign(), det.abs().log() + scale)
 
 
 def _general(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -87,16 +97,3 @@ def _det(matrices: Tensor) -> Tensor:
     if n == 2:
         return rows[0][:, 0] * rows[1][:, 1] - rows[0][:, 1] * rows[1][:, 0]
     return (rows[0] * torch.linalg.cross(rows[1], rows[2])).sum(1)
-
-
-def _slogdet(matrices: Tensor) -> SignLogDet:
-    if matrices.shape[-1] > CLOSED_FORM:
-        sign, logabsdet = torch.linalg.slogdet(matrices)
-        return SignLogDet(sign.detach(), logabsdet)
-    scale = matrices.new_zeros(len(matrices))
-    for dim in (2, 1):  # rows, then columns, to have entries of about 1 that multiply without loss of range
-        size = matrices.detach().abs().amax(dim, keepdim=True)
-        size = torch.where(size > 0, size, 1)
-        matrices, scale = matrices / size, scale + size.log().sum((1, 2))
-    det = _det(matrices)
-    return SignLogDet(det.detach().sign(), det.abs().log() + scale)

@@ -53,6 +53,7 @@ def error(actual: Tensor, expected: Tensor) -> float:
 
 CASES = {
     **{f"chain{n}": (mlp(n), (5, n)) for n in (1, 2, 3, 4, 7)},
+    **{f"topped{n}": (nn.Sequential(mlp(n), nn.GELU()), (5, n)) for n in (1, 2, 3, 4)},
     **{f"residual{n}": (Residual(n), (5, n)) for n in (1, 2, 3, 4, 7)},
     "picture": (picture(), (5, 1, 2, 2)),
 }

@@ -138,16 +138,6 @@ def test_any_chain_is_right(n: int, layers: list[tuple[int, bool] | str], batch:
         assert_right(chain, points(batch, n))
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 4])
-def test_gradcheck_of_determinants(n: int) -> None:
-    for last in ([], [nn.Softplus()]):
-        layers = [nn.Linear(n, 5), nn.Tanh(), nn.Linear(5, 4), nn.GELU(), nn.Linear(4, n), *last]
-        net = nn.Sequential(*layers).double()
-        arguments = points(3, n).requires_grad_(), *net.parameters()
-        assert torch.autograd.gradcheck(lambda x, *_, net=net: jacobian_det(net, x), arguments)
-        assert torch.autograd.gradcheck(lambda x, *_, net=net: slogdet(net, x).logabsdet, arguments)
-
-
 def test_frozen_parameters_get_no_gradient() -> None:
     for frozen in ({0}, {1}, {2, 3}, {4}, {0, 1, 2, 3, 4, 5}):
         net, x = seeded(question), points(6, 2).requires_grad_()

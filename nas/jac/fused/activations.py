@@ -39,10 +39,16 @@ class Activation:
 
 def _smooth(code: str, function: Callable, derivative: Callable, second: Curve | None, **options: Any) -> Activation:
     """From ``f(z)``, ``derivative(one, z, grad_input=s)``, and ``f''`` as a function of ``z`` and ``f'(z)``."""
+
+    def slope(one: Tensor, z: Tensor, a: Tensor, s: Tensor) -> Step:
+        if z.is_contiguous():  # for one feature oneDNN computes GELU's derivative, and expands no number
+            one = torch.ones_like(z)
+        return partial(derivative, one, z, grad_input=s, **options)
+
     return Activation(
         code,
         lambda z, a: lambda: a.copy_(function(z, **options)),
-        lambda one, z, a, s: partial(derivative, one, z, grad_input=s, **options),
+        slope,
         None if second is None else lambda dz, q, z, s: lambda: dz.addcmul_(q, second(z, s)),
     )
 
@@ -72,6 +78,11 @@ def _softplus(module: nn.Softplus) -> Activation:
         return beta * slope * (1 - slope)
 
     return _smooth(code, F.softplus, aten.softplus_backward.grad_input, second, beta=beta, threshold=threshold)
+
+
+def _gelu(module: nn.GELU) -> Activation:
+    code, second = _GELU[module.approximate]
+    return _smooth(code, F.gelu, aten.gelu_backward.grad_input, second, approximate=module.approximate)
 
 
 def _gelu_tanh_second(z: Tensor, slope: Tensor) -> Tensor:
@@ -119,24 +130,18 @@ _SOFTSIGN = _smooth(
     lambda one, z, grad_input: torch.pow(1 + z.abs(), -2, out=grad_input),
     lambda z, slope: -2 * z.sign() * (1 + z.abs()) ** -3,
 )
-_GELU = {
-    "none": _smooth(
+_GELU: dict[str, tuple[str, Curve]] = {
+    "none": (
         """const V p = 0.5 + 0.5 * (z * 0.7071067811865476).erf(), q = 0.3989422804014327 * (-0.5 * z * z).exp();
         a = z * p; s = p + z * q; c = (2 - z * z) * q;""",
-        F.gelu,
-        aten.gelu_backward.grad_input,
         lambda z, slope: (2 - z * z) * torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi),
-        approximate="none",
     ),
-    "tanh": _smooth(
+    "tanh": (
         """const V k(0.7978845608028654), u = 0.044715 * z * z;
         const V t = tanh(k * z * (1 + u)), du = k * (1 + 3 * u), dt = 1 - t * t;
         a = 0.5 * z * (1 + t); s = 0.5 * (1 + t + z * dt * du);
         c = dt * (du + z * (0.134145 * k * z - t * du * du));""",
-        F.gelu,
-        aten.gelu_backward.grad_input,
         _gelu_tanh_second,
-        approximate="tanh",
     ),
 }
 
@@ -147,7 +152,7 @@ ACTIVATIONS: dict[type[nn.Module], Callable[[Any], Activation]] = {
     nn.LeakyReLU: _leaky_relu,
     nn.ELU: _elu,
     nn.SiLU: lambda module: _SILU,
-    nn.GELU: lambda module: _GELU[module.approximate],
+    nn.GELU: _gelu,
     nn.Softplus: _softplus,
     nn.Softsign: lambda module: _SOFTSIGN,
 }
