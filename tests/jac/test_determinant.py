@@ -187,9 +187,9 @@ BAD = {
     "integers": (
         NET,
         torch.zeros(3, 2, dtype=torch.int64),
-        r"x=torch\.int64: must be a tensor of a real floating-point type",
+        r"x=torch\.int64: must be of a real floating-point type",
     ),
-    "complex": (NET, torch.zeros(3, 2, dtype=torch.complex64), r"x=torch\.complex64: must be a tensor of a real"),
+    "complex": (NET, torch.zeros(3, 2, dtype=torch.complex64), r"x=torch\.complex64: must be of a real"),
     "list": (NET, [[0.0, 0.0]], r"x=list: must be a tensor"),
     "unbatched": (lambda x: x.sum(0), torch.zeros(3, 2), r"output=\(2,\): must have the batch first"),
     "weights": (nn.Sequential(nn.Linear(1, 1)), torch.zeros(3, 1), r"not finite"),
