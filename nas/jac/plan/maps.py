@@ -72,6 +72,12 @@ class Scaled(LinearMap):
 
     vjp = jvp
 
+    def scale_(self, stack: Tensor) -> None:
+        """As ``jvp`` and ``vjp``, in place."""
+        slope = self.slope.unsqueeze(1)
+        stack.mul_(slope)
+        note(torch.mul, stack, slope, out=stack)
+
     def matrix(self) -> Tensor | None:
         if self.slope.dim() != 2:
             return None

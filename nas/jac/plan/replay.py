@@ -24,10 +24,8 @@ class JacobianPlan(Plan):
 
     def __init__(self, kept: Guard, x: Tensor, y: Tensor, steps: list[partial], shape: torch.Size) -> None:
         *self.steps, last = steps
-        self.ends = [x, y]
-        if x.numel() + y.numel() < CACHED:  # then one sum of both takes less time than two
-            self.ends = [x.new_empty(x.numel() + y.numel())]
-            self.steps.append(partial(torch.cat, [x.view(-1), y.view(-1)], out=self.ends[0]))
+        self.ends = x.new_empty(x.numel() + y.numel())  # one sum of both takes less time than two
+        self.steps.append(partial(torch.cat, [x.view(-1), y.view(-1)], out=self.ends))
         storages = [t.untyped_storage() for t in (x, *map(result_of, self.steps))]
         super().__init__(kept, sum({one.data_ptr(): one.nbytes() for one in storages}.values()))
         self.x, self.y = x, y
@@ -45,7 +43,7 @@ class JacobianPlan(Plan):
         if self.shape is not None:
             whole = whole.view(*self.shape)
         # Written out: calls of functions that rarely have anything to say would take a tenth of a small Jacobian.
-        if not all(isfinite(end.sum().item()) for end in self.ends):
+        if not isfinite(self.ends.sum().item()):
             check_input("x", x)
             check_finite("jacobian", whole, "the Jacobian", SLOPES)
             check_finite("output", self.y, "the output", WEIGHTS)
@@ -65,7 +63,7 @@ def kind_of(model: object, x: Tensor, chunk_bytes: int) -> tuple[Any, ...] | Non
     if type(model) not in KNOWN or type(x) is not Tensor or torch.compiler.is_compiling() or not plans_are_kept():
         return None
     device = x.device
-    if torch.is_autocast_enabled(device.type):
+    if torch.is_autocast_enabled(device.type) or x.numel() > CACHED:  # calls are little against as many numbers
         return None
     try:
         x.data_ptr()
