@@ -14,12 +14,13 @@ from nas.config import given, yaml_of
 from nas.errors import CheckpointError
 from nas.files import only_one
 from nas.settings import TrainRunSettings
-from nas.signals import Abandoned, Interrupted
+from nas.signals import Abandoned, Interrupted, stop_signals
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from nas.dist import World
+    from nas.train import Run
 
 
 def job(settings: TrainRunSettings, folder: Path, out: Console) -> dict[str, Any]:
@@ -52,17 +53,13 @@ def _train(settings: TrainRunSettings, folder: Path, world: World, out: Console)
         out.print("compiling what runs for the first time: up to two minutes, seconds once it is on the disk")
     words = HydraConfig.get().overrides.task
     run = Run(settings, folder, yaml_of(settings), world=world, given=given(settings, words))
-    if settings.track.progress:
-        begun = f"going on at step {run.step} of {run.total_steps}" if run.step else f"{run.total_steps} steps"
-        if len(run.cycle_ends) > 1:
-            begun += ", a new cycle from step {} to {}".format(*run.cycle_ends[-2:])
-        on = f"{run.device}" if world.size == 1 else f"{world.size} processes, {run.device.type}"
-        out.print(f"{run.space.name}: {run.space.size:,} architectures, {begun}, on {on}; {folder}")
-        if run.timings:
-            out.print(run.timings)
     with closing(run.tracker.writer):
         try:
-            fit(run)
+            alone = run.world.size == 1  # then a stop is said to be one from the first word on
+            with stop_signals() if alone else nullcontext():
+                if settings.track.progress:
+                    _say_begun(run, out, folder)
+                fit(run)
         except Abandoned as stop:
             end_stopped(out, settings.run, stop, f" in step {run.step}")
         except Interrupted as stop:
@@ -79,6 +76,16 @@ def _train(settings: TrainRunSettings, folder: Path, world: World, out: Console)
     if "tensorboard" in settings.track.writers:
         out.print(tensorboard(folder.parent))
     return {**figures(report.subnetworks[0]), "images_per_s": report.images_per_s}
+
+
+def _say_begun(run: Run, out: Console, folder: Path) -> None:
+    begun = f"going on at step {run.step} of {run.total_steps}" if run.step else f"{run.total_steps} steps"
+    if len(run.cycle_ends) > 1:
+        begun += ", a new cycle from step {} to {}".format(*run.cycle_ends[-2:])
+    on = f"{run.device}" if run.world.size == 1 else f"{run.world.size} processes, {run.device.type}"
+    out.print(f"{run.space.name}: {run.space.size:,} architectures, {begun}, on {on}; {folder}")
+    if run.timings:
+        out.print(run.timings)
 
 
 def main() -> None:
