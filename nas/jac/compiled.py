@@ -12,7 +12,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from nas.jac.determinant import jacobian_det
 from nas.jac.errors import JacobianError
-from nas.jac.fused.compiled import check_call, determinant
+from nas.jac.fused.compiled import Members, check_call, determinant
 from nas.jac.jacobian import factorise, jacobian
 from nas.jac.refuse import check_input
 
@@ -26,8 +26,8 @@ def compiled(model: Callable[[Tensor], Tensor], x: Tensor, of: str = "jacobian")
     in one thread, to be differentiated once, by the parameters and by ``x``, of an ``nn.Sequential`` of ``nn.Linear``
     and elementwise activations with up to 3 inputs and 16 features, in float32 or float64 on a CPU.
 
-    Both read the parameters themselves: changes in place, as optimizers make them, count. After a change of mode, of
-    an activation's settings, or of a module or parameter for another one, compile again. A CPU needs a C++ compiler.
+    Both read the parameters themselves: changes in place, as optimizers make them, count; other modules or parameters
+    are refused. After a change of mode, hooks or an activation's settings, compile again. A CPU needs a C++ compiler.
 
     Refuses, with a :class:`JacobianError`: what ``jacobian`` in mode ``layerwise`` or ``jacobian_det`` refuses, here
     or when it is called; for a determinant, other networks.
@@ -79,10 +79,10 @@ def _jacobian(model: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[Tensor]
     fast = codes[-1].current_callable  # of parameters, buffers and x, in this order
     held = [*graph.parameters(), *graph.buffers()]
     weights = [tensor.detach() for tensor in held]
-    kind = x.shape, x.dtype, x.device
+    kind, members = (x.shape, x.dtype, x.device), Members(model)
 
     def call(x: Tensor) -> Tensor:
-        check_call(x, 0, kind, held, weights)
+        check_call(x, 0, kind, held, weights, members)
         result, total = fast([*weights, x.detach().contiguous()])
         if math.isfinite(total.item()):
             return result

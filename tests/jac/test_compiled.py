@@ -132,6 +132,20 @@ def test_parameters_in_other_memory_are_refused(constant, determinant):
 
 
 @needs_compiler
+def test_other_parameters_or_modules_are_refused(constant, determinant):
+    for model, fast, x in ((*constant, inputs("linear").unflatten(1, (2, 2))), (*determinant, torch.ones(1, 2))):
+        layer, weight = model[1], model[1].weight
+        layer.weight = torch.nn.Parameter(weight.detach())
+        with pytest.raises(JacobianError, match="not those that were compiled"):
+            fast(x)
+        layer.weight, model[1] = weight, torch.nn.Identity()
+        with pytest.raises(JacobianError, match="not those that were compiled"):
+            fast(x)
+        model[1] = layer
+        fast(x)
+
+
+@needs_compiler
 @pytest.mark.thorough
 def test_a_constant_jacobian_of_one_sample_is_the_callers():
     model, x = nn.Linear(3, 2), torch.ones(1, 3)

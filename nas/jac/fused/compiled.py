@@ -6,6 +6,7 @@ The formulas are those of :mod:`nas.jac.fused.tape`; the backward pass computes 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from string import Template
 from typing import Any
 
@@ -128,8 +129,25 @@ extern "C" bool kernel($arguments) {
 """)
 
 
-def check_call(x: Tensor, free: int, kind: tuple, parameters: Sequence[Tensor], memory: Sequence[Tensor]) -> None:
-    """Refuse an ``x`` of another shape after ``free`` dimensions, dtype or device, and parameters in other memory."""
+class Members:
+    """The modules, parameters and buffers that a model had when it was compiled."""
+
+    def __init__(self, model: object) -> None:
+        modules = list(model.modules()) if isinstance(model, nn.Module) else []
+        tables = [table for m in modules for table in (m._modules, m._parameters, m._buffers) if table]
+        self._tables = [table.values() for table in tables]
+        self._kept = list(chain.from_iterable(self._tables))  # alive, so that no other takes their place in memory
+        self._ids = list(map(id, self._kept))
+
+    def are_the_same(self) -> bool:
+        """Whether the model has no other."""
+        return list(map(id, chain.from_iterable(self._tables))) == self._ids
+
+
+def check_call(
+    x: Tensor, free: int, kind: tuple, parameters: Sequence[Tensor], memory: Sequence[Tensor], members: Members
+) -> None:
+    """Refuse an ``x`` of another shape after ``free`` dimensions, dtype or device, and other parameters or memory."""
     if not isinstance(x, Tensor) or (x.shape[free:], x.dtype, x.device) != kind:
         check_input("x", x)
         found, (shape, dtype, device) = f"{tuple(x.shape)}, {x.dtype}, {x.device}", kind
@@ -138,6 +156,9 @@ def check_call(x: Tensor, free: int, kind: tuple, parameters: Sequence[Tensor], 
     if not all(map(Tensor.is_set_to, parameters, memory)):  # they may have another type or shape
         rule = "are in other memory than when the model was compiled, as after .to() or .data = ..."
         raise JacobianError("model", "parameters", rule, "call compiled again")
+    if not members.are_the_same():
+        rule = "are not those that were compiled, as after load_state_dict(..., assign=True) or model[0] = ..."
+        raise JacobianError("model", "modules or parameters", rule, "call compiled again")
 
 
 class Determinant(Function):
@@ -180,9 +201,10 @@ def determinant(model: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[Tenso
     kinds = [(tuple(parameter.shape), parameter.stride(), parameter.dtype) for parameter in parameters]
     kernel = _kernel(chain, weights, x)
     kind = x.shape[1:], x.dtype, x.device
+    members = Members(model)
 
     def call(x: Tensor) -> Tensor:
-        check_call(x, 1, kind, parameters, memory)
+        check_call(x, 1, kind, parameters, memory, members)
         return Determinant.apply(kernel, kinds, x.contiguous(), *parameters)
 
     return call
