@@ -1,6 +1,8 @@
 """Every mode gives the Jacobian of autograd, whatever the network, the batch, the budget and the circumstances."""
 
 import copy
+import subprocess
+import sys
 from itertools import pairwise, product
 
 import pytest
@@ -417,3 +419,18 @@ class Cubed(torch.autograd.Function):
 def test_auto_does_without_forward_derivatives():
     x = inputs("linear")
     assert error(jacobian(Cubed.apply, x), reference(Cubed.apply, x)) < 1e-10
+
+
+FIRST_CALL = """
+import sys, torch
+from torch import nn
+from nas.jac import jacobian
+layers = nn.Conv2d(1, 2, 3), nn.GroupNorm(1, 2), nn.GELU(), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+jacobian(nn.Sequential(*layers), torch.randn(1, 1, 6, 6), mode="layerwise")
+print("sympy" in sys.modules)
+"""
+
+
+def test_a_first_call_waits_for_no_import():
+    """``autograd.grad`` with ``grad_outputs`` imports sympy, which takes a third of a second."""
+    assert subprocess.run([sys.executable, "-c", FIRST_CALL], capture_output=True, text=True).stdout == "False\n"

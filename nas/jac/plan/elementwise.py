@@ -48,9 +48,8 @@ def _elementwise(function: Callable[..., Tensor]) -> Rule:
         taped = torch.is_grad_enabled()
         with torch.inference_mode(False), torch.enable_grad():
             entries = x.value if taped and x.value.requires_grad else x.value.detach().clone().requires_grad_()
-            y = function(entries, *args, **kwargs)
-            ones = torch.ones_like(y)
-            slope = torch.autograd.grad(y, entries, ones, create_graph=taped, materialize_grads=True)[0]
+            total = function(entries, *args, **kwargs).sum()
+            slope = torch.autograd.grad(total, entries, create_graph=taped, materialize_grads=True)[0]
         return one(x, function(x.value, *args, **kwargs), Scaled(slope))
 
     return apply

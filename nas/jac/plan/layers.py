@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nas.jac.plan.maps import Convolution, Dense, Local, LogSoftmaxed, Scaled, Softmaxed
+from nas.jac.plan.maps import Convolution, Dense, Gathered, Local, LogSoftmaxed, Scaled, Softmaxed
 from nas.jac.plan.steps import cannot_be_replayed, is_noting, step, viewed
 from nas.jac.plan.trace import MODULES, Node, Rule, constant, no_rule, one, rule
 from nas.jac.refuse import refuse_noise, refuse_statistics
@@ -165,7 +165,9 @@ def _max_pool(name: str, dimensions: int) -> Rule:
     def pool(x: Node, *args: Any, return_indices: bool = False, **kwargs: Any) -> Node:
         if return_indices or x.value.dim() != dimensions + 2:
             raise no_rule(f"{name} with return_indices or without a batch")
-        return local(x, lambda t: getattr(F, name)(t, *args, **kwargs))
+        value, indices = getattr(F, f"{name}_with_indices")(x.value, *args, **kwargs)
+        cannot_be_replayed()
+        return one(x, value, Gathered(indices, tuple(x.shape)))
 
     return pool
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nas.jac.errors import BudgetError
-from nas.jac.plan.maps import Dense, Scaled, eye, flat
+from nas.jac.plan.maps import Convolution, Dense, Scaled, eye, flat
 from nas.jac.plan.steps import cannot_be_replayed, note, step
 from nas.jac.plan.trace import Node, between
 from nas.jac.refuse import SLOPES, WEIGHTS, check_finite
@@ -41,7 +41,7 @@ class LinearGraph:
                     derivative.scale_(cotangents)  # which a product has just made: a third of the time
                 else:
                     cotangents = derivative.vjp(cotangents)
-                    fresh = isinstance(derivative, Dense) and not torch.is_grad_enabled()
+                    fresh = isinstance(derivative, (Convolution, Dense)) and not torch.is_grad_enabled()
             return cotangents
         waiting = {id(start): cotangents}
         for node in reversed(self.order):
