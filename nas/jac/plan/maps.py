@@ -40,8 +40,11 @@ class LinearMap:
         """Carry cotangents backwards: ``(B, R, *out)`` to ``(B, R, *in)``."""
         raise NotImplementedError
 
-    def matrix(self) -> Tensor | None:
-        """The map itself, ``(B or 1, out, in)``, where samples are vectors and it is cheaper than a vjp of units."""
+    def times(self, rows: Tensor, /) -> Tensor | None:
+        """The map's matrix times rows that are the same for all samples, ``(out, n)`` to ``(B or 1, out, n)``.
+
+        None where samples are no vectors, or it is no cheaper than vjps of units.
+        """
         return None
 
     def logabsdet(self, width: int) -> Tensor | float | None:
@@ -75,16 +78,10 @@ class Scaled(LinearMap):
 
     def scale_(self, stack: Tensor) -> None:
         """As ``jvp`` and ``vjp``, in place."""
-        slope = self.slope.unsqueeze(1)
-        stack.mul_(slope)
-        note(torch.mul, stack, slope, out=stack)
+        scaled(stack, self.slope.unsqueeze(1), in_place=True)
 
-    def matrix(self) -> Tensor | None:
-        if self.slope.dim() != 2:
-            return None
-        whole = torch.diag_embed(self.slope)
-        note(whole.diagonal(dim1=1, dim2=2).copy_, self.slope)  # what is beside it stays zero
-        return whole
+    def times(self, rows: Tensor, /) -> Tensor | None:
+        return step(torch.mul, rows, self.slope.unsqueeze(2)) if self.slope.dim() == 2 else None
 
     def logabsdet(self, width: int) -> Tensor | None:
         return self.slope.flatten(1).abs().log().sum(1)
@@ -105,11 +102,16 @@ class Dense(LinearMap):
     def vjp(self, cotangents: Tensor, /) -> Tensor:
         return _rows_times(cotangents, self.weight)
 
-    def matrix(self) -> Tensor | None:
-        return self.weight.unsqueeze(0)
-
     def logabsdet(self, width: int) -> Tensor | None:
         return torch.linalg.slogdet(self.weight)[1] if self.weight.shape == (width, width) else None
+
+
+def scaled(stack: Tensor, by: Tensor, in_place: bool) -> Tensor:
+    """``stack * by``."""
+    if not in_place:
+        return step(torch.mul, stack, by)
+    note(torch.mul, stack.mul_(by), by, out=stack)
+    return stack
 
 
 def _rows_times(stack: Tensor, matrix: Tensor) -> Tensor:
@@ -202,17 +204,11 @@ class Softmaxed(LinearMap):
 
     vjp = jvp
 
-    def matrix(self) -> Tensor | None:
-        p = self.p
-        if p.dim() != 2:
+    def times(self, rows: Tensor, /) -> Tensor | None:
+        if self.p.dim() != 2:
             return None
-        if not is_noting():
-            return torch.addcmul(torch.diag_embed(p), p.unsqueeze(2), p.unsqueeze(1), value=-1)
-        whole = step(torch.addcmul, p.new_zeros(()), p.unsqueeze(2), p.unsqueeze(1), value=-1)
-        diagonal = whole.diagonal(dim1=1, dim2=2)
-        diagonal.add_(p)
-        note(torch.add, diagonal, p, out=diagonal)
-        return whole
+        centred = step(torch.sub, rows, step(torch.mm, self.p, rows).unsqueeze(1))
+        return scaled(centred, self.p.unsqueeze(2), in_place=not torch.is_grad_enabled())
 
 
 @dataclass(slots=True, eq=False)

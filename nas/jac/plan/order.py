@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial, reduce
 
@@ -30,11 +31,14 @@ class LinearGraph:
         """Number of entries of a sample's largest value on the way: what one direction takes."""
         self.narrows = widths[-1] == min(widths)
 
-    def vjp(self, cotangents: Tensor, stop: Node, start: Node | None = None) -> Tensor:
-        """Carry cotangents ``(B or 1, R, *out)`` of ``start`` (the output) back to ``stop``: ``(B or 1, R, *in)``."""
+    def vjp(self, cotangents: Tensor, stop: Node, start: Node | None = None, fresh: bool = False) -> Tensor:
+        """Carry cotangents ``(B or 1, R, *out)`` of ``start`` (the output) back to ``stop``: ``(B or 1, R, *in)``.
+
+        Those that are ``fresh`` may be overwritten.
+        """
         start = start or self.stop
         if self.is_chain:
-            node, fresh = start, False
+            node = start
             while node is not stop:
                 node, derivative = node.edges[0]
                 if fresh and isinstance(derivative, Scaled) and len(derivative.slope) in (1, len(cotangents)):
@@ -146,15 +150,18 @@ class LinearGraph:
         """The Jacobian of ``at`` by ``to``, backwards and in one go: ``(B or 1, width of at, width of to)``."""
         if self.is_chain and at.value.dim() == 2 and at is not to:
             before, derivative = at.edges[0]
-            matrix = derivative.matrix()
-            if matrix is not None:
-                carried = flat(self.vjp(matrix, to, before))
-                shared = isinstance(derivative, Dense) and carried.data_ptr() == matrix.data_ptr()
-                if not shared:
+            if isinstance(derivative, Dense):
+                weight = derivative.weight.unsqueeze(0)
+                carried = flat(self.vjp(weight, to, before))
+                if carried.data_ptr() != weight.data_ptr():
                     return carried
                 own = carried.clone()  # the memory is the weight's
                 note(own.copy_, carried)
                 return own
+            if before is not to and isinstance(dense := before.edges[0][1], Dense):
+                product = derivative.times(dense.weight)
+                if product is not None:
+                    return flat(self.vjp(product, to, before.edges[0][0], fresh=not torch.is_grad_enabled()))
         return flat(self.vjp(eye(at.width, at.shape, self.start.value), to, at))
 
     @property
@@ -176,5 +183,5 @@ def _transposed(stack: Tensor) -> Tensor:
 def product_is_finite(rows: Tensor, weight: Tensor) -> bool:
     """Whether ``rows @ weight`` must be finite, by Cauchy and Schwarz: the factors are quicker to read than it is."""
     with torch.no_grad():
-        bound = torch.linalg.vector_norm(rows).item() * torch.linalg.vector_norm(weight).item()
-    return bound < torch.finfo(rows.dtype).max
+        squares = [flat.dot(flat).item() for flat in (rows.flatten(), weight.flatten())]
+    return math.sqrt(squares[0]) * math.sqrt(squares[1]) < torch.finfo(rows.dtype).max

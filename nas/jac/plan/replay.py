@@ -60,16 +60,15 @@ def result_of(step: partial) -> Tensor:
 
 def kind_of(model: object, x: Tensor, chunk_bytes: int) -> tuple[Any, ...] | None:
     """What a plan for this call is kept under; None where calls have to be computed as they come."""
-    if type(model) not in KNOWN or type(x) is not Tensor or torch.compiler.is_compiling() or not plans_are_kept():
+    if type(model) not in KNOWN or type(x) is not Tensor or torch.compiler.is_compiling():
         return None
-    device = x.device
-    if torch.is_autocast_enabled(device.type) or x.numel() > CACHED:  # calls are little against as many numbers
+    if torch.is_autocast_enabled("cpu" if x.is_cpu else x.device.type):
         return None
     try:
         x.data_ptr()
     except RuntimeError:  # inside a transform of torch.func
         return None
-    return type(model), x.shape, x.dtype, device, chunk_bytes, torch.is_inference_mode_enabled()
+    return x.shape, x.dtype, x.device, chunk_bytes, torch.is_inference_mode_enabled()
 
 
 def replayed(model: nn.Module, x: Tensor, kind: tuple[Any, ...]) -> Tensor | None:
