@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -10,38 +10,27 @@ from torch import Tensor, nn
 from nas.jac.errors import JacobianError, NoRuleError
 from nas.jac.factored import FactoredJacobian
 from nas.jac.plan import autodiff, elementwise, layers, shapes
-from nas.jac.plan.guard import guard
 from nas.jac.plan.order import LinearGraph
-from nas.jac.plan.replay import JacobianPlan, kind_of, replayed, result_of
-from nas.jac.plan.steps import cannot_be_replayed, noting
-from nas.jac.plan.store import give
+from nas.jac.plan.replay import kind_of, recorded, replayed
+from nas.jac.plan.steps import cannot_be_replayed
 from nas.jac.plan.trace import NO_RULE, Node, apply, no_rule
 from nas.jac.refuse import CHUNK_BYTES, check_input, check_modes, check_output, modules_at, undo_count
 from nas.jac.watch import Function
 
 LAYERWISE = ("auto", "layerwise")
+Yes = Literal[True]
+No = Literal[False]
 MODES = ("auto", "forward", "reverse", "layerwise")
 assert all((elementwise, layers, shapes))  # importing them fills the table of rules
 
 
 @overload
 def jacobian(
-    model: Function,
-    x: Tensor,
-    mode: str = ...,
-    chunk_bytes: int = ...,
-    create_graph: bool = ...,
-    factored: Literal[False] = ...,
+    model: Function, x: Tensor, mode: str = ..., chunk_bytes: int = ..., create_graph: bool = ..., factored: No = ...
 ) -> Tensor: ...
 @overload
 def jacobian(
-    model: Function,
-    x: Tensor,
-    mode: str = ...,
-    chunk_bytes: int = ...,
-    create_graph: bool = ...,
-    *,
-    factored: Literal[True],
+    model: Function, x: Tensor, mode: str = ..., chunk_bytes: int = ..., create_graph: bool = ..., *, factored: Yes
 ) -> FactoredJacobian: ...
 def jacobian(
     model: Function,
@@ -84,7 +73,7 @@ def jacobian(
     layerwise = mode in LAYERWISE
     kind = kind_of(model, x, chunk_bytes) if layerwise and not (create_graph or factored) else None
     if kind is not None:
-        found = replayed(model, x, kind)  # type: ignore[arg-type]
+        found = replayed(model, x, kind)
         if found is not None:
             return found
     if mode not in MODES:
@@ -102,7 +91,7 @@ def jacobian(
                 if factored:
                     return FactoredJacobian(factorise(model, x if create_graph else x.detach()))
                 if kind is not None:
-                    return _recorded(model, x, chunk_bytes, kind)  # type: ignore[arg-type]
+                    return recorded(model, x, kind, lambda at: _dense(model, at, chunk_bytes))
                 return _dense(model, x if create_graph else x.detach(), chunk_bytes)[0]
         except NoRuleError:
             if mode == "layerwise" or factored:
@@ -152,17 +141,3 @@ def _dense(model: Function, x: Tensor, chunk_bytes: int) -> tuple[Tensor, Tensor
     cannot_be_replayed()
     halves = [_dense(model, half, chunk_bytes) for half in x.tensor_split(2)]
     return torch.cat([whole for whole, _ in halves]), torch.cat([y for _, y in halves])
-
-
-def _recorded(model: nn.Module, x: Tensor, chunk_bytes: int, kind: tuple[Any, ...]) -> Tensor:
-    """The Jacobian, and a plan for the next call if what is done makes one."""
-    kept = guard(model)
-    if kept is None:
-        return _dense(model, x.detach(), chunk_bytes)[0]
-    at = x.detach().clone(memory_format=torch.contiguous_format)
-    with noting() as steps:
-        whole, y = _dense(model, at, chunk_bytes)
-    written = [result_of(step).data_ptr() for step in steps]
-    if whole.data_ptr() in written and written.index(whole.data_ptr()) == len(steps) - 1 and steps[-1].keywords:
-        give(model, kind, JacobianPlan(kept, at, y, steps, whole.shape))
-    return whole

@@ -34,7 +34,7 @@ def replay(model: object, x: Tensor, det: bool) -> Tensor | None:
     if torch.is_autocast_enabled("cpu" if x.is_cpu else x.device.type):
         return None
     key = det, x.shape, x.dtype, x.device
-    tape = take(model, key, Tape)
+    tape = take(model, key)
     if tape is None or any(tape.hooks):
         kept, chain = guard(model), read_chain(model, x)
         if kept is None or chain is None:

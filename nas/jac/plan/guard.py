@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from weakref import ref
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 
@@ -38,15 +39,17 @@ class Guard:
         self._modules = list(map(ref, modules))
         self._containers: list[int] = []
         self._layers: list[int] = []
+        self._read: list[tuple[int, str]] = []
         self.tensors: list[Tensor] = []
-        self._read = [(place, name) for place, module in enumerate(modules) for name in KNOWN[type(module)]]
         for place, module in enumerate(modules):
             if type(module) is nn.Sequential:
                 self._containers.append(place)
             elif type(module) is nn.Linear:
                 self._layers.append(place)
-                self.tensors += [tensor for tensor in vars(module)["_parameters"].values() if tensor is not None]
-        self._memory = [tensor.detach() for tensor in self.tensors]
+                self.tensors += filter(torch.is_tensor, vars(module)["_parameters"].values())
+            for name in KNOWN[type(module)]:
+                self._read.append((place, name))
+        self._memory = list(map(Tensor.detach, self.tensors))
         self.facts = self._look()
 
     def _look(self) -> list[object] | None:

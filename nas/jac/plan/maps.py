@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import grad
 
-from nas.jac.plan.steps import is_noting, note, step, viewed
+from nas.jac.plan.steps import note, step, viewed
 
 Shape = tuple[int, ...]
 

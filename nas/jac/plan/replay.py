@@ -8,11 +8,12 @@ from math import isfinite
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from nas.jac.plan.guard import KNOWN, Guard
+from nas.jac.plan.guard import KNOWN, Guard, guard
 from nas.jac.plan.order import CACHED, product_is_finite
-from nas.jac.plan.store import Plan, give, plans_are_kept, take
+from nas.jac.plan.steps import noting
+from nas.jac.plan.store import Plan, give, take
 from nas.jac.refuse import SLOPES, WEIGHTS, check_finite, check_input
 
 
@@ -23,12 +24,10 @@ class JacobianPlan(Plan):
     """
 
     def __init__(self, kept: Guard, x: Tensor, y: Tensor, steps: list[partial], shape: torch.Size) -> None:
-        *self.steps, last = steps
-        self.ends = x.new_empty(x.numel() + y.numel())  # one sum of both takes less time than two
-        self.steps.append(partial(torch.cat, [x.view(-1), y.view(-1)], out=self.ends))
-        storages = [t.untyped_storage() for t in (x, *map(result_of, self.steps))]
-        super().__init__(kept, sum({one.data_ptr(): one.nbytes() for one in storages}.values()))
-        self.x, self.y = x, y
+        *steps, last = steps
+        self.x, self.y, self.ends = x, y, x.new_empty(x.numel() + y.numel())
+        self.steps = [*steps, partial(torch.cat, [x.view(-1), y.view(-1)], out=self.ends)]  # for one sum of both
+        super().__init__(kept, x.nbytes + sum({id(t): t.nbytes for t in map(result_of, self.steps)}.values()))
         keywords = {name: value for name, value in last.keywords.items() if name != "out"}
         self.last: Callable[[], Tensor] = partial(last.func, *last.args, **keywords)  # into the caller's own memory
         self.factors = last.args if last.func is torch.mm and last.args[0].numel() > CACHED else None
@@ -71,11 +70,26 @@ def kind_of(model: object, x: Tensor, chunk_bytes: int) -> tuple[Any, ...] | Non
     return x.shape, x.dtype, x.device, chunk_bytes, torch.is_inference_mode_enabled()
 
 
-def replayed(model: nn.Module, x: Tensor, kind: tuple[Any, ...]) -> Tensor | None:
+def replayed(model: Any, x: Tensor, kind: tuple[Any, ...]) -> Tensor | None:
     """The Jacobian by the plan of an earlier call; None where there is none that holds."""
-    plan = take(model, kind, JacobianPlan)
+    plan = take(model, kind)
     if plan is None:
         return None
-    whole = plan.replay(x)
+    whole: Tensor = plan.replay(x)
     give(model, kind, plan)
+    return whole
+
+
+def recorded(
+    model: Any, x: Tensor, kind: tuple[Any, ...], compute: Callable[[Tensor], tuple[Tensor, Tensor]]
+) -> Tensor:
+    """The Jacobian that ``compute`` gives, with the output, and a plan for the next call if what is done makes one."""
+    kept = guard(model) if x.numel() <= CACHED and Plan.limit else None  # calls are little against as many numbers
+    if kept is None:
+        return compute(x.detach())[0]
+    at = x.detach().clone(memory_format=torch.contiguous_format)
+    with noting() as steps:
+        whole, y = compute(at)
+    if steps and steps[-1].keywords and result_of(steps[-1]).data_ptr() == whole.data_ptr():
+        give(model, kind, JacobianPlan(kept, at, y, steps, whole.shape))
     return whole

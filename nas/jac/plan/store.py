@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Hashable
-from typing import TypeVar
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import nn
@@ -19,38 +19,26 @@ _waiting: WeakKeyDictionary[nn.Module, dict[Hashable, list[Plan]]] = WeakKeyDict
 _NONE: dict[Hashable, list[Plan]] = {}
 
 
-class _Count:
-    limit = 2**26
-    """Bytes that plans may take: 64 MiB."""
-    taken = 0
-    """Bytes of all plans there are, waiting or in use."""
-
-
 class Plan:
-    """What one kind of call on one model computes, ready to be replayed by one call at a time.
+    """What one kind of call on one model computes, ready to be replayed by one call at a time; ``size`` in bytes."""
 
-    Args:
-        guard: of the model.
-        size: of its memory, in bytes.
-    """
+    limit, taken = 2**26, 0
+    """Bytes that plans may take, and that all there are take, waiting or in use."""
 
     def __init__(self, guard: Guard, size: int) -> None:
         self.guard, self.size = guard, size + OBJECTS
-        self.home: list[Plan] | None = None
+        self.home: list[Plan] | None = None  # where it waited before this call
         with _lock:
-            _Count.taken += self.size
+            Plan.taken += self.size
 
     def __del__(self) -> None:
         with _lock:
-            _Count.taken -= self.size
+            Plan.taken -= self.size
 
 
-P = TypeVar("P", bound=Plan)
-
-
-def take(model: nn.Module, key: Hashable, kind: type[P]) -> P | None:
+def take(model: nn.Module, key: Hashable) -> Any:
     """A plan of this kind that nobody else uses and that still holds; None where there is none."""
-    plans = _waiting.get(model, _NONE).get((kind, key))
+    plans = _waiting.get(model, _NONE).get(key)
     try:
         plan = plans.pop() if plans else None
     except IndexError:  # another thread has taken the last one
@@ -58,39 +46,32 @@ def take(model: nn.Module, key: Hashable, kind: type[P]) -> P | None:
     if plan is None or plan.guard.holds():
         if plan is not None:
             plan.home = plans
-        return plan  # type: ignore[return-value]
+        return plan
     with _lock:
         _waiting.pop(model, None)  # what has changed concerns all of them
     return None
 
 
 def give(model: nn.Module, key: Hashable, plan: Plan) -> None:
-    """Keep a plan for the next call, if there is room, at the cost of older ones."""
-    if plan.size > _Count.limit:  # the others would make room for nothing
-        return
-    if _Count.taken > _Count.limit:
-        _make_room(plan.home)
-        if _Count.taken > _Count.limit:
-            return
+    """Keep a plan for the next call; a new one, if there is room, at the cost of older ones."""
     home, plan.home = plan.home, None  # lest a plan that is dropped keeps itself alive
-    if home is not None:
-        home.append(plan)
-        return
-    with _lock:
-        _waiting.setdefault(model, {}).setdefault((type(plan), key), []).append(plan)
-
-
-def plans_are_kept() -> bool:
-    """Whether there may be any."""
-    return _Count.limit > 0
+    if home is None:
+        if plan.size > Plan.limit:  # others would make room for nothing
+            return
+        with _lock:
+            _make_room()
+            if Plan.taken > Plan.limit:
+                return
+            home = _waiting.setdefault(model, {}).setdefault(key, [])
+    home.append(plan)
 
 
 def set_plan_bytes(limit: int) -> int:
     """Bound the memory of plans, which make repeated calls of ``jacobian`` and ``jacobian_det`` on one model faster.
 
     A plan is made by the first call with inputs of a shape and replayed by the following ones. Those that wait for
-    their next call are dropped, oldest first, when all plans together exceed the bound. A plan also holds the memory
-    that parameters had, until the next call on that model: after ``model.float()`` the old weights stay so long.
+    their next call are dropped, oldest first, when all plans together exceed the bound. A plan also holds the
+    memory that parameters had, until the next call on that model: after ``model.float()`` the old weights stay so long.
 
     Args:
         limit: bytes, 64 MiB at first; 0 keeps no plan, so that each call records the network anew.
@@ -104,21 +85,15 @@ def set_plan_bytes(limit: int) -> int:
     if limit < 0:
         raise JacobianError("limit", limit, "must be at least 0 bytes", "use 0 to keep no plans")
     with _lock:
-        before, _Count.limit = _Count.limit, int(limit)
-    _make_room()
+        before, Plan.limit = Plan.limit, int(limit)
+        _make_room()
     return before
 
 
-def _make_room(spared: list[Plan] | None = None) -> None:
-    """Drop plans until the others are within the bound, and lists that are empty then, but for one."""
-    with _lock:
-        for reference in _waiting.keyrefs():  # a list, whatever the garbage collector brings back meanwhile
-            model = reference()
-            kinds = {} if model is None else _waiting.get(model, {})
-            for kind, plans in list(kinds.items()):
-                while plans and (_Count.taken > _Count.limit or _Count.limit == 0):
-                    plans.pop(0)
-                if not plans and plans is not spared:
+def _make_room() -> None:
+    """Drop plans, the oldest model's first, until all are within the bound; those in use when they return."""
+    if Plan.taken > Plan.limit:
+        for kinds in list(_waiting.values()):
+            for kind in list(kinds):
+                if Plan.taken > Plan.limit:
                     del kinds[kind]
-            if model is not None and not kinds:
-                _waiting.pop(model, None)
