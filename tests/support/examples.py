@@ -1,7 +1,11 @@
 """Many examples inside one test."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import nn
 
 
 @contextmanager
@@ -11,3 +15,9 @@ def example(*what: object) -> Iterator[None]:
         yield
     except Exception as error:
         raise AssertionError(f"example {', '.join(map(str, what))}: {error}") from error
+
+
+def calls(text: str, argument: str = "x", **known: object) -> dict[str, Callable]:
+    """Functions of one argument by what is written: ``calls("x.sin(); F.relu(x)")``."""
+    sight = {"torch": torch, "F": F, "nn": nn, **known}
+    return {call: eval(f"lambda {argument}: {call}", sight) for call in map(str.strip, text.split(";"))}
