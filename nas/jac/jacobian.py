@@ -12,7 +12,6 @@ from nas.jac.factored import FactoredJacobian
 from nas.jac.plan import autodiff, elementwise, layers, shapes
 from nas.jac.plan.order import LinearGraph
 from nas.jac.plan.replay import kind_of, recorded, replayed
-from nas.jac.plan.steps import cannot_be_replayed
 from nas.jac.plan.trace import NO_RULE, Node, apply, no_rule
 from nas.jac.refuse import CHUNK_BYTES, check_input, check_modes, check_output, modules_at, undo_count
 from nas.jac.watch import Function
@@ -138,6 +137,5 @@ def _dense(model: Function, x: Tensor, chunk_bytes: int) -> tuple[Tensor, Tensor
     graph = factorise(model, x)
     if len(x) == 1 or graph.bytes_each <= chunk_bytes:
         return graph.dense(chunk_bytes), graph.stop.value
-    cannot_be_replayed()
     halves = [_dense(model, half, chunk_bytes) for half in x.tensor_split(2)]
     return torch.cat([whole for whole, _ in halves]), torch.cat([y for _, y in halves])

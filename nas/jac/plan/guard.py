@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 from weakref import ref
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 
-KNOWN: dict[type[nn.Module], tuple[str, ...]] = {
+REPLAYED: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Sequential: (),
     nn.Linear: (),
     nn.Identity: (),
@@ -17,16 +18,19 @@ KNOWN: dict[type[nn.Module], tuple[str, ...]] = {
     nn.ReLU: (),
     nn.Tanh: (),
     nn.Sigmoid: (),
+    nn.Softmax: ("dim",),
+    nn.LogSoftmax: ("dim",),
+}
+"""Modules whose rules compute by steps, and the attributes that their code reads besides parameters and children."""
+KNOWN = REPLAYED | {
     nn.SiLU: (),
     nn.Softsign: (),
     nn.LeakyReLU: ("negative_slope",),
     nn.ELU: ("alpha",),
     nn.GELU: ("approximate",),
     nn.Softplus: ("beta", "threshold"),
-    nn.Softmax: ("dim",),
-    nn.LogSoftmax: ("dim",),
 }
-"""Modules whose code is known, and the attributes that it reads besides parameters and children."""
+"""Those and others whose code is known."""
 
 
 class Guard:
@@ -75,11 +79,11 @@ class Guard:
         return self._look() == self.facts is not None and all(map(Tensor.is_set_to, self.tensors, self._memory))
 
 
-def guard(model: object) -> Guard | None:
-    """The guard of a model; None where a module's code is not known, or something is hooked in."""
+def guard(model: object, known: Collection[type] = KNOWN) -> Guard | None:
+    """The guard of a model; None where a module's code is not ``known``, or something is hooked in."""
     modules: list[Any] = [model]
     for module in modules:  # which grows
-        if type(module) not in KNOWN or "forward" in vars(module):
+        if type(module) not in known:
             return None
         modules += vars(module)["_modules"].values()
     made = Guard(modules)

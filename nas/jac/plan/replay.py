@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nas.jac.plan.guard import KNOWN, Guard, guard
+from nas.jac.plan.guard import REPLAYED, Guard, guard
 from nas.jac.plan.order import CACHED, product_is_finite
 from nas.jac.plan.steps import noting
 from nas.jac.plan.store import Plan, give, take
@@ -59,7 +59,7 @@ def result_of(step: partial) -> Tensor:
 
 def kind_of(model: object, x: Tensor, chunk_bytes: int) -> tuple[Any, ...] | None:
     """What a plan for this call is kept under; None where calls have to be computed as they come."""
-    if type(model) not in KNOWN or type(x) is not Tensor or torch.compiler.is_compiling():
+    if type(model) not in REPLAYED or type(x) is not Tensor or torch.compiler.is_compiling():
         return None
     if torch.is_autocast_enabled("cpu" if x.is_cpu else x.device.type):
         return None
@@ -84,7 +84,9 @@ def recorded(
     model: Any, x: Tensor, kind: tuple[Any, ...], compute: Callable[[Tensor], tuple[Tensor, Tensor]]
 ) -> Tensor:
     """The Jacobian that ``compute`` gives, with the output, and a plan for the next call if what is done makes one."""
-    kept = guard(model) if x.numel() <= CACHED and Plan.limit else None  # calls are little against as many numbers
+    kept = (
+        guard(model, REPLAYED) if x.numel() <= CACHED and Plan.limit else None
+    )  # calls are little against as many numbers
     if kept is None:
         return compute(x.detach())[0]
     at = x.detach().clone(memory_format=torch.contiguous_format)

@@ -11,8 +11,7 @@ from torch import Tensor
 
 
 class _Noted(threading.local):
-    steps: list[partial] | None = None
-    """Where this thread notes its steps; None while it records no plan."""
+    steps: list[partial] | None = None  # of the plan that this thread records
 
 
 _noted = _Noted()
@@ -21,8 +20,7 @@ _noted = _Noted()
 def step(function: Callable[..., Tensor], *args: object, **kwargs: object) -> Tensor:
     """``function(*args, **kwargs)``, which takes ``out=``; a plan computes it again into the memory of the result.
 
-    Tensors among the arguments are parameters, constants, or made by steps or views of what steps made: memory in
-    which a replay finds the values of its own call.
+    Tensors among the arguments are parameters, constants, or made by steps or views of what steps made.
     """
     result = function(*args, **kwargs)
     if _noted.steps is not None:
@@ -57,12 +55,10 @@ def viewed(tensor: Tensor, *shape: int) -> Tensor:
 @contextmanager
 def noting() -> Iterator[list[partial]]:
     """While it is active, steps of this thread are noted; the list is empty at the end if they make no plan."""
-    steps: list[partial] = []
-    before = _noted.steps
-    _noted.steps = steps
+    steps = _noted.steps = []
     try:
         yield steps
         if _noted.steps is None:
             steps.clear()
     finally:
-        _noted.steps = before
+        _noted.steps = None
