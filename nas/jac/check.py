@@ -14,21 +14,17 @@ from nas.jac.refuse import check_finite, check_input, check_modes, check_output,
 from nas.jac.watch import Function
 
 EPS = torch.finfo(torch.float64).eps
-EXACT, BENT = 1e-6, 2e-5
-"""Shares of the scale: errors, and differences between the slopes to both sides, that are not looked into."""
+EXACT, BENT = 1e-6, 2e-5  # shares of the scale: errors, and differences of the slopes to both sides, not looked into
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What finite differences found: the largest error, and where it is.
+    """What finite differences found: the largest ``error``, relative to its sample's largest derivative, and where.
 
-    Attributes:
-        error: the largest of the entries judged, relative to the largest derivative of the same sample.
-        sample, output, input: indices into the batch, the sample's output and its input.
-        expected, found: the derivative there, in outputs per input, by differences and in the Jacobian given.
-        tolerance: the largest ``error`` that passes.
-        columns, inputs, kinks: how many input entries of a sample were moved, how many it has, and how many entries
-            of the Jacobian are at a kink and were not judged.
+    ``sample``, ``output`` and ``input`` are indices into the batch, the sample's output and its input; ``expected`` and
+    ``found`` the derivative there, in outputs per input, by differences and in the Jacobian given. An ``error`` up to
+    ``tolerance`` passes. ``columns`` of a sample's ``inputs`` entries were moved; ``kinks`` entries of the Jacobian are
+    at a kink and were not judged.
     """
 
     error: float
@@ -71,12 +67,12 @@ def check(
 ) -> CheckResult:
     """Compare a Jacobian with central finite differences in float64, at random input entries.
 
-    In each column all samples move at once by ``eps ** (1 / 3) * max(|x|, rms)``, with ``rms`` the root mean square of
-    ``x`` or 1 (Press et al., *Numerical Recipes*, 3rd edition, section 5.7), for two forward passes, or four; up to
-    ``2 * log2(B) + 2`` more look for samples that influence each other and for noise. Errors are relative to the
-    largest derivative of their sample in these columns, or to 1e6 times what rounding does to a difference. Where
-    slopes differ to both sides, also at a step 16 times finer, ``x`` is at a kink (ReLU, ties in max pooling): the
-    sample's entries in that column are counted, not judged.
+    All samples move at once by ``eps ** (1 / 3) * max(|x|, rms)``, with ``rms`` the root mean square of ``x`` or 1
+    (Press et al., *Numerical Recipes*, 3rd edition, section 5.7), for two or four forward passes a column; up to
+    ``2 * log2(B) + 2`` more look for noise and samples that influence each other. Errors are relative to their sample's
+    largest derivative in these columns, or to 1e6 times what rounding does to it. Where slopes differ to both sides,
+    also at a step 16 times finer, ``x`` is at a kink (ReLU, ties in max pooling): the sample's entries in that column
+    are counted, not judged.
 
     Args:
         model_or_fn: ``(B, *in) -> (B, *out)``: a module, of which a float64 copy is run, or a function of float64.
@@ -91,8 +87,7 @@ def check(
 
     Raises:
         JacobianError: the function does not run on float64, gives no batch or another type, mixes samples or draws
-            noise; ``x``, outputs or ``jac`` are not finite; ``jac`` has another shape; ``columns`` is not positive;
-            every entry looked at is at a kink.
+            noise; a number is not finite; ``jac`` has another shape; ``columns`` < 1; all entries are at a kink.
     """
     check_input("x", x)
     check_modes(model_or_fn)
@@ -101,34 +96,27 @@ def check(
     with torch.no_grad():
         differences = _Differences(model_or_fn, x)
         out = differences.out
-        dense = check_real("jac", jac if isinstance(jac, Tensor) else jac.dense(), "give the Jacobian itself").detach()
+        dense = check_real("jac", jac.dense() if hasattr(jac, "dense") else jac, "give the Jacobian itself").detach()
         if dense.shape != (wanted := (*out, *x.shape[1:])):
             rule = f"must be (B, *out, *in) = {wanted}"
             raise JacobianError("jac", tuple(dense.shape), rule, "give the Jacobian of this function at this x")
         check_finite("jac", dense, "the Jacobian", "look for a step that has no derivative at x")
-        given = dense.to(x.device).reshape(*out, -1)
         differences.refuse_coupling()
-        drawn = torch.randperm(given.shape[-1], generator=torch.Generator().manual_seed(seed))[:columns]
-        looked_at = given[..., drawn].double().reshape(len(x), -1, len(drawn))
-        largest = looked_at.abs().amax((1, 2)).clamp_min(torch.finfo(torch.float64).tiny)[:, None]
-        found = [differences.compare(looked_at[..., i], column, largest) for i, column in enumerate(drawn.tolist())]
-    errors, slopes = torch.stack(found, -1).reshape(2, *out, -1)
-    if (errors < 0).all():
+        drawn = torch.randperm(x[0].numel(), generator=torch.Generator().manual_seed(seed))[:columns]
+        given = dense.to(x.device).reshape(len(x), -1, x[0].numel())[..., drawn].double()
+        largest = given.abs().amax((1, 2)).clamp_min(torch.finfo(torch.float64).tiny)[:, None]
+        pairs = [differences.compare(given[..., i], column, largest) for i, column in enumerate(drawn.tolist())]
+    errors, slopes, given = (part.reshape(*out, -1) for part in (*torch.stack(pairs, -1), given))
+    kinks = int((errors < 0).sum())
+    if kinks == errors.numel():
         rule = f"every one of the {errors.numel()} entries looked at is at a kink, where there is no derivative"
         raise JacobianError("x", tuple(x.shape), rule, "add a little noise to x and compute both anew")
     sample, *output, number = worst = tuple((errors == errors.max()).nonzero()[0].tolist())
-    return CheckResult(
-        error=errors[worst].item(),
-        sample=sample,
-        output=tuple(output),
-        input=tuple(int(i) for i in torch.unravel_index(drawn[number], x.shape[1:])),
-        expected=slopes[worst].item(),
-        found=given[(sample, *output, drawn[number])].item(),
-        tolerance=max(torch.finfo(given.dtype).eps ** 0.5, EXACT) if tolerance is None else tolerance,
-        columns=len(drawn),
-        inputs=given.shape[-1],
-        kinks=int((errors < 0).sum()),
-    )
+    entry = tuple(int(i) for i in torch.unravel_index(drawn[number], x.shape[1:]))
+    error, expected, found = errors[worst].item(), slopes[worst].item(), given[worst].item()
+    tolerance = max(torch.finfo(dense.dtype).eps ** 0.5, EXACT) if tolerance is None else tolerance
+    inputs, place = x[0].numel(), tuple(output)
+    return CheckResult(error, sample, place, entry, expected, found, tolerance, len(drawn), inputs, kinks)
 
 
 class _Differences:

@@ -9,6 +9,8 @@ from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from nas.jac.errors import JacobianError
 
@@ -24,6 +26,15 @@ def check_real(name: str, value: object, remedy: str) -> Tensor:
     return value
 
 
+def check_finite(name: str, x: Tensor, what: str, remedy: str) -> None:
+    """Refuse numbers that are not finite, and name the first place."""
+    # The sum is finite for nearly every finite tensor and never for another one, so the search is rarely made.
+    if not math.isfinite(x.sum().item()) and len(places := (~x.isfinite()).nonzero()):
+        place = tuple(places[0].tolist())
+        rule = f"{what} has {len(places)} entries that are not finite, the first at {place}"
+        raise JacobianError(name, x[place].item(), rule, remedy)
+
+
 def check_input(name: str, x: Tensor) -> None:
     """Refuse what is no batch ``(B, ...)`` of finite floating-point samples."""
     if not isinstance(x, Tensor):
@@ -35,18 +46,6 @@ def check_input(name: str, x: Tensor) -> None:
         rule = "must be a batch (B, ...) of at least one sample with at least one entry"
         raise JacobianError(name, tuple(x.shape), rule, "pass a single sample as x.unsqueeze(0)")
     check_finite(name, x, "the input", "mend or drop this sample")
-
-
-def check_finite(name: str, x: Tensor, what: str, remedy: str) -> None:
-    """Refuse numbers that are not finite, and name the first place."""
-    # The sum is finite for nearly every finite tensor and never for another one, so the search is rarely made.
-    if math.isfinite((x.detach() if x.requires_grad else x).sum().item()):
-        return
-    places = (~torch.isfinite(x.detach())).nonzero()
-    if len(places):
-        place = tuple(places[0].tolist())
-        rule = f"{what} has {len(places)} entries that are not finite, the first at {place}"
-        raise JacobianError(name, x[place].item(), rule, remedy)
 
 
 def check_output(y: object, batch: int) -> Tensor:
@@ -86,20 +85,20 @@ def check_modes(model: object, batch: bool = False) -> None:
     """Refuse a module with a dropout that drops, or a BatchNorm without the batch's statistics, or with them."""
     for name, module in model.named_modules() if isinstance(model, nn.Module) else ():
         where = f"{name or 'model'} ({type(module).__name__})"
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            if (module.training or module.running_mean is None) is not batch:
-                refuse_statistics(where, batch)
-        elif isinstance(module, nn.modules.dropout._DropoutNd) and module.training and module.p > 0:
+        if isinstance(module, _BatchNorm):
+            check_statistics(where, module.training or module.running_mean is None, batch)
+        elif isinstance(module, _DropoutNd) and module.training and module.p > 0:
             refuse_noise(where, "call .eval() on this dropout alone" if batch else "call model.eval() first")
 
 
-def refuse_statistics(where: str, batch: bool = False) -> NoReturn:
-    """Say that a BatchNorm takes its statistics from the wrong place, where ``batch`` are wanted."""
-    if batch:
+def check_statistics(where: str, training: bool, batch: bool = False) -> None:
+    """Refuse a BatchNorm that normalises with a batch's statistics, where ``batch`` are wanted, without them."""
+    if training and not batch:
+        rule = "couples the samples of a batch in training mode, so that no sample has a Jacobian of its own"
+        raise JacobianError("model", where, rule, "call model.eval() first")
+    if batch and not training:
         rule = "normalises with running statistics, while statistics='batch' means the batch's own in every BatchNorm"
         raise JacobianError("model", where, rule, "call model.train() first, or pass statistics='running'")
-    rule = "couples the samples of a batch in training mode, so that no sample has a Jacobian of its own"
-    raise JacobianError("model", where, rule, "call model.eval() first")
 
 
 def refuse_noise(where: str, remedy: str = "call model.eval() first") -> NoReturn:
@@ -108,16 +107,14 @@ def refuse_noise(where: str, remedy: str = "call model.eval() first") -> NoRetur
 
 
 def undo_count(error: BaseException) -> None:
-    """Take back the batch that an ``nn.BatchNorm`` in the error's traceback has counted before it was refused."""
-    for module in set(modules_at(error)):  # each has several frames
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training and module.track_running_stats:
-            counter: Tensor | None = module.num_batches_tracked
-            if counter is not None:
-                counter.sub_(1)
+    """Take back the batch that an ``nn.BatchNorm`` has counted before it was refused."""
+    for module in modules_at(error)[-1:]:
+        counter: Tensor | None = getattr(module, "num_batches_tracked", None)
+        if counter is not None and module.training and module.track_running_stats:
+            counter.sub_(1)
 
 
 def modules_at(error: BaseException) -> list[nn.Module]:
     """The modules that were running when an error was raised, from the outermost to the innermost."""
     frames = (frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__))
-    found = (local.get("self", local.get("model")) for local in frames)
-    return [module for module in found if isinstance(module, nn.Module)]
+    return [one for own in frames if isinstance(one := own.get("self", own.get("model")), nn.Module)]

@@ -50,43 +50,36 @@ def spectrum(kernel: Tensor) -> Spectrum:
         JacobianError: the kernel is no real floating-point tensor of these shapes, is empty, zero, not finite, not
             symmetric, not positive semidefinite, or of a type so coarse that ``n * eps`` reaches 1.
     """
-    matrix = _square(kernel)
-    n, eps, unit = len(matrix), torch.finfo(kernel.dtype).eps, matrix.abs().max().item()
-    if n * eps >= 1:
+    shape = check_real("kernel", kernel, "pass a float tensor").shape
+    if kernel.numel() == 0 or len(shape) not in (2, 4) or shape[::2] != shape[1::2]:
+        rule = "must be square, (n, n) or (B, B, M, M), and not empty"
+        raise JacobianError("kernel", tuple(shape), rule, "compute the kernel of a batch with itself, x2=None")
+    check_finite("kernel", kernel, "the kernel", "look for overflow in the network, or compute it in float64")
+    n = shape[::2].numel()
+    matrix = (kernel.transpose(1, 2) if len(shape) == 4 else kernel).detach().double().reshape(n, n)
+    size, unit = f"{n} x {n}", matrix.abs().max().item()
+    share = n * torch.finfo(kernel.dtype).eps
+    if share >= 1:
         rule = f"has {kernel.dtype}, in which {n} eigenvalues cannot be told from rounding"
-        raise JacobianError("kernel", f"{n} x {n}", rule, "compute it in float32 or float64")
+        raise JacobianError("kernel", size, rule, "compute it in float32 or float64")
     if unit == 0:
         rule = "is zero everywhere, so that it has neither a condition number nor an effective rank"
-        raise JacobianError("kernel", f"{n} x {n}", rule, "look for a network whose gradient vanishes")
-    gap = (matrix - matrix.mT).abs()
-    if gap.max().item() > ALLOWANCE * n * eps * unit:
+        raise JacobianError("kernel", size, rule, "look for a network whose gradient vanishes")
+    gap, allowed = (matrix - matrix.mT).abs(), ALLOWANCE * share * unit
+    if gap.max().item() > allowed:
         row, column = divmod(int(gap.argmax()), n)
         here, there = (f"entry {at} is {matrix[at].item():.9g}" for at in ((row, column), (column, row)))
-        rule = f"is not symmetric: {here}, {there}, rounding explains {ALLOWANCE * n * eps * unit:.3g}"
-        raise JacobianError("kernel", f"{n} x {n}", rule, "compute the kernel of a batch with itself, x2=None")
+        rule = f"is not symmetric: {here}, {there}, rounding explains {allowed:.3g}"
+        raise JacobianError("kernel", size, rule, "compute the kernel of a batch with itself, x2=None")
     values = torch.linalg.eigvalsh(matrix / unit)  # divided by the largest entry, lest sums overflow
-    smallest, largest, rounding = values[0].item(), values[-1].item(), n * eps * values.abs().max().item()
+    smallest, largest, rounding = values[0].item(), values[-1].item(), share * values.abs().max().item()
     if smallest < -ALLOWANCE * rounding:
         figures = f"smallest eigenvalue is {smallest * unit:.6g}, its largest {largest * unit:.6g}"
         rule = f"is not positive semidefinite: its {figures}, its rounding {rounding * unit:.3g}"
-        raise JacobianError("kernel", f"{n} x {n}", rule, "compute it in float64, or see whether it is a kernel at all")
+        raise JacobianError("kernel", size, rule, "compute it in float64, or see whether it is a kernel at all")
     values = torch.where(values <= rounding, 0.0, values)
-    singular, entropy = smallest <= rounding, torch.special.entr(values / values.sum()).sum().item()  # entr(0) is 0
-    return Spectrum(
-        eigenvalues=values * unit,
-        condition_number=math.inf if singular else largest / smallest,
-        effective_rank=min(max(math.exp(entropy), 1.0), float(n)),
-        logdet=-math.inf if singular else values.log().sum().item() + n * math.log(unit),
-        rounding=rounding * unit,
-    )
-
-
-def _square(kernel: Tensor) -> Tensor:
-    """As a float64 matrix ``(n, n)`` of finite numbers, outside of any graph."""
-    shape = tuple(check_real("kernel", kernel, "pass a float tensor").shape)
-    if kernel.numel() == 0 or len(shape) not in (2, 4) or shape[::2] != shape[1::2]:
-        rule = "must be square, (n, n) or (B, B, M, M), and not empty"
-        raise JacobianError("kernel", shape, rule, "compute the kernel of a batch with itself, x2=None")
-    check_finite("kernel", kernel, "the kernel", "look for overflow in the network, or compute it in float64")
-    blocks = kernel.detach().double().reshape(*shape[:2], *(shape[2:] or (1, 1)))
-    return blocks.permute(0, 2, 1, 3).flatten(2).flatten(0, 1)
+    condition_number = largest / smallest if smallest > rounding else math.inf
+    entropy = torch.special.entr(values / values.sum()).sum().item()  # entr(0) is 0
+    effective_rank = min(max(math.exp(entropy), 1.0), float(n))
+    logdet = values.log().sum().item() + n * math.log(unit)  # log(0) is -inf
+    return Spectrum(values * unit, condition_number, effective_rank, logdet, rounding * unit)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from nas.jac.errors import JacobianError
-from nas.jac.refuse import check_modes, check_output, refuse_noise, refuse_statistics
+from nas.jac.refuse import check_modes, check_output, check_statistics, refuse_noise
 
 Function = Callable[[Tensor], Tensor]
 
@@ -27,7 +27,7 @@ NORMS = {"layer_norm", "native_layer_norm", "instance_norm"}  # torch 2.14 does 
 class Watch(TorchFunctionMode):
     """Refuses BatchNorms that normalise with the batch's statistics, or with others; takes back what they count."""
 
-    def __init__(self, batch: bool = False, forward_tape: bool = False) -> None:
+    def __init__(self, batch: bool, forward_tape: bool) -> None:
         super().__init__()
         self._batch, self._forward_tape = batch, forward_tape
         self._counted: list[tuple[Tensor, int]] = []
@@ -36,8 +36,8 @@ class Watch(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in SIGNATURES:
             args, kwargs = (), dict(zip(SIGNATURES[func], args, strict=False)) | kwargs
-            if (training := bool(kwargs.get("training", False))) is not self._batch:
-                refuse_statistics(f"F.batch_norm(training={training})", self._batch)
+            training = bool(kwargs.get("training", False))
+            check_statistics(f"F.batch_norm(training={training})", training, self._batch)
             if self._batch:  # without them it computes the same and remembers nothing
                 kwargs |= {"running_mean": None, "running_var": None}
         if self._forward_tape and getattr(func, "__name__", "") in NORMS:

@@ -180,6 +180,7 @@ REFUSED = {
     "shape": (lambda x: x, X, EYE[:1], r"jac=\(1, 3, 3\): must be \(B, \*out, \*in\) = \(2, 3, 3\)"),
     "NaN": (lambda x: x, X, EYE / EYE, r"jac=nan: .* first at \(0, 0, 1\)"),
     "integers": (lambda x: x, X, EYE.long(), r"jac=torch.int64: must be"),
+    "nothing": (lambda x: x, X, None, r"jac=NoneType: must be a tensor"),
     "no columns": (lambda x: x, X, EYE, r"columns=0: must be at least 1"),
     "not batched": (lambda x: x[0], X, EYE, r"output=\(3,\): must have the batch first: 2 samples went in"),
     "float32 inside": (lambda x: linear(x), X, EYE, r"model_or_fn=<lambda>: does not run on float64 input .*"),

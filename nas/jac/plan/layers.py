@@ -16,7 +16,7 @@ from torch import Tensor
 from nas.jac.plan.maps import Convolution, Dense, Gathered, Local, LogSoftmaxed, Scaled, Softmaxed
 from nas.jac.plan.steps import cannot_be_replayed, is_noting, step, viewed
 from nas.jac.plan.trace import MODULES, Node, Rule, constant, no_rule, one, rule
-from nas.jac.refuse import refuse_noise, refuse_statistics
+from nas.jac.refuse import check_statistics, refuse_noise
 
 
 @rule("linear")
@@ -97,8 +97,7 @@ def _normalise_by_running(
     eps: float = 1e-5,
 ) -> Node:
     constant("batch_norm", mean, variance, weight, bias)
-    if training or mean is None or variance is None:
-        refuse_statistics("batch_norm")
+    check_statistics("batch_norm", training or mean is None or variance is None)
     value = F.batch_norm(x.value, mean, variance, weight, bias, False, momentum, eps)
     scale = torch.rsqrt(variance + eps)
     scale = scale if weight is None else scale * weight
