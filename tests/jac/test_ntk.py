@@ -268,6 +268,14 @@ def test_closed_branches_contribute_nothing_untouched(architecture):
     assert not known.others
 
 
+def test_a_vector_may_be_the_weight_of_one_score():
+    weight = torch.randn(5, dtype=torch.float64, requires_grad=True)
+    for shape in ((5,), (3, 5), (5, 5)):
+        (x,) = batches(shape, 4)
+        expected = reference.kernel(lambda x: F.linear(x, weight), [weight], x)
+        assert reference.error(ntk(lambda x: F.linear(x, weight), x), expected) < EXACT
+
+
 def test_a_function_may_use_earlier_results():
     weight, shift = (torch.randn(3, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
     made = weight * 2 + shift.tanh()

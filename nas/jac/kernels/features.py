@@ -61,7 +61,7 @@ def features(fn: Function, known: Survey, x: Tensor, seeds: Tensor, work: Work, 
         if known.alone:
             parts[-1].g[..., 0] = rows_one_by_one(fn, known.others, some, seeds)
         elif others:
-            parts[-1].g[..., 0] = vectorised_rows(fn, known.others, known.in_layers, some, seeds)
+            parts[-1].g[..., 0] = vectorised_rows(fn, known.others, some, seeds)
     return [feature.summed() for feature in made] if work.summed else made
 
 
@@ -69,7 +69,7 @@ def _fill(fn: Function, known: Survey, x: Tensor, seeds: Tensor, parts: Sequence
     with Recorder() as record:
         y = fn(x)
     calls = [layer.uses(record) for layer in known.layers]
-    _take_cotangents(y, list({id(use): use for own in calls for use in own}.values()), seeds)
+    _take_cotangents(y, list(dict.fromkeys(use for own in calls for use in own)), seeds)
     del record, y
     for part, layer in zip(parts, known.layers, strict=True):
         _fill_layer(part, layer, calls.pop(0))  # and with a call's last layer its cotangents go
@@ -86,14 +86,12 @@ def _take_cotangents(y: Tensor, uses: Sequence[Use], seeds: Tensor) -> None:
 
 def _fill_layer(feature: Feature, layer: Layer, uses: Sequence[Use]) -> None:
     batch, dtype, size = len(feature.g), feature.g.dtype, layer.size
-    wanted = layer.weight is not None, layer.bias is not None
     of_uses = [[use.by_position(one.to(dtype), batch) for one in use.cotangents] for use in uses]
     g = [_joined(of_seed) for of_seed in zip(*of_uses, strict=True)]
     together = 1 if size.inputs * size.groups * size.positions > LARGE else batch
     for start in range(0, batch, together):
         some, part = slice(start, start + together), feature.part(start, start + together)
-        calls = [use.part(batch, start, start + together) for use in uses]
-        h = _joined([use.activations(len(part.g), *wanted).to(dtype) for use in calls])
+        h = _joined([use.activations(layer.parameters, batch, start, start + together).to(dtype) for use in uses])
         if part.h is None:
             write_rows(part.g.view(len(h), len(g), size.groups, size.inputs, -1), h, [one[some] for one in g])
         else:
