@@ -16,11 +16,7 @@ from nas.jac.refuse import check_modes, check_output, check_statistics, refuse_n
 
 Function = Callable[[Tensor], Tensor]
 
-BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
-SIGNATURES: dict[Callable, tuple[str, ...]] = {
-    F.batch_norm: BATCH_NORM,
-    torch.batch_norm: ("input", *BATCH_NORM[3:5], *BATCH_NORM[1:3], *BATCH_NORM[5:], "cudnn_enabled"),
-}
+RUNNING = {F.batch_norm: (1, 2), torch.batch_norm: (3, 4)}  # places of the running statistics
 NORMS = {"layer_norm", "native_layer_norm", "instance_norm"}  # torch 2.14 does not differentiate their tangents right
 
 
@@ -34,12 +30,12 @@ class Watch(TorchFunctionMode):
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        if func in SIGNATURES:
-            args, kwargs = (), dict(zip(SIGNATURES[func], args, strict=False)) | kwargs
-            training = bool(kwargs.get("training", False))
+        if func in RUNNING:
+            training = bool(kwargs.get("training", args[5] if len(args) > 5 else False))
             check_statistics(f"F.batch_norm(training={training})", training, self._batch)
             if self._batch:  # without them it computes the same and remembers nothing
-                kwargs |= {"running_mean": None, "running_var": None}
+                args = tuple(None if place in RUNNING[func] else value for place, value in enumerate(args))
+                kwargs = kwargs | dict.fromkeys(kwargs.keys() & {"running_mean", "running_var"})
         if self._forward_tape and getattr(func, "__name__", "") in NORMS:
             rule = f"{func.__name__}'s forward-mode derivative cannot be differentiated"
             raise JacobianError("create_graph", True, rule, "use mode='layerwise' or mode='reverse'")
