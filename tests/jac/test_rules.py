@@ -170,7 +170,7 @@ contiguous: tokens.transpose(1, 2).contiguous()
 
 def in_sight(text, argument="x"):
     """The calls of a text, by what is written."""
-    return calls(text.replace("\n", ";"), argument, **KNOWN).items()
+    return calls(text, argument, **KNOWN).items()
 
 
 def read_examples():

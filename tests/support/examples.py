@@ -1,5 +1,6 @@
 """Many examples inside one test."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -18,6 +19,6 @@ def example(*what: object) -> Iterator[None]:
 
 
 def calls(text: str, argument: str = "x", **known: object) -> dict[str, Callable]:
-    """Functions of one argument by what is written: ``calls("x.sin(); F.relu(x)")``."""
+    """Functions of one argument by what is written, between semicolons or lines: ``calls("x.sin(); F.relu(x)")``."""
     sight = {"torch": torch, "F": F, "nn": nn, **known}
-    return {call: eval(f"lambda {argument}: {call}", sight) for call in map(str.strip, text.split(";"))}
+    return {call: eval(f"lambda {argument}: {call}", sight) for call in map(str.strip, re.split(r"[;\n]", text))}

@@ -2,14 +2,20 @@
 
 import copy
 import functools
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
+import pytest
 import torch
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from nas.jac import JacobianError
 from nas.nn import BlockLinear, GatedConcat, GatedSum
 
 Network = Callable[[Tensor], Tensor]
@@ -61,6 +67,31 @@ def error(ours: Tensor, reference: Tensor) -> float:
     assert ours.shape == reference.shape, f"{tuple(ours.shape)} is not {tuple(reference.shape)}"
     largest = reference.detach().abs().max().item()
     return (ours.detach().to(reference.dtype) - reference.detach()).abs().max().item() / (largest or 1.0)
+
+
+@contextmanager
+def refused(match: str | None = None) -> Iterator[None]:
+    """What is done inside is refused in one line: what, its value, the rule, the remedy."""
+    with pytest.raises(JacobianError, match=match) as caught:
+        yield
+    assert re.fullmatch(r".+=.*: .+; .+", str(caught.value))
+
+
+# Random chains
+
+
+@st.composite
+def chains(draw: Any, between: list[nn.Module], linears: int = 0, plain: bool = False) -> tuple[nn.Module, list[int]]:
+    """Linears, at least so many, what may stand between them, and a batch's shape; ``plain``: square, of vectors."""
+    widths, layers = draw(st.lists(st.integers(1, 6), min_size=linears + 1, max_size=4)), []
+    some, sizes = st.lists(st.sampled_from(between), max_size=2), st.integers(1, 3)
+    for into, out in pairwise([*widths, widths[0]] if plain else widths):
+        layers += [*draw(some), nn.Linear(into, out, bias=draw(st.booleans()), dtype=torch.float64)]
+    layers += draw(some)
+    if plain:
+        return nn.Sequential(*layers), [draw(sizes), widths[0]]
+    layers += draw(st.lists(st.just(nn.Flatten()), max_size=1))
+    return nn.Sequential(*layers), [draw(sizes), *draw(st.lists(sizes, max_size=2)), widths[0]]
 
 
 # What is counted in place of time and memory
@@ -242,6 +273,8 @@ MODELS: dict[str, Case] = {
     "residual": Case(Seq(nn.Conv2d(2, 3, 3), Residual(3, False), nn.Flatten(), nn.Linear(27, 2)), (2, 5, 5)),
     "residual-in-place": Case(Seq(nn.Conv2d(2, 3, 3), Residual(3, True), Residual(3, True), nn.Flatten()), (2, 5, 5)),
     "in-place-first": Case(Seq(nn.ReLU(inplace=True), nn.Linear(4, 3), nn.LeakyReLU(inplace=True)), (4,)),
+    "in-place": Case(Function(lambda x: x.mul_(2).sin()), (4,)),
+    "in-place-without-rule": Case(Function(lambda x: x.mul_(2).cumsum(1)), (4,), layerwise=False),
     "gated-one": Case(Function(lambda x, net: net(x, (1,)), net=Gated()), (3, 4, 4)),
     "gated-two": Case(Function(lambda x, net: net(x, ((0, 2),)), net=Gated()), (3, 4, 4)),
     "gated-dense": Case(Function(lambda x, net: net.dense(x, ((0, 2),)).flatten(1), net=Gated()), (3, 4, 4)),
