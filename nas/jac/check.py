@@ -130,16 +130,16 @@ class _Differences:
             raise self.error("cannot be copied", "pass a function of float64 input", error) from error
         self.shape, self.point = x.shape, x.detach().double().reshape(len(x), -1)
         self.steps = EPS ** (1 / 3) * self.point.abs().clamp_min(self.point.square().mean().sqrt().item() or 1.0)
-        self.value = self.run(self.point)
+        self.value = self.run(torch.zeros_like(self.point))
 
     def error(self, rule: str, remedy: str, cause: RuntimeError | None = None) -> JacobianError:
         rule += " (" + str(cause).strip().partition("\n")[0] + ")" if cause else ""
         return JacobianError("model_or_fn", self.name, rule, remedy)
 
-    def run(self, point: Tensor) -> Tensor:
-        """The output there, ``(B, M)``, checked."""
+    def run(self, move: Tensor) -> Tensor:
+        """The output a move away, ``(B, M)``, checked."""
         try:
-            y = check_output(self.call(point.clone().view(self.shape)), len(point))  # it may work in place
+            y = check_output(self.call((self.point + move).view(self.shape)), len(move))
         except RuntimeError as error:
             rule = f"does not run on float64 input {tuple(self.shape)}"
             raise self.error(rule, "pass the module, or close over float64", error) from error
@@ -153,11 +153,11 @@ class _Differences:
     def refuse_coupling(self) -> None:
         # Any two samples differ in a bit of their indices: moving those with that bit shows if one moves the other.
         noise = torch.randn(self.point.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        moved = self.point + 200 * self.steps * noise.to(self.point.device)  # by about a thousandth
-        numbers = torch.arange(len(moved), device=moved.device)
-        halves = [(numbers >> bit) & 1 == side for bit in range((len(moved) - 1).bit_length()) for side in (0, 1)]
+        move = 200 * self.steps * noise.to(self.point.device)  # by about a thousandth
+        numbers = torch.arange(len(move), device=move.device)
+        halves = [(numbers >> bit) & 1 == side for bit in range((len(move) - 1).bit_length()) for side in (0, 1)]
         for still in (numbers >= 0, *halves):
-            change = (self.run(torch.where(still[:, None], self.point, moved)) - self.value).abs().amax(1)
+            change = (self.run(move.masked_fill(still[:, None], 0)) - self.value).abs().amax(1)
             if changed := numbers[still & (change > 1e-10 * self.value.abs().max())].tolist():
                 when = "it is called again with the same input" if still.all() else "other samples alone are moved"
                 rule = f"gives something else for sample {changed[0]} when {when}"
@@ -182,5 +182,5 @@ class _Differences:
         """``(B, M)`` each: the central difference, and by how much the slopes to both sides differ."""
         move = torch.zeros_like(self.point)
         move[:, [column]] = step
-        above, below = self.run(self.point + move) - self.value, self.run(self.point - move) - self.value
+        above, below = self.run(move) - self.value, self.run(-move) - self.value
         return (above - below) / (2 * step), (above + below).abs() / step

@@ -108,7 +108,7 @@ def refuse_noise(where: str, remedy: str = "call model.eval() first") -> NoRetur
 
 def undo_count(error: BaseException) -> None:
     """Take back the batch that an ``nn.BatchNorm`` has counted before it was refused."""
-    for module in modules_at(error)[-1:]:
+    for module in modules_at(error)[-1:]:  # the innermost
         counter: Tensor | None = getattr(module, "num_batches_tracked", None)
         if counter is not None and module.training and module.track_running_stats:
             counter.sub_(1)
