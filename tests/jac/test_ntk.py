@@ -1,5 +1,6 @@
 """The kernel of all outputs: equal to the slow reference for every model, method and division of the work."""
 
+import math
 from functools import partial
 from itertools import product
 
@@ -19,7 +20,7 @@ from nas.jac.kernels import blocks
 from nas.jac.kernels import survey as survey_room
 from nas.jac.kernels.features import Feature, add_product, write_rows
 from nas.jac.kernels.record import Sizes
-from nas.jac.kernels.survey import Work, flops_of_factors, flops_of_rows, rows_are_cheaper, survey
+from nas.jac.kernels.survey import Layer, Work, flops_of_factors, flops_of_rows, survey
 from nas.jac.ntk import ntk, paired_gram
 from nas.jac.watch import guarded
 from nas.nn import indices_of
@@ -53,7 +54,7 @@ def test_every_kernel_equals_the_reference(name, monkeypatch):
     each = torch.arange(2)
     for rows in (True, False):
         with monkeypatch.context() as patch, example(f"rows={rows}"):
-            patch.setattr(survey_room, "rows_are_cheaper", lambda size, work, rows=rows: rows)
+            patch.setattr(survey_room, "flops_of_rows", lambda size, work, rows=rows: 0 if rows else math.inf)
             for output in OUTPUTS:
                 assert reference.error(ntk(model, x1, x2, output), reference.reduced(pairs[1][1], output)) < EXACT
             assert reference.error(paired_gram(model, x1[:2], x2), pairs[1][1][each, each]) < EXACT
@@ -87,7 +88,8 @@ def test_the_survey_finds_layers_and_other_parameters():
             names = {id(parameter): key for key, parameter in model.named_parameters()}
             assert {names[id(leaf)] for leaf in known.others} == expected
             used = {key for key, p in model.named_parameters() if p.requires_grad and "idle" not in key}
-            assert {names[id(leaf)] for leaf in known.in_layers} == used - expected
+            in_layers = {names[id(leaf)] for layer in known.layers for leaf in layer.parameters.values()}
+            assert in_layers == used - expected
             assert known.alone == (name in NOT_TRANSFORMABLE)
 
 
@@ -116,10 +118,10 @@ def test_counted_work_is_the_work_that_is_done(size, batch, seeds):
 
 def test_the_cheaper_way_of_a_layer_is_taken():
     work = Work(samples=32, pairs=32 * 32, seeds=10, summed=False)
-    assert not rows_are_cheaper(Sizes(784, 512, 1), work)
-    assert rows_are_cheaper(Sizes(288, 32, 28 * 28), work)
+    assert not Layer({}, [], Sizes(784, 512, 1)).as_rows(work)
+    assert Layer({}, [], Sizes(288, 32, 28 * 28)).as_rows(work)
     for size in (Sizes(784, 512, 1), Sizes(288, 32, 784), Sizes(512 * 9, 512, 4), Sizes(64, 64, 16)):
-        assert rows_are_cheaper(size, work) == (flops_of_rows(size, work) < flops_of_factors(size, work))
+        assert Layer({}, [], size).as_rows(work) == (flops_of_rows(size, work) < flops_of_factors(size, work))
 
 
 def least_bytes(call) -> int:
@@ -244,7 +246,7 @@ def test_closed_branches_contribute_nothing_untouched(architecture):
     for method in METHODS:
         assert reference.error(ntk(fn, x, method=method), expected) < EXACT, method
     known = survey(guarded(fn, x), x)
-    assert {id(leaf) for leaf in (*known.in_layers, *known.others)} == {id(leaf) for leaf in kept}
+    assert {leaf for layer in known.layers for leaf in layer.parameters.values()} == set(kept)
     assert not known.others
 
 

@@ -58,8 +58,14 @@ class Use:
         some = x[start * rows : stop * rows]
         h = x.new_empty(len(some) // rows, size.groups, inputs + bias, size.positions // batch)
         h[:, :, inputs:] = 1
+        if inputs and x._version != self.version:
+            rule = "has changed its input in place after the call, so that the derivative there is lost"
+            raise JacobianError("model", self.func.__name__, rule, "use the out-of-place operation")
         if inputs:
-            seen = self._seen(some, len(h))
+            if self.func in NORMS:
+                plain = dict.fromkeys(self.arguments.keys() & {"weight", "bias"})
+                some = self.func(**self.arguments | plain | {"input": some})
+            seen = (self._patches if self.func in CONVOLUTIONS else self.by_position)(some, len(h))
             h[:, :, :inputs].view(seen.shape).copy_(seen)
         return h
 
@@ -74,19 +80,8 @@ class Use:
         groups = self.size.groups
         return x.reshape(batch, -1, groups, x.shape[1] // groups, *x.shape[2:]).movedim(1, 3)
 
-    def _seen(self, x: Tensor, batch: int) -> Tensor:
-        """Inputs or normalised inputs ``(B, G, I, T)``, or patches ``(B, G, C / G, *kernel, N / B, *out)``."""
-        if x._version != self.version:
-            rule = "has changed its input in place after the call, so that the derivative there is lost"
-            raise JacobianError("model", self.func.__name__, rule, "use the out-of-place operation")
-        if self.func in CONVOLUTIONS:
-            return self._patches(x, batch)
-        if self.func in NORMS:
-            plain = dict.fromkeys(self.arguments.keys() & {"weight", "bias"})
-            x = self.func(**self.arguments | plain | {"input": x})
-        return self.by_position(x, batch)
-
     def _patches(self, x: Tensor, batch: int) -> Tensor:
+        """What each output of a convolution sees, ``(B, G, C / G, *kernel, N / B, *out)``."""
         kernel, padding = self.arguments["weight"].shape[2:], self.arguments.get("padding", 0)
         stride, dilation = (_each(self.arguments.get(name, 1), kernel) for name in ("stride", "dilation"))
         spans = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
@@ -131,17 +126,13 @@ class Recorder(TorchFunctionMode):
         size = Sizes(inputs, outputs, y.numel() // outputs, groups)
         tensors = {role: given.get(role) for role in ("weight", "bias")}
         parameters = {role: p for role, p in tensors.items() if p is not None and p.is_leaf and p.requires_grad}
-        plain = given | {"input": x.detach()}
-        use = Use(func, plain, x._version, parameters, y.shape, get_gradient_edge(y), size)
+        use = Use(func, given | {"input": x.detach()}, x._version, parameters, y.shape, get_gradient_edge(y), size)
         for parameter in parameters.values():
             self.calls[parameter].append(use)
 
 
 def read_tape(y: Tensor) -> tuple[Counter[Tensor], set[Node]]:
-    """What led to ``y`` on autograd's tape: parameters, with how many operations used each, and all operations.
-
-    A plain function lists no parameters, and a run need not use all there are. Complex parameters are refused.
-    """
+    """The parameters that led to ``y``, with how many operations used each, and all operations on autograd's tape."""
     parameters: Counter[Tensor] = Counter()
     nodes: set[Node] = set()
     waiting: list[Node | None] = [get_gradient_edge(y).node] if y.requires_grad else []
@@ -161,5 +152,4 @@ def read_tape(y: Tensor) -> tuple[Counter[Tensor], set[Node]]:
 def vjp(y: Tensor, seed: Tensor, by: Sequence[Tensor | GradientEdge], keep: bool) -> tuple[Tensor | None, ...]:
     """Cotangents of tensors or places on the tape, for the cotangent ``seed`` of ``y``."""
     # Through a scalar, since grad(y, by, seed) imports sympy on its first call: 30 MB and most of a second.
-    scalar = (y * seed).sum()
-    return torch.autograd.grad(scalar, by, retain_graph=keep, allow_unused=True)  # type: ignore[arg-type]
+    return torch.autograd.grad((y * seed).sum(), by, retain_graph=keep, allow_unused=True)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from nas.jac.kernels.record import vjp
+from nas.jac.kernels.record import read_tape, vjp
 from nas.jac.watch import Function
 
 
@@ -52,11 +52,10 @@ def vectorised_rows(fn: Function, chosen: Sequence[Tensor], x: Tensor, seeds: Te
         return torch.cat([part.flatten(2) for part in torch.func.vmap(of_one)(x)], 2)
 
 
-def vectorises(fn: Function, chosen: Sequence[Tensor], rest: Iterable[Tensor], x: Tensor) -> bool:
-    """Whether :func:`vectorised_rows` can do ``fn``: it sees all parameters, and torch has a rule for everything."""
-    tensors = (*chosen, *rest)
-    y = run_with(fn, tensors, detached(tensors), x)
-    if y.requires_grad:  # a parameter is used inside a torch.autograd.Function, or before ``fn``
+def vectorises(fn: Function, chosen: Sequence[Tensor], x: Tensor) -> bool:
+    """Whether :func:`vectorised_rows` can do ``fn``: it sees all of ``chosen``, and torch has a rule for everything."""
+    y = run_with(fn, chosen, detached(chosen), x)
+    if not read_tape(y)[0].keys().isdisjoint(chosen):  # used in a torch.autograd.Function, or before ``fn``
         return False
     try:
         vectorised_rows(fn, chosen, x, torch.ones_like(y[:1]))

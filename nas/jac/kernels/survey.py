@@ -40,11 +40,6 @@ def flops_of_factors(size: Sizes, work: Work) -> int:
     return 2 * work.pairs * (first + cotangents * entries * t)
 
 
-def rows_are_cheaper(size: Sizes, work: Work) -> bool:
-    """Which way, by counted work."""
-    return flops_of_rows(size, work) < flops_of_factors(size, work)
-
-
 @dataclass
 class Layer:
     """Parameters that are used by the same calls."""
@@ -55,17 +50,15 @@ class Layer:
 
     def uses(self, record: Recorder) -> list[Use]:
         """The calls of this layer in a run that reach the output; refused if it was called more or less often."""
-        own = record.calls[next(iter(self.parameters.values()))]
-        if len(own) != len(self.reaching):
-            rule = (
-                f"was called {len(own)} times in one run and {len(self.reaching)} times in another, with other samples"
-            )
+        own, known = record.calls[next(iter(self.parameters.values()))], len(self.reaching)
+        if len(own) != known:
+            rule = f"was called {len(own)} times in one run and {known} times in another, with other samples"
             raise JacobianError("model", "layer", rule, "use method='contraction'")
         return [use for use, reaches in zip(own, self.reaching, strict=True) if reaches]
 
     def as_rows(self, work: Work) -> bool:
         """Whether its Jacobian is made, by counted work; with groups, whose blocks are small, it always is."""
-        return self.size.groups > 1 or rows_are_cheaper(self.size, work)
+        return self.size.groups > 1 or flops_of_rows(self.size, work) < flops_of_factors(self.size, work)
 
 
 @dataclass
@@ -73,8 +66,7 @@ class Survey:
     """What is known of a function after its first run."""
 
     layers: list[Layer]
-    in_layers: set[Tensor]
-    others: list[Tensor]  # the parameters that are in no layer
+    others: list[Tensor]  # parameters that are in none of them
     alone: bool  # whether for these samples go one by one: they, or the function, are nothing for torch.func
     outputs: int  # entries of one sample's, M
     elements: int  # about how many numbers the tape holds for one sample
@@ -83,11 +75,10 @@ class Survey:
 
 
 def survey(fn: Function, x: Tensor, layers: bool = True) -> Survey:
-    """Run ``fn`` on two samples and see what it uses, in ``layers`` or not, and whether its samples stay apart.
+    """Run ``fn`` on two samples and see what it uses, in ``layers`` or not; refused are noise and mixed samples.
 
-    That is not read off shapes, which can mislead (as many tokens as samples), but from cotangents: an output of the
-    first sample has none at what belongs to the second. Refused are random numbers, no parameter that requires grad,
-    and samples that are mixed.
+    Which rows belong to which sample is not read off shapes, which can mislead (as many tokens as samples), but off
+    cotangents: an output of the first sample has none at what belongs to the second.
     """
     probe = x[:2].clone().requires_grad_()
     with Recorder() as record:
@@ -99,12 +90,13 @@ def survey(fn: Function, x: Tensor, layers: bool = True) -> Survey:
         raise JacobianError("output", tuple(y.shape), rule, "call model.requires_grad_(True) first")
     calls = dict.fromkeys(use for own in record.calls.values() for use in own if layers)
     uses = [use for use in calls if use.edge.node in nodes and use.shape[0] % len(probe) == 0]
-    found = _layers(record, _in_order(y, probe, uses), parameters, len(probe))
+    good = _in_order(y, probe, uses) if len(probe) == 2 else set(uses)
+    found = _layers(record, good, parameters, len(probe))
     inside = {leaf for layer in found for leaf in layer.parameters.values()}
     others = [leaf for leaf in parameters if leaf not in inside]
     dtype = reduce(torch.promote_types, [leaf.dtype for leaf in parameters], y.dtype)
-    alone = bool(others) and not vectorises(fn, others, inside, x[:2])
-    return Survey(found, inside, others, alone, y[0].numel(), record.elements // len(probe), y.dtype, dtype)
+    alone = bool(others) and not vectorises(fn, others, x[:2])
+    return Survey(found, others, alone, y[0].numel(), record.elements // len(probe), y.dtype, dtype)
 
 
 def _in_order(y: Tensor, x: Tensor, uses: Sequence[Use]) -> set[Use]:
@@ -118,15 +110,13 @@ def _in_order(y: Tensor, x: Tensor, uses: Sequence[Use]) -> set[Use]:
         return torch.zeros_like(x) if by_x is None else by_x
 
     check_apart(pulled, y)
-    if len(x) == 1:
-        return set(uses)
-    found = set()
+    good = set()
     for use, ((first, strays), (strays_too, second)) in halves.items():
         # Without cotangents (a network that is dead at these samples), only a shape that leaves no choice will do.
         plain = use.shape[0] == 2 and (len(use.shape) == 2 or use.func not in LAST)
         if not (strays or strays_too) and (plain or (first and second)):
-            found.add(use)
-    return found
+            good.add(use)
+    return good
 
 
 def _layers(record: Recorder, good: set[Use], arrivals: Counter[Tensor], batch: int) -> list[Layer]:
