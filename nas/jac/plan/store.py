@@ -14,8 +14,8 @@ from nas.jac.plan.guard import Guard
 
 OBJECTS = 2**13
 """About what the Python objects of a plan take, in bytes."""
-_lock = threading.RLock()  # a plan may die while this thread counts
 _waiting: WeakKeyDictionary[nn.Module, dict[Hashable, list[Plan]]] = WeakKeyDictionary()
+_lock = threading.RLock()  # a plan may die while this thread counts; at exit, after what is above has gone
 _NONE: dict[Hashable, list[Plan]] = {}
 
 
