@@ -13,6 +13,7 @@ from nas.jac.factored import FactoredJacobian
 from nas.jac.refuse import check_finite, check_input, check_modes, check_output, check_real
 from nas.jac.watch import Function
 
+Jacobian = Tensor | FactoredJacobian
 EPS = torch.finfo(torch.float64).eps
 EXACT, BENT = 1e-6, 2e-5  # shares of the scale: errors, and differences of the slopes to both sides, not looked into
 
@@ -58,12 +59,7 @@ class CheckResult:
 
 
 def check(
-    model_or_fn: Function,
-    x: Tensor,
-    jac: Tensor | FactoredJacobian,
-    columns: int = 16,
-    seed: int = 0,
-    tolerance: float | None = None,
+    model_or_fn: Function, x: Tensor, jac: Jacobian, columns: int = 16, seed: int = 0, tolerance: float | None = None
 ) -> CheckResult:
     """Compare a Jacobian with central finite differences in float64, at random input entries.
 
