@@ -60,7 +60,8 @@ def _jacobian(model: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[Tensor]
 
     def recorded(inputs: Tensor) -> tuple[Tensor, Tensor]:
         linear = factorise(model, inputs)
-        whole = linear.multiplied(None)[0].expand(len(inputs), -1, -1)
+        rows, first = linear.factors()
+        whole = (first.vjp(rows) if first else rows).expand(len(inputs), -1, -1)
         whole = whole.reshape(len(inputs), *linear.stop.shape, *linear.start.shape).clone()  # no view of a weight
         return whole, inputs.sum() + linear.stop.value.sum() + whole.sum()  # finite only if all of them are
 

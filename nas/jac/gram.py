@@ -8,8 +8,8 @@ from torch import Tensor
 from nas.jac.errors import BudgetError, JacobianError, NoRuleError
 from nas.jac.jacobian import factorise
 from nas.jac.ntk import paired_gram
-from nas.jac.plan import autodiff
-from nas.jac.plan.order import CACHED
+from nas.jac.plan.autodiff import Reverse, differentiated
+from nas.jac.plan.order import CACHED, in_parts
 from nas.jac.plan.products import gram_product, pair_product
 from nas.jac.refuse import CHUNK_BYTES, GRAM_BYTES, SLOPES, check_finite, check_input
 from nas.jac.watch import Function
@@ -57,33 +57,25 @@ def gram(model: Function, x1: Tensor, x2: Tensor, wrt: str = "input", chunk_byte
 
 
 def _by_input(model: Function, x1: Tensor, x2: Tensor, chunk_bytes: int) -> Tensor:
-    try:
+    def product(*pair: Tensor) -> Tensor:
         try:
             with torch.set_grad_enabled(False):  # a microsecond less than no_grad
-                return _by_layers(model, x1, x2, chunk_bytes)
+                return _by_layers(model, pair[0], pair[-1], chunk_bytes)
         except NoRuleError:
-            return _by_rows(model, x1, x2, chunk_bytes)
-    except BudgetError:
-        if len(x1) == 1:
-            raise
-    halves = x1.tensor_split(2)
-    pairs = zip(halves, halves if x2 is x1 else x2.tensor_split(2), strict=True)
-    return torch.cat([_by_input(model, *pair, chunk_bytes) for pair in pairs])
+            with torch.inference_mode(False), torch.no_grad():
+                a, *b = (differentiated(Reverse(model, x)) for x in pair)
+                return gram_product(a, b[0] if b else a, chunk_bytes, stacks=2)
+
+    return in_parts(product, x1) if x2 is x1 else in_parts(product, x1, x2)
 
 
 def _by_layers(model: Function, x1: Tensor, x2: Tensor, chunk_bytes: int) -> Tensor:
     if x2 is not x1 and x1.numel() <= CACHED and 2 * x1.nbytes <= chunk_bytes:  # one run takes half the calls of two
-        product = pair_product(factorise(model, torch.cat([x1, x2])), chunk_bytes)
+        try:
+            product = pair_product(factorise(model, torch.cat([x1, x2])), chunk_bytes)
+        except RuntimeError:  # a function of one batch size, or two runs say again what is wrong
+            product = None
         if product is not None:
             return product
     a = factorise(model, x1.detach())
     return gram_product(a, a if x2 is x1 else factorise(model, x2.detach()), chunk_bytes)
-
-
-def _by_rows(model: Function, x1: Tensor, x2: Tensor, chunk_bytes: int) -> Tensor:
-    """Rows of both Jacobians by backward passes, block against block; those of ``J(x2)`` are made for each block."""
-    with torch.inference_mode(False), torch.enable_grad():
-        at_once = max(1, autodiff.directions_at_once(x1, autodiff.output(model, x1)[0].numel(), chunk_bytes) // 2)
-        (rows1, m), (rows2, _) = autodiff.rows(model, x1), autodiff.rows(model, x2)
-        blocks = [slice(first, first + at_once) for first in range(0, m, at_once)]
-        return torch.cat([torch.cat([left @ rows2(i).mT for i in blocks], 2) for left in map(rows1, blocks)], 1)

@@ -69,6 +69,13 @@ def test_batches_budgets_and_single_samples_agree():
                 assert error(gram(model, x, y, chunk_bytes=chunk_bytes), wanted) < 1e-11
 
 
+def test_a_function_of_one_batch_size_gets_it():
+    scale = torch.linspace(1, 2, 5, dtype=torch.float64)[:, None]
+    x, y = inputs("linear"), inputs("linear", seed=1)
+    for function in (lambda x: torch.tanh(x * scale), lambda x: torch.tanh(x.view(5, 2, 2)).reshape(5, 4)):
+        assert error(gram(function, x, y), reference(function, x, y)) < 1e-12
+
+
 # By the parameters
 
 
