@@ -6,36 +6,34 @@ the network's input. It gives the value as torch computes it, and the derivative
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from nas.jac.plan.maps import Convolution, Dense, Gathered, Local, LogSoftmaxed, Scaled, Softmaxed
+from nas.jac.plan.maps import Carried, Convolution, Dense, LogSoftmaxed, Scaled, Softmaxed
 from nas.jac.plan.steps import cannot_be_replayed, is_noting, step, viewed
-from nas.jac.plan.trace import MODULES, Node, Rule, constant, no_rule, one, rule
+from nas.jac.plan.trace import MODULES, Node, Rule, no_rule, one, rule
 from nas.jac.refuse import check_statistics, refuse_noise
 
 
 @rule("linear")
-def linear(x: Node, weight: Tensor, bias: Tensor | None = None) -> Node:
-    """``F.linear``."""
-    if not isinstance(x, Node) or isinstance(weight, Node) or isinstance(bias, Node):
-        raise no_rule("linear with a weight that depends on the input")
+def _linear(x: Node, weight: Tensor, bias: Tensor | None = None) -> Node:
     if weight.dim() != 2 or x.value.dim() < 2:
         raise no_rule("linear on single features")
     if is_noting():  # the same memory, without a tape
         weight, bias = weight.detach(), None if bias is None else bias.detach()
-    return Node(_linear(x.value, weight, bias), ((x, Dense(weight)),))
+    return one(x, _linear_value(x.value, weight, bias), Dense(weight))
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _linear_value(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if not is_noting():
         return F.linear(x, weight, bias)
     if x.dim() != 2:
-        return _linear(viewed(x, -1, x.shape[-1]), weight, bias).view(*x.shape[:-1], -1)
+        return _linear_value(viewed(x, -1, x.shape[-1]), weight, bias).view(*x.shape[:-1], -1)
     if len(x) == 1:  # a product with a vector takes less time
         row = step(torch.mv, weight, x[0]) if bias is None else step(torch.addmv, bias, weight, x[0])
         return row.unsqueeze(0)
@@ -45,48 +43,38 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def _linear_module(module: Any, x: Node) -> Node:
     own = module._parameters  # the attributes cost a microsecond each
     if "weight" in own and "bias" in own:
-        return linear(x, own["weight"], own["bias"])
-    return linear(x, module.weight, module.bias)
+        return _linear(x, own["weight"], own["bias"])
+    return _linear(x, module.weight, module.bias)
 
 
 @rule("matmul", "__matmul__", "mm")
 def _matmul(x: Node, y: Tensor) -> Node:
-    constant("matmul", y)
-    if not isinstance(x, Node) or y.dim() != 2 or x.value.dim() < 2:
+    if y.dim() != 2 or x.value.dim() < 2:
         raise no_rule("matmul with anything but a constant matrix on the right")
     return one(x, x.value @ y, Dense(y.mT))
 
 
-def _convolution(dimensions: int) -> Rule:
-    name = f"conv{dimensions}d"
-
+def _convolution(name: str, dimensions: int) -> Rule:
     def convolve(
         x: Node, weight: Tensor, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
     ) -> Node:
-        constant(name, weight, bias)
         if x.value.dim() != dimensions + 2:
             raise no_rule(f"{name} on a sample without a batch")
         value = getattr(F, name)(x.value, weight, bias, stride, padding, dilation, groups)
         if padding == "same":
-            apart = list(dilation) if isinstance(dilation, (list, tuple)) else [dilation] * dimensions
+            apart = dilation if isinstance(dilation, (list, tuple)) else [dilation] * dimensions
             around = [d * (k - 1) for d, k in zip(apart, weight.shape[2:], strict=True)]
             if any(size % 2 for size in around):
                 raise no_rule(f"{name} with padding='same' that is not the same on both sides")
             padding = [size // 2 for size in around]
-        padding = 0 if padding == "valid" else padding
-        return one(x, value, Convolution(weight, tuple(x.shape), (stride, padding, dilation, groups)))
+        arguments = (stride, 0 if padding == "valid" else padding, dilation, groups)
+        return one(x, value, Convolution(weight, x.shape, arguments))
 
     return convolve
 
 
 @rule("batch_norm")
-def _batch_norm(x: Node, *args: Any, **kwargs: Any) -> Node:
-    if len(args) == 8:  # torch.batch_norm, with weight and bias first
-        args = (*args[2:4], *args[:2], *args[4:7])
-    return _normalise_by_running(x, *args, **kwargs)
-
-
-def _normalise_by_running(
+def _batch_norm(
     x: Node,
     mean: Any,
     variance: Any,
@@ -95,8 +83,10 @@ def _normalise_by_running(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    cudnn: bool | None = None,
 ) -> Node:
-    constant("batch_norm", mean, variance, weight, bias)
+    if cudnn is not None:  # torch.batch_norm, with weight and bias first
+        mean, variance, weight, bias = weight, bias, mean, variance
     check_statistics("batch_norm", training or mean is None or variance is None)
     value = F.batch_norm(x.value, mean, variance, weight, bias, False, momentum, eps)
     scale = torch.rsqrt(variance + eps)
@@ -104,28 +94,36 @@ def _normalise_by_running(
     return one(x, value, Scaled(scale.view(1, -1, *[1] * (x.value.dim() - 2)).expand(1, *x.shape)))
 
 
-def local(x: Node, function: Callable[[Tensor], Tensor]) -> Node:
-    """The node of an operation that treats samples alike, by torch's derivative of it."""
-    cannot_be_replayed()
-    return one(x, function(x.value), Local(function, x.value))
-
-
 @rule("layer_norm")
-def _layer_norm(
-    x: Node, shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5, cudnn: bool = True
-) -> Node:
-    constant("layer_norm", weight, bias)
+def _layer_norm(x: Node, shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5, _: Any = True) -> Node:
     if len(shape) >= x.value.dim():
         raise no_rule("layer_norm over the batch")
-    return local(x, lambda t: F.layer_norm(t, shape, weight, bias, eps))
+    value = F.layer_norm(x.value, shape, weight, bias, eps)
+    return _normalised(x, value, x.width // math.prod(shape), weight, eps)
 
 
 @rule("group_norm")
-def _group_norm(
-    x: Node, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, cudnn: bool = True
-) -> Node:
-    constant("group_norm", weight, bias)
-    return local(x, lambda t: F.group_norm(t, groups, weight, bias, eps))
+def _group_norm(x: Node, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, _: Any = True) -> Node:
+    value = F.group_norm(x.value, groups, weight, bias, eps)
+    weight = None if weight is None else weight.view(-1, *[1] * (x.value.dim() - 2))
+    return _normalised(x, value, groups, weight, eps)
+
+
+def _normalised(x: Node, value: Tensor, groups: int, weight: Tensor | None, eps: float) -> Node:
+    cannot_be_replayed()
+    grouped = x.value.reshape(len(x.value), groups, -1)
+    variance, mean = torch.var_mean(grouped, -1, correction=0, keepdim=True)
+    scale = torch.rsqrt(variance + eps).unsqueeze(1)
+    y = (grouped - mean).unsqueeze(1) * scale
+
+    def carry(stack: Tensor) -> Tensor:  # by (I - 1 1^T / n - y y^T / n) / deviation in each group of n
+        centred = stack.reshape(*stack.shape[:2], *grouped.shape[1:])
+        centred = centred - centred.mean(-1, keepdim=True)
+        carried = (centred - y * (y * centred).mean(-1, keepdim=True)) * scale
+        return carried.view(*carried.shape[:2], *stack.shape[2:])
+
+    node = one(x, value, Carried(carry, carry))
+    return node if weight is None else one(node, value, Scaled(weight.expand(1, *x.shape)))
 
 
 @rule("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
@@ -136,45 +134,43 @@ def _dropout(x: Node, p: float = 0.5, training: bool = True, inplace: bool = Fal
     return x
 
 
-@rule("softmax")
-def softmax(x: Node, dim: int | None = None, _stacklevel: Any = 3, dtype: Any = None) -> Node:
-    """``F.softmax`` and ``torch.softmax``, which has ``dtype`` in third place."""
-    dim = _from_end("softmax", x, dim, _stacklevel, dtype)
-    p = step(torch.softmax, x.value, dim)
-    return one(x, p, Softmaxed(p, dim))
-
-
-@rule("log_softmax")
-def log_softmax(x: Node, dim: int | None = None, _stacklevel: Any = 3, dtype: Any = None) -> Node:
-    """``F.log_softmax`` and ``torch.log_softmax``."""
-    dim = _from_end("log_softmax", x, dim, _stacklevel, dtype)
-    value = step(torch.log_softmax, x.value, dim)
+def _softmax(function: Any, x: Node, dim: int | None = None, _stacklevel: Any = 3, dtype: Any = None) -> Node:
+    """Softmax or its logarithm, by ``F`` or by ``torch``, which has ``dtype`` in third place."""
+    dims = x.value.dim()
+    other = any(isinstance(given, torch.dtype) and given is not x.value.dtype for given in (_stacklevel, dtype))
+    if dim is None or other or dim % dims == 0:
+        raise no_rule(f"{function.__name__} with dim={dim}, or to another dtype")
+    dim = dim % dims - dims
+    value = step(function, x.value, dim)
+    if function is torch.softmax:
+        return one(x, value, Softmaxed(value, dim))
     return one(x, value, LogSoftmaxed(step(torch.exp, value), dim))
 
 
-def _from_end(name: str, x: Node, dim: int | None, *dtypes: Any) -> int:
-    dims = x.value.dim()
-    other = any(isinstance(dtype, torch.dtype) and dtype is not x.value.dtype for dtype in dtypes)
-    if dim is None or other or dim % dims == 0:
-        raise no_rule(f"{name} with dim={dim}, or to another dtype")
-    return dim % dims - dims
+def _max_pool(name: str, x: Node, *args: Any, return_indices: bool = False, **kwargs: Any) -> Node:
+    if return_indices or x.value.dim() != int(name[-2]) + 2:
+        raise no_rule(f"{name} with return_indices or without a batch")
+    cannot_be_replayed()
+    value, indices = getattr(F, f"{name}_with_indices")(x.value, *args, **kwargs)
+    maxima, out, shape = indices.flatten(2).unsqueeze(1), indices.shape[2:], x.shape[1:]
 
+    def jvp(tangents: Tensor) -> Tensor:
+        return torch.take_along_dim(tangents.flatten(3), maxima, 3).unflatten(3, out)
 
-def _max_pool(name: str, dimensions: int) -> Rule:
-    def pool(x: Node, *args: Any, return_indices: bool = False, **kwargs: Any) -> Node:
-        if return_indices or x.value.dim() != dimensions + 2:
-            raise no_rule(f"{name} with return_indices or without a batch")
-        value, indices = getattr(F, f"{name}_with_indices")(x.value, *args, **kwargs)
-        cannot_be_replayed()
-        return one(x, value, Gathered(indices, tuple(x.shape)))
+    def vjp(cotangents: Tensor) -> Tensor:
+        index = maxima.expand(-1, cotangents.shape[1], -1, -1)
+        zeros = cotangents.new_zeros(*index.shape[:3], shape.numel())
+        return zeros.scatter_add_(3, index, cotangents.flatten(3).expand_as(index)).unflatten(3, shape)
 
-    return pool
+    return one(x, value, Carried(jvp, vjp))
 
 
 for _dimensions in (1, 2, 3):
-    rule(f"conv{_dimensions}d")(_convolution(_dimensions))
-    rule(f"max_pool{_dimensions}d")(_max_pool(f"max_pool{_dimensions}d", _dimensions))
-rule("adaptive_max_pool2d")(_max_pool("adaptive_max_pool2d", 2))
-MODULES[torch.nn.Linear] = _linear_module
-MODULES[torch.nn.Softmax] = lambda m, x: softmax(x, m.dim)
-MODULES[torch.nn.LogSoftmax] = lambda m, x: log_softmax(x, m.dim)
+    rule(f"conv{_dimensions}d")(_convolution(f"conv{_dimensions}d", _dimensions))
+for _name in ("max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool2d"):
+    rule(_name)(partial(_max_pool, _name))
+rule("softmax")(partial(_softmax, torch.softmax))
+rule("log_softmax")(partial(_softmax, torch.log_softmax))
+MODULES[nn.Linear] = _linear_module
+MODULES[nn.Softmax] = lambda m, x: _softmax(torch.softmax, x, m.dim)
+MODULES[nn.LogSoftmax] = lambda m, x: _softmax(torch.log_softmax, x, m.dim)

@@ -1,14 +1,13 @@
 """Local derivatives as linear maps: what one operation does to tangents and cotangents.
 
 They travel in stacks: ``(B, R, *shape)`` for R directions of every sample, where the first size may be 1 as long as
-they are the same for all samples. ``jvp`` carries tangents from an operation's input to its output, ``vjp`` carries
-cotangents from its output to its input; one is the transpose of the other. No map looks at the values of the network
-again, so all of them are plain tensor operations, differentiable where a tape is kept.
+they are the same for all samples. ``jvp`` carries tangents ``(B, R, *in)`` from an operation's input to its output,
+``vjp`` carries cotangents ``(B, R, *out)`` back; one is the transpose of the other. No map looks at the values of the
+network again, so all of them are plain tensor operations, differentiable where a tape is kept.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,35 +20,35 @@ from torch.nn import grad
 from nas.jac.plan.steps import note, step, viewed
 
 Shape = tuple[int, ...]
+Carry = Callable[[Tensor], Tensor]
 
 
 class LinearMap:
-    """The derivative of one operation in one of its inputs."""
+    """The derivative of one operation in one of its inputs, and what else is known about it."""
 
     __slots__ = ()
+    jvp: Carry
+    vjp: Carry
 
     def work(self, into: int, out: int) -> int:
         """Multiply-adds for one direction of one sample with ``into`` entries going in and ``out`` coming out."""
         return max(into, out)
 
-    def jvp(self, tangents: Tensor, /) -> Tensor:
-        """Carry tangents forwards: ``(B, R, *in)`` to ``(B, R, *out)``."""
-        raise NotImplementedError
-
-    def vjp(self, cotangents: Tensor, /) -> Tensor:
-        """Carry cotangents backwards: ``(B, R, *out)`` to ``(B, R, *in)``."""
-        raise NotImplementedError
-
     def times(self, rows: Tensor, /) -> Tensor | None:
-        """The map's matrix times rows that are the same for all samples, ``(out, n)`` to ``(B or 1, out, n)``.
-
-        None where samples are no vectors, or it is no cheaper than vjps of units.
-        """
+        """The map's matrix times rows, ``(out, n)`` to ``(B or 1, out, n)``, where it saves vjps of units."""
         return None
 
     def logabsdet(self, width: int) -> Tensor | float | None:
         """``log |det|`` of a square map of ``width`` entries, ``(B,)`` or one for all, where it is cheaper than LU."""
         return None
+
+
+@dataclass(slots=True, eq=False)
+class Carried(LinearMap):
+    """An operation of which nothing is known but what carries stacks through it, either way."""
+
+    jvp: Carry
+    vjp: Carry
 
 
 @dataclass(slots=True, eq=False)
@@ -63,6 +62,20 @@ class Identity(LinearMap):
 
     def logabsdet(self, width: int) -> float:
         return 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Reshaped(Identity):
+    """A change of ``shape`` to ``out`` within each sample."""
+
+    shape: Shape
+    out: Shape
+
+    def jvp(self, tangents: Tensor, /) -> Tensor:
+        return viewed(tangents, *tangents.shape[:2], *self.out)
+
+    def vjp(self, cotangents: Tensor, /) -> Tensor:
+        return viewed(cotangents, *cotangents.shape[:2], *self.shape)
 
 
 @dataclass(slots=True, eq=False)
@@ -123,11 +136,7 @@ def _rows_times(stack: Tensor, matrix: Tensor) -> Tensor:
 
 @dataclass(slots=True, eq=False)
 class Convolution(LinearMap):
-    """A convolution of one to three dimensions without its bias.
-
-    ``weight`` is ``(out channels, in channels / groups, *kernel)``, ``shape`` that of one sample's input,
-    ``(C, *size)``; ``arguments`` are stride, padding, dilation and groups.
-    """
+    """A convolution of samples of ``shape`` without its bias; arguments: stride, padding, dilation, groups."""
 
     weight: Tensor
     shape: Shape
@@ -137,56 +146,14 @@ class Convolution(LinearMap):
         return out * self.weight[0].numel()
 
     def jvp(self, tangents: Tensor, /) -> Tensor:
-        function = (F.conv1d, F.conv2d, F.conv3d)[len(self.shape) - 2]
+        function = getattr(F, f"conv{len(self.shape) - 1}d")
         carried = function(tangents.flatten(0, 1), self.weight, None, *self.arguments)
         return carried.unflatten(0, tangents.shape[:2])
 
     def vjp(self, cotangents: Tensor, /) -> Tensor:
-        function = (grad.conv1d_input, grad.conv2d_input, grad.conv3d_input)[len(self.shape) - 2]
-        folded = cotangents.flatten(0, 1)
-        carried: Tensor = function((len(folded), *self.shape), self.weight, folded, *self.arguments)
+        function, folded = getattr(grad, f"conv{len(self.shape) - 1}d_input"), cotangents.flatten(0, 1)
+        carried = function((len(folded), *self.shape), self.weight, folded, *self.arguments)
         return carried.unflatten(0, cotangents.shape[:2])
-
-
-@dataclass(slots=True, eq=False)
-class Reshaped(LinearMap):
-    """A change of shape within each sample."""
-
-    shape: Shape
-    out: Shape
-
-    def jvp(self, tangents: Tensor, /) -> Tensor:
-        return viewed(tangents, *tangents.shape[:2], *self.out)
-
-    def vjp(self, cotangents: Tensor, /) -> Tensor:
-        return viewed(cotangents, *cotangents.shape[:2], *self.shape)
-
-    def work(self, into: int, out: int) -> int:
-        return 0
-
-    def logabsdet(self, width: int) -> float:
-        return 0.0
-
-
-@dataclass(slots=True, eq=False)
-class Gathered(LinearMap):
-    """Max pooling: each output is the input entry that ``indices`` ``(B, C, *out)`` names in its channel's map."""
-
-    indices: Tensor
-    shape: Shape
-
-    def jvp(self, tangents: Tensor, /) -> Tensor:
-        spread, index = self._spread(tangents)
-        return spread.gather(3, index).unflatten(3, self.indices.shape[2:])
-
-    def vjp(self, cotangents: Tensor, /) -> Tensor:
-        spread, index = self._spread(cotangents)
-        zeros = spread.new_zeros(*index.shape[:3], math.prod(self.shape[1:]))
-        return zeros.scatter_add(3, index, spread).unflatten(3, self.shape[1:])
-
-    def _spread(self, stack: Tensor) -> tuple[Tensor, Tensor]:
-        index = self.indices.flatten(2).unsqueeze(1).expand(-1, stack.shape[1], -1, -1)
-        return stack.flatten(3).expand(len(index), -1, -1, -1), index
 
 
 @dataclass(slots=True, eq=False)
@@ -227,47 +194,9 @@ class LogSoftmaxed(LinearMap):
         return step(torch.addcmul, cotangents, total, self.p.unsqueeze(1), value=-1)
 
 
-@dataclass(slots=True, eq=False)
-class Local(LinearMap):
-    """Any operation that treats samples alike, by torch's own derivative of it: averaging, normalising, moving entries.
-
-    ``function`` takes a batch; ``at`` is where it is differentiated, ``(B, *in)``, or ``(1, *in)`` if it is linear.
-    """
-
-    function: Callable[[Tensor], Tensor]
-    at: Tensor
-
-    def vjp(self, cotangents: Tensor, /) -> Tensor:
-        return self._differentiated(cotangents, lambda y, x, c, tape: _grad(y, x, c, tape))
-
-    def jvp(self, tangents: Tensor, /) -> Tensor:
-        def twice(y: Tensor, x: Tensor, t: Tensor, tape: bool) -> Tensor:
-            c = torch.zeros_like(y, requires_grad=True)  # a vjp is linear in it, and its transpose is the jvp
-            return _grad(_grad(y, x, c, True), c, t, tape)
-
-        return self._differentiated(tangents, twice)
-
-    def _differentiated(self, stack: Tensor, carry: Callable[[Tensor, Tensor, Tensor, bool], Tensor]) -> Tensor:
-        tape, batch = torch.is_grad_enabled(), max(len(self.at), len(stack))
-        with torch.inference_mode(False), torch.enable_grad():
-            at, stack = (self.at, stack) if tape else (self.at.detach().clone(), stack.detach().clone())
-            x = at.unsqueeze(1).expand(batch, stack.shape[1], *at.shape[1:]).flatten(0, 1)
-            x = x if x.requires_grad else x.requires_grad_()
-            carried = carry(self.function(x), x, stack.expand(batch, *stack.shape[1:]).flatten(0, 1), tape)
-        return carried.unflatten(0, (batch, -1))
-
-
-def _grad(y: Tensor, x: Tensor, cotangent: Tensor, tape: bool) -> Tensor:
-    # Through a scalar, since grad(y, x, cotangent) imports sympy on its first call: 30 MB and a third of a second.
-    scalar = (y * cotangent).sum()
-    gradient: Tensor = torch.autograd.grad(scalar, x, create_graph=tape, materialize_grads=True)[0]
-    return gradient
-
-
 def eye(width: int, shape: Sequence[int], like: Tensor) -> Tensor:
     """All unit directions of a sample of ``shape``, the same for every sample: ``(1, width, *shape)``."""
-    unit = torch.eye(width, dtype=like.dtype, device=like.device)
-    return unit.unsqueeze(0) if len(shape) == 1 else unit.view(1, width, *shape)
+    return torch.eye(width, dtype=like.dtype, device=like.device).view(1, width, *shape)
 
 
 def flat(directions: Tensor) -> Tensor:

@@ -1,17 +1,16 @@
 """Run a network once and keep the derivative of each of its operations: a tape of linear maps.
 
-The network runs as it is written. Its input is a tensor of a class that sees every torch function it meets
-(``__torch_function__``) and looks up the rule for it, in ``layers``, ``elementwise`` or ``shapes``; so modules,
-functional calls and plain functions are the same thing, and a module that is called twice or a residual sum needs no
-special care.
+The network runs as it is written, on a tensor of a class that sees every torch function it meets and looks up the rule
+for it, in ``layers``, ``elementwise`` or ``shapes``. So modules, functional calls and plain functions are the same
+thing, and a module that is called twice or a residual sum needs no special care.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,13 +21,13 @@ from nas.jac.errors import NoRuleError
 from nas.jac.plan.maps import LinearMap
 
 
+@dataclass(slots=True, eq=False)
 class Node:
     """One value of the network, ``(B, *shape)``, and the values it was made from, each with the derivative in it."""
 
-    __slots__ = ("edges", "value", "viewed")
-
-    def __init__(self, value: Tensor, edges: tuple[tuple[Node, LinearMap], ...] = ()) -> None:
-        self.value, self.edges, self.viewed = value, edges, False
+    value: Tensor
+    edges: tuple[tuple[Node, LinearMap], ...] = ()
+    viewed: bool = False
 
     @property
     def shape(self) -> torch.Size:
@@ -45,73 +44,91 @@ NO_RULE = "has no layerwise rule"
 Rule = Callable[..., Any]
 RULES: dict[str, Rule] = {}
 """The rule for each torch function, by name: it takes nodes where the function takes tensors."""
-MODULES: dict[type, Callable[[Any, Node], Node]] = {}
+SEVERAL: set[str] = set()
+"""Names of the rules in which any argument may be a node, not the first alone."""
+MODULES: dict[type, Callable[[Any, Node], Node]] = {
+    nn.Sequential: lambda module, node: functools.reduce(
+        lambda x, child: apply(child, x), module._modules.values(), node
+    )
+}
 """Rules for modules whose ``forward`` is one such function; it saves the detour through the tensor class."""
-PLAIN = {getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "is_cuda", "layout")}
-PLAIN |= {torch.is_floating_point, torch.is_complex, torch.numel, torch.zeros_like, torch.ones_like}
-_ASKED = "size dim ndimension numel nelement __len__ is_floating_point is_complex get_device is_contiguous stride"
-PLAIN |= {getattr(Tensor, name) for name in f"{_ASKED} new_zeros new_ones new_full new_empty new_tensor".split()}
+_ASKED = (
+    "shape dtype device ndim is_cuda layout size dim ndimension numel nelement __len__ is_floating_point is_complex"
+)
+_MADE = "get_device is_contiguous stride zeros_like ones_like new_zeros new_ones new_full new_empty new_tensor"
+PLAIN = frozenset([*_ASKED.split(), *_MADE.split()])
 """What may be asked of a tensor without depending on its values."""
-PLACES = {"input": 0, "tensors": 0, "other": 1}
-NAMES = {"axis": "dim", "train": "training", "dims": "dim"}
-"""Arguments that torch takes by several names: the place, or the name, under which rules know them."""
-
-
-class _Recording(threading.local):
-    taped = False  # whether the recording that this thread makes keeps an autograd tape
-
-
-_recording = _Recording()
+NAMES = {"input": "x", "tensors": "x", "other": "y", "axis": "dim", "dims": "dim", "train": "training"}
+"""The names under which rules know torch's arguments."""
 
 
 class Recorded(Tensor):
     """The tensor that a recorded network is given: it carries a node along, and sees every torch function."""
 
     node: Node
+    taped = False
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name, in_place, plain = _known(func)
-        if plain:
+        name, in_place = _known(func)
+        if name in PLAIN:
             return func(*map(_value, args), **{key: _value(value) for key, value in (kwargs or {}).items()})
         known = RULES.get(name)
         if known is None:
             raise no_rule(name)
         if not torch.is_grad_enabled():  # apply() has switched it on
             raise no_rule(f"{name} inside an autograd.Function or torch.no_grad()")
-        given, named = [a.node if type(a) is Recorded else _unwrap(a) for a in args], {}
-        for key, argument in kwargs.items() if kwargs else ():
-            if key in PLACES:
-                given.insert(PLACES[key], _unwrap(argument))
-            else:
-                named[NAMES.get(key, key)] = _unwrap(argument)
+        named = {NAMES.get(key, key): _unwrap(value) for key, value in kwargs.items()} if kwargs else {}
+        given = [*map(_unwrap, args)] or [named.pop("x", None)]
+        if name not in SEVERAL and (type(given[0]) is not Node or Node in map(type, (*given[1:], *named.values()))):
+            raise no_rule(f"{name} with an argument other than the first that depends on the input")
         try:
-            with torch.set_grad_enabled(_recording.taped):
+            with torch.set_grad_enabled(cls.taped):
                 node = known(*given, **named)
         except TypeError:
-            _check_signature(known, name, given, named)
+            try:
+                inspect.signature(known).bind(*given, **named)
+            except TypeError as error:
+                raise no_rule(f"{name} with other arguments ({error})") from None
             raise
         if type(node) is list:
-            return tuple(map(wrap, node))
+            return tuple(cls.of(part) for part in node)
         if node.edges and node.value.dtype is not node.edges[0][0].value.dtype:
             raise no_rule(f"{name} to {node.value.dtype}")
-        if in_place or named.get("inplace"):
-            return _rewritten(args[0] if args else (kwargs or {}).get("input"), node, name)
-        return wrap(node)
+        if not in_place and not named.get("inplace"):
+            return cls.of(node)
+        own, shell = given[0], args[0] if args else kwargs["input"]
+        if type(own) is not Node or (own is not node and (own.viewed or own.value.shape != node.value.shape)):
+            raise no_rule(f"{name} in place on a view, or with another shape")
+        shell.node = node  # the same tensor with another value
+        return shell
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         raise no_rule(str(func))  # reached by what goes around torch functions alone: vmap, TorchScript
 
+    @classmethod
+    def of(cls, node: Node) -> Recorded:
+        """A tensor that shows the network the node's value and remembers the node."""
+        shell = node.value.as_subclass(cls)
+        shell.node = node
+        return shell
+
+
+class Taped(Recorded):
+    """The same where an autograd tape is kept."""
+
+    taped = True
+
 
 @functools.lru_cache(maxsize=1024)
-def _known(func: Any) -> tuple[str, bool, bool]:
-    """The name that a function's rule goes by, whether it works in place, and whether it is in ``PLAIN``."""
+def _known(func: Any) -> tuple[str, bool]:
+    """The name that a function's rule goes by, and whether it works in place."""
     name = getattr(func, "__name__", type(func).__name__)
-    in_place = name[-1] == "_" and name[:2] != "__"
     if name == "__get__":
-        name = func.__self__.__name__
-    return name[:-1] if in_place else name, in_place, func in PLAIN
+        return func.__self__.__name__, False
+    in_place = name[-1] == "_" and name[:2] != "__"
+    return name[:-1] if in_place else name, in_place
 
 
 def _value(argument: Any) -> Any:
@@ -119,32 +136,9 @@ def _value(argument: Any) -> Any:
 
 
 def _unwrap(argument: Any) -> Any:
-    if type(argument) is Recorded:
+    if isinstance(argument, Recorded):
         return argument.node
     return [_unwrap(part) for part in argument] if type(argument) in (list, tuple) else argument
-
-
-def _check_signature(known: Rule, name: str, given: list, named: dict[str, Any]) -> None:
-    try:
-        inspect.signature(known).bind(*given, **named)
-    except TypeError as error:
-        raise no_rule(f"{name} with other arguments ({error})") from None
-
-
-def _rewritten(shell: Any, node: Node, name: str) -> Any:
-    """The same tensor with another value, as after an operation in place."""
-    own = shell.node if isinstance(shell, Recorded) else None
-    if own is None or (own is not node and (own.viewed or own.value.shape != node.value.shape)):
-        raise no_rule(f"{name} in place on a view, or with another shape")
-    shell.node = node
-    return shell
-
-
-def wrap(node: Node) -> Recorded:
-    """A tensor that shows the network the node's value and remembers the node."""
-    shell = node.value.as_subclass(Recorded)
-    shell.node = node
-    return shell
 
 
 def no_rule(name: str) -> NoRuleError:
@@ -152,8 +146,9 @@ def no_rule(name: str) -> NoRuleError:
     return NoRuleError("operation", name, NO_RULE, "use mode='reverse' (few outputs) or mode='forward' (few inputs)")
 
 
-def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Register a rule for the torch functions of these names."""
+def rule(*names: str, several: bool = False) -> Callable[[Rule], Rule]:
+    """Register a rule for the torch functions of these names; ``several``: any argument may be a node."""
+    SEVERAL.update(names if several else ())
 
     def register(function: Rule) -> Rule:
         RULES.update(dict.fromkeys(names, function))
@@ -167,30 +162,17 @@ def one(node: Node, value: Tensor, derivative: LinearMap) -> Node:
     return Node(value, ((node, derivative),))
 
 
-def constant(name: str, *arguments: object) -> None:
-    """Refuse arguments that depend on the input where the rule takes them for constants."""
-    if any(isinstance(argument, Node) for argument in arguments):
-        raise no_rule(f"{name} with an argument other than the first that depends on the input")
-
-
 def apply(model: Callable[[Tensor], Tensor], node: Node) -> Node:
     """Run ``model`` on a node, its input, and give its output; :func:`no_rule` if it does what has none."""
-    kind = type(model)
-    direct = MODULES.get(kind)
+    direct = MODULES.get(type(model))
     if direct is not None and _runs_forward(model):
         return direct(model, node)
-    if kind is nn.Sequential and _runs_forward(model):
-        for child in model._modules.values():  # type: ignore[attr-defined]
-            node = apply(child, node)
-        return node
-    before, _recording.taped = _recording.taped, torch.is_grad_enabled()
-    try:
-        with torch.enable_grad():  # what switches it off keeps derivatives to itself, and is refused
-            out = model(wrap(node))
-    finally:
-        _recording.taped = before
+    kind = Taped if torch.is_grad_enabled() else Recorded
+    with torch.enable_grad():  # what switches it off keeps derivatives to itself, and is refused
+        out = model(kind.of(node))
     if not isinstance(out, Recorded):
-        raise no_rule(f"{kind.__name__}: an output of type {type(out).__name__} that does not depend on the input")
+        found = f"{type(model).__name__}: an output of type {type(out).__name__}"
+        raise no_rule(f"{found} that does not depend on the input")
     return out.node
 
 
