@@ -7,7 +7,7 @@ from torch import Tensor
 
 from nas.jac.errors import JacobianError
 from nas.jac.kernels.blocks import all_pairs, by_products, equal_pairs
-from nas.jac.kernels.survey import Survey, survey
+from nas.jac.kernels.survey import survey
 from nas.jac.refuse import CHUNK_BYTES, check_finite, check_input
 from nas.jac.watch import Function, exactly, guarded
 
@@ -28,106 +28,91 @@ def ntk(
     chunk_bytes: int = CHUNK_BYTES,
     statistics: str = "running",
 ) -> Tensor:
-    """The empirical neural tangent kernel at the present parameters.
+    """The empirical neural tangent kernel at the present parameters, ``K[a, b] = J(x1_a) J(x2_b)^T``.
 
-    With ``J(x)`` the derivative of the ``M`` output entries of a sample by all parameters that require grad and that
-    the output depends on, ``output`` says what of ``J(x1_a) J(x2_b)^T`` is wanted:
-
-    - ``full``: all of it, ``K[a, b, m, n]``;
-    - ``trace``: ``sum_m K[a, b, m, m]``, not divided by ``M``;
-    - ``sum``: ``sum_mn K[a, b, m, n]``, the kernel of the summed outputs, for one backward pass a batch.
-
-    ``method`` says how; all give the same to rounding:
-
-    - ``layerwise``: a run of the network on its tape, a backward pass for each output entry that goes through
-      activations only, and then for each Linear, convolution and norm what is fewer FLOPs: its Jacobian, or the Grams
-      of its activations and of its output gradients. Parameters that are used otherwise (multiplied in, in attention
-      or recurrent layers, in a layer whose rows are not samples in their order) go by ``contraction``, alone.
-    - ``contraction``: the Jacobians of all parameters, vectorised over samples with ``torch.func``; sample after
-      sample without it where a parameter is out of its sight (used inside a ``torch.autograd.Function``, or before
-      ``model``) or values are read into Python.
-    - ``products``: for each output entry of each sample of ``x2`` a backward pass, then a forward-mode pass for all of
-      ``x1``. It holds no Jacobian beyond the directions under way.
-    - ``auto``: ``layerwise``, since that falls back by itself, a parameter at a time.
-
-    ``statistics`` says what BatchNorm normalises with, which gives two different matrices:
-
-    - ``running``: its running statistics, in eval mode: the entry of two samples depends on no other.
-    - ``batch``: the batch's own, in training mode, with ``output='sum'`` and ``x2=None`` only, and not by products.
-      ``K[a, b] = <g_a, g_b>`` with ``g_a`` the gradient of ``sum_m f_m(X)_a`` through the whole batch ``X``, in which
-      each sample moves the statistics of all (as TE-NAS has it, there over weights without biases). ``B`` backward
-      passes through the batch. Running statistics and counters stay as they were, bit for bit.
-
-    Refuses, with a :class:`JacobianError`: BatchNorm in the other mode, dropout in training mode or other random
-    numbers, samples that are mixed, an input that is empty, of integers or not finite, an output that is no batch, no
-    parameter that requires grad, a kernel that is not finite, a budget too small for one output entry of one sample.
-
-    Sources: Jacot, Gabriel, Hongler 2018, arXiv:1806.07572 (the kernel); Novak, Sohl-Dickstein, Schoenholz 2022,
-    arXiv:2206.08720 (the methods and what they cost); Chen, Gong, Wang 2021, arXiv:2102.11535 (batch statistics).
+    ``J(x)`` is the derivative of the ``M`` output entries of a sample by all parameters that require grad and that the
+    output depends on. Sources: Jacot, Gabriel, Hongler 2018, arXiv:1806.07572 (the kernel); Novak, Sohl-Dickstein,
+    Schoenholz 2022, arXiv:2206.08720 (the methods and what they cost); Chen, Gong, Wang 2021, arXiv:2102.11535 (batch
+    statistics).
 
     Args:
         model: module or plain function, ``(B, *in)`` to ``(B, *out)``. It is run several times, on parts of the batch.
         x1: ``(B1, *in)``, of a floating-point type.
         x2: ``(B2, *in)``, or None for ``x1``, which takes half the work and gives an exactly symmetric kernel.
-        output: ``full``, ``trace`` or ``sum``.
-        method: ``auto``, ``layerwise``, ``contraction`` or ``products``.
+        output: ``full``, all of ``K[a, b, m, n]``; ``trace``, ``sum_m K[a, b, m, m]``, not divided by ``M``; ``sum``,
+            ``sum_mn K[a, b, m, n]``, the kernel of the summed outputs, for one backward pass a batch.
+        method: how; all give the same to rounding. ``layerwise``: a run of the network on its tape, a backward pass for
+            each output entry that goes through activations only, and then for each Linear, convolution and norm what is
+            fewer FLOPs: its Jacobian, or the Grams of its activations and of its output gradients. Parameters that are
+            used otherwise (multiplied in, in attention or recurrent layers, in a layer whose rows are not samples in
+            their order) go by ``contraction``, alone. ``contraction``: the Jacobians of all parameters, vectorised over
+            samples with ``torch.func``; sample after sample without it where a parameter is out of its sight (used
+            inside a ``torch.autograd.Function``, or before ``model``) or values are read into Python. ``products``: for
+            each output entry of each sample of ``x2`` a backward pass, then a forward-mode pass for all of ``x1``; no
+            Jacobian is held beyond the directions under way. ``auto``: ``layerwise``, since that falls back by itself.
         chunk_bytes: budget in bytes for what is under way at once, kept by counting tensors; the result comes on top.
             A small budget costs time: what is not held is computed again.
-        statistics: ``running`` or ``batch``.
+        statistics: what BatchNorm normalises with. ``running``: its running statistics, in eval mode, so that the entry
+            of two samples depends on no other. ``batch``: the batch's own, in training mode, another matrix: with
+            ``output='sum'`` and ``x2=None`` only, and not by products, ``K[a, b] = <g_a, g_b>`` with ``g_a`` the
+            gradient of ``sum_m f_m(X)_a`` through the whole batch ``X``, in which each sample moves the statistics of
+            all (as TE-NAS has it, there over weights without biases), by ``B`` backward passes. Running statistics and
+            counters stay as they were, bit for bit.
 
     Returns:
         ``(B1, B2, M, M)`` for ``full``, else ``(B1, B2)``; without a tape, in the type of outputs and parameters.
         ``full`` is a view of a matrix ``(B1 * M, B2 * M)``, which ``permute(0, 2, 1, 3).flatten(2).flatten(0, 1)``
         gives without copying.
+
+    Raises:
+        JacobianError: BatchNorm is in the other mode; dropout is in training mode, or other random numbers are drawn;
+            samples are mixed; an input is empty, of integers or not finite; the output is no batch, or depends on no
+            parameter that requires grad; the kernel is not finite; the budget does not hold one entry of one sample.
     """
-    _check_choices(output=output, method=method, statistics=statistics)
-    if statistics == "batch":
+    for (name, choices), value in zip(CHOICES.items(), (output, method, statistics), strict=True):
+        if value not in choices:
+            raise JacobianError(name, value, f"must be one of {', '.join(choices)}", f"use {name}='{choices[0]}'")
+    batch = statistics == "batch"
+    if batch:
         _check_batch_statistics(output, x2, method)
-    x1, x2 = _checked(x1, x2)
-    chunk_bytes = int(chunk_bytes)
-    fn = guarded(model, x1, statistics == "batch")
+    check_input("x1", x1)
+    if x2 is not None:
+        check_input("x2", x2)
+        _check_alike(x1, x2)
+    x1 = x1.detach()
+    x2 = x1 if x2 is None else x2.detach()
+    fn = guarded(model, x1, batch)
     with exactly(x1):
-        if statistics == "batch":
-            fn, x1, output = _summed_over_batch(fn), x1.unsqueeze(0), "full"
-        known = survey(fn, x1 if x2 is None or len(x1) > 1 else x2, layers=method in ("auto", "layerwise"))
-        seeds = _seeds(known, x1, output)
-        if method == "products":
-            kernel = by_products(fn, known, x1, x1 if x2 is None else x2, seeds, output == "trace", chunk_bytes)
-        else:
-            kernel = all_pairs(fn, known, x1, x2, seeds, output == "trace", chunk_bytes)
-    if output == "full" and statistics == "running":
-        kernel = kernel.unflatten(0, (-1, len(seeds))).unflatten(2, (-1, len(seeds))).transpose(1, 2)
+        if batch:
+            fn = _of_whole_batch(fn)
+            x1 = x2 = x1.unsqueeze(0)
+        known = survey(fn, x1 if len(x1) > 1 else x2, layers=method in ("auto", "layerwise"))
+        seeds = torch.eye(known.outputs, dtype=known.output_dtype, device=x1.device)
+        if output == "sum" and not batch:
+            seeds = seeds.sum(0, keepdim=True)
+        pairs = by_products if method == "products" else all_pairs
+        kernel = pairs(fn, known, x1, x2, seeds, output == "trace", int(chunk_bytes))
+    kernel = kernel.transpose(1, 2) if output == "full" else kernel.flatten(2).flatten(0, 1)
     check_finite("kernel", kernel, "it", OVERFLOW)
     return kernel
 
 
 def paired_gram(model: Function, x1: Tensor, x2: Tensor, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
     """``J(x1_b) J(x2_b)^T`` by the parameters, ``(B, M, M)``: the blocks of equal samples, of checked inputs."""
-    fn, same = guarded(model, x1), x2 is x1
+    same, x1, x2 = x2 is x1, x1.detach(), x2.detach()
+    fn = guarded(model, x1)
     with exactly(x1):
         known = survey(fn, x1)
-        x1 = x1.detach()
-        kernel = equal_pairs(fn, known, x1, x1 if same else x2.detach(), _seeds(known, x1, "full"), chunk_bytes)
+        seeds = torch.eye(known.outputs, dtype=known.output_dtype, device=x1.device)
+        kernel = equal_pairs(fn, known, x1, x1 if same else x2, seeds, chunk_bytes)
     check_finite("gram", kernel, "it", OVERFLOW)
     return kernel
 
 
-def _seeds(known: Survey, like: Tensor, output: str) -> Tensor:
-    unit = torch.eye(known.outputs, dtype=known.output_dtype, device=like.device)
-    return unit.sum(0, keepdim=True) if output == "sum" else unit
-
-
-def _summed_over_batch(fn: Function) -> Function:
-    # The whole batch as one sample (1, B, *in), with a sum of outputs for each of its own, (1, B): its kernel is the
-    # batch's, whatever couples the samples.
+def _of_whole_batch(fn: Function) -> Function:
+    # As one sample, (1, B, *in) to (1, B), a sum of outputs for each of its own: the kernel of that one is the batch's,
+    # whatever couples the samples.
     return lambda x: fn(x[0]).sum(1).unsqueeze(0)
-
-
-def _check_choices(**given: str) -> None:
-    for name, value in given.items():
-        if value not in CHOICES[name]:
-            rule = f"must be one of {', '.join(CHOICES[name])}"
-            raise JacobianError(name, value, rule, f"use {name}='{CHOICES[name][0]}'")
 
 
 def _check_batch_statistics(output: str, x2: Tensor | None, method: str) -> None:
@@ -142,16 +127,11 @@ def _check_batch_statistics(output: str, x2: Tensor | None, method: str) -> None
         raise JacobianError("method", method, rule, "use method='layerwise'")
 
 
-def _checked(x1: Tensor, x2: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    check_input("x1", x1)
-    if x2 is None:
-        return x1.detach(), None
-    check_input("x2", x2)
+def _check_alike(x1: Tensor, x2: Tensor) -> None:
     for what in ("dtype", "device"):
-        if getattr(x1, what) != getattr(x2, what):
-            both = f"{getattr(x1, what)}, {getattr(x2, what)}"
-            raise JacobianError("x1, x2", both, f"must have the same {what}", "pass x2.to(x1)")
+        one, two = getattr(x1, what), getattr(x2, what)
+        if one != two:
+            raise JacobianError("x1, x2", f"{one}, {two}", f"must have the same {what}", "pass x2.to(x1)")
     if x1.shape[1:] != x2.shape[1:]:
         both = f"{tuple(x1.shape)}, {tuple(x2.shape)}"
         raise JacobianError("x1, x2", both, "must be batches of samples of one shape", "pass (B2, *x1.shape[1:])")
-    return x1.detach(), x2.detach()

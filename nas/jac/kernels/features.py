@@ -23,8 +23,8 @@ from nas.jac.kernels.replaced import rows_one_by_one, vectorised_rows
 from nas.jac.kernels.survey import Layer, Survey, Work
 from nas.jac.watch import Function
 
-LARGE = 2**16
-"""Activations of a sample above which samples go one by one: they stay in the cache for all seeds' cotangents."""
+LARGE = 2**16  # activations of a sample above which samples go one by one: they stay in the cache for all seeds
+WORTH_SPLITTING = 128  # rows of the kernel below which a product is not split: small ones take longer than a large one
 
 
 @dataclass
@@ -38,108 +38,103 @@ class Feature:
         """Views of some of the samples."""
         return Feature(self.g[start:stop], None if self.h is None else self.h[start:stop])
 
-    def summed(self) -> Feature:
-        """The feature whose kernel is the trace: output entries become part of what is summed over."""
-        return Feature(self.g.flatten(1, 2).unsqueeze(1), self.h)
+
+def feature_sizes(known: Survey, work: Work) -> list[Sizes]:
+    """Of each feature: a layer's own, or those of rows, which are P outputs of no input at one position."""
+    each = [(layer.size, layer.as_rows(work)) for layer in known.layers]
+    sizes = [Sizes(0, size.outputs * size.inputs, 1) if rows else size for size, rows in each]
+    return [*sizes, Sizes(0, sum(leaf.numel() for leaf in known.others), 1)] if known.others else sizes
 
 
 def features(fn: Function, known: Survey, x: Tensor, seeds: Tensor, work: Work, together: int) -> list[Feature]:
     """The features of all parameters for seeds ``(S, M)``, made for ``together`` samples at a time."""
     made = []
-    others = sum(leaf.numel() for leaf in known.others)
-    for layer in known.layers:
-        size, rows = layer.size, layer.as_rows(work)
-        shape = (size.outputs * size.inputs, 1) if rows else (size.outputs, size.positions)
-        g = seeds.new_empty(len(x), len(seeds), *shape, dtype=known.dtype)
-        made.append(Feature(g, None if rows else g.new_empty(len(x), size.inputs, size.positions)))
-    if others:
-        made.append(Feature(seeds.new_empty(len(x), len(seeds), others, 1, dtype=known.dtype)))
+    for size in feature_sizes(known, work):
+        g = seeds.new_empty(len(x), len(seeds), size.outputs, size.positions, dtype=known.dtype)
+        made.append(Feature(g, g.new_empty(len(x), size.inputs, size.positions) if size.inputs else None))
     for start in range(0, len(x), together):
         some, parts = x[start : start + together], [feature.part(start, start + together) for feature in made]
         if known.layers:
-            _fill(fn, known, some, seeds, parts[: len(known.layers)])
+            calls = _calls(fn, known.layers, some, seeds)
+            for layer, part in zip(known.layers, parts, strict=False):
+                _fill(part, layer, calls.pop(0))  # and with a call's last layer its cotangents go
         if known.alone:
             parts[-1].g[..., 0] = rows_one_by_one(fn, known.others, some, seeds)
-        elif others:
+        elif known.others:
             parts[-1].g[..., 0] = vectorised_rows(fn, known.others, some, seeds)
-    return [feature.summed() for feature in made] if work.summed else made
+    if work.summed:  # over equal seeds, which join what any product sums over
+        return [Feature(feature.g.flatten(1, 2).unsqueeze(1), feature.h) for feature in made]
+    return made
 
 
-def _fill(fn: Function, known: Survey, x: Tensor, seeds: Tensor, parts: Sequence[Feature]) -> None:
+def _calls(fn: Function, layers: Sequence[Layer], x: Tensor, seeds: Tensor) -> list[list[Use]]:
+    """The calls of each layer in a run, with their cotangents."""
     with Recorder() as record:
         y = fn(x)
-    calls = [layer.uses(record) for layer in known.layers]
-    _take_cotangents(y, list(dict.fromkeys(use for own in calls for use in own)), seeds)
-    del record, y
-    for part, layer in zip(parts, known.layers, strict=True):
-        _fill_layer(part, layer, calls.pop(0))  # and with a call's last layer its cotangents go
-
-
-def _take_cotangents(y: Tensor, uses: Sequence[Use], seeds: Tensor) -> None:
+    calls = [layer.uses(record) for layer in layers]
+    uses = list(dict.fromkeys(use for own in calls for use in own))
     # A plain pass for each seed, by no weight, which is what makes them cheap. Batched ones (is_grads_batched) are no
     # faster on a CPU, and not every backward function has them.
     for number, seed in enumerate(seeds):
         found = vjp(y, seed, [use.edge for use in uses], keep=number + 1 < len(seeds))
         for use, cotangent in zip(uses, found, strict=True):
             use.cotangents.append(y.new_zeros(use.shape) if cotangent is None else cotangent)
+    return calls
 
 
-def _fill_layer(feature: Feature, layer: Layer, uses: Sequence[Use]) -> None:
-    batch, dtype, size = len(feature.g), feature.g.dtype, layer.size
-    of_uses = [[use.by_position(one.to(dtype), batch) for one in use.cotangents] for use in uses]
-    g = [_joined(of_seed) for of_seed in zip(*of_uses, strict=True)]
+def _fill(feature: Feature, layer: Layer, uses: Sequence[Use]) -> None:
+    (batch, seeds), dtype, size = feature.g.shape[:2], feature.g.dtype, layer.size
+    g = [_joined([use.by_position(use.cotangents[n].to(dtype), batch) for use in uses]) for n in range(seeds)]
     together = 1 if size.inputs * size.groups * size.positions > LARGE else batch
     for start in range(0, batch, together):
-        some, part = slice(start, start + together), feature.part(start, start + together)
-        h = _joined([use.activations(layer.parameters, batch, start, start + together).to(dtype) for use in uses])
+        stop = start + together
+        h = _joined([use.activations(layer.parameters, batch, start, stop).to(dtype) for use in uses])
+        part = feature.part(start, stop)
         if part.h is None:
-            write_rows(part.g.view(len(h), len(g), size.groups, size.inputs, -1), h, [one[some] for one in g])
+            write_rows(part.g.view(len(h), seeds, *h.shape[1:3], -1), h, [one[start:stop] for one in g])
         else:
             part.h.copy_(h[:, 0])
     if feature.h is not None:
         torch.stack([one[:, 0] for one in g], 1, out=feature.g)
 
 
+def _joined(calls: Sequence[Tensor]) -> Tensor:
+    """Positions of several calls as positions of one layer."""
+    return calls[0] if len(calls) == 1 else torch.cat(list(calls), -1)
+
+
 def write_rows(j: Tensor, h: Tensor, g: Sequence[Tensor]) -> None:
     """Write ``h g^T`` to ``j`` ``(B, S, G, I, O)``, of activations ``(B, G, I, T)`` and cotangents ``(B, G, O, T)``."""
-    if len(h) == 1:
-        seen = h[0]
-        for row, (one,) in zip(j[0], g, strict=True):
-            torch.bmm(seen, one.mT, out=row)
-        return
     for seed, one in enumerate(g):
-        j[:, seed] = h @ one.mT
+        if len(h) == 1:
+            torch.bmm(h[0], one[0].mT, out=j[0, seed])  # saves a copy
+        else:
+            j[:, seed] = h @ one.mT
 
 
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    # Positions of several calls are positions of one layer.
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts), -1)
+def add_products(out: Tensor, a: Sequence[Feature], b: Sequence[Feature]) -> None:
+    """Add to the kernel ``(B1, S1, B2, S2)`` of all pairs of samples; above its diagonal alone where ``a`` is ``b``."""
+    for one, two in zip(a, b, strict=True):
+        step = 1 if one.g.shape[-1] > 1 else -(-WORTH_SPLITTING // out.shape[1])
+        for start in range(0, len(out), step):
+            stop, first = start + step, start if one is two else 0
+            _add_product(out[start:stop, :, first:], one.part(start, stop), two.part(first, len(two.g)))
 
 
-def product_elements(size: Sizes, seeds: int, samples: int, summed: bool) -> int:
-    """Elements that :func:`add_product` makes besides its result, for factors of ``samples`` on each side."""
-    t, entries = size.positions, 1 if summed else seeds
-    if t == 1:
-        return samples * samples * (entries * entries + 1)
-    return samples * (t * t + 2 * seeds * size.outputs * t)
-
-
-def add_product(out: Tensor, a: Feature, b: Feature) -> None:
-    """Add a layer's part to the kernel ``(B1 * S1, B2 * S2)`` of all pairs of samples."""
+def _add_product(out: Tensor, a: Feature, b: Feature) -> None:
+    if a.g.shape[-1] > 1:
+        out += equal_product(a, b).transpose(0, 1)
+        return
     g1, g2 = (feature.g.flatten(0, 1).flatten(1) for feature in (a, b))
+    part = (g1 @ g2.mT).view(out.shape)
     if a.h is None or b.h is None:
-        out.addmm_(g1, g2.mT)
-    elif a.h.shape[-1] == 1:
-        part = (g1 @ g2.mT).view(*a.g.shape[:2], *b.g.shape[:2])
-        part *= (a.h.flatten(1) @ b.h.flatten(1).mT)[:, None, :, None]
-        out += part.flatten(2).flatten(0, 1)
+        out += part
     else:
-        for rows, g, h in zip(out.view(*a.g.shape[:2], -1), a.g, a.h, strict=True):
-            weighed = (g.flatten(0, 1) @ (h.mT @ b.h)).view(len(b.g), len(g), -1)
-            rows += (weighed @ b.g.flatten(2).mT).transpose(0, 1).flatten(1)  # (B2, S1, S2) before
+        weights = (a.h.flatten(1) @ b.h.flatten(1).mT).repeat_interleave(out.shape[3], 1)
+        out.addcmul_(part, weights.view(len(weights), 1, *out.shape[2:]))
 
 
-def add_equal(out: Tensor, a: Feature, b: Feature) -> None:
-    """Add a layer's part to the kernel ``(B, S1, S2)`` of equal samples."""
+def equal_product(a: Feature, b: Feature) -> Tensor:
+    """A layer's part of the kernel ``(B, S1, S2)`` of equal samples, or of one of ``a`` with all of ``b``."""
     g = a.g if a.h is None or b.h is None else a.g.flatten(1, 2) @ (a.h.mT @ b.h)
-    out.baddbmm_(g.view(*a.g.shape[:2], -1), b.g.flatten(2).mT)
+    return g.reshape(len(b.g), a.g.shape[1], -1) @ b.g.flatten(2).mT
