@@ -91,15 +91,15 @@ def check(
         raise JacobianError("columns", columns, "must be at least 1", "use columns=16")
     with torch.no_grad():
         differences = _Differences(model_or_fn, x)
-        out = differences.out
+        out, inputs = differences.out, x[0].numel()
         dense = check_real("jac", jac.dense() if hasattr(jac, "dense") else jac, "give the Jacobian itself").detach()
         if dense.shape != (wanted := (*out, *x.shape[1:])):
             rule = f"must be (B, *out, *in) = {wanted}"
             raise JacobianError("jac", tuple(dense.shape), rule, "give the Jacobian of this function at this x")
         check_finite("jac", dense, "the Jacobian", "look for a step that has no derivative at x")
         differences.refuse_coupling()
-        drawn = torch.randperm(x[0].numel(), generator=torch.Generator().manual_seed(seed))[:columns]
-        given = dense.to(x.device).reshape(len(x), -1, x[0].numel())[..., drawn].double()
+        drawn = torch.randperm(inputs, generator=torch.Generator().manual_seed(seed))[:columns]
+        given = dense.to(x.device).reshape(len(x), -1, inputs)[..., drawn].double()
         largest = given.abs().amax((1, 2)).clamp_min(torch.finfo(torch.float64).tiny)[:, None]
         pairs = [differences.compare(given[..., i], column, largest) for i, column in enumerate(drawn.tolist())]
     errors, slopes, given = (part.reshape(*out, -1) for part in (*torch.stack(pairs, -1), given))
@@ -111,8 +111,7 @@ def check(
     entry = tuple(int(i) for i in torch.unravel_index(drawn[number], x.shape[1:]))
     error, expected, found = errors[worst].item(), slopes[worst].item(), given[worst].item()
     tolerance = max(torch.finfo(dense.dtype).eps ** 0.5, EXACT) if tolerance is None else tolerance
-    inputs, place = x[0].numel(), tuple(output)
-    return CheckResult(error, sample, place, entry, expected, found, tolerance, len(drawn), inputs, kinks)
+    return CheckResult(error, sample, tuple(output), entry, expected, found, tolerance, len(drawn), inputs, kinks)
 
 
 class _Differences:
