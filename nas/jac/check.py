@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from nas.jac.errors import JacobianError
 from nas.jac.factored import FactoredJacobian
-from nas.jac.refuse import check_finite, check_input, check_modes, check_output, check_real
-from nas.jac.watch import Function
+from nas.jac.refuse import Function, check_finite, check_input, check_modes, check_output, check_real
 
 Jacobian = Tensor | FactoredJacobian
 EPS = torch.finfo(torch.float64).eps

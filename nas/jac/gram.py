@@ -11,8 +11,7 @@ from nas.jac.ntk import paired_gram
 from nas.jac.plan.autodiff import Reverse, differentiated
 from nas.jac.plan.order import CACHED, in_parts
 from nas.jac.plan.products import gram_product, pair_product
-from nas.jac.refuse import CHUNK_BYTES, GRAM_BYTES, SLOPES, check_finite, check_input
-from nas.jac.watch import Function
+from nas.jac.refuse import CHUNK_BYTES, GRAM_BYTES, SLOPES, Function, check_finite, check_input
 
 
 def gram(model: Function, x1: Tensor, x2: Tensor, wrt: str = "input", chunk_bytes: int | None = None) -> Tensor:

@@ -13,8 +13,7 @@ from nas.jac.plan import autodiff, elementwise, layers, shapes
 from nas.jac.plan.order import LinearGraph
 from nas.jac.plan.replay import kind_of, recorded, replayed
 from nas.jac.plan.trace import NO_RULE, Node, apply, no_rule
-from nas.jac.refuse import CHUNK_BYTES, check_input, check_modes, check_output, modules_at, undo_count
-from nas.jac.watch import Function
+from nas.jac.refuse import CHUNK_BYTES, Function, check_input, check_modes, check_output, modules_at, undo_count
 
 LAYERWISE = ("auto", "layerwise")
 Yes = Literal[True]

@@ -8,8 +8,7 @@ from torch import Tensor
 from nas.jac.errors import JacobianError
 from nas.jac.kernels.blocks import all_pairs, by_products, equal_pairs
 from nas.jac.kernels.survey import survey
-from nas.jac.refuse import CHUNK_BYTES, check_finite, check_input
-from nas.jac.watch import Function, exactly, guarded
+from nas.jac.refuse import CHUNK_BYTES, Function, check_finite, check_input, guarded
 
 CHOICES = {
     "output": ("full", "trace", "sum"),
@@ -82,7 +81,7 @@ def ntk(
     x1 = x1.detach()
     x2 = x1 if x2 is None else x2.detach()
     fn = guarded(model, x1, batch)
-    with exactly(x1):
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(x1.device.type, enabled=False):
         if batch:
             fn = _of_whole_batch(fn)
             x1 = x2 = x1.unsqueeze(0)
@@ -101,7 +100,7 @@ def paired_gram(model: Function, x1: Tensor, x2: Tensor, chunk_bytes: int = CHUN
     """``J(x1_b) J(x2_b)^T`` by the parameters, ``(B, M, M)``: the blocks of equal samples, of checked inputs."""
     same, x1, x2 = x2 is x1, x1.detach(), x2.detach()
     fn = guarded(model, x1)
-    with exactly(x1):
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(x1.device.type, enabled=False):
         known = survey(fn, x1)
         seeds = torch.eye(known.outputs, dtype=known.output_dtype, device=x1.device)
         kernel = equal_pairs(fn, known, x1, x1 if same else x2, seeds, chunk_bytes)

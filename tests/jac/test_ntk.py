@@ -22,7 +22,7 @@ from nas.jac.kernels.features import Feature, add_products, write_rows
 from nas.jac.kernels.record import Sizes
 from nas.jac.kernels.survey import Layer, Work, flops_of_factors, flops_of_rows, survey
 from nas.jac.ntk import ntk, paired_gram
-from nas.jac.watch import guarded
+from nas.jac.refuse import guarded
 from nas.nn import indices_of
 
 OUTPUTS = ("full", "trace", "sum")

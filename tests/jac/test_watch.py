@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from nas.jac.errors import JacobianError
-from nas.jac.watch import guarded, without_noise
+from nas.jac.refuse import guarded, without_noise
 
 X = torch.randn(6, 3)
 MEAN, VAR = torch.full((3,), 2.0), torch.full((3,), 5.0)

@@ -13,7 +13,7 @@ from nas.jac.errors import BudgetError, JacobianError
 from nas.jac.kernels.features import WORTH_SPLITTING, add_products, equal_product, feature_sizes, features
 from nas.jac.kernels.replaced import detached, run_with
 from nas.jac.kernels.survey import Survey, Work
-from nas.jac.watch import Function
+from nas.jac.refuse import Function
 
 AT_ONCE_BYTES = 2**26  # of samples that go together, whatever the budget: more is not faster, and takes more memory
 

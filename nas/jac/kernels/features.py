@@ -21,7 +21,7 @@ from torch import Tensor
 from nas.jac.kernels.record import Recorder, Sizes, Use, vjp
 from nas.jac.kernels.replaced import rows_one_by_one, vectorised_rows
 from nas.jac.kernels.survey import Layer, Survey, Work
-from nas.jac.watch import Function
+from nas.jac.refuse import Function
 
 LARGE = 2**16  # activations of a sample above which samples go one by one: they stay in the cache for all seeds
 WORTH_SPLITTING = 128  # rows of the kernel below which a product is not split: small ones take longer than a large one

@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from nas.jac.kernels.record import read_tape, vjp
-from nas.jac.watch import Function
+from nas.jac.refuse import Function
 
 
 class Replacement(TorchFunctionMode):

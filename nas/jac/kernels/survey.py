@@ -13,8 +13,7 @@ from torch import Tensor
 from nas.jac.errors import JacobianError
 from nas.jac.kernels.record import LAST, Recorder, Sizes, Use, read_tape, vjp
 from nas.jac.kernels.replaced import vectorises
-from nas.jac.refuse import check_apart
-from nas.jac.watch import Function, without_noise
+from nas.jac.refuse import Function, check_apart, without_noise
 
 
 @dataclass

@@ -11,8 +11,7 @@ from torch import Tensor
 from nas.jac.plan.maps import LinearMap, eye, flat
 from nas.jac.plan.order import LinearGraph, in_parts
 from nas.jac.plan.trace import Node
-from nas.jac.refuse import check_apart
-from nas.jac.watch import Function, guarded, without_noise
+from nas.jac.refuse import Function, check_apart, guarded, without_noise
 
 
 def by_autodiff(model: Function, x: Tensor, mode: str, chunk_bytes: int, create_graph: bool) -> Tensor:
