@@ -6,12 +6,12 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
-from support.examples import example
+from support.examples import calls, example
 from support.jac_references import jacobian as dense
+from support.jac_references import refused
 from torch import nn
 
 from nas.jac.check import check
-from nas.jac.errors import JacobianError
 
 DOUBLE = {"dtype": torch.float64}
 
@@ -37,23 +37,22 @@ def test_a_right_jacobian_passes(make, shape):
         assert "agrees with finite differences" in str(found)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_a_planted_error_is_found_with_its_place(dtype):
-    model, x = cnn().to(dtype), torch.randn(3, 2, 12, 12, dtype=dtype)
-    jac = dense(model, x)
-    size = jac[1].abs().max().item()
+def test_a_planted_error_is_found_with_its_place():
     column = torch.randperm(288, generator=torch.Generator().manual_seed(5))[3]
     place = tuple(i.item() for i in torch.unravel_index(column, (2, 12, 12)))
-    right = jac[(1, 2, 0, 1, *place)].item()
-    jac[(1, 2, 0, 1, *place)] += 0.01 * size
-    found = check(model, x, jac, seed=5)
-    assert not found.ok
-    assert (found.sample, found.output, found.input) == (1, (2, 0, 1), place)
-    assert 0.01 <= found.error < 0.05  # of the largest derivative among the columns looked at
-    assert found.expected == pytest.approx(right, abs=1e-4 * size)
-    assert found.found == pytest.approx(right + 0.01 * size, abs=1e-6 * size)
-    said = rf"DIFFERS FROM finite differences: .*sample 1, output \(2, 0, 1\), input {re.escape(str(place))}: .*"
-    assert re.fullmatch(said, str(found))
+    for dtype in (torch.float64, torch.float32):
+        model, x = cnn().to(dtype), torch.randn(3, 2, 12, 12, dtype=dtype)
+        jac = dense(model, x)
+        size, right = jac[1].abs().max().item(), jac[(1, 2, 0, 1, *place)].item()
+        jac[(1, 2, 0, 1, *place)] += 0.01 * size
+        found = check(model, x, jac, seed=5)
+        assert not found.ok
+        assert (found.sample, found.output, found.input) == (1, (2, 0, 1), place)
+        assert 0.01 <= found.error < 0.05  # of the largest derivative among the columns looked at
+        assert found.expected == pytest.approx(right, abs=1e-4 * size)
+        assert found.found == pytest.approx(right + 0.01 * size, abs=1e-6 * size)
+        said = rf"DIFFERS FROM finite differences: .*sample 1, output \(2, 0, 1\), input {re.escape(str(place))}: .*"
+        assert re.fullmatch(said, str(found))
 
 
 def test_few_columns_are_all_looked_at():
@@ -116,7 +115,7 @@ def test_entries_at_a_kink_are_only_counted():
     assert "3 entries are at a kink and not judged" in str(found)
     assert not check(torch.relu, x, jac + 0.1).ok
     assert check(torch.relu, x[:, 1:], jac[:, 1:, 1:]).kinks == 0
-    with pytest.raises(JacobianError, match="every one of the 1 entries looked at is at a kink"):
+    with refused("every one of the 1 entries looked at is at a kink"):
         check(torch.relu, x[:, :1], jac[:, :1, :1])
 
 
@@ -146,29 +145,27 @@ def test_module_and_input_are_left_unchanged():
     model[4].weight.grad = torch.ones_like(model[4].weight)
     before, modes = copy.deepcopy(model.state_dict()), [m.training for m in model.modules()]
     check(model, x, dense(model, x))
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert all(value.dtype == before[name].dtype for name, value in model.state_dict().items())
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+        assert value.dtype == before[name].dtype
     assert [m.training for m in model.modules()] == modes
     assert not model[0].weight.requires_grad
     assert torch.equal(model[4].weight.grad, torch.ones_like(model[4].weight))
     assert x.grad is None
-    before = X.clone()
-    assert check(lambda x: x.mul_(2), X, 2 * EYE).ok
-    assert torch.equal(X, before)
+    x = X.clone()
+    assert check(lambda x: x.mul_(2), x, 2 * EYE).ok
+    assert torch.equal(x, X)
 
 
-COUPLED = {
-    "batch statistics": lambda x: F.batch_norm(x, None, None, training=True),
-    "the mean": lambda x: x - x.mean(0),
-    "one pair": lambda x: torch.cat([x[:3], x[3:4] + 1e-3 * x[1:2], x[4:]]),
-}
+COUPLED = """F.batch_norm(x, None, None, training=True); x - x.mean(0)
+    torch.cat([x[:3], x[3:4] + 1e-3 * x[1:2], x[4:]])"""
 
 
 def test_samples_that_influence_each_other_are_refused():
     x = torch.randn(6, 3, **DOUBLE)
-    for name, function in COUPLED.items():
+    for name, function in calls(COUPLED).items():
         jac = dense(function, x)
-        with example(name), pytest.raises(JacobianError, match=r"for sample \d when other samples alone are moved"):
+        with example(name), refused(r"for sample \d when other samples alone are moved"):
             check(function, x, jac)
 
 
@@ -187,17 +184,11 @@ REFUSED = {
     "no copy": (keeps, X, EYE, r"model_or_fn=Linear: cannot be copied \(Only Tensors created explicitly .*"),
     "float32 out": (lambda x: x.float(), X, EYE, r"model_or_fn=<lambda>: turns float64 input into torch.float32"),
     "at random": (lambda x: F.dropout(x), X, EYE, r"model_or_fn=<lambda>: .* when it is called again"),
-    "train mode": (nn.BatchNorm1d(3), X, EYE, r"model=model \(BatchNorm1d\): couples"),
-    "dropout": (nn.Dropout(), X, EYE, r"model=model \(Dropout\): draws random numbers"),
     "NaN out": (torch.log, -X, EYE, r"output=nan: .* first at \(0, 0\)"),
-    "NaN in": (lambda x: x, X / 0 * 0, EYE, r"x=nan: .* first at \(0, 0\)"),
 }
 
 
 def test_what_cannot_be_checked_is_refused():
     for name, (function, x, jac, message) in REFUSED.items():
-        with example(name):
-            with pytest.raises(JacobianError) as error:
-                check(function, x, jac, columns=0 if name == "no columns" else 16)
-            assert re.match(message, str(error.value)), error.value
-            assert "\n" not in str(error.value)
+        with example(name), refused(f"^{message}"):
+            check(function, x, jac, columns=0 if name == "no columns" else 16)

@@ -1,15 +1,14 @@
 """The spectrum is that of the kernel, and what is no kernel is refused with its figures."""
 
 import math
-import re
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.examples import example
+from support.jac_references import refused
 
-from nas.jac.errors import JacobianError
 from nas.jac.spectrum import spectrum
 
 
@@ -67,8 +66,8 @@ def test_scale_moves_no_figure_but_size():
     plain = spectrum(kernel)
     for scale in (1e-300, 2e307):  # sums of such numbers overflow
         scaled = spectrum(kernel * scale)
-        assert scaled.condition_number == pytest.approx(plain.condition_number, rel=1e-10)
-        assert scaled.effective_rank == pytest.approx(plain.effective_rank, rel=1e-10)
+        for figure in ("condition_number", "effective_rank"):
+            assert getattr(scaled, figure) == pytest.approx(getattr(plain, figure), rel=1e-10)
         assert scaled.logdet == pytest.approx(plain.logdet + 3 * math.log(scale), rel=1e-10)
         assert torch.allclose(scaled.eigenvalues / scale, plain.eigenvalues, rtol=1e-10)
 
@@ -93,11 +92,11 @@ REFUSED = {
     "zero": (torch.zeros(3, 3), r"kernel=3 x 3: is zero everywhere"),
     "asymmetric": (
         torch.tensor([[1.0, 0.5], [0.25, 1.0]]),
-        r"kernel=2 x 2: is not symmetric: entry \(0, 1\) is 0\.5, entry \(1, 0\) is 0\.25, .*",
+        r"kernel=2 x 2: is not symmetric: entry \(0, 1\) is 0\.5, entry \(1, 0\) is 0\.25, ",
     ),
     "negative": (
-        torch.tensor([[1.0, 2.0], [2.0, 1.0]], dtype=torch.float64),
-        r"kernel=2 x 2: is not positive semidefinite: its smallest eigenvalue is -1, its largest 3, .*",
+        torch.tensor([[1.0, 2.0], [2.0, 1.0]]).double(),
+        "kernel=2 x 2: is not positive semidefinite: its smallest eigenvalue is -1, its largest 3, ",
     ),
     "too coarse": (torch.eye(200, dtype=torch.bfloat16), r"kernel=200 x 200: has torch.bfloat16, .*"),
 }
@@ -105,19 +104,16 @@ REFUSED = {
 
 def test_what_is_no_kernel_is_refused_with_figures():
     for name, (kernel, message) in REFUSED.items():
-        with example(name):
-            with pytest.raises(JacobianError) as error:
-                spectrum(kernel)
-            assert re.match(message, str(error.value)), error.value
-            assert "\n" not in str(error.value)
+        with example(name), refused(f"^{message}"):
+            spectrum(kernel)
 
 
 def test_only_more_than_rounding_is_refused():
     eps = torch.finfo(torch.float32).eps
     skew = torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
     spectrum(torch.eye(2) + 4 * eps * skew)
-    with pytest.raises(JacobianError, match="not symmetric"):
+    with refused("not symmetric"):
         spectrum(torch.eye(2) + 100 * eps * skew)
     assert spectrum(kernel_with([-4e-16, 1.0])).condition_number == math.inf
-    with pytest.raises(JacobianError, match="not positive semidefinite"):
+    with refused("not positive semidefinite"):
         spectrum(kernel_with([-4e-14, 1.0]))
