@@ -31,32 +31,30 @@ MATRIX, ROW, EACH = drawn(6, 3), drawn(6), drawn(4, 1)
 TURNED = nn.Sequential(nn.Unflatten(1, (2, 3)), nn.ConvTranspose1d(2, 1, 3)).double()
 KNOWN = {"drawn": drawn, "positive": positive, "MATRIX": MATRIX, "ROW": ROW, "EACH": EACH, "TURNED": TURNED, **DOUBLE}
 SHAPES = {"tokens": (3, 4), "signal": (2, 7), "picture": (2, 5, 4), "volume": (2, 3, 4, 3), "x": (6,)}
-DOMAINS = {
-    "x": "exp expm1 sin cos tan atan sinh cosh asinh square erf abs neg relu tanh sigmoid",
-    "positive(x)": "log log1p sqrt rsqrt reciprocal",
-    "(torch.tanh(x) * 0.9)": "asin acos atanh",
-    "(x * x + 1.2)": "acosh",
+ANYWHERE = "exp expm1 sin cos tan atan sinh cosh asinh square erf abs neg relu tanh sigmoid"
+GENERATED = {
+    "torch.{0}(x); x.{0}()": ANYWHERE,
+    "torch.{0}(positive(x)); positive(x).{0}()": "log log1p sqrt rsqrt reciprocal",
+    "torch.{0}(torch.tanh(x) * 0.9); (torch.tanh(x) * 0.9).{0}()": "asin acos atanh",
+    "torch.{0}(x * x + 1.2); (x * x + 1.2).{0}()": "acosh",
+    "F.{0}(x)": "relu leaky_relu elu selu celu gelu silu mish softplus softsign hardtanh hardswish hardsigmoid relu6",
+    "F.{0}(x) ": "tanhshrink hardshrink softshrink",
+    "x.{0}(positive(x))": "__add__ __sub__ __mul__ __truediv__",
+    "positive(x).{0}(1.5)": "__radd__ __rsub__ __rmul__ __rtruediv__ __rdiv__",
+    "x.{0}()": "__neg__ __abs__",
 }
-UNARY = [f"{name}: torch.{name}({at}); {at}.{name}()" for at, names in DOMAINS.items() for name in names.split()]
 CALLS = """
-leaky_relu: F.leaky_relu(x); F.leaky_relu(x, 0.3); F.leaky_relu(x, negative_slope=-0.2)
-elu: F.elu(x); F.elu(x, 0.7)
-selu: F.selu(x); torch.selu(x)
-celu: F.celu(x); F.celu(x, 0.7); torch.celu(x)
-gelu: F.gelu(x); F.gelu(x, approximate="tanh")
-silu: F.silu(x)
-mish: F.mish(x)
-softplus: F.softplus(x); F.softplus(x, 3, 1); F.softplus(x, beta=0.5, threshold=0.2)
-softsign: F.softsign(x)
+leaky_relu: F.leaky_relu(x, 0.3); F.leaky_relu(x, negative_slope=-0.2)
+elu: F.elu(x, 0.7)
+selu: torch.selu(x)
+celu: F.celu(x, 0.7); torch.celu(x)
+gelu: F.gelu(x, approximate="tanh")
+softplus: F.softplus(x, 3, 1); F.softplus(x, beta=0.5, threshold=0.2)
 log_sigmoid: F.logsigmoid(x); nn.LogSigmoid()(x)
-hardtanh: F.hardtanh(x); F.hardtanh(x, -0.5, 0.7); nn.Hardtanh(-0.2, 0.1)(x)
-hardswish: F.hardswish(x)
-hardsigmoid: F.hardsigmoid(x)
-relu6: F.relu6(x)
-relu: F.relu(x); nn.ReLU()(x); torch.relu(input=x)
-tanhshrink: F.tanhshrink(x)
-hardshrink: F.hardshrink(x); F.hardshrink(x, 0.8)
-softshrink: F.softshrink(x); F.softshrink(x, 0.8)
+hardtanh: F.hardtanh(x, -0.5, 0.7); nn.Hardtanh(-0.2, 0.1)(x)
+relu: nn.ReLU()(x); torch.relu(input=x)
+hardshrink: F.hardshrink(x, 0.8)
+softshrink: F.softshrink(x, 0.8)
 threshold: torch.threshold(x, 0.1, 3.0)
 _threshold: F.threshold(x, 0.1, 3.0); nn.Threshold(0.2, -1.0)(x)
 pow: x**2; x**3; torch.pow(x, 1); x.pow(0); positive(x) ** -1; positive(x) ** 0.5
@@ -79,18 +77,7 @@ divide: torch.divide(x, ROW)
 true_divide: torch.true_divide(x, positive(x))
 matmul: x @ MATRIX; torch.matmul(x, MATRIX); x.unflatten(1, (3, 2)) @ MATRIX[:2]
 mm: torch.mm(x, MATRIX); x.mm(nn.Parameter(MATRIX))
-__add__: x.__add__(positive(x))
-__sub__: x.__sub__(positive(x))
-__mul__: x.__mul__(positive(x))
-__truediv__: x.__truediv__(positive(x))
-__radd__: positive(x).__radd__(1.5)
-__rsub__: positive(x).__rsub__(1.5)
-__rmul__: positive(x).__rmul__(1.5)
-__rtruediv__: positive(x).__rtruediv__(1.5)
-__rdiv__: positive(x).__rdiv__(1.5)
 __pow__: x.__pow__(3)
-__neg__: x.__neg__()
-__abs__: x.__abs__()
 __matmul__: x.__matmul__(MATRIX)
 linear: F.linear(x, MATRIX.T); F.linear(tokens, drawn(2, 4), drawn(2)); F.linear(input=x, weight=MATRIX.T)
     F.linear(picture, drawn(2, 4), bias=drawn(2))
@@ -175,8 +162,11 @@ def in_sight(text, argument="x"):
 
 def read_examples():
     """``{name: [(call, function, input)]}``; ``x`` is a vector, and what is called otherwise has the shape it says."""
-    found = {}
-    for entry in [*UNARY, *re.split(r"\n(?=\w)", CALLS.strip())]:
+    found, generated = (
+        {},
+        [f"{name}:{call.format(name)}" for call, names in GENERATED.items() for name in names.split()],
+    )
+    for entry in [*generated, *re.split(r"\n(?=\w)", CALLS.strip())]:
         name, _, text = entry.partition(":")
         for call in re.split(r"[;\n]", text):
             argument = next(shape for shape in SHAPES if re.search(rf"\b{shape}\b", call))
@@ -253,7 +243,7 @@ IN_PLACE = """torch.relu_(h); torch.relu_(input=h); h.add_(h.exp(), alpha=2); h.
     F.celu(h, 1.0, True); nn.Mish(inplace=True)(h); F.dropout(h, 0.5, False, True)
     nn.Sequential(nn.Identity(), nn.ReLU(inplace=True))(h); h.__iadd__(h.exp()); h.__isub__(1); h.__imul__(ROW)
     h.__itruediv__(2); h.__ipow__(2)"""
-UNARY_IN_PLACE = [f"h.{name}_()" for name in DOMAINS["x"].split() if name != "asinh"]
+UNARY_IN_PLACE = [f"h.{name}_()" for name in ANYWHERE.split() if name != "asinh"]
 
 
 def test_in_place_changes_what_later_code_sees():
