@@ -73,9 +73,11 @@ def check_output(y: object, batch: int) -> Tensor:
 def check_apart(pulled: Function, y: Tensor) -> None:
     """Refuse mixed samples by ``pulled``, from cotangents like ``y``, ``(B, ...)``, to ``(B, ...)``: two directions."""
     weights = torch.arange(1, y[0].numel() + 1, dtype=y.dtype, device=y.device).cos().view_as(y[0])  # none cancel
-    first = torch.arange(len(y), device=y.device) < len(y) // 2
-    for own in (first, ~first) if len(y) > 1 else ():
-        if pulled(torch.where(own.view(-1, *[1] * (y.dim() - 1)), weights, 0.0))[~own].nan_to_num().any():
+    halves = slice(len(y) // 2), slice(len(y) // 2, None)
+    for own, other in (halves, halves[::-1]) if len(y) > 1 else ():
+        cotangent = torch.zeros_like(y)
+        cotangent[own] = weights
+        if pulled(cotangent)[other].nan_to_num().any():
             rule = "mixes the samples of a batch, so that no sample has a Jacobian of its own"
             remedy = "make each output a function of its own sample; pass a single sample as x.unsqueeze(0)"
             raise JacobianError("model", "output", rule, remedy)

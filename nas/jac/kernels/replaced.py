@@ -19,14 +19,16 @@ class Replacement(TorchFunctionMode):
 
     def __init__(self, tensors: Iterable[Tensor], values: Iterable[Tensor]) -> None:
         super().__init__()
-        self._values = dict(zip(tensors, values, strict=True))
+        self._values = {id(tensor): value for tensor, value in zip(tensors, values, strict=True)}
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        return func(*self._replaced(args), **{name: self._replaced(value) for name, value in (kwargs or {}).items()})
+        return func(
+            *map(self._replaced, args), **{name: self._replaced(value) for name, value in (kwargs or {}).items()}
+        )
 
     def _replaced(self, argument: Any) -> Any:
         if isinstance(argument, Tensor):
-            return self._values.get(argument, argument)
+            return self._values.get(id(argument), argument)
         return type(argument)(map(self._replaced, argument)) if type(argument) in (list, tuple) else argument
 
 
