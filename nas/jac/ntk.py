@@ -86,7 +86,7 @@ def ntk(
             fn = _of_whole_batch(fn)
             x1 = x2 = x1.unsqueeze(0)
         known = survey(fn, x1 if len(x1) > 1 else x2, layers=method in ("auto", "layerwise"))
-        seeds = torch.eye(known.outputs, dtype=known.output_dtype, device=x1.device)
+        seeds = known.units
         if output == "sum" and not batch:
             seeds = seeds.sum(0, keepdim=True)
         pairs = by_products if method == "products" else all_pairs
@@ -102,8 +102,7 @@ def paired_gram(model: Function, x1: Tensor, x2: Tensor, chunk_bytes: int = CHUN
     fn = guarded(model, x1)
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(x1.device.type, enabled=False):
         known = survey(fn, x1)
-        seeds = torch.eye(known.outputs, dtype=known.output_dtype, device=x1.device)
-        kernel = equal_pairs(fn, known, x1, x1 if same else x2, seeds, chunk_bytes)
+        kernel = equal_pairs(fn, known, x1, x1 if same else x2, known.units, chunk_bytes)
     check_finite("gram", kernel, "it", OVERFLOW)
     return kernel
 

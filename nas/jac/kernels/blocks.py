@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nas.jac.errors import BudgetError, JacobianError
 from nas.jac.kernels.features import WORTH_SPLITTING, add_products, equal_product, feature_sizes, features
-from nas.jac.kernels.replaced import detached, run_with
+from nas.jac.kernels.replaced import run_with
 from nas.jac.kernels.survey import Survey, Work
 from nas.jac.refuse import Function
 
@@ -123,7 +123,7 @@ def by_products(
         raise JacobianError("method", "products", rule, "use method='layerwise'")
     assert not known.layers, "surveyed without layers"
     parameters, count = known.others, len(seeds)
-    values = detached(parameters)
+    values = tuple(parameter.detach() for parameter in parameters)
 
     def column(x: Tensor, sample: Tensor, seed: Tensor) -> Tensor:
         pull = torch.func.vjp(lambda *v: run_with(fn, parameters, v, sample.unsqueeze(0))[0], *values)[1]

@@ -76,9 +76,8 @@ class Use:
         return self._by_sample(y, batch).flatten(3)
 
     def _by_sample(self, x: Tensor, batch: int) -> Tensor:
-        # (N, C, *) as (B, G, C / G, N / B, *)
-        groups = self.size.groups
-        return x.reshape(batch, -1, groups, x.shape[1] // groups, *x.shape[2:]).movedim(1, 3)
+        """``(N, C, *)`` as ``(B, G, C / G, N / B, *)``."""
+        return x.reshape(batch, -1, self.size.groups, x.shape[1] // self.size.groups, *x.shape[2:]).movedim(1, 3)
 
     def _patches(self, x: Tensor, batch: int) -> Tensor:
         """What each output of a convolution sees, ``(B, G, C / G, *kernel, N / B, *out)``."""
@@ -95,8 +94,7 @@ class Use:
 
 
 def _each(value: int | Sequence[int], kernel: torch.Size) -> Sequence[int]:
-    values = [value] if isinstance(value, int) else list(value)
-    return values * (len(kernel) // len(values))
+    return [value] * len(kernel) if isinstance(value, int) else list(value) * (len(kernel) // len(value))
 
 
 class Recorder(TorchFunctionMode):

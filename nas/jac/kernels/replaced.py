@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from nas.jac.kernels.record import read_tape, vjp
+from nas.jac.kernels.record import read_tape
 from nas.jac.refuse import Function
 
 
@@ -38,11 +38,6 @@ def run_with(fn: Function, tensors: Iterable[Tensor], values: Iterable[Tensor], 
         return fn(x)
 
 
-def detached(tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
-    """The values of ``tensors``, sharing their memory."""
-    return tuple(tensor.detach() for tensor in tensors)
-
-
 def vectorised_rows(fn: Function, chosen: Sequence[Tensor], x: Tensor, seeds: Tensor) -> Tensor:
     """Rows of each sample's Jacobian by the parameters ``chosen``, ``(B, S, P)``, for all samples at once."""
 
@@ -56,7 +51,7 @@ def vectorised_rows(fn: Function, chosen: Sequence[Tensor], x: Tensor, seeds: Te
 
 def vectorises(fn: Function, chosen: Sequence[Tensor], x: Tensor) -> bool:
     """Whether :func:`vectorised_rows` can do ``fn``: it sees all of ``chosen``, and torch has a rule for everything."""
-    y = run_with(fn, chosen, detached(chosen), x)
+    y = run_with(fn, chosen, [leaf.detach() for leaf in chosen], x)
     if not read_tape(y)[0].keys().isdisjoint(chosen):  # used in a torch.autograd.Function, or before ``fn``
         return False
     try:
@@ -70,8 +65,8 @@ def rows_one_by_one(fn: Function, chosen: Sequence[Tensor], x: Tensor, seeds: Te
     """:func:`vectorised_rows` sample after sample, on the parameters themselves: slower, and good for any function."""
 
     def row(y: Tensor, seed: Tensor) -> Tensor:
-        found = vjp(y, seed, chosen, keep=True)  # the tape may reach back to before this function
-        parts = [torch.zeros_like(leaf) if one is None else one for leaf, one in zip(chosen, found, strict=True)]
+        # The tape is kept: it may reach back to before this function.
+        parts = torch.autograd.grad((y * seed).sum(), chosen, retain_graph=True, materialize_grads=True)
         return torch.cat([part.flatten() for part in parts])
 
     outputs = (fn(sample.unsqueeze(0)) for sample in x)

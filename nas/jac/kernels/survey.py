@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
 
 import torch
@@ -67,18 +67,13 @@ class Survey:
     layers: list[Layer]
     others: list[Tensor]  # parameters that are in none of them
     alone: bool  # whether for these samples go one by one: they, or the function, are nothing for torch.func
-    outputs: int  # entries of one sample's, M
+    units: Tensor  # cotangents of one sample's output, one for each entry, (M, M)
     elements: int  # about how many numbers the tape holds for one sample
-    output_dtype: torch.dtype
     dtype: torch.dtype  # of the kernel: what outputs and parameters have in common
 
 
 def survey(fn: Function, x: Tensor, layers: bool = True) -> Survey:
-    """Run ``fn`` on two samples and see what it uses, in ``layers`` or not; refused are noise and mixed samples.
-
-    Which rows belong to which sample is not read off shapes, which can mislead (as many tokens as samples), but off
-    cotangents: an output of the first sample has none at what belongs to the second.
-    """
+    """Run ``fn`` on two samples and see what it uses, in ``layers`` or not; noise and mixed samples are refused."""
     probe = x[:2].clone().requires_grad_()
     with Recorder() as record:
         y = without_noise(fn, probe)
@@ -95,11 +90,15 @@ def survey(fn: Function, x: Tensor, layers: bool = True) -> Survey:
     others = [leaf for leaf in parameters if leaf not in inside]
     dtype = reduce(torch.promote_types, [leaf.dtype for leaf in parameters], y.dtype)
     alone = bool(others) and not vectorises(fn, others, x[:2])
-    return Survey(found, others, alone, y[0].numel(), record.elements // len(probe), y.dtype, dtype)
+    units = torch.eye(y.shape[1], dtype=y.dtype, device=y.device)
+    return Survey(found, others, alone, units, record.elements // len(probe), dtype)
 
 
 def _in_order(y: Tensor, x: Tensor, uses: Sequence[Use]) -> set[Use]:
-    """The calls whose rows belong to the samples in their order."""
+    """The calls whose rows belong to the samples in their order.
+
+    Shapes can mislead (as many tokens as samples), but an output of one sample has no cotangent at another's rows.
+    """
     halves: dict[Use, list[list[bool]]] = {use: [] for use in uses}
 
     def pulled(seed: Tensor) -> Tensor:
@@ -125,8 +124,8 @@ def _layers(record: Recorder, good: set[Use], arrivals: Counter[Tensor], batch: 
         own = tuple(use for use in every if use in good)
         kinds = {(role, use.size.groups) for use in own for role, one in use.parameters.items() if one is leaf}
         if len(own) == arrivals[leaf] and len(kinds) == 1:
-            ((role, _),), size = kinds, own[0].size
-            together = replace(size, inputs=0, positions=sum(use.size.positions for use in own) // batch)
+            (role, groups), size = kinds.pop(), own[0].size
+            together = Sizes(0, size.outputs, sum(use.size.positions for use in own) // batch, groups)
             layer = found.setdefault(own, Layer({}, [use in good for use in every], together))
             layer.parameters[role] = leaf
             layer.size.inputs += size.inputs if role == "weight" else 1
