@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support import ntk_references as reference
 from support.examples import example
 from support.jac_references import Counted, Gated, chains
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nas.jac.errors import BudgetError, JacobianError
@@ -31,8 +31,16 @@ NOT_TRANSFORMABLE = ("opaque", "half seen", "attention")
 EXACT, SINGLE = 1e-10, 1e-5
 
 
-def batches(shape: tuple[int, ...], *sizes: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+def batches(shape, *sizes, dtype=torch.float64):
     return [torch.randn(size, *shape, dtype=dtype) for size in sizes]
+
+
+def assert_right(model, *inputs, parameters=None, methods=("layerwise",)):
+    """The kernel of one batch or two, by these methods, is the reference's."""
+    expected = reference.kernel(model, parameters or model.parameters(), *inputs)
+    for method in methods:
+        with example(method):
+            assert reference.error(ntk(model, *inputs, method=method), expected) < EXACT
 
 
 @pytest.mark.parametrize("name", reference.MODELS)
@@ -93,11 +101,7 @@ def test_the_survey_finds_layers_and_other_parameters():
             assert known.alone == (name in NOT_TRANSFORMABLE)
 
 
-@given(
-    size=st.builds(Sizes, st.integers(1, 9), st.integers(1, 9), st.integers(1, 9)),
-    batch=st.integers(1, 5),
-    seeds=st.integers(1, 4),
-)
+@given(size=st.builds(Sizes, *[st.integers(1, 9)] * 3), batch=st.integers(1, 5), seeds=st.integers(1, 4))
 @settings(max_examples=25, deadline=None)
 def test_counted_work_is_the_work_that_is_done(size, batch, seeds):
     h, g = torch.randn(batch, size.inputs, size.positions), torch.randn(batch, seeds, size.outputs, size.positions)
@@ -124,7 +128,7 @@ def test_the_cheaper_way_of_a_layer_is_taken():
         assert Layer({}, [], size).as_rows(work) == (flops_of_rows(size, work) < flops_of_factors(size, work))
 
 
-def least_bytes(call) -> int:
+def least_bytes(call):
     with pytest.raises(BudgetError) as refused:
         call(1)
     return refused.value.needed
@@ -155,16 +159,11 @@ def test_smallest_budget_divides_samples_and_outputs(monkeypatch):
     assert torch.equal(ntk(model, x, chunk_bytes=2.5e8), whole_kernel)  # as people write it
 
 
-def test_batched_and_one_by_one_are_the_same():
-    model, shape = reference.build("residual")
-    x1, x2 = batches(shape, 3, 2)
-    whole = ntk(model, x1, x2)
-    for a, b in product(range(3), range(2)):
-        assert reference.error(ntk(model, x1[a : a + 1], x2[b : b + 1])[0, 0], whole[a, b]) < EXACT
-    for name in ("mlp", "tokens", "turned"):
+def test_batches_of_one_sample_are_right():
+    for name, sizes in product(("mlp", "tokens", "turned", "residual"), ((1, 4), (4, 1), (1, 1))):
         model, shape = reference.build(name)
-        for pair in (batches(shape, 1, 4), batches(shape, 4, 1)):
-            assert reference.error(ntk(model, *pair), reference.kernel(model, model.parameters(), *pair)) < EXACT, name
+        with example(name, sizes):
+            assert_right(model, *batches(shape, *sizes))
 
 
 def test_kernel_is_symmetric_and_positive_semidefinite():
@@ -189,30 +188,31 @@ def test_mirror_copies_the_upper_triangle():
 
 
 @given(
-    batch=st.integers(1, 4),
-    channels=st.integers(1, 2),
-    groups=st.integers(1, 2),
-    kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    stride=st.integers(1, 2),
-    padding=st.tuples(st.integers(0, 2), st.integers(0, 1)),
-    dilation=st.integers(1, 2),
-    side=st.integers(5, 7),
-    bias=st.booleans(),
+    sizes=st.tuples(st.integers(1, 4), st.integers(1, 2), st.integers(1, 2), st.integers(5, 7)),
+    options=st.fixed_dictionaries(
+        {
+            "kernel_size": st.tuples(st.integers(1, 3), st.integers(1, 3)),
+            "padding": st.tuples(st.integers(0, 2), st.integers(0, 1)),
+            "stride": st.integers(1, 2),
+            "dilation": st.integers(1, 2),
+            "bias": st.booleans(),
+        }
+    ),
 )
 @settings(max_examples=30, deadline=None)
-def test_any_convolution(batch, channels, groups, kernel, stride, padding, dilation, side, bias):
-    first = nn.Conv2d(groups * channels, groups, kernel, stride, padding, dilation, groups, bias)
+def test_any_convolution(sizes, options):
+    batch, channels, groups, side = sizes
+    first = nn.Conv2d(groups * channels, groups, groups=groups, **options)
     model = nn.Sequential(first, nn.Tanh(), nn.Flatten(), nn.LazyLinear(2)).double()
     x = torch.randn(batch, groups * channels, side, side, dtype=torch.float64)
     model(x)
-    assert reference.error(ntk(model, x), reference.kernel(model, model.parameters(), x)) < EXACT
+    assert_right(model, x)
 
 
 @given(case=chains([nn.Tanh()], linears=1))
 @settings(max_examples=30, deadline=None)
 def test_any_mlp(case):
-    model, x = case[0], torch.randn(case[1], dtype=torch.float64)
-    assert reference.error(ntk(model, x), reference.kernel(model, model.parameters(), x)) < EXACT
+    assert_right(case[0], torch.randn(case[1], dtype=torch.float64))
 
 
 def test_paired_gram_is_the_kernel_of_equal_samples():
@@ -236,15 +236,13 @@ def test_closed_branches_contribute_nothing_untouched(architecture):
     kept = [*(p for i in opened for p in supernet.mix.branches[i].parameters()), supernet.head.bias]
     kept += [supernet.head.weights[i] for i in opened]
 
-    def fn(x: Tensor) -> Tensor:
+    def fn(x):
         return supernet(x, architecture)
 
-    expected = reference.kernel(fn, kept, x)
     for i in set(range(3)) - opened:  # whatever is done with them shows
         for parameter in (*supernet.mix.branches[i].parameters(), supernet.head.weights[i]):
             parameter.data.fill_(float("nan"))
-    for method in METHODS:
-        assert reference.error(ntk(fn, x, method=method), expected) < EXACT, method
+    assert_right(fn, x, parameters=kept, methods=METHODS)
     known = survey(guarded(fn, x), x)
     assert {leaf for layer in known.layers for leaf in layer.parameters.values()} == set(kept)
     assert not known.others
@@ -253,53 +251,39 @@ def test_closed_branches_contribute_nothing_untouched(architecture):
 def test_a_vector_may_be_the_weight_of_one_score():
     weight = torch.randn(5, dtype=torch.float64, requires_grad=True)
     for shape in ((5,), (3, 5), (5, 5)):
-        (x,) = batches(shape, 4)
-        expected = reference.kernel(lambda x: F.linear(x, weight), [weight], x)
-        assert reference.error(ntk(lambda x: F.linear(x, weight), x), expected) < EXACT
+        assert_right(lambda x: F.linear(x, weight), *batches(shape, 4), parameters=[weight])
 
 
 def test_a_function_may_use_earlier_results():
     weight, shift = (torch.randn(3, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
     made = weight * 2 + shift.tanh()
-    (x,) = batches((5,), 4)
-
-    def fn(x: Tensor) -> Tensor:
-        return torch.tanh(F.linear(x, made)) * shift.sum()
-
-    expected = reference.kernel(fn, [weight, shift], x)
-    for method in ("layerwise", "contraction"):
-        assert reference.error(ntk(fn, x, method=method), expected) < EXACT
+    function = lambda x: torch.tanh(F.linear(x, made)) * shift.sum()  # noqa: E731
+    assert_right(function, *batches((5,), 4), parameters=[weight, shift], methods=("layerwise", "contraction"))
     made.sum().backward()  # the tape is still there
     assert weight.grad is not None
-
-
-def test_a_network_that_is_dead_at_some_samples():
-    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)).double()
-    nn.init.constant_(model[0].bias, -1.0)
-    x = torch.tensor([[0.0, 0.0], [0.0, 0.0], [9.0, -9.0], [-9.0, 9.0]], dtype=torch.float64)
-    for rows in (x, x.flip(0), x.view(2, 2, 2), x.view(2, 2, 2).flip(0)):
-        assert reference.error(ntk(model, rows), reference.kernel(model, model.parameters(), rows)) < EXACT
 
 
 class DeadTokens(nn.Module):
     """A Linear over ``(T, B, F)`` that has no gradient where its input is zero."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.turned, self.head = nn.Linear(3, 3), nn.Linear(3, 2)
         nn.init.constant_(self.turned.bias, -1.0)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         return self.head(torch.relu(self.turned(x.transpose(0, 1)).transpose(0, 1)))
 
 
-def test_a_hidden_layout_is_not_guessed():
-    model = DeadTokens().double()
-    x = torch.cat([torch.zeros(2, 2, 3, dtype=torch.float64), 9 * torch.randn(2, 2, 3, dtype=torch.float64)])
-    for rows in (x, x.flip(0)):
-        expected = reference.kernel(model, model.parameters(), rows)
-        assert reference.kernel(model, model.turned.parameters(), rows).abs().max() > 0
-        assert reference.error(ntk(model, rows), expected) < EXACT
+def test_no_layout_is_guessed_where_samples_are_dead():
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)).double()
+    nn.init.constant_(model[0].bias, -1.0)
+    x = torch.tensor([[0.0, 0.0], [0.0, 0.0], [9.0, -9.0], [-9.0, 9.0]], dtype=torch.float64)
+    tokens, hidden = torch.cat([torch.zeros(2, 2, 3), 9 * torch.randn(2, 2, 3)]).double(), DeadTokens().double()
+    assert reference.kernel(hidden, hidden.turned.parameters(), tokens).abs().max() > 0
+    for network, rows in ((model, x), (model, x.view(2, 2, 2)), (hidden, tokens)):
+        assert_right(network, rows)
+        assert_right(network, rows.flip(0))
 
 
 def test_autocast_is_for_the_network_alone():
