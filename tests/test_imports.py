@@ -164,8 +164,7 @@ def test_an_init_hands_names_on_and_does_nothing():
         docstring, *rest = TREES[path].body
         assert isinstance(docstring, ast.Expr), path
         for node in rest:
-            added = [node.target] if isinstance(node, ast.AugAssign) else []
-            named = list(map(ast.unparse, node.targets if isinstance(node, ast.Assign) else added))
+            named = [ast.unparse(t) for t in node.targets] if isinstance(node, ast.Assign) else []
             lazy = path.parent in (PACKAGE, PACKAGE / "data") and ast.unparse(node).startswith(
                 ("if TYPE_CHECKING", "def __getattr__")
             )

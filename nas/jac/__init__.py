@@ -11,5 +11,19 @@ from nas.jac.ntk import ntk
 from nas.jac.plan.store import set_plan_bytes
 from nas.jac.spectrum import Spectrum, spectrum
 
-__all__ = ["CheckResult", "FactoredJacobian", "JacobianError", "SignLogDet", "Spectrum"]
-__all__ += ["check", "compiled", "gram", "jacobian", "jacobian_det", "ntk", "set_plan_bytes", "slogdet", "spectrum"]
+__all__ = [
+    "CheckResult",
+    "FactoredJacobian",
+    "JacobianError",
+    "SignLogDet",
+    "Spectrum",
+    "check",
+    "compiled",
+    "gram",
+    "jacobian",
+    "jacobian_det",
+    "ntk",
+    "set_plan_bytes",
+    "slogdet",
+    "spectrum",
+]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Literal, overload
 
 import torch
 from torch import Tensor, nn
 
-from nas.jac.errors import JacobianError, NoRuleError
+from nas.jac.errors import BudgetError, JacobianError, NoRuleError
 from nas.jac.factored import FactoredJacobian
 from nas.jac.plan import autodiff, elementwise, layers, shapes
-from nas.jac.plan.order import LinearGraph
+from nas.jac.plan.order import LinearGraph, in_parts
 from nas.jac.plan.replay import kind_of, recorded, replayed
 from nas.jac.plan.trace import NO_RULE, Node, apply, no_rule
 from nas.jac.refuse import CHUNK_BYTES, Function, check_input, check_modes, check_output, modules_at, undo_count
@@ -89,8 +90,10 @@ def jacobian(
                 if factored:
                     return FactoredJacobian(factorise(model, x if create_graph else x.detach()))
                 if kind is not None:
-                    return recorded(model, x, kind, lambda at: _dense(model, at, chunk_bytes))
-                return _dense(model, x if create_graph else x.detach(), chunk_bytes)[0]
+                    with suppress(BudgetError):  # of the whole batch
+                        return recorded(model, x, kind, lambda at: factorise(model, at), chunk_bytes)
+                at = x if create_graph else x.detach()
+                return in_parts(lambda part: factorise(model, part).dense(chunk_bytes), at)
         except NoRuleError:
             if mode == "layerwise" or factored:
                 raise
@@ -129,12 +132,3 @@ def _named(error: NoRuleError, model: object) -> NoRuleError:
     names = {id(module): name for name, module in model.named_modules() if name}
     running = [names[id(module)] for module in modules_at(error) if id(module) in names]
     return NoRuleError(running[-1], error.value, error.rule, error.remedy) if running else error
-
-
-def _dense(model: Function, x: Tensor, chunk_bytes: int) -> tuple[Tensor, Tensor]:
-    """The Jacobian and the output; if one direction of the batch exceeds the budget, one half after the other."""
-    graph = factorise(model, x)
-    if len(x) == 1 or graph.bytes_each <= chunk_bytes:
-        return graph.dense(chunk_bytes), graph.stop.value
-    halves = [_dense(model, half, chunk_bytes) for half in x.tensor_split(2)]
-    return torch.cat([whole for whole, _ in halves]), torch.cat([y for _, y in halves])

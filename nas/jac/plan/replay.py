@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nas.jac.plan.guard import REPLAYED, Guard, guard
-from nas.jac.plan.order import CACHED, product_is_finite
+from nas.jac.plan.order import CACHED, LinearGraph, product_is_finite
 from nas.jac.plan.steps import noting
 from nas.jac.plan.store import Plan, give, take
 from nas.jac.refuse import SLOPES, WEIGHTS, check_finite, check_input
@@ -81,17 +81,16 @@ def replayed(model: Any, x: Tensor, kind: tuple[Any, ...]) -> Tensor | None:
 
 
 def recorded(
-    model: Any, x: Tensor, kind: tuple[Any, ...], compute: Callable[[Tensor], tuple[Tensor, Tensor]]
+    model: Any, x: Tensor, kind: tuple[Any, ...], run: Callable[[Tensor], LinearGraph], chunk_bytes: int
 ) -> Tensor:
-    """The Jacobian that ``compute`` gives, with the output, and a plan for the next call if what is done makes one."""
-    kept = (
-        guard(model, REPLAYED) if x.numel() <= CACHED and Plan.limit else None
-    )  # calls are little against as many numbers
+    """The Jacobian of what ``run`` records, and a plan for the next call if what is done makes one."""
+    kept = guard(model, REPLAYED) if x.numel() <= CACHED and Plan.limit else None  # calls are little against more
     if kept is None:
-        return compute(x.detach())[0]
+        return run(x.detach()).dense(chunk_bytes)
     at = x.detach().clone(memory_format=torch.contiguous_format)
     with noting() as steps:
-        whole, y = compute(at)
+        graph = run(at)
+        whole = graph.dense(chunk_bytes)
     if steps and steps[-1].keywords and result_of(steps[-1]).data_ptr() == whole.data_ptr():
-        give(model, kind, JacobianPlan(kept, at, y, steps, whole.shape))
+        give(model, kind, JacobianPlan(kept, at, graph.stop.value, steps, whole.shape))
     return whole
