@@ -12,7 +12,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from nas.jac.determinant import jacobian_det
 from nas.jac.errors import JacobianError
-from nas.jac.fused.compiled import Members, check_call, determinant
+from nas.jac.fused.compiled import Determinant, Members, check_kind
 from nas.jac.jacobian import factorise, jacobian
 from nas.jac.refuse import check_input
 
@@ -49,7 +49,7 @@ def compiled(model: Callable[[Tensor], Tensor], x: Tensor, of: str = "jacobian")
     if of == "determinant":
         with torch.no_grad():
             jacobian_det(model, x)  # refuses what it refuses
-        return determinant(model, x)
+        return Determinant(model, x)
     if of != "jacobian":
         raise JacobianError("of", of, "must be jacobian or determinant", "use of='jacobian'")
     return _jacobian(model, x.detach().contiguous())  # the compiled code takes strides as given
@@ -79,11 +79,12 @@ def _jacobian(model: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[Tensor]
         compile_fx(graph, [x], inner_compile=inner, config_patches=_OPTIONS if x.device.type == "cpu" else {})
     fast = codes[-1].current_callable  # of parameters, buffers and x, in this order
     held = [*graph.parameters(), *graph.buffers()]
+    kind, members = (x.shape, x.dtype, x.device), Members(model, held)
     weights = [tensor.detach() for tensor in held]
-    kind, members = (x.shape, x.dtype, x.device), Members(model)
 
     def call(x: Tensor) -> Tensor:
-        check_call(x, 0, kind, held, weights, members)
+        check_kind(x, 0, kind)
+        members.check()
         result, total = fast([*weights, x.detach().contiguous()])
         if math.isfinite(total.item()):
             return result

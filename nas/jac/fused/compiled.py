@@ -8,20 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import chain
 from string import Template
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function
 
 from nas.jac.errors import JacobianError
-from nas.jac.fused.activations import ACTIVATIONS
+from nas.jac.fused.activations import formulas
 from nas.jac.fused.chain import Chain, read_chain
+from nas.jac.fused.functions import CLOSED_FORM, derive
 from nas.jac.plan.guard import guard
 from nas.jac.refuse import WEIGHTS, check_finite, check_input
 
 empty = torch._C._dynamo.guards._empty_strided_cpu  # type: ignore[attr-defined]  # half the time of torch.empty
-CLOSED_FORM, WIDEST = 3, 16
+WIDEST = 16
 REAL = {torch.float32: "float", torch.float64: "double"}
 
 _SOURCE = Template(r"""
@@ -35,8 +34,12 @@ template <int F> using Block = V[F][ROWS];  // of each feature: its value, and i
 #define MIXED(op) \
     inline V operator op(double a, const V& b) { return V(a) op b; } \
     inline V operator op(const V& a, double b) { return a op V(b); }
-MIXED(+) MIXED(-) MIXED(*) MIXED(/) MIXED(<) MIXED(>)
-inline V where(const V& mask, const V& yes, const V& no) { return V::blendv(no, yes, mask); }
+MIXED(+) MIXED(-) MIXED(*) MIXED(/) MIXED(>)
+inline V relu(const V& z) { return at::vec::maximum(z, V(0)); }
+inline V sign(const V& z) { return V::blendv(V(0), V(1), z > V(0)); }  // of z >= 0
+inline V softplus(const V& z, double beta, double threshold) {
+    return V::blendv((beta * z).exp().log1p() / beta, z, beta * z > threshold);
+}
 inline V sigmoid(const V& z) { return 1 / (1 + z.neg().exp()); }
 inline V tanh(const V& z) { return 2 * sigmoid(2 * z) - 1; }  // to a rounding of 1; Sleef's takes three times as long
 inline Real total(V lanes) { return at::vec::vec_reduce_all<Real>([](V& a, V& b) { return a + b; }, lanes); }
@@ -130,84 +133,75 @@ extern "C" bool kernel($arguments) {
 
 
 class Members:
-    """The modules, parameters and buffers that a model had when it was compiled."""
+    """The modules, parameters and buffers that a model has when this is made, and the memory of some tensors of it."""
 
-    def __init__(self, model: object) -> None:
+    def __init__(self, model: object, tensors: Sequence[Tensor]) -> None:
         modules = list(model.modules()) if isinstance(model, nn.Module) else []
         tables = [table for m in modules for table in (m._modules, m._parameters, m._buffers) if table]
         self._tables = [table.values() for table in tables]
         self._kept = list(chain.from_iterable(self._tables))  # alive, so that no other takes their place in memory
         self._ids = list(map(id, self._kept))
+        self._tensors, self._memory = tensors, [tensor.detach() for tensor in tensors]
 
-    def are_the_same(self) -> bool:
-        """Whether the model has no other."""
-        return list(map(id, chain.from_iterable(self._tables))) == self._ids
+    def check(self) -> None:
+        """Refuse other ones, and tensors in other memory."""
+        if not all(map(Tensor.is_set_to, self._tensors, self._memory)):  # they may have another type or shape
+            rule = "are in other memory than when the model was compiled, as after .to() or .data = ..."
+            raise JacobianError("model", "parameters", rule, "call compiled again")
+        if list(map(id, chain.from_iterable(self._tables))) != self._ids:
+            rule = "are not those that were compiled, as after load_state_dict(..., assign=True) or model[0] = ..."
+            raise JacobianError("model", "modules or parameters", rule, "call compiled again")
 
 
-def check_call(
-    x: Tensor, free: int, kind: tuple, parameters: Sequence[Tensor], memory: Sequence[Tensor], members: Members
-) -> None:
-    """Refuse an ``x`` of another shape after ``free`` dimensions, dtype or device, and other parameters or memory."""
+def check_kind(x: Tensor, free: int, kind: tuple) -> None:
+    """Refuse an ``x`` of another shape after ``free`` dimensions, dtype or device."""
     if not isinstance(x, Tensor) or (x.shape[free:], x.dtype, x.device) != kind:
         check_input("x", x)
         found, (shape, dtype, device) = f"{tuple(x.shape)}, {x.dtype}, {x.device}", kind
         rule = f"was compiled for {('B',) * free + tuple(shape)}, {dtype}, {device}"
         raise JacobianError("x", found, rule, "call compiled(model, x) once for each kind of input")
-    if not all(map(Tensor.is_set_to, parameters, memory)):  # they may have another type or shape
-        rule = "are in other memory than when the model was compiled, as after .to() or .data = ..."
-        raise JacobianError("model", "parameters", rule, "call compiled again")
-    if not members.are_the_same():
-        rule = "are not those that were compiled, as after load_state_dict(..., assign=True) or model[0] = ..."
-        raise JacobianError("model", "modules or parameters", rule, "call compiled again")
 
 
-class Determinant(Function):
-    """``(kernel, kinds, x, *weights)`` to ``(B,)``; an ``x`` or a result that is not finite is refused."""
+class Determinant:
+    """The function ``(B, N)`` to the determinants ``(B,)`` of a chain's Jacobians, for inputs such as ``x``."""
 
-    @staticmethod
-    def forward(ctx: Any, kernel: Callable[..., bool], kinds: list[tuple], x: Tensor, *weights: Tensor) -> Tensor:
-        ctx.kernel, ctx.kinds = kernel, kinds
-        ctx.save_for_backward(x, *weights)
-        batch = x.shape[0]
-        det = empty((batch,), (1,), x.dtype)
-        if not kernel(batch, x, x, det, 0, x, *weights, *weights):
+    second = "of", "determinant", "is compiled with first derivatives only", "use jacobian_det(model, x, fused=False)"
+
+    def __init__(self, model: Callable[[Tensor], Tensor], x: Tensor) -> None:
+        layers = None if guard(model) is None else read_chain(model, x)
+        named = _weights(layers or [])
+        small = x.shape[-1] <= CLOSED_FORM and max((width for _, width in layers or []), default=0) <= WIDEST
+        plain = x.is_cpu and x.dtype in REAL and all(weight.is_contiguous() for weight in named.values())
+        if not (layers and named and small and plain):
+            rule = f"must be a chain of Linear layers and activations, 3 inputs and {WIDEST} features at most, on a CPU"
+            raise JacobianError("model", type(model).__name__, f"{rule}, to be compiled", "use jacobian_det(model, x)")
+        self._kernel, self._weights = _kernel(layers, named, x), tuple(named.values())
+        self._shapes = [(tuple(weight.shape), weight.stride(), weight.dtype) for weight in self._weights]
+        self._kind, self._members = (x.shape[1:], x.dtype, x.device), Members(model, self._weights)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        check_kind(x, 1, self._kind)
+        self._members.check()
+        return derive(self, None, x.contiguous(), *self._weights)
+
+    def run(self, x: Tensor) -> Tensor:
+        """The determinants; an ``x`` or a result that is not finite is refused."""
+        det = empty((len(x),), (1,), x.dtype)
+        if not self._kernel(len(x), x, x, det, 0, x, *self._weights, *self._weights):
             check_input("x", x)
             check_finite("det", det, "the determinant", WEIGHTS)
         return det
 
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            rule = "is compiled with first derivatives only, and a second one was asked for"
-            raise JacobianError("of", "determinant", rule, "use jacobian_det(model, x, fused=False)")
-        x, *weights = ctx.saved_tensors
-        dx, gradients = torch.empty_like(x) if ctx.needs_input_grad[2] else None, [empty(*kind) for kind in ctx.kinds]
+    def read(self, x: Tensor) -> Sequence[Tensor]:
+        """What ``pull`` reads."""
+        return x, *self._weights
+
+    def pull(self, x: Tensor, g: Tensor, needed: Sequence[bool]) -> list[Tensor | None]:
+        """The gradients of the inputs ``(self, None, x, *weights)``, that of ``x`` if it is ``needed``."""
+        dx, gradients = torch.empty_like(x) if needed[2] else None, [empty(*shape) for shape in self._shapes]
         back = (1, x) if dx is None else (2, dx)
-        ctx.kernel(x.shape[0], x, g.contiguous(), x, *back, *weights, *gradients)
-        return None, None, dx, *gradients
-
-
-def determinant(model: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[Tensor], Tensor]:
-    """``(B, N)`` to the determinants ``(B,)`` of a chain's Jacobians, for inputs such as ``x``; they are square."""
-    chain = None if guard(model) is None else read_chain(model, x)
-    weights = _weights(chain or [])
-    small = x.shape[-1] <= CLOSED_FORM and max((width for _, width in chain or []), default=0) <= WIDEST
-    plain = x.is_cpu and x.dtype in REAL and all(weight.is_contiguous() for weight in weights.values())
-    if not (chain and weights and small and plain):
-        rule = f"must be a chain of Linear layers and activations, 3 inputs and {WIDEST} features at most, on a CPU"
-        raise JacobianError("model", type(model).__name__, f"{rule}, to be compiled", "use jacobian_det(model, x)")
-    parameters = tuple(weights.values())
-    memory = [parameter.detach() for parameter in parameters]
-    kinds = [(tuple(parameter.shape), parameter.stride(), parameter.dtype) for parameter in parameters]
-    kernel = _kernel(chain, weights, x)
-    kind = x.shape[1:], x.dtype, x.device
-    members = Members(model)
-
-    def call(x: Tensor) -> Tensor:
-        check_call(x, 1, kind, parameters, memory, members)
-        return Determinant.apply(kernel, kinds, x.contiguous(), *parameters)
-
-    return call
+        self._kernel(len(x), x, g.contiguous(), x, *back, *self._weights, *gradients)
+        return [None, None, dx, *gradients]
 
 
 def _weights(chain: Chain) -> dict[str, Tensor]:
@@ -233,8 +227,9 @@ def _kernel(chain: Chain, weights: dict[str, Tensor], x: Tensor) -> Callable[...
             last = f"Block<{inputs}> d{k}; linear_back(w{k}, h{k}, d{k + 1}, d{k}, sum_w{k}, sum_b{k});\n"
             inputs = outputs
         else:
-            formulas = ACTIVATIONS[type(module)](module).code
-            activations += f"struct F{k} {{ V a, s, c; F{k}(const V& z) {{ {formulas} }} }};\n"
+            activations += (
+                f"struct F{k} {{ V a, s, c = V(0); F{k}(const V& z) {{ V p, q, t, u; {formulas(module)} }} }};\n"
+            )
             forward += f"Block<{inputs}> h{k + 1}; activation<F{k}>(h{k}, h{k + 1});\n"
             last = f"Block<{inputs}> d{k}; activation_back<F{k}>(h{k}, d{k + 1}, d{k});\n"
         back = last + back

@@ -1,10 +1,9 @@
-"""The Jacobian of a chain, or its determinant, differentiated by hand."""
+"""Functions whose gradient is written by hand: the Jacobian of a chain, or its determinant."""
 
 from __future__ import annotations
 
-import math
-from operator import attrgetter
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +14,10 @@ from nas.jac.fused.chain import read_chain
 from nas.jac.fused.tape import Tape, sample_bytes
 from nas.jac.plan.guard import guard
 from nas.jac.plan.store import give, take
-from nas.jac.refuse import CHUNK_BYTES, WEIGHTS, check_finite, check_input, check_square
+from nas.jac.refuse import CHUNK_BYTES, check_input, check_square
 
 is_compiling = torch.compiler.is_compiling
 transforms_active = torch._C._are_functorch_transforms_active  # torch has no public name for it
-version = attrgetter("_version")
 CLOSED_FORM = 3
 """Up to this size a determinant is computed from cofactors."""
 
@@ -45,18 +43,17 @@ def replay(model: object, x: Tensor, det: bool) -> Tensor | None:
         if at_once < len(x) and not torch.is_grad_enabled():  # there is no tape to keep
             return torch.cat([replay(model, part, det) for part in x.split(at_once)])  # type: ignore[misc]
         tape = Tape(model, kept, chain, x, key, det and x.shape[1] <= CLOSED_FORM)
-    result: Tensor = apply(Held(tape, x), x, *tape.weights)
+    result: Tensor = derive(tape, Lease(tape), x, *tape.weights)
     return result
 
 
-class Held:
-    """A tape and its input, for as long as this lives; then the next call of its kind may have the tape."""
+class Lease:
+    """Of a tape: when the last who may ask for gradients has gone, the next call of its kind may have the tape."""
 
-    __slots__ = ("tape", "version", "x")
+    __slots__ = ("tape",)
 
-    def __init__(self, tape: Tape, x: Tensor) -> None:
-        self.tape, self.x = tape, x
-        self.version = sum(map(version, tape.matrices)) if torch.is_grad_enabled() else 0
+    def __init__(self, tape: Tape) -> None:
+        self.tape = tape
 
     def __del__(self) -> None:
         tape, model = self.tape, self.tape.model()
@@ -64,47 +61,54 @@ class Held:
             give(model, tape.key, tape)
 
 
-class Replay(Function):
-    """``(held, x, *weights)`` to what the tape is made for; an ``x`` or a result that is not finite is refused."""
+class Computed(Protocol):
+    """A function of ``x`` and weights whose gradient is written by hand."""
+
+    second: tuple[str, object, str, str]
+    """Why there are no second derivatives: the parts of a :class:`JacobianError`."""
+
+    def run(self, x: Tensor) -> Tensor:
+        """Its result."""
+
+    def read(self, x: Tensor) -> Sequence[Tensor]:
+        """The inputs that must be as they were when ``pull`` is called."""
+
+    def pull(self, x: Tensor, g: Tensor, needed: Sequence[bool]) -> list[Tensor | None]:
+        """The gradients of :class:`Derived`'s inputs, those that are ``needed``, from that of the result."""
+
+
+class Derived(Function):
+    """``(computed, lease, x, *weights)`` to ``computed.run(x)``; the ``lease`` ends with the graph."""
 
     @staticmethod
-    def forward(ctx: Any, held: Held, x: Tensor, *weights: Tensor) -> Tensor:
-        ctx.held, tape = held, held.tape
-        tape.input.copy_(x)
-        for step in tape.forward:
-            step()
-        result = tape.result()
-        if not math.isfinite(tape.check().item()):
-            check_input("x", x)
-            if result.dim() == 1:
-                check_finite("det", result, "the determinant", f"{WEIGHTS}, or use slogdet")
-            check_finite("jacobian", result, "the Jacobian", WEIGHTS)
-        return result
+    def forward(ctx: Any, computed: Computed, lease: Lease | None, *inputs: Tensor) -> Tensor:
+        ctx.computed, ctx.lease, ctx.inputs = computed, lease, inputs
+        ctx.save_for_backward(*computed.read(inputs[0]))
+        return computed.run(inputs[0])
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple:
-        held: Held = ctx.held
-        tape = held.tape
-        if sum(map(version, tape.matrices)) != held.version:
-            raise RuntimeError("a weight has been modified by an inplace operation before the backward pass")
+        _ = ctx.saved_tensors  # torch refuses those that have been changed in place
+        arguments = ctx.inputs[0], g, ctx.needs_input_grad
         if not torch.is_grad_enabled():
-            return None, *tape.pull(g, ctx.needs_input_grad)
+            return tuple(ctx.computed.pull(*arguments))
         with torch.no_grad():
-            gradients = tape.pull(g, ctx.needs_input_grad)
-        return None, *FirstOnly.apply(len(gradients), g, held.x, *tape.weights, *gradients)
+            gradients = ctx.computed.pull(*arguments)
+        return FirstOnly.apply(ctx.computed.second, len(gradients), g, *ctx.inputs, *gradients)
 
 
 class FirstOnly(Function):
-    """``(count, *inputs, *gradients)`` to ``gradients``, the last ``count`` of all; it cannot be differentiated."""
+    """``(why, count, *inputs, *gradients)`` to ``gradients``, the last ``count``; it cannot be differentiated."""
 
     @staticmethod
-    def forward(ctx: Any, count: int, *tensors: Tensor | None) -> tuple:
+    def forward(ctx: Any, why: tuple, count: int, *tensors: Tensor | None) -> tuple:
+        ctx.why = why
         return tuple(None if t is None else t.clone() for t in tensors[-count:])
 
     @staticmethod
     def backward(ctx: Any, *g: Tensor) -> tuple:
-        rule = "gives first derivatives only, and a second one was asked for"
-        raise JacobianError("fused", True, rule, "pass fused=False to jacobian_det or slogdet")
+        key, value, rule, remedy = ctx.why
+        raise JacobianError(key, value, f"{rule}, and a second one was asked for", remedy)
 
 
-apply = Replay.apply
+derive = Derived.apply

@@ -15,17 +15,23 @@ Source: Griewank and Walther, *Evaluating Derivatives* (2008), chapter 3 (vector
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
+from operator import attrgetter
 from weakref import ref
 
 import torch
 from torch import Tensor, mm, mul, mv, nn
 
-from nas.jac.fused.activations import ACTIVATIONS, Activation, Step
+from nas.jac.fused.activations import IN_PLACE, Step, bend, bend_in_place, compute, formulas
 from nas.jac.fused.chain import Chain
 from nas.jac.plan.guard import Guard
 from nas.jac.plan.store import Plan
+from nas.jac.refuse import WEIGHTS, check_finite, check_input
+
+Pull = Callable[["Block"], "Block"]
+"""Records the steps from the adjoint of a layer's output to that of its input."""
 
 
 def sample_bytes(chain: Chain, x: Tensor) -> int:
@@ -48,8 +54,7 @@ class Block:
 class Tape(Plan):
     """The memory and the calls of one forward and backward pass of the Jacobian, or of its determinant."""
 
-    input_gradient: Callable[[], Tensor]
-    """The gradient of ``x``, ``(B, N)``."""
+    second = "fused", True, "gives first derivatives only", "pass fused=False to jacobian_det or slogdet"
     result: Callable[[], Tensor]
     """After ``forward``: the Jacobian ``(B, N, N)``, or the determinant ``(B,)``."""
     seed: Callable[[Tensor], object]
@@ -60,22 +65,41 @@ class Tape(Plan):
         self.model, self.key, self.device = ref(model), key, x.device.type
         self.hooks = [hooks for layer, _ in chain for hooks in (layer._backward_hooks, layer._backward_pre_hooks)]
         self.forward: list[Step] = []
-        self.backward: list[Step] = []
+        self.backward: list[tuple[int, Callable]] = []  # 0, or the number of the input whose gradient it returns
         self.weights: list[Tensor] = []
-        self.gradients: list[Callable[[], Tensor]] = []  # of each of the weights
         with torch.inference_mode(False), torch.no_grad():
-            self._one = x.new_ones(())
+            self._one, self._zero = x.new_ones(()), x.new_zeros(())
+            self._q = x.new_empty(max(width for _, width in chain), len(x))
+            self._silent = True  # nothing has asked for values yet, so that their adjoint is 0
             self._record(chain, x.shape[1], len(x), det)
-        self.matrices = [weight for weight in self.weights if weight.dim() == 2]
+        self._matrices = [weight for weight in self.weights if weight.dim() == 2]
 
-    def pull(self, g: Tensor, needed: Sequence[bool]) -> list[Tensor | None]:
-        """From the gradient of ``result`` to those of ``x`` and ``weights``, the second and further ``needed``."""
-        self.seed(g)
-        for step in self.backward:
+    def run(self, x: Tensor) -> Tensor:
+        """The result; an ``x`` or a result that is not finite is refused."""
+        self._input.copy_(x)
+        for step in self.forward:
             step()
-        gradients: list[Tensor | None] = [self.input_gradient() if needed[1] else None]
-        for number, gradient in enumerate(self.gradients, 2):
-            gradients.append(gradient() if needed[number] else None)
+        result = self.result()
+        if not math.isfinite(self._check().item()):
+            check_input("x", x)
+            if result.dim() == 1:
+                check_finite("det", result, "the determinant", f"{WEIGHTS}, or use slogdet")
+            check_finite("jacobian", result, "the Jacobian", WEIGHTS)
+        return result
+
+    def read(self, x: Tensor) -> Sequence[Tensor]:
+        """What ``pull`` reads besides its memory."""
+        return self._matrices
+
+    def pull(self, x: Tensor, g: Tensor, needed: Sequence[bool]) -> list[Tensor | None]:
+        """The gradients of the inputs ``(tape, lease, x, *weights)`` that are ``needed``, from that of the result."""
+        self.seed(g)
+        gradients: list[Tensor | None] = [None] * len(needed)
+        for number, step in self.backward:
+            if not number:
+                step()
+            elif needed[number]:
+                gradients[number] = step()
         return gradients
 
     def _record(self, chain: Chain, n: int, batch: int, det: bool) -> None:
@@ -83,75 +107,96 @@ class Tape(Plan):
         values = self._one.new_zeros(inputs + n * n, batch)
         weights = torch.ones_like(values)
         # Whether all inputs and results are finite, in one number: determinants are products with their cofactors.
-        self.check = partial(torch.dot, values.view(-1), weights.view(-1))
-        block, adjoint = Block(values[:inputs].view(n, 1 + n, batch)), None
+        self._check = partial(torch.dot, values.view(-1), weights.view(-1))
         jacobian = values[inputs:].view(n, n, batch)
+        self._start = block = Block(values[:inputs].view(n, 1 + n, batch))
+        self._input = block.value.t()
         block.tangents.diagonal(dim1=0, dim2=1).fill_(1)  # dx_i / dx_k
-        self.input = block.value.t()
+        top = adjoint = Block(self._one.new_zeros(n, 1 + n, batch))
         head = chain[-1][0] if isinstance(chain[-1][0], nn.Linear) else None  # only its tangents are wanted
-        own = False  # whether only the next layer needs the block
-        for layer, features in chain if head is None else chain[:-1]:
+        pulls, own = [], False
+        for layer, _ in chain if head is None else chain[:-1]:
             if isinstance(layer, nn.Linear):
-                block, adjoint = self._linear(layer, features, block, adjoint)
+                # An activation takes the first one's tangents from where they are: its weight.
+                block, pull = self._linear(layer, block, block is self._start and type(chain[1][0]) is not nn.Linear)
             else:
-                block, adjoint = self._activation(ACTIVATIONS[type(layer)](layer), block, adjoint, own)
+                block, pull = self._activation(layer, block, own)
+            pulls.append(pull)
             own = isinstance(layer, nn.Linear)
-        if head is not None:
-            top = Block(self._one.new_zeros(n, 1 + n, batch))  # its values stay 0
-            self.forward.append(partial(mm, head.weight, block.right, out=jacobian.view(n, -1)))
-            self._below(head.weight, top, adjoint, partial(mm, top.right, block.right.t()))
-        else:
-            assert adjoint is not None
-            top = adjoint
+        if head is None:
             self.forward.append(partial(jacobian.copy_, block.tangents))
-            self.backward.insert(0, top.value.zero_)  # the values do not enter the Jacobian
+        else:
+            self.forward.append(partial(mm, head.weight, block.right, out=jacobian.view(n, -1)))
+            pulls.append(partial(self._pull_linear, head.weight, None, block))
         if det:
             self._determinant(jacobian, weights[inputs:].view(n, n, batch), top.tangents)
         else:
             samples = jacobian.permute(2, 0, 1)
             self.result = partial(samples.clone, memory_format=torch.contiguous_format)
             self.seed = top.tangents.permute(2, 0, 1).copy_
+        for pull in reversed(pulls):
+            adjoint = pull(adjoint)
+        if type(chain[0][0]) is not nn.Linear:
+            self.backward.append((2, partial(adjoint.value.t().clone, memory_format=torch.contiguous_format)))
 
-    def _linear(self, layer: nn.Linear, features: int, last: Block, below: Block | None) -> tuple[Block, Block]:
-        block, adjoint = (Block(self._one.new_empty(features, *last.all.shape[1:])) for _ in range(2))
-        self.forward.append(partial(mm, layer.weight, last.flat, out=block.flat))
-        self._below(layer.weight, adjoint, below, partial(mm, adjoint.flat, last.flat.t()))
+    def _linear(self, layer: nn.Linear, last: Block, constant: bool) -> tuple[Block, Pull]:
+        """``constant``: its tangents are its weight, for all samples."""
+        block = Block(self._one.new_empty(layer.out_features, *last.all.shape[1:]))
+        if constant:
+            block.tangents = layer.weight.detach().unsqueeze(2).expand_as(block.tangents)
+            self.forward.append(partial(mm, layer.weight, last.value, out=block.value))
+        else:
+            self.forward.append(partial(mm, layer.weight, last.flat, out=block.flat))
         if layer.bias is not None:
             self.forward.append(partial(block.value.t().add_, layer.bias))
-            self.weights.append(layer.bias)
-            self.gradients.append(partial(mv, adjoint.value, torch.ones_like(last.value[0])))
-        return block, adjoint
+        return block, partial(self._pull_linear, layer.weight, layer.bias, last)
 
-    def _below(self, weight: Tensor, adjoint: Block, below: Block | None, gradient: Callable[[], Tensor]) -> None:
-        """The gradients of a weight and of its layer's input, of which at the bottom the values alone are wanted."""
+    def _pull_linear(self, weight: Tensor, bias: Tensor | None, last: Block, adjoint: Block) -> Block:
+        columns = attrgetter("right" if self._silent else "flat")
+        self._gradient(weight, partial(mm, columns(adjoint), columns(last).t()))
+        if bias is not None:
+            self._gradient(bias, partial(mv, adjoint.value, torch.ones_like(adjoint.value[0])))
+        if last is self._start:
+            self.backward.append((2, partial(mm, adjoint.value.t(), weight)))
+            return adjoint
+        below = Block(torch.zeros_like(last.all))
+        self.backward.append((0, partial(mm, columns(adjoint).t(), weight, out=columns(below).t())))
+        return below
+
+    def _gradient(self, weight: Tensor, step: Callable[[], Tensor]) -> None:
         self.weights.append(weight)
-        self.gradients.append(gradient)
-        if below is None:
-            self.input_gradient = partial(mm, adjoint.value.t(), weight)
-        else:
-            self.backward.insert(0, partial(mm, adjoint.flat.t(), weight, out=below.flat.t()))
+        self.backward.append((2 + len(self.weights), step))
 
-    def _activation(self, act: Activation, last: Block, adjoint: Block | None, own: bool) -> tuple[Block, Block]:
-        """In the adjoint, what was the gradient of its output becomes the gradient of its input."""
-        block = last if act.in_place and own else Block(torch.empty_like(last.all))
-        if act.in_place and not own:
-            self.forward.append(partial(block.all.copy_, last.all))
-            last = block
-        if adjoint is None:
-            adjoint = Block(torch.empty_like(last.all))
-            self.input_gradient = partial(adjoint.value.t().clone, memory_format=torch.contiguous_format)
-        z, a, slope, q = last.value, block.value, torch.empty_like(last.value), torch.empty_like(last.value)
-        across = slope.unsqueeze(1)
-        self.forward += [act.value(z, a), act.slope(self._one, z, a, slope)]
-        self.forward.append(partial(mul, last.tangents, across, out=block.tangents))
-        steps: list[Step] = [partial(adjoint.all.mul_, across)]
-        if act.bend is not None:
-            # Columns of dT, and of V, or of T where it has overwritten V.
-            (first, tangent), *others = zip(adjoint.tangents.unbind(1), last.tangents.unbind(1), strict=True)
-            sums = [partial(mul, first, tangent, out=q), *(partial(q.addcmul_, dt, v) for dt, v in others)]
-            steps = [*sums, *steps, act.bend(adjoint.value, q, z, slope)]
-        self.backward[:0] = steps
-        return block, adjoint
+    def _activation(self, module: nn.Module, last: Block, own: bool) -> tuple[Block, Pull]:
+        """``own``: nothing else reads the memory of ``last``."""
+        in_place = IN_PLACE.get(type(module))
+        block = Block(last.all if in_place and own else torch.empty_like(last.all))
+        z, a, slope = last.value, block.value, torch.empty_like(last.value)
+        if in_place:
+            self.forward += [] if own else [partial(a.copy_, z)]
+            self.forward += in_place(self._one, a, slope)
+            pull = partial(self._pull_activation, slope, block.tangents, partial(bend_in_place, type(module), a))
+        else:
+            text, results = formulas(module), {"a": a, "s": slope}
+            if "c = " in text:
+                results["c"] = torch.empty_like(z)
+            self.forward.append(partial(compute, compile(text, type(module).__name__, "exec"), z, results))
+            pull = partial(self._pull_activation, slope, last.tangents, partial(bend, results.get("c")))
+        self.forward.append(partial(mul, last.tangents, slope.unsqueeze(1), out=block.tangents))
+        return block, pull
+
+    def _pull_activation(self, slope: Tensor, tangents: Tensor, bend: Callable, adjoint: Block) -> Block:
+        """In place; ``bend`` wants the sum of ``tangents`` times their adjoints."""
+        dz = adjoint.value
+        q, start = self._q[: len(dz)], self._zero if self._silent else dz
+        bending, steps = bend(start, q, dz), []
+        if bending:
+            (first, tangent), *others = zip(adjoint.tangents.unbind(1), tangents.unbind(1), strict=True)
+            steps = [partial(mul, first, tangent, out=q), *(partial(q.addcmul_, dt, v) for dt, v in others)]
+        steps.append(partial((adjoint.tangents if self._silent else adjoint.all).mul_, slope.unsqueeze(1)))
+        self.backward += [(0, step) for step in steps + bending]
+        self._silent = self._silent and not bending
+        return adjoint
 
     def _determinant(self, jacobian: Tensor, cofactors: Tensor, adjoint: Tensor) -> None:
         """By Jacobi's formula its gradient is that of the result times the cofactors; for one input they stay 1."""
