@@ -13,8 +13,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import grad
 
-from nas.jac.plan.maps import Carried, Convolution, Dense, LogSoftmaxed, Scaled, Softmaxed
+from nas.jac.plan.maps import Carried, Dense, LogSoftmaxed, Scaled, Softmaxed
 from nas.jac.plan.steps import cannot_be_replayed, is_noting, step, viewed
 from nas.jac.plan.trace import MODULES, Node, Rule, no_rule, one, rule
 from nas.jac.refuse import check_statistics, refuse_noise
@@ -55,20 +56,32 @@ def _matmul(x: Node, y: Tensor) -> Node:
 
 
 def _convolution(name: str, dimensions: int) -> Rule:
+    forwards, backwards = getattr(F, name), getattr(grad, f"{name}_input")
+
     def convolve(
         x: Node, weight: Tensor, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
     ) -> Node:
         if x.value.dim() != dimensions + 2:
             raise no_rule(f"{name} on a sample without a batch")
-        value = getattr(F, name)(x.value, weight, bias, stride, padding, dilation, groups)
+        value = forwards(x.value, weight, bias, stride, padding, dilation, groups)
         if padding == "same":
             apart = dilation if isinstance(dilation, (list, tuple)) else [dilation] * dimensions
             around = [d * (k - 1) for d, k in zip(apart, weight.shape[2:], strict=True)]
             if any(size % 2 for size in around):
                 raise no_rule(f"{name} with padding='same' that is not the same on both sides")
             padding = [size // 2 for size in around]
-        arguments = (stride, 0 if padding == "valid" else padding, dilation, groups)
-        return one(x, value, Convolution(weight, x.shape, arguments))
+        arguments, shape = (stride, 0 if padding == "valid" else padding, dilation, groups), x.shape
+
+        def jvp(tangents: Tensor) -> Tensor:
+            carried = forwards(tangents.flatten(0, 1), weight, None, *arguments)
+            return carried.unflatten(0, tangents.shape[:2])
+
+        def vjp(cotangents: Tensor) -> Tensor:
+            folded = cotangents.flatten(0, 1)
+            carried = backwards((len(folded), *shape), weight, folded, *arguments)
+            return carried.unflatten(0, cotangents.shape[:2])
+
+        return one(x, value, Carried(jvp, vjp, macs=weight[0].numel()))
 
     return convolve
 

@@ -10,12 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.nn import grad
 
 from nas.jac.plan.steps import note, step, viewed
 
@@ -29,10 +26,13 @@ class LinearMap:
     __slots__ = ()
     jvp: Carry
     vjp: Carry
+    fresh = True
+    """Whether they give memory that nothing else has."""
 
-    def work(self, into: int, out: int) -> int:
-        """Multiply-adds for one direction of one sample with ``into`` entries going in and ``out`` coming out."""
-        return max(into, out)
+    @property
+    def macs(self) -> int:
+        """Multiply-adds for an entry of what comes out of ``jvp``."""
+        return 1
 
     def times(self, rows: Tensor, /) -> Tensor | None:
         """The map's matrix times rows, ``(out, n)`` to ``(B or 1, out, n)``, where it saves vjps of units."""
@@ -49,11 +49,15 @@ class Carried(LinearMap):
 
     jvp: Carry
     vjp: Carry
+    fresh: bool = True
+    macs: int = 1
 
 
 @dataclass(slots=True, eq=False)
 class Identity(LinearMap):
     """An operation that hands its input on, such as a sum with something else."""
+
+    fresh = False
 
     def jvp(self, tangents: Tensor, /) -> Tensor:
         return tangents
@@ -106,8 +110,9 @@ class Dense(LinearMap):
 
     weight: Tensor
 
-    def work(self, into: int, out: int) -> int:
-        return out * self.weight.shape[1]
+    @property
+    def macs(self) -> int:
+        return self.weight.shape[1]
 
     def jvp(self, tangents: Tensor, /) -> Tensor:
         return _rows_times(tangents, self.weight.mT)
@@ -132,28 +137,6 @@ def _rows_times(stack: Tensor, matrix: Tensor) -> Tensor:
     if stack.dim() == 3 and stack.shape[0] == 1:  # as it is: a view takes as long as a small product
         return step(torch.bmm, stack, matrix.unsqueeze(0))
     return step(torch.mm, viewed(stack, -1, stack.shape[-1]), matrix).view(*stack.shape[:-1], -1)
-
-
-@dataclass(slots=True, eq=False)
-class Convolution(LinearMap):
-    """A convolution of samples of ``shape`` without its bias; arguments: stride, padding, dilation, groups."""
-
-    weight: Tensor
-    shape: Shape
-    arguments: tuple[Any, ...]
-
-    def work(self, into: int, out: int) -> int:
-        return out * self.weight[0].numel()
-
-    def jvp(self, tangents: Tensor, /) -> Tensor:
-        function = getattr(F, f"conv{len(self.shape) - 1}d")
-        carried = function(tangents.flatten(0, 1), self.weight, None, *self.arguments)
-        return carried.unflatten(0, tangents.shape[:2])
-
-    def vjp(self, cotangents: Tensor, /) -> Tensor:
-        function, folded = getattr(grad, f"conv{len(self.shape) - 1}d_input"), cotangents.flatten(0, 1)
-        carried = function((len(folded), *self.shape), self.weight, folded, *self.arguments)
-        return carried.unflatten(0, cotangents.shape[:2])
 
 
 @dataclass(slots=True, eq=False)

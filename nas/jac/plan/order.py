@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nas.jac.errors import BudgetError
-from nas.jac.plan.maps import Convolution, Dense, LinearMap, Scaled, eye, flat
+from nas.jac.plan.maps import Dense, LinearMap, Scaled, eye, flat
 from nas.jac.plan.steps import cannot_be_replayed, step
 from nas.jac.plan.trace import Node, between
 from nas.jac.refuse import SLOPES, WEIGHTS, check_finite
@@ -65,7 +65,7 @@ class LinearGraph:
         if self.cut is not None:
             return self.cut
         ends, whole = (self.stop, self.start), self.start.width * self.stop.width
-        work = sum(d.work(parent.width, node.width) for node in self.order[1:] for parent, d in node.edges)
+        work = sum(max(parent.width, node.width * d.macs) for node in self.order[1:] for parent, d in node.edges)
         cuts = [*ends, *self.cuts()[1:-1]]
         return min(cuts, key=lambda cut: cut.width * (work if cut in ends else work + whole))
 
@@ -137,7 +137,7 @@ def _carried(way: str, stack: Tensor, at: Node, to: Node, edges: Edges, fresh: b
                 derivative.scale_(arrived)  # which a product has just made: a third of the time
             else:
                 share = getattr(derivative, way)(arrived)
-                made = share if isinstance(derivative, (Convolution, Dense)) and not torch.is_grad_enabled() else None
+                made = share if derivative.fresh and not torch.is_grad_enabled() else None
             waiting[other] = step(torch.add, waiting[other], share) if other in waiting else share
     return waiting[to]
 

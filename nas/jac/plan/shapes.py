@@ -59,7 +59,7 @@ def _carried(operation: Carry, shape: Shape) -> LinearMap:
             carried = torch.autograd.grad(scalar, x, create_graph=tape, materialize_grads=True)[0]
         return carried.unflatten(0, cotangents.shape[:2])
 
-    return Carried(jvp, vjp)
+    return Carried(jvp, vjp, fresh=False)
 
 
 def _pool(name: str, x: Node, *args: Any, **kwargs: Any) -> Node:
