@@ -59,13 +59,13 @@ def _sum(function: Any, sign: int, x: Any, y: Any, *, alpha: float = 1) -> Node:
     return _made("add", function(_value(x), _value(y), alpha=alpha), (x, 1), (y, sign * alpha))
 
 
-@rule("mul", "multiply", "__mul__", "__rmul__", several=True)
+@rule("mul", "multiply", "__mul__", "__rmul__")
 def _multiply(x: Any, y: Any) -> Node:
     a, b = _value(x), _value(y)
     return _made("mul", a * b, (x, b), (y, a))
 
 
-@rule("div", "divide", "true_divide", "__truediv__", several=True)
+@rule("div", "divide", "true_divide", "__truediv__")
 def _divide(x: Any, y: Any) -> Node:
     b = _value(y)
     value = _value(x) / b
@@ -97,10 +97,10 @@ def _value(argument: Any) -> Any:
     return argument.value if isinstance(argument, Node) else argument
 
 
-rule("add", "__add__", "__radd__", several=True)(partial(_sum, torch.add, 1))
-rule("sub", "subtract", "__sub__", several=True)(partial(_sum, torch.sub, -1))
-rule("__rsub__", "rsub", several=True)(lambda x, y, *, alpha=1: _sum(torch.sub, -1, y, x, alpha=alpha))
-rule("__rtruediv__", "__rdiv__", several=True)(lambda x, y: _divide(y, x))
+rule("add", "__add__", "__radd__")(partial(_sum, torch.add, 1))
+rule("sub", "subtract", "__sub__")(partial(_sum, torch.sub, -1))
+rule("__rsub__", "rsub")(lambda x, y, *, alpha=1: _sum(torch.sub, -1, y, x, alpha=alpha))
+rule("__rtruediv__", "__rdiv__")(lambda x, y: _divide(y, x))
 for _name in ENTRYWISE.split():
     rule(_name)(partial(_elementwise, getattr(F, _name, None) or getattr(torch, _name)))
 for _name, _also in {"pow": "__pow__", "neg": "__neg__", "abs": "__abs__", "threshold": "_threshold"}.items():

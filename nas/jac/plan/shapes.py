@@ -126,7 +126,7 @@ def _chunk(x: Node, chunks: int, dim: int = 0) -> list[Node]:
     return [_viewed(x, _moved("chunk", x, lambda t, i: t.chunk(chunks, dim)[i], i)) for i in range(count)]
 
 
-@rule("cat", "concat", "concatenate", several=True)
+@rule("cat", "concat", "concatenate")
 def _cat(tensors: list[Node | Tensor], dim: int = 0) -> Node:
     values = [part.value if isinstance(part, Node) else part for part in tensors]
     value = torch.cat(values, dim)

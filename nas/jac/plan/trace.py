@@ -44,8 +44,6 @@ NO_RULE = "has no layerwise rule"
 Rule = Callable[..., Any]
 RULES: dict[str, Rule] = {}
 """The rule for each torch function, by name: it takes nodes where the function takes tensors."""
-SEVERAL: set[str] = set()
-"""Names of the rules in which any argument may be a node, not the first alone."""
 MODULES: dict[type, Callable[[Any, Node], Node]] = {
     nn.Sequential: lambda module, node: functools.reduce(
         lambda x, child: apply(child, x), module._modules.values(), node
@@ -79,13 +77,13 @@ class Recorded(Tensor):
         if not torch.is_grad_enabled():  # apply() has switched it on
             raise no_rule(f"{name} inside an autograd.Function or torch.no_grad()")
         named = {NAMES.get(key, key): _unwrap(value) for key, value in kwargs.items()} if kwargs else {}
-        given = [*map(_unwrap, args)] or [named.pop("x", None)]
-        if name not in SEVERAL and (type(given[0]) is not Node or Node in map(type, (*given[1:], *named.values()))):
-            raise no_rule(f"{name} with an argument other than the first that depends on the input")
+        given = [a.node if type(a) is cls else _unwrap(a) for a in args] or [named.pop("x", None)]
         try:
             with torch.set_grad_enabled(cls.taped):
                 node = known(*given, **named)
-        except TypeError:
+        except (TypeError, AttributeError):
+            if type(given[0]) is not Node or Node in map(type, (*given[1:], *named.values())):
+                raise no_rule(f"{name} with an argument other than the first that depends on the input") from None
             try:
                 inspect.signature(known).bind(*given, **named)
             except TypeError as error:
@@ -146,9 +144,8 @@ def no_rule(name: str) -> NoRuleError:
     return NoRuleError("operation", name, NO_RULE, "use mode='reverse' (few outputs) or mode='forward' (few inputs)")
 
 
-def rule(*names: str, several: bool = False) -> Callable[[Rule], Rule]:
-    """Register a rule for the torch functions of these names; ``several``: any argument may be a node."""
-    SEVERAL.update(names if several else ())
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Register a rule for the torch functions of these names."""
 
     def register(function: Rule) -> Rule:
         RULES.update(dict.fromkeys(names, function))
