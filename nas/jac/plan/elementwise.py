@@ -56,7 +56,8 @@ def _elementwise(function: Any, x: Node, *args: Any, inplace: bool = False, **kw
 
 
 def _sum(function: Any, sign: int, x: Any, y: Any, *, alpha: float = 1) -> Node:
-    return _made("add", function(_value(x), _value(y), alpha=alpha), (x, 1), (y, sign * alpha))
+    scale = {} if alpha == 1 else {"alpha": alpha}  # by keyword it takes as long as the sum
+    return _made("add", function(_value(x), _value(y), **scale), (x, 1), (y, sign * alpha))
 
 
 @rule("mul", "multiply", "__mul__", "__rmul__")
