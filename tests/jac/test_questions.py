@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 import torch
 from support.examples import calls, example
-from support.jac_references import MODELS, MODULES, build, error, inputs, module, refused
+from support.jac_references import MODELS, MODULES, Function, build, error, inputs, module, refused
 from torch import nn
 
 from nas.jac import check, gram, jacobian, jacobian_det, ntk, slogdet
@@ -106,42 +106,30 @@ def test_network_and_input_are_left_unchanged(question):
             assert all(torch.equal(model.state_dict()[key], value) for key, value in before.state_dict().items())
 
 
-class Weighted(nn.Module):
-    """A function of ``x`` and a weight."""
-
-    def __init__(self, function, *shape):
-        super().__init__()
-        self.function, self.weight = function, nn.Parameter(torch.randn(shape))
-
-    def forward(self, x):
-        return self.function(x, self.weight)
-
-
 CONSTANT = [
     nn.Linear(4, 4),
     nn.Identity(),
     nn.Sequential(nn.Unflatten(1, (2, 2)), nn.Flatten(), nn.Linear(4, 4)),
     nn.Sequential(nn.Dropout(), nn.Linear(4, 4)).eval(),
     nn.Sequential(nn.Linear(4, 4), nn.Unflatten(1, (1, 4))),
-    Weighted(lambda x, weight: (x + 1) @ weight, 4, 4),
-    Weighted(lambda x, weight: weight * x, 4),
     nn.Sequential(nn.Unflatten(1, (1, 4)), nn.Conv1d(1, 4, 4), nn.Flatten()),
+    Function(lambda x, layer: (x + 1) @ layer.weight, layer=nn.Linear(4, 4)),
+    Function(lambda x, layer: layer.bias * x, layer=nn.Linear(4, 4)),
 ]
 
 
 @each_question
 def test_the_result_may_be_written_into(question):
     """Neither a weight, nor x, nor another sample's result moves; where J is constant, sharing is tempting."""
-    for model, small, batch in product(CONSTANT, (False, True), (1, 5)):
-        if isinstance(model, nn.Identity) and question in NEED_PARAMETERS:
+    for model, options, batch in product(CONSTANT, ({}, {"chunk_bytes": 64}), (1, 5)):
+        if (type(model) is nn.Identity and question in NEED_PARAMETERS) or (options and question not in JACOBIANS):
             continue
-        with example(model, small, batch):
-            own, x, options = copy.deepcopy(model).double(), inputs("linear", batch), {"chunk_bytes": 64}
-            before, x_before = copy.deepcopy(own.state_dict()), x.clone()
-            found = QUESTIONS[question](own, x, **options if small and question in JACOBIANS else {}).detach()
+        own, x = copy.deepcopy(model).double(), inputs("linear", batch)
+        before, x_before = copy.deepcopy(own.state_dict()), x.clone()
+        with example(model, options, batch):
+            found = QUESTIONS[question](own, x, **options).detach()
             other = found[-1].clone()
             found[0] = 7.0
-            found[0] -= 1.0
             assert all(torch.equal(value, before[key]) for key, value in own.state_dict().items())
             assert torch.equal(x, x_before)
             assert batch == 1 or torch.equal(found[-1], other)
@@ -185,28 +173,14 @@ NOISY = """F.dropout(h); F.dropout(h, p=0.2, training=True); F.dropout2d(h[:, :,
 MIXED = "h - h.mean(0); h.softmax(0); h.cumsum(0); h.flip(0); (h.mT @ torch.ones(len(h), len(h), dtype=h.dtype)).mT"
 
 
-def assert_functions_are_refused(question, text, match):
-    """Behind a layer, and behind what has no rule."""
-    for call, function in calls(text, "h").items():
-        for first in (LAYER, lambda x: LAYER(x).cumsum(1)):
-            with example(call), refused(match):
-                QUESTIONS[question](lambda x, f=function, first=first: f(first(x)), inputs("linear"))
-
-
 @each_question
-def test_an_output_that_is_no_batch_is_refused(question):
-    assert_functions_are_refused(question, NO_BATCH, None if question in NEED_RULES else "^output=")
-
-
-@each_question
-def test_noise_and_batch_statistics_in_functions_are_refused(question):
-    also = "|no layerwise rule" if question in NEED_RULES else ""
-    assert_functions_are_refused(question, NOISY, rf"model\.eval\(\){also}")
-
-
-@each_question
-def test_samples_that_are_mixed_are_refused(question):
-    assert_functions_are_refused(question, MIXED, None if question in NEED_RULES else "mixes the samples")
+def test_functions_without_a_jacobian_are_refused(question):
+    """Outputs that are no batch; noise and batch statistics; samples that are mixed."""
+    for text, match in ((NO_BATCH, "^output="), (NOISY, r"model\.eval\(\)"), (MIXED, "mixes the samples")):
+        for call, function in calls(text, "h").items():
+            for first in (LAYER, lambda x: LAYER(x).cumsum(1)):
+                with example(call), refused(None if question in NEED_RULES else match):
+                    QUESTIONS[question](lambda x, f=function, first=first: f(first(x)), inputs("linear"))
 
 
 class Net(nn.Module):

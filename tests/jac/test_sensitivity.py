@@ -30,25 +30,20 @@ def script():
     del sys.modules["sensitivity"]
 
 
-def trained(name, folder):
-    """A finished run with its report, and its folder."""
-    torch.set_num_threads(1)
-    run = finish(tiny(RUNS[name]), folder)
-    return run, make_report(run), folder
-
-
 @pytest.fixture(scope="module")
-def one(tmp_path_factory):
-    """A run with BatchNorm and averaged weights."""
-    return trained("chain-fair-adamw-ema", tmp_path_factory.mktemp("run"))
+def runs(tmp_path_factory):
+    """Finished runs with their reports and folders: with BatchNorm and averaged weights, and without."""
+    torch.set_num_threads(1)
+    folders = [tmp_path_factory.mktemp("run") for _ in range(2)]
+    names = "chain-fair-adamw-ema", "two_branch-uniform-sgd"
+    finished = [finish(tiny(RUNS[name]), folder) for name, folder in zip(names, folders, strict=True)]
+    return [(run, make_report(run), folder) for run, folder in zip(finished, folders, strict=True)]
 
 
-@pytest.fixture(scope="module", params=["with", "without"])
-def finished(request, tmp_path_factory):
-    """Runs with and without BatchNorm and averaged weights."""
-    if request.param == "with":
-        return request.getfixturevalue("one")
-    return trained("two_branch-uniform-sgd", tmp_path_factory.mktemp("run"))
+@pytest.fixture(params=[0, 1])
+def finished(request, runs):
+    """Each of them."""
+    return runs[request.param]
 
 
 def left_in(folder):
@@ -63,15 +58,13 @@ def call(script, capsys, monkeypatch):
     monkeypatch.setattr("warnings.showwarning", None)  # the script sets its own; put back afterwards
 
     def run(*words):
-        status = 0
+        status, message = 0, ""
         try:
             script.main([str(word) for word in words])
         except SystemExit as stop:
             status, message = (1, f"{stop.code}\n") if isinstance(stop.code, str) else (stop.code, "")
-            out, err = capsys.readouterr()
-            return status, out.splitlines(), err + message
         out, err = capsys.readouterr()
-        return status, out.splitlines(), err
+        return status, out.splitlines(), err + message
 
     return run
 
@@ -143,51 +136,36 @@ WRONG = {
     "no such branch": (["{folder}", "-a", "{beyond}"], r"architecture=.*: entry 9 .*"),
     "image too large": (["{folder}", "-p", "25"], r"image=25: must be .* of the 25 test images; write 0 to 24"),
     "image negative": (["{folder}", "--picture=-1"], r"image=-1: must be .*"),
-    "image no number": (
-        ["{folder}", "-p", "cat"],
-        r"argument -p/--image/--picture: invalid int value: 'cat'; --help .*",
-    ),
+    "image no number": (["{folder}", "-p", "cat"], r"argument -p/--image/--picture: invalid int .* 'cat'; --help .*"),
     "no class": (["{folder}", "-c", "0"], r"--classes=0: must be at least 1; .*"),
     "no folder for the drawing": (["{folder}", "-o", "{empty}/gone/x.png"], r".*/gone/x\.png.*: No such file .*"),
+    "a folder in its place": (["{folder}", "-o", "{taken}"], r".*: Is a directory"),
+    "no report": (["{copy}"], r"run=.*: has no report\.json yet, .*; let the run finish, or write .*"),
     "unknown option": (["{folder}", "--loud"], r"unrecognized arguments: --loud; .*"),
     "nothing": ([], r"the following arguments are required: run; .*"),
 }
 
 
-def test_a_mistake_is_one_line_and_leaves_nothing(call, one, tmp_path):
-    run, _, folder = one
-    beyond = "-".join("9" for _ in run.space.slots)
+def test_a_mistake_is_one_line_and_leaves_nothing(call, runs, tmp_path):
+    run, _, folder = runs[0]
+    places = {name: tmp_path / name for name in ("empty", "taken", "copy")}
+    for place in places.values():
+        place.mkdir()
+    newest = max(folder.glob("step_*.safetensors"))
+    (places["copy"] / newest.name).write_bytes(newest.read_bytes())
+    there, beyond = sorted(tmp_path.rglob("*")), "-".join("9" for _ in run.space.slots)
     for name, (words, message) in WRONG.items():
         with example(name):
-            status, lines, err = call(*(word.format(folder=folder, empty=tmp_path, beyond=beyond) for word in words))
+            status, lines, err = call(*(word.format(folder=folder, beyond=beyond, **places) for word in words))
             assert status == 1
             assert re.fullmatch(rf"sensitivity: {message}\n", err), err
             assert not any(line.startswith("drawn") for line in lines)
             assert left_in(folder) == []
-            assert list(tmp_path.iterdir()) == []
+            assert sorted(tmp_path.rglob("*")) == there
 
 
-def test_nothing_half_written_is_left(call, one, tmp_path):
-    _, _, folder = one
-    (tmp_path / "maps.png").mkdir()
-    status, _, err = call(folder, "-o", tmp_path / "maps.png")
-    assert status == 1
-    assert re.fullmatch(r"sensitivity: .*maps\.png.*: Is a directory\n", err), err
-    assert [path.name for path in tmp_path.iterdir()] == ["maps.png"]
-
-
-def test_a_run_without_a_report_is_refused(call, one, tmp_path):
-    _, _, folder = one
-    newest = max(folder.glob("step_*.safetensors"))
-    (tmp_path / newest.name).write_bytes(newest.read_bytes())
-    status, _, err = call(tmp_path)
-    assert status == 1
-    assert re.fullmatch(r"sensitivity: run=.*: has no report\.json yet, .*; let the run finish, or write .*\n", err)
-
-
-def test_it_runs_as_a_program(one, tmp_path, capsys, monkeypatch):
-    _, _, folder = one
+def test_it_runs_as_a_program(runs, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("warnings.showwarning", None)
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(folder), "-o", str(tmp_path / "maps.png")])
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(runs[0][2]), "-o", str(tmp_path / "maps.png")])
     runpy.run_path(str(SCRIPT), run_name="__main__")
     assert capsys.readouterr().out.splitlines()[-1] == f"drawn: {tmp_path / 'maps.png'}"
