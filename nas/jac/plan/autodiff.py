@@ -28,7 +28,7 @@ def by_autodiff(model: Function, x: Tensor, mode: str, chunk_bytes: int, create_
 def differentiated(derivative: Forward | Reverse) -> LinearGraph:
     """A network as one map."""
     start = Node(derivative.x)
-    stop = Node(derivative.y, ((start, derivative),))
+    stop = Node(derivative.y, (start, derivative))
     return LinearGraph(start, stop, start if isinstance(derivative, Forward) else stop)
 
 

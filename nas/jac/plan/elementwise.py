@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nas.jac.plan.maps import Identity, LinearMap, Scaled
 from nas.jac.plan.steps import cannot_be_replayed, note, step
-from nas.jac.plan.trace import MODULES, RULES, Node, no_rule, one, rule
+from nas.jac.plan.trace import MODULES, RULES, Node, no_rule, rule
 
 IDENTITY = Identity()
 ONE = torch.ones(())
@@ -26,20 +26,20 @@ ENTRYWISE = (
 def _relu(x: Node, inplace: bool = False) -> Node:
     value = torch.relu(x.value)
     note(torch.clamp_min, x.value, 0, out=value)
-    return one(x, value, Scaled(step(torch.sign, value)))
+    return Node(value, (x, Scaled(step(torch.sign, value))))
 
 
 @rule("tanh")
 def _tanh(x: Node) -> Node:
     value = step(torch.tanh, x.value)
     whole = ONE if value.is_cpu else value.new_ones(())  # a number takes the type of what it meets
-    return one(x, value, Scaled(step(torch.addcmul, whole, value, value, value=-1)))
+    return Node(value, (x, Scaled(step(torch.addcmul, whole, value, value, value=-1))))
 
 
 @rule("sigmoid")
 def _sigmoid(x: Node) -> Node:
     value = step(torch.sigmoid, x.value)
-    return one(x, value, Scaled(step(torch.addcmul, value, value, value, value=-1)))
+    return Node(value, (x, Scaled(step(torch.addcmul, value, value, value, value=-1))))
 
 
 def _elementwise(function: Any, x: Node, *args: Any, inplace: bool = False, **kwargs: Any) -> Node:
@@ -52,7 +52,7 @@ def _elementwise(function: Any, x: Node, *args: Any, inplace: bool = False, **kw
         entries = x.value if taped and x.value.requires_grad else x.value.detach().clone().requires_grad_()
         total = function(entries, *args, **kwargs).sum()
         slope = torch.autograd.grad(total, entries, create_graph=taped, materialize_grads=True)[0]
-    return one(x, function(x.value, *args, **kwargs), Scaled(slope))
+    return Node(function(x.value, *args, **kwargs), (x, Scaled(slope)))
 
 
 def _sum(function: Any, sign: int, x: Any, y: Any, *, alpha: float = 1) -> Node:
@@ -82,7 +82,7 @@ def _made(name: str, value: Tensor, *terms: tuple[Any, Any]) -> Node:
             if node.value.shape != value.shape:
                 raise no_rule(f"{name} that broadcasts {tuple(node.value.shape)} to {tuple(value.shape)}")
             edges.append((node, _scaled(slope, value)))
-    return Node(value, tuple(edges))
+    return Node(value, *edges)
 
 
 def _scaled(slope: Any, like: Tensor) -> LinearMap:
@@ -102,9 +102,7 @@ rule("add", "__add__", "__radd__")(partial(_sum, torch.add, 1))
 rule("sub", "subtract", "__sub__")(partial(_sum, torch.sub, -1))
 rule("__rsub__", "rsub")(lambda x, y, *, alpha=1: _sum(torch.sub, -1, y, x, alpha=alpha))
 rule("__rtruediv__", "__rdiv__")(lambda x, y: _divide(y, x))
-for _name in ENTRYWISE.split():
-    rule(_name)(partial(_elementwise, getattr(F, _name, None) or getattr(torch, _name)))
-for _name, _also in {"pow": "__pow__", "neg": "__neg__", "abs": "__abs__", "threshold": "_threshold"}.items():
-    rule(_also)(RULES[_name])
-rule("log_sigmoid")(partial(_elementwise, F.logsigmoid))
+RULES.update({name: partial(_elementwise, getattr(F, name, getattr(torch, name, None))) for name in ENTRYWISE.split()})
+RULES.update({"log_sigmoid": partial(_elementwise, F.logsigmoid), "_threshold": RULES["threshold"]})
+RULES.update({f"__{name}__": RULES[name] for name in ("pow", "neg", "abs")})
 MODULES.update({nn.ReLU: lambda m, x: _relu(x), nn.Tanh: lambda m, x: _tanh(x), nn.Sigmoid: lambda m, x: _sigmoid(x)})

@@ -17,7 +17,7 @@ from torch.nn import grad
 
 from nas.jac.plan.maps import Carried, Dense, LogSoftmaxed, Scaled, Softmaxed
 from nas.jac.plan.steps import cannot_be_replayed, is_noting, step, viewed
-from nas.jac.plan.trace import MODULES, Node, Rule, no_rule, one, rule
+from nas.jac.plan.trace import MODULES, RULES, Node, Rule, no_rule, rule
 from nas.jac.refuse import check_statistics, refuse_noise
 
 
@@ -27,7 +27,7 @@ def _linear(x: Node, weight: Tensor, bias: Tensor | None = None) -> Node:
         raise no_rule("linear on single features")
     if is_noting():  # the same memory, without a tape
         weight, bias = weight.detach(), None if bias is None else bias.detach()
-    return one(x, _linear_value(x.value, weight, bias), Dense(weight))
+    return Node(_linear_value(x.value, weight, bias), (x, Dense(weight)))
 
 
 def _linear_value(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -52,7 +52,7 @@ def _linear_module(module: Any, x: Node) -> Node:
 def _matmul(x: Node, y: Tensor) -> Node:
     if y.dim() != 2 or x.value.dim() < 2:
         raise no_rule("matmul with anything but a constant matrix on the right")
-    return one(x, x.value @ y, Dense(y.mT))
+    return Node(x.value @ y, (x, Dense(y.mT)))
 
 
 def _convolution(name: str, dimensions: int) -> Rule:
@@ -81,7 +81,7 @@ def _convolution(name: str, dimensions: int) -> Rule:
             carried = backwards((len(folded), *shape), weight, folded, *arguments)
             return carried.unflatten(0, cotangents.shape[:2])
 
-        return one(x, value, Carried(jvp, vjp, macs=weight[0].numel()))
+        return Node(value, (x, Carried(jvp, vjp, macs=weight[0].numel())))
 
     return convolve
 
@@ -104,7 +104,7 @@ def _batch_norm(
     value = F.batch_norm(x.value, mean, variance, weight, bias, False, momentum, eps)
     scale = torch.rsqrt(variance + eps)
     scale = scale if weight is None else scale * weight
-    return one(x, value, Scaled(scale.view(1, -1, *[1] * (x.value.dim() - 2)).expand(1, *x.shape)))
+    return Node(value, (x, Scaled(scale.view(1, -1, *[1] * (x.value.dim() - 2)).expand(1, *x.shape))))
 
 
 @rule("layer_norm")
@@ -135,8 +135,8 @@ def _normalised(x: Node, value: Tensor, groups: int, weight: Tensor | None, eps:
         carried = (centred - y * (y * centred).mean(-1, keepdim=True)) * scale
         return carried.view(*carried.shape[:2], *stack.shape[2:])
 
-    node = one(x, value, Carried(carry, carry))
-    return node if weight is None else one(node, value, Scaled(weight.expand(1, *x.shape)))
+    node = Node(value, (x, Carried(carry, carry)))
+    return node if weight is None else Node(value, (node, Scaled(weight.expand(1, *x.shape))))
 
 
 @rule("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
@@ -156,8 +156,8 @@ def _softmax(function: Any, x: Node, dim: int | None = None, _stacklevel: Any = 
     dim = dim % dims - dims
     value = step(function, x.value, dim)
     if function is torch.softmax:
-        return one(x, value, Softmaxed(value, dim))
-    return one(x, value, LogSoftmaxed(step(torch.exp, value), dim))
+        return Node(value, (x, Softmaxed(value, dim)))
+    return Node(value, (x, LogSoftmaxed(step(torch.exp, value), dim)))
 
 
 def _max_pool(name: str, x: Node, *args: Any, return_indices: bool = False, **kwargs: Any) -> Node:
@@ -165,25 +165,23 @@ def _max_pool(name: str, x: Node, *args: Any, return_indices: bool = False, **kw
         raise no_rule(f"{name} with return_indices or without a batch")
     cannot_be_replayed()
     value, indices = getattr(F, f"{name}_with_indices")(x.value, *args, **kwargs)
-    maxima, out, shape = indices.flatten(2).unsqueeze(1), indices.shape[2:], x.shape[1:]
+    maxima, shape = indices.flatten(2).unsqueeze(1), x.shape[1:]
 
     def jvp(tangents: Tensor) -> Tensor:
-        return torch.take_along_dim(tangents.flatten(3), maxima, 3).unflatten(3, out)
+        return torch.take_along_dim(tangents.flatten(3), maxima, 3).unflatten(3, indices.shape[2:])
 
     def vjp(cotangents: Tensor) -> Tensor:
         index = maxima.expand(-1, cotangents.shape[1], -1, -1)
         zeros = cotangents.new_zeros(*index.shape[:3], shape.numel())
         return zeros.scatter_add_(3, index, cotangents.flatten(3).expand_as(index)).unflatten(3, shape)
 
-    return one(x, value, Carried(jvp, vjp))
+    return Node(value, (x, Carried(jvp, vjp)))
 
 
-for _dimensions in (1, 2, 3):
-    rule(f"conv{_dimensions}d")(_convolution(f"conv{_dimensions}d", _dimensions))
-for _name in ("max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool2d"):
-    rule(_name)(partial(_max_pool, _name))
-rule("softmax")(partial(_softmax, torch.softmax))
-rule("log_softmax")(partial(_softmax, torch.log_softmax))
+_MAX_POOLS = ("max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool2d")
+RULES.update({f"conv{dimensions}d": _convolution(f"conv{dimensions}d", dimensions) for dimensions in (1, 2, 3)})
+RULES.update({name: partial(_max_pool, name) for name in _MAX_POOLS})
+RULES.update({function.__name__: partial(_softmax, function) for function in (torch.softmax, torch.log_softmax)})
 MODULES[nn.Linear] = _linear_module
 MODULES[nn.Softmax] = lambda m, x: _softmax(torch.softmax, x, m.dim)
 MODULES[nn.LogSoftmax] = lambda m, x: _softmax(torch.log_softmax, x, m.dim)

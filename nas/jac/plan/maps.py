@@ -16,7 +16,6 @@ from torch import Tensor
 
 from nas.jac.plan.steps import note, step, viewed
 
-Shape = tuple[int, ...]
 Carry = Callable[[Tensor], Tensor]
 
 
@@ -72,8 +71,8 @@ class Identity(LinearMap):
 class Reshaped(Identity):
     """A change of ``shape`` to ``out`` within each sample."""
 
-    shape: Shape
-    out: Shape
+    shape: torch.Size
+    out: torch.Size
 
     def jvp(self, tangents: Tensor, /) -> Tensor:
         return viewed(tangents, *tangents.shape[:2], *self.out)
@@ -92,10 +91,6 @@ class Scaled(LinearMap):
         return step(torch.mul, tangents, self.slope.unsqueeze(1))
 
     vjp = jvp
-
-    def scale_(self, stack: Tensor) -> None:
-        """As ``jvp`` and ``vjp``, in place."""
-        scaled(stack, self.slope.unsqueeze(1), in_place=True)
 
     def times(self, rows: Tensor, /) -> Tensor | None:
         return step(torch.mul, rows, self.slope.unsqueeze(2)) if self.slope.dim() == 2 else None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nas.jac.errors import BudgetError
-from nas.jac.plan.maps import Dense, LinearMap, Scaled, eye, flat
+from nas.jac.plan.maps import Dense, LinearMap, Scaled, eye, flat, scaled
 from nas.jac.plan.steps import cannot_be_replayed, step
 from nas.jac.plan.trace import Node, between
 from nas.jac.refuse import SLOPES, WEIGHTS, check_finite
@@ -134,7 +134,9 @@ def _carried(way: str, stack: Tensor, at: Node, to: Node, edges: Edges, fresh: b
         for other, derivative in leaving:
             alone = arrived is made and len(leaving) == 1
             if alone and isinstance(derivative, Scaled) and len(derivative.slope) in (1, len(arrived)):
-                derivative.scale_(arrived)  # which a product has just made: a third of the time
+                scaled(
+                    arrived, derivative.slope.unsqueeze(1), in_place=True
+                )  # which a product has just made: a third of the time
             else:
                 share = getattr(derivative, way)(arrived)
                 made = share if derivative.fresh and not torch.is_grad_enabled() else None

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas.jac.plan.maps import Carried, Carry, LinearMap, Reshaped, Shape
+from nas.jac.plan.maps import Carried, Carry, LinearMap, Reshaped
 from nas.jac.plan.steps import cannot_be_replayed
-from nas.jac.plan.trace import MODULES, Node, no_rule, one, rule
+from nas.jac.plan.trace import MODULES, RULES, Node, no_rule, rule
 
 
 def _reshaped(name: str, x: Node, *args: Any, **kwargs: Any) -> Node:
@@ -22,7 +22,7 @@ def _reshaped(name: str, x: Node, *args: Any, **kwargs: Any) -> Node:
         raise no_rule(f"{name} from {tuple(x.value.shape)} to {tuple(value.shape)}, across samples")
     if value.data_ptr() != x.value.data_ptr():
         cannot_be_replayed()
-    return _viewed(x, one(x, value, Reshaped(x.shape, value.shape[1:])))
+    return _viewed(x, Node(value, (x, Reshaped(x.shape, value.shape[1:]))))
 
 
 def _viewed(x: Node, node: Node) -> Node:
@@ -40,10 +40,10 @@ def _moved(name: str, x: Node, function: Callable[..., Tensor], *args: Any, **kw
     value = operation(x.value)
     if value.dim() < 2 or value.shape[0] != x.value.shape[0]:
         raise no_rule(f"{name} to {tuple(value.shape)}, across samples")
-    return one(x, value, _carried(operation, x.shape))
+    return Node(value, (x, _carried(operation, x.shape)))
 
 
-def _carried(operation: Carry, shape: Shape) -> LinearMap:
+def _carried(operation: Carry, shape: torch.Size) -> LinearMap:
     """The derivative of an operation on batches of samples of ``shape`` that is linear."""
 
     def jvp(tangents: Tensor) -> Tensor:
@@ -141,16 +141,16 @@ def _cat(tensors: list[Node | Tensor], dim: int = 0) -> Node:
             around = [0, 0] * (value.dim() - dim - 1) + [start, value.shape[dim] - stop]
             edges.append((part, _carried(partial(F.pad, pad=around), part.shape)))
         start = stop
-    return Node(value, tuple(edges))
+    return Node(value, *edges)
 
 
-for _name in ("flatten", "reshape", "view", "unsqueeze", "squeeze", "unflatten"):
-    rule(_name)(partial(_reshaped, _name))
-for _name in ("mean", "sum"):
-    rule(_name)(partial(_reduce, _name))
-for _name in (f"{kind}_pool{dimensions}d" for kind in ("avg", "adaptive_avg") for dimensions in (1, 2, 3)):
-    rule(_name)(partial(_pool, _name))
-rule("clone")(lambda x, **kwargs: x)
-rule("contiguous")(lambda x, **kwargs: _viewed(x, x))  # it may be the same tensor
+_POOLS = [f"{kind}_pool{dimensions}d" for kind in ("avg", "adaptive_avg") for dimensions in (1, 2, 3)]
+RULES.update({name: partial(_pool, name) for name in _POOLS})
+RULES.update({name: partial(_reduce, name) for name in ("mean", "sum")})
+RULES.update(
+    {name: partial(_reshaped, name) for name in ("flatten", "reshape", "view", "unsqueeze", "squeeze", "unflatten")}
+)
+RULES["clone"] = lambda x, **kwargs: x
+RULES["contiguous"] = lambda x, **kwargs: _viewed(x, x)  # it may be the same tensor
 MODULES[nn.Identity] = lambda m, x: x
 MODULES[nn.Flatten] = lambda m, x: _reshaped("flatten", x, m.start_dim, m.end_dim)

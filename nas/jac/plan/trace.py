@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,13 +20,13 @@ from nas.jac.errors import NoRuleError
 from nas.jac.plan.maps import LinearMap
 
 
-@dataclass(slots=True, eq=False)
 class Node:
     """One value of the network, ``(B, *shape)``, and the values it was made from, each with the derivative in it."""
 
-    value: Tensor
-    edges: tuple[tuple[Node, LinearMap], ...] = ()
-    viewed: bool = False
+    __slots__ = ("edges", "value", "viewed")
+
+    def __init__(self, value: Tensor, *edges: tuple[Node, LinearMap]) -> None:
+        self.value, self.edges, self.viewed = value, edges, False
 
     @property
     def shape(self) -> torch.Size:
@@ -154,11 +153,6 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
     return register
 
 
-def one(node: Node, value: Tensor, derivative: LinearMap) -> Node:
-    """A value that was made from one other."""
-    return Node(value, ((node, derivative),))
-
-
 def apply(model: Callable[[Tensor], Tensor], node: Node) -> Node:
     """Run ``model`` on a node, its input, and give its output; :func:`no_rule` if it does what has none."""
     direct = MODULES.get(type(model))
@@ -188,15 +182,15 @@ def between(start: Node, stop: Node) -> tuple[list[Node], bool]:
         chain.append(node)
     if node is start:
         return chain[::-1], True
-    order, seen, waiting = [start], {id(start)}, [stop]
+    order, seen, waiting = [start], {start}, [stop]
     while waiting:
         node = waiting[-1]
-        missing = [parent for parent, _ in node.edges if id(parent) not in seen]
-        if id(node) in seen:
+        missing = [parent for parent, _ in node.edges if parent not in seen]
+        if node in seen:
             waiting.pop()
         elif missing:
             waiting += missing
         else:
-            seen.add(id(node))
+            seen.add(node)
             order.append(waiting.pop())
     return order, False
