@@ -15,7 +15,6 @@ CHOICES = {
     "method": ("auto", "layerwise", "contraction", "products"),
     "statistics": ("running", "batch"),
 }
-OVERFLOW = "see where the network or its gradients overflow, and for which sample"
 
 
 def ntk(
@@ -30,54 +29,43 @@ def ntk(
     """The empirical neural tangent kernel at the present parameters, ``K[a, b] = J(x1_a) J(x2_b)^T``.
 
     ``J(x)`` is the derivative of the ``M`` output entries of a sample by all parameters that require grad and that the
-    output depends on. Sources: Jacot, Gabriel, Hongler 2018, arXiv:1806.07572 (the kernel); Novak, Sohl-Dickstein,
-    Schoenholz 2022, arXiv:2206.08720 (the methods and what they cost); Chen, Gong, Wang 2021, arXiv:2102.11535 (batch
-    statistics).
+    output depends on (Jacot, Gabriel, Hongler 2018, arXiv:1806.07572).
 
     Args:
         model: module or plain function, ``(B, *in)`` to ``(B, *out)``. It is run several times, on parts of the batch.
         x1: ``(B1, *in)``, of a floating-point type.
         x2: ``(B2, *in)``, or None for ``x1``, which takes half the work and gives an exactly symmetric kernel.
-        output: ``full``, all of ``K[a, b, m, n]``; ``trace``, ``sum_m K[a, b, m, m]``, not divided by ``M``; ``sum``,
-            ``sum_mn K[a, b, m, n]``, the kernel of the summed outputs, for one backward pass a batch.
-        method: how; all give the same to rounding. ``layerwise``: a run of the network on its tape, a backward pass for
-            each output entry that goes through activations only, and then for each Linear, convolution and norm what is
-            fewer FLOPs: its Jacobian, or the Grams of its activations and of its output gradients. Parameters that are
-            used otherwise (multiplied in, in attention or recurrent layers, in a layer whose rows are not samples in
-            their order) go by ``contraction``, alone. ``contraction``: the Jacobians of all parameters, vectorised over
-            samples with ``torch.func``; sample after sample without it where a parameter is out of its sight (used
-            inside a ``torch.autograd.Function``, or before ``model``) or values are read into Python. ``products``: for
-            each output entry of each sample of ``x2`` a backward pass, then a forward-mode pass for all of ``x1``; no
-            Jacobian is held beyond the directions under way. ``auto``: ``layerwise``, since that falls back by itself.
+        output: ``full``, all of ``K[a, b, m, n]``; ``trace``, ``sum_m K[a, b, m, m]``, not divided by ``M``; or
+            ``sum``, ``sum_mn K[a, b, m, n]``, the kernel of the summed outputs, for one backward pass a batch.
+        method: how; all give the same to rounding (Novak, Sohl-Dickstein, Schoenholz 2022, arXiv:2206.08720).
+            ``layerwise``: a run of the network on its tape, a backward pass for each output entry that goes through
+            activations only, and then for each Linear, convolution and norm what is fewer FLOPs: its Jacobian, or the
+            Grams of its activations and of its output gradients. Parameters that are used otherwise (multiplied in, in
+            attention or recurrent layers, in a layer whose rows are not samples in their order) go by ``contraction``.
+            ``contraction``: the Jacobians of all parameters, vectorised over samples with ``torch.func``; sample after
+            sample without it where a parameter is out of its sight (used inside a ``torch.autograd.Function``, or
+            before ``model``) or values are read into Python. ``products``: for each output entry of each sample of
+            ``x2`` a backward pass, then a forward-mode pass for all of ``x1``; holds no Jacobian beyond the directions
+            under way. ``auto``: ``layerwise``.
         chunk_bytes: budget in bytes for what is under way at once, kept by counting tensors; the result comes on top.
             A small budget costs time: what is not held is computed again.
         statistics: what BatchNorm normalises with. ``running``: its running statistics, in eval mode, so that the entry
-            of two samples depends on no other. ``batch``: the batch's own, in training mode, another matrix: with
-            ``output='sum'`` and ``x2=None`` only, and not by products, ``K[a, b] = <g_a, g_b>`` with ``g_a`` the
-            gradient of ``sum_m f_m(X)_a`` through the whole batch ``X``, in which each sample moves the statistics of
-            all (as TE-NAS has it, there over weights without biases), by ``B`` backward passes. Running statistics and
-            counters stay as they were, bit for bit.
+            of two samples depends on no other. ``batch``: the batch's own, in training mode, which gives another
+            matrix, with ``output='sum'``, without ``x2`` and not by products: ``K[a, b] = <g_a, g_b>`` with ``g_a`` the
+            gradient of ``sum_m f_m(X)_a`` through the whole batch ``X`` (Chen, Gong, Wang 2021, arXiv:2102.11535, over
+            weights without biases), by ``B`` backward passes. Running statistics and counters stay as they were.
 
     Returns:
         ``(B1, B2, M, M)`` for ``full``, else ``(B1, B2)``; without a tape, in the type of outputs and parameters.
         ``full`` is a view of a matrix ``(B1 * M, B2 * M)``, which ``permute(0, 2, 1, 3).flatten(2).flatten(0, 1)``
         gives without copying.
 
-    Raises:
-        JacobianError: BatchNorm is in the other mode; dropout is in training mode, or other random numbers are drawn;
-            samples are mixed; an input is empty, of integers or not finite; the output is no batch, or depends on no
-            parameter that requires grad; the kernel is not finite; the budget does not hold one entry of one sample.
+    Refuses, with a :class:`JacobianError`: BatchNorm in the other mode, dropout in training mode or other random
+    numbers, samples that are mixed, an input that is empty, of integers or not finite, an output that is no batch, no
+    parameter that requires grad, a kernel that is not finite, a budget too small for one output entry of one sample.
     """
-    for (name, choices), value in zip(CHOICES.items(), (output, method, statistics), strict=True):
-        if value not in choices:
-            raise JacobianError(name, value, f"must be one of {', '.join(choices)}", f"use {name}='{choices[0]}'")
+    _check(x1, x2, output, method, statistics)
     batch = statistics == "batch"
-    if batch:
-        _check_batch_statistics(output, x2, method)
-    check_input("x1", x1)
-    if x2 is not None:
-        check_input("x2", x2)
-        _check_alike(x1, x2)
     x1 = x1.detach()
     x2 = x1 if x2 is None else x2.detach()
     fn = guarded(model, x1, batch)
@@ -86,13 +74,12 @@ def ntk(
             fn = _of_whole_batch(fn)
             x1 = x2 = x1.unsqueeze(0)
         known = survey(fn, x1 if len(x1) > 1 else x2, layers=method in ("auto", "layerwise"))
-        seeds = known.units
         if output == "sum" and not batch:
-            seeds = seeds.sum(0, keepdim=True)
+            known.units = known.units.sum(0, keepdim=True)
         pairs = by_products if method == "products" else all_pairs
-        kernel = pairs(fn, known, x1, x2, seeds, output == "trace", int(chunk_bytes))
+        kernel = pairs(fn, known, x1, x2, output == "trace", int(chunk_bytes))
     kernel = kernel.transpose(1, 2) if output == "full" else kernel.flatten(2).flatten(0, 1)
-    check_finite("kernel", kernel, "it", OVERFLOW)
+    check_finite("kernel", kernel, "it", "see where the network or its gradients overflow, and for which sample")
     return kernel
 
 
@@ -102,9 +89,7 @@ def paired_gram(model: Function, x1: Tensor, x2: Tensor, chunk_bytes: int = CHUN
     fn = guarded(model, x1)
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(x1.device.type, enabled=False):
         known = survey(fn, x1)
-        kernel = equal_pairs(fn, known, x1, x1 if same else x2, known.units, chunk_bytes)
-    check_finite("gram", kernel, "it", OVERFLOW)
-    return kernel
+        return equal_pairs(fn, known, x1, x1 if same else x2, chunk_bytes)
 
 
 def _of_whole_batch(fn: Function) -> Function:
@@ -113,19 +98,23 @@ def _of_whole_batch(fn: Function) -> Function:
     return lambda x: fn(x[0]).sum(1).unsqueeze(0)
 
 
-def _check_batch_statistics(output: str, x2: Tensor | None, method: str) -> None:
-    if output != "sum":
+def _check(x1: Tensor, x2: Tensor | None, output: str, method: str, statistics: str) -> None:
+    for (name, choices), value in zip(CHOICES.items(), (output, method, statistics), strict=True):
+        if value not in choices:
+            raise JacobianError(name, value, f"must be one of {', '.join(choices)}", f"use {name}='{choices[0]}'")
+    if statistics == "batch" and output != "sum":
         rule = "is not defined with statistics='batch': there an output depends on all samples, and sums are compared"
         raise JacobianError("output", output, rule, "use output='sum', or statistics='running'")
-    if x2 is not None:
+    if statistics == "batch" and x2 is not None:
         rule = "cannot be given with statistics='batch': the kernel is that of one batch, which normalises itself"
         raise JacobianError("x2", tuple(x2.shape), rule, "pass one batch, or use statistics='running'")
-    if method == "products":
+    if statistics == "batch" and method == "products":
         rule = "is not offered with statistics='batch': torch.func refuses a BatchNorm that counts its batches"
         raise JacobianError("method", method, rule, "use method='layerwise'")
-
-
-def _check_alike(x1: Tensor, x2: Tensor) -> None:
+    check_input("x1", x1)
+    if x2 is None:
+        return
+    check_input("x2", x2)
     for what in ("dtype", "device"):
         one, two = getattr(x1, what), getattr(x2, what)
         if one != two:

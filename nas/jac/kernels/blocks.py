@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nas.jac.errors import BudgetError, JacobianError
-from nas.jac.kernels.features import WORTH_SPLITTING, add_products, equal_product, feature_sizes, features
+from nas.jac.kernels.features import WORTH_SPLITTING, add_equal, add_products, feature_sizes, features
 from nas.jac.kernels.replaced import run_with
 from nas.jac.kernels.survey import Survey, Work
 from nas.jac.refuse import Function
@@ -18,7 +18,7 @@ from nas.jac.refuse import Function
 AT_ONCE_BYTES = 2**26  # of samples that go together, whatever the budget: more is not faster, and takes more memory
 
 
-def divide(known: Survey, work: Work, batch: int, chunk_bytes: int) -> tuple[int, int, list[slice]]:
+def divide(known: Survey, work: Work, batch: int, budget: int) -> tuple[int, int, list[slice]]:
     """How many samples of a ``batch``, the larger of two, run ``together`` and are ``held``, and slices of the seeds.
 
     Refused if the budget does not hold one output entry of one sample.
@@ -26,58 +26,53 @@ def divide(known: Survey, work: Work, batch: int, chunk_bytes: int) -> tuple[int
     itemsize, others = known.dtype.itemsize, sum(leaf.numel() for leaf in known.others)
     layers, sizes = [layer.size for layer in known.layers], feature_sizes(known, work)
 
-    def kept(seeds: int) -> int:
-        """Bytes of one sample's features."""
-        return itemsize * sum((seeds * size.outputs + size.inputs) * size.positions for size in sizes)
-
-    def made(seeds: int) -> int:
-        """Bytes of one sample's tape, cotangents, and those of one layer side by side, with its input and patches."""
+    def needed(seeds: int, rows: int) -> tuple[int, ...]:
+        """Bytes to make one sample's features, of these, and of their products with ``rows`` of the kernel."""
         layer = max(((seeds * s.outputs + 2 * s.inputs * s.groups) * s.positions for s in layers), default=0)
-        by_layers = known.elements + (seeds + 2) * sum(s.outputs * s.positions for s in layers) + layer
-        return itemsize * max(by_layers, 2 * (seeds + 1) * (known.elements + others) if others else 0)
-
-    def multiplied(seeds: int, rows: int) -> int:
-        """Bytes of one sample's products with ``rows`` of the kernel, before they are added to it."""
-        one_position = rows * (2 if work.summed else seeds + 1)
+        cotangents = (seeds + 2) * sum(s.outputs * s.positions for s in layers)
+        made = known.elements + cotangents + layer  # with the tape; a layer's once more by position, and its patches
+        if others:
+            made = max(made, 2 * (seeds + 1) * (known.elements + others))
+        kept = sum((seeds * s.outputs + s.inputs) * s.positions for s in sizes)
+        at_once = rows * (2 if work.summed else seeds + 1)
         each = [(s.positions, s.positions + 2 * seeds * s.outputs) for s in sizes]
-        return itemsize * max(one_position if t == 1 else t * more for t, more in each)
+        return itemsize * made, itemsize * kept, itemsize * max(at_once if t == 1 else t * more for t, more in each)
 
     def least(seeds: int) -> int:
-        return made(seeds) + 2 * kept(seeds) + multiplied(seeds, seeds)
+        made, kept, products = needed(seeds, seeds)
+        return made + 2 * kept + products
 
-    seeds = bisect_right(range(1, work.seeds + 1), chunk_bytes, key=least)
+    seeds = bisect_right(range(1, work.seeds + 1), budget, key=least)
     if seeds == 0:
-        raise BudgetError(chunk_bytes, least(1))
-    products = multiplied(seeds, WORTH_SPLITTING + seeds)
-    a_sample = max(made(seeds), products) + kept(seeds)
-    together = max(1, min(batch, 1 + (chunk_bytes - least(seeds)) // 2 // a_sample, AT_ONCE_BYTES // a_sample))
+        raise BudgetError(budget, least(1))
+    made, kept, products = needed(seeds, WORTH_SPLITTING + seeds)
+    a_sample = max(made, products) + kept
+    together = max(1, min(batch, 1 + (budget - least(seeds)) // 2 // a_sample, AT_ONCE_BYTES // a_sample))
     together = -(-batch // -(-batch // together))
-    held = max(1, min(batch, (chunk_bytes - together * a_sample) // (kept(seeds) + products)))
+    held = max(1, min(batch, (budget - together * a_sample) // (kept + products)))
     return together, held, [slice(first, first + seeds) for first in range(0, work.seeds, seeds)]
 
 
-def all_pairs(
-    fn: Function, known: Survey, x1: Tensor, x2: Tensor, seeds: Tensor, summed: bool, chunk_bytes: int
-) -> Tensor:
-    """The kernel ``(B1, S, B2, S)`` for seeds ``(S, M)``, or ``(B1, 1, B2, 1)``, ``summed`` over equal seeds.
+def all_pairs(fn: Function, known: Survey, x1: Tensor, x2: Tensor, summed: bool, budget: int) -> Tensor:
+    """The kernel ``(B1, S, B2, S)`` for the units as seeds, or ``(B1, 1, B2, 1)``, ``summed`` over equal seeds.
 
     If ``x2`` is ``x1``, it takes half the work and is exactly symmetric.
     """
-    same, entries = x2 is x1, 1 if summed else len(seeds)
+    seeds, same = known.units, x2 is x1
+    entries = 1 if summed else len(seeds)
     work = Work(len(x1) if same else len(x1) + len(x2), len(x1) * len(x2), len(seeds), summed)
-    together, held, parts = divide(known, work, max(len(x1), len(x2)), chunk_bytes)
+    together, held, parts = divide(known, work, max(len(x1), len(x2)), budget)
     made = partial(features, fn, known, work=work, together=together)
     kernel = seeds.new_zeros((len(x1), entries, len(x2), entries), dtype=known.dtype)
     for rows, start in product(parts, range(0, len(x1), held)):
         end = start + held
         a = made(x1[start:end], seeds[rows])
         for columns in [rows] if summed else parts:
-            out, done = kernel[start:end] if summed else kernel[start:end, rows, :, columns], 0
-            if same:  # what is left of the diagonal is mirrored
-                done = start
-                if rows == columns:
-                    done = end
-                    add_products(out[:, :, start:end], a, a)
+            out = kernel[start:end] if summed else kernel[start:end, rows, :, columns]
+            done = start if same else 0  # what is left of it is mirrored
+            if same and rows == columns:
+                add_products(out[:, :, start:end], a, a)
+                done = end
             for first in range(done, len(x2), together):
                 b = made(x2[first : first + together], seeds[columns])
                 add_products(out[:, :, first : first + together], a, b)
@@ -97,32 +92,31 @@ def mirror(kernel: Tensor, step: int = 128) -> None:
         corner.copy_(corner.triu() + corner.triu(1).T)
 
 
-def equal_pairs(fn: Function, known: Survey, x1: Tensor, x2: Tensor, seeds: Tensor, chunk_bytes: int) -> Tensor:
+def equal_pairs(fn: Function, known: Survey, x1: Tensor, x2: Tensor, budget: int) -> Tensor:
     """The kernel of each sample of ``x1`` with the same sample of ``x2`` and no other, ``(B, S, S)``."""
-    work = Work(2 * len(x1), len(x1), len(seeds), summed=False)
-    together, held, parts = divide(known, work, len(x1), chunk_bytes)
+    seeds, same = known.units, x2 is x1
+    work = Work(len(x1) if same else 2 * len(x1), len(x1), len(seeds), summed=False)
+    together, held, parts = divide(known, work, len(x1), budget)
+    kernel = seeds.new_zeros((len(x1), len(seeds), len(seeds)), dtype=known.dtype)
     step = min(together, held)
     made = partial(features, fn, known, work=work, together=step)
-    kernel = seeds.new_zeros((len(x1), len(seeds), len(seeds)), dtype=known.dtype)
     for rows, start in product(parts, range(0, len(x1), step)):
         some = slice(start, start + step)
         a = made(x1[some], seeds[rows])
         for columns in parts:
-            b = a if x2 is x1 and rows == columns else made(x2[some], seeds[columns])
+            b = a if same and rows == columns else made(x2[some], seeds[columns])
             for one, two in zip(a, b, strict=True):
-                kernel[some, rows, columns] += equal_product(one, two)
+                add_equal(kernel[some, rows, columns], one, two)
     return kernel
 
 
-def by_products(
-    fn: Function, known: Survey, x1: Tensor, x2: Tensor, seeds: Tensor, summed: bool, chunk_bytes: int
-) -> Tensor:
+def by_products(fn: Function, known: Survey, x1: Tensor, x2: Tensor, summed: bool, budget: int) -> Tensor:
     """As :func:`all_pairs`: ``J(x1) (J(x2)^T e)`` for some directions ``e`` of samples at a time."""
     if known.alone:
         rule = "needs a function that torch.func can transform, with parameters in its sight"
         raise JacobianError("method", "products", rule, "use method='layerwise'")
     assert not known.layers, "surveyed without layers"
-    parameters, count = known.others, len(seeds)
+    parameters, seeds, count = known.others, known.units, len(known.units)
     values = tuple(parameter.detach() for parameter in parameters)
 
     def column(x: Tensor, sample: Tensor, seed: Tensor) -> Tensor:
@@ -131,16 +125,15 @@ def by_products(
         return result @ (seed[:, None] if summed else seeds.mT)  # (B1, 1), (B1, S)
 
     fixed, a_row = (known.dtype.itemsize * n for n in (2 * sum(p.numel() for p in parameters), 3 * known.elements))
-    if fixed + 2 * a_row > chunk_bytes:
-        raise BudgetError(chunk_bytes, fixed + 2 * a_row)
-    rows = min(len(x1), (chunk_bytes - fixed) // a_row - 1)
-    together = chunk_bytes // (fixed + (rows + 1) * a_row)
+    if fixed + 2 * a_row > budget:
+        raise BudgetError(budget, fixed + 2 * a_row)
+    rows = min(len(x1), (budget - fixed) // a_row - 1)
+    together = budget // (fixed + (rows + 1) * a_row)
     entries = 1 if summed else count
     kernel = seeds.new_zeros((len(x1), entries, len(x2) * entries), dtype=known.dtype)
     for numbers in torch.arange(len(x2) * count, device=x2.device).split(together):
         b = numbers // count
-        for start in range(0, len(x1), rows):
-            part = slice(start, start + rows)
-            columns = torch.func.vmap(column, (None, 0, 0))(x1[part], x2[b], seeds[numbers % count])
-            kernel[part].index_add_(2, b if summed else numbers, columns.movedim(0, 2).to(known.dtype))
+        for x, out in zip(x1.split(rows), kernel.split(rows), strict=True):
+            columns = torch.func.vmap(column, (None, 0, 0))(x, x2[b], seeds[numbers % count]).to(known.dtype)
+            out.index_add_(2, b if summed else numbers, columns.movedim(0, 2))
     return kernel.unflatten(2, (-1, entries))

@@ -1,13 +1,11 @@
-"""What some samples give to a kernel: each layer's feature, its rows of the Jacobian or their factors; and products.
+"""What samples give to a kernel: for each layer its feature, the rows of its Jacobian or their factors; and products.
 
 A layer with weight ``w`` is ``y[o, t] = sum_i w[o, i] h[i, t]`` at positions ``t``: one for a Linear on vectors, the
-tokens for a Linear on sequences, the pixels of the output map for a convolution, whose ``h`` are patches. A bias is the
-weight of an ``h`` of ones. With the cotangent ``g`` of ``y``, the derivative by ``w`` is
-``J[o, i] = sum_t g[o, t] h[i, t]``, and the layer's part of the kernel, ``<J, J'>``, is that of the rows ``J``, or
-``sum_tu (sum_i h[i, t] h'[i, u]) (sum_o g[o, t] g'[o, u])``, without any ``J``.
-
-Source of the second: Novak, Sohl-Dickstein, Schoenholz 2022, arXiv:2206.08720, "structured derivatives"; for a Linear
-and the norms of single gradients already Goodfellow 2015, arXiv:1510.01799.
+tokens for one on sequences, the pixels of a convolution's output, whose ``h`` are patches. A bias is the weight of an
+``h`` of ones. With the cotangent ``g`` of ``y``, the derivative by ``w`` is ``J[o, i] = sum_t g[o, t] h[i, t]``, and
+the layer's part of the kernel, ``<J, J'>``, that of the rows ``J``, or, without any ``J``,
+``sum_tu (sum_i h[i, t] h'[i, u]) (sum_o g[o, t] g'[o, u])`` (Novak, Sohl-Dickstein, Schoenholz 2022, arXiv:2206.08720,
+"structured derivatives"; for a Linear and the norms of single gradients already Goodfellow 2015, arXiv:1510.01799).
 """
 
 from __future__ import annotations
@@ -58,12 +56,9 @@ def features(fn: Function, known: Survey, x: Tensor, seeds: Tensor, work: Work, 
             calls = _calls(fn, known.layers, some, seeds)
             for layer, part in zip(known.layers, parts, strict=False):
                 _fill(part, layer, calls.pop(0))  # and with a call's last layer its cotangents go
-        if known.alone:
-            parts[-1].g[..., 0] = rows_one_by_one(fn, known.others, some, seeds)
-        elif known.others:
-            parts[-1].g[..., 0] = vectorised_rows(fn, known.others, some, seeds)
-    if work.summed:  # over equal seeds, which join what any product sums over
-        return [Feature(feature.g.flatten(1, 2).unsqueeze(1), feature.h) for feature in made]
+        if known.others:
+            rows = rows_one_by_one if known.alone else vectorised_rows
+            parts[-1].g[..., 0] = rows(fn, known.others, some, seeds)
     return made
 
 
@@ -87,20 +82,18 @@ def _fill(feature: Feature, layer: Layer, uses: Sequence[Use]) -> None:
     g = [_joined([use.by_position(use.cotangents[n].to(dtype), batch) for use in uses]) for n in range(seeds)]
     together = 1 if size.inputs * size.groups * size.positions > LARGE else batch
     for start in range(0, batch, together):
-        stop = start + together
-        h = _joined([use.activations(layer.parameters, batch, start, stop).to(dtype) for use in uses])
-        part = feature.part(start, stop)
+        part, own = feature.part(start, start + together), [one[start : start + together] for one in g]
+        h = _joined([use.activations(layer.parameters, batch, start, start + together).to(dtype) for use in uses])
         if part.h is None:
-            write_rows(part.g.view(len(h), seeds, *h.shape[1:3], -1), h, [one[start:stop] for one in g])
+            write_rows(part.g.view(len(h), seeds, *h.shape[1:3], -1), h, own)
         else:
             part.h.copy_(h[:, 0])
-    if feature.h is not None:
-        torch.stack([one[:, 0] for one in g], 1, out=feature.g)
+            torch.stack([one[:, 0] for one in own], 1, out=part.g)
 
 
-def _joined(calls: Sequence[Tensor]) -> Tensor:
+def _joined(calls: list[Tensor]) -> Tensor:
     """Positions of several calls as positions of one layer."""
-    return calls[0] if len(calls) == 1 else torch.cat(list(calls), -1)
+    return calls[0] if len(calls) == 1 else torch.cat(calls, -1)
 
 
 def write_rows(j: Tensor, h: Tensor, g: Sequence[Tensor]) -> None:
@@ -113,7 +106,10 @@ def write_rows(j: Tensor, h: Tensor, g: Sequence[Tensor]) -> None:
 
 
 def add_products(out: Tensor, a: Sequence[Feature], b: Sequence[Feature]) -> None:
-    """Add to the kernel ``(B1, S1, B2, S2)`` of all pairs of samples; above its diagonal alone where ``a`` is ``b``."""
+    """Add to the kernel of all pairs of samples, above its diagonal alone where ``a`` is ``b``.
+
+    It is ``(B1, S1, B2, S2)``, or ``(B1, 1, B2, 1)``, summed over equal seeds, which is to sum over more outputs.
+    """
     for one, two in zip(a, b, strict=True):
         step = 1 if one.g.shape[-1] > 1 else -(-WORTH_SPLITTING // out.shape[1])
         for start in range(0, len(out), step):
@@ -123,18 +119,17 @@ def add_products(out: Tensor, a: Sequence[Feature], b: Sequence[Feature]) -> Non
 
 def _add_product(out: Tensor, a: Feature, b: Feature) -> None:
     if a.g.shape[-1] > 1:
-        out += equal_product(a, b).transpose(0, 1)
-        return
-    g1, g2 = (feature.g.flatten(0, 1).flatten(1) for feature in (a, b))
-    part = (g1 @ g2.mT).view(out.shape)
+        return add_equal(out[0].transpose(0, 1), a, b)
+    batch1, seeds1, batch2, seeds2 = out.shape
+    part = (a.g.reshape(batch1 * seeds1, -1) @ b.g.reshape(batch2 * seeds2, -1).mT).view(out.shape)
     if a.h is None or b.h is None:
         out += part
     else:
-        weights = (a.h.flatten(1) @ b.h.flatten(1).mT).repeat_interleave(out.shape[3], 1)
-        out.addcmul_(part, weights.view(len(weights), 1, *out.shape[2:]))
+        weights = (a.h.flatten(1) @ b.h.flatten(1).mT).repeat_interleave(seeds2, 1)
+        out.addcmul_(part, weights.view(batch1, 1, batch2, seeds2))
 
 
-def equal_product(a: Feature, b: Feature) -> Tensor:
-    """A layer's part of the kernel ``(B, S1, S2)`` of equal samples, or of one of ``a`` with all of ``b``."""
+def add_equal(out: Tensor, a: Feature, b: Feature) -> None:
+    """Add a layer's part to the kernel ``(B, S1, S2)`` of equal samples, or of one of ``a`` with all of ``b``."""
     g = a.g if a.h is None or b.h is None else a.g.flatten(1, 2) @ (a.h.mT @ b.h)
-    return g.reshape(len(b.g), a.g.shape[1], -1) @ b.g.flatten(2).mT
+    out += g.reshape(*out.shape[:2], -1) @ b.g.reshape(len(out), out.shape[2], -1).mT
