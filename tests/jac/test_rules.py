@@ -224,15 +224,11 @@ def assert_both_ways(record, value, j, x):
 
 def assert_differentiable_again(function, x):
     """Where J does not depend on ``x``, one of the two has a tape to somewhere else or none."""
-    jacobians = jacobian(function, x, mode="layerwise", create_graph=True), rows(function(x), x, keep=True)
-    weights = drawn(*jacobians[0].shape, seed=5)
-    first, second = (
-        torch.autograd.grad((j * weights).sum(), x, materialize_grads=True, allow_unused=True)[0]
-        if j.requires_grad
-        else torch.zeros_like(x)
-        for j in jacobians
-    )
-    assert error(first, second) < 1e-9
+    found = []
+    for j in (jacobian(function, x, mode="layerwise", create_graph=True), rows(function(x), x, keep=True)):
+        total = (j * drawn(*j.shape, seed=5)).sum() + 0 * x.sum()
+        found += torch.autograd.grad(total, x)
+    assert error(*found) < 1e-9
 
 
 # In place: later code sees the new value, earlier results keep the old one
@@ -267,7 +263,6 @@ VIEWS = """h.view(len(h), 2, 3); h.flatten(1); h.reshape(len(h), 3, 2); h.unsque
 
 
 def test_in_place_on_an_alias_changes_both_names():
-    x = drawn(4, 6)
     for (name, alias), original in itertools.product(in_sight(ALIASES, "h"), (False, True)):
 
         def function(x, alias=alias, original=original):
@@ -277,6 +272,7 @@ def test_in_place_on_an_alias_changes_both_names():
             return h.sin() + other * 2
 
         with example(name, original):
+            x = drawn(4, 6)
             assert error(jacobian(function, x), reference(function, x)) < 1e-10
 
 
