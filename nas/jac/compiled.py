@@ -12,7 +12,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from nas.jac.determinant import jacobian_det
 from nas.jac.errors import JacobianError
-from nas.jac.fused.compiled import Determinant, Members, check_kind
+from nas.jac.fused.compiled import Determinant, Original
 from nas.jac.jacobian import factorise, jacobian
 from nas.jac.refuse import check_input
 
@@ -29,8 +29,8 @@ def compiled(model: Callable[[Tensor], Tensor], x: Tensor, of: str = "jacobian")
     Both read the parameters themselves: changes in place, as optimizers make them, count; other modules or parameters
     are refused. After a change of mode, hooks or an activation's settings, compile again. A CPU needs a C++ compiler.
 
-    Refuses, with a :class:`JacobianError`: what ``jacobian`` in mode ``layerwise`` or ``jacobian_det`` refuses, here
-    or when it is called; for a determinant, other networks.
+    Refuses, with a :class:`JacobianError`, here or when it is called, what ``jacobian`` in mode ``layerwise`` or
+    ``jacobian_det`` refuses; for a determinant, other networks.
 
     Source: Ansel et al., *PyTorch 2* (ASPLOS 2024); Griewank and Walther, *Evaluating Derivatives* (2008), chapter 3.
 
@@ -78,14 +78,11 @@ def _jacobian(model: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[Tensor]
         # The checks and wrappers that torch.compile puts around its code would take as long as what it computes.
         compile_fx(graph, [x], inner_compile=inner, config_patches=_OPTIONS if x.device.type == "cpu" else {})
     fast = codes[-1].current_callable  # of parameters, buffers and x, in this order
-    held = [*graph.parameters(), *graph.buffers()]
-    kind, members = (x.shape, x.dtype, x.device), Members(model, held)
-    weights = [tensor.detach() for tensor in held]
+    original = Original(model, [*graph.parameters(), *graph.buffers()], x, 0)
 
     def call(x: Tensor) -> Tensor:
-        check_kind(x, 0, kind)
-        members.check()
-        result, total = fast([*weights, x.detach().contiguous()])
+        original.check(x)
+        result, total = fast([*original.memory, x.detach().contiguous()])
         if math.isfinite(total.item()):
             return result
         return jacobian(model, x.detach(), mode="layerwise")  # says what is not finite, if it is not only the sum

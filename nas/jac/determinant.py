@@ -14,12 +14,10 @@ from nas.jac.refuse import WEIGHTS, check_finite, check_square
 
 
 class SignLogDet(NamedTuple):
-    """Determinants as ``sign * exp(logabsdet)``."""
+    """Determinants ``sign * exp(logabsdet)``, each ``(B,)``; where one is 0, its sign is 0, its logarithm -inf."""
 
     sign: Tensor
-    """``(B,)``: 1, -1, or 0 where the determinant is 0."""
     logabsdet: Tensor
-    """``(B,)``: natural logarithm of its absolute value; minus infinity where it is 0."""
 
 
 def jacobian_det(model: Callable[[Tensor], Tensor], x: Tensor, fused: bool = True) -> Tensor:
@@ -53,15 +51,15 @@ def jacobian_det(model: Callable[[Tensor], Tensor], x: Tensor, fused: bool = Tru
 def slogdet(model: Callable[[Tensor], Tensor], x: Tensor, fused: bool = True) -> SignLogDet:
     """Sign and logarithm of the determinant of each sample's Jacobian, as for a normalizing flow.
 
-    As :func:`jacobian_det`, and it refuses the same, but it neither overflows nor underflows. Where a determinant is
-    0, the sign is 0, the logarithm is minus infinity, and there is no gradient to speak of.
+    As :func:`jacobian_det`, with the same arguments, and it refuses the same, but it neither overflows nor underflows.
+    Where a determinant is 0 there is no gradient to speak of.
 
     Source: as for :func:`jacobian_det`; ``d log|det J| = trace(J^-1 dJ)``.
 
     Args:
         model: module or function, ``(B, *in)`` to ``(B, *out)``.
-        x: ``(B, *in)``, of a floating-point type.
-        fused: use the fused path where the model allows it. False gives second derivatives too.
+        x: ``(B, *in)``.
+        fused: as for :func:`jacobian_det`.
 
     Returns:
         Both, each ``(B,)``; the sign carries no gradient.

@@ -15,6 +15,10 @@ from torch import Tensor, nn
 
 Step = Callable[[], object]
 """A call to be made, with its arguments."""
+Bend = tuple[int, int, Tensor] | None
+"""A second derivative ``m + n t``, as ``(m, n, t)``; None if it is 0."""
+IN_PLACE = {nn.Tanh, nn.Sigmoid, nn.ReLU}
+"""The most common ones know their derivatives from ``a``, which may take the place of ``z``: less memory and calls."""
 
 # Python and C++ both read them, with settings of the module filled in; without c, that is 0.
 # Signs of what is at least 0 stand for comparisons, which take torch ten times as long.
@@ -48,51 +52,28 @@ def formulas(module: nn.Module) -> str:
     return _FORMULAS[type(module)].format_map(vars(module))
 
 
-_FUNCTIONS = {
-    "relu": torch.relu,
-    "sigmoid": torch.sigmoid,
-    "sign": torch.sign,
-    "softplus": F.softplus,
-    "tanh": torch.tanh,
-}
+_FUNCTIONS = {f.__name__: f for f in (torch.relu, torch.sigmoid, torch.sign, torch.tanh, F.softplus)}
 
 
-def compute(code: CodeType, z: Tensor, results: dict[str, Tensor]) -> None:
-    """Run compiled formulas and keep their results by their names."""
+def _compute(code: CodeType, z: Tensor, results: dict[str, Tensor]) -> None:
     found = {"z": z}
     exec(code, _FUNCTIONS, found)
     for name, memory in results.items():
         memory.copy_(found[name])
 
 
-def bend(c: Tensor | None, start: Tensor, q: Tensor, dz: Tensor) -> list[Step]:
-    """Steps that write ``start + q c`` into ``dz``; none if ``c`` is 0."""
-    return [] if c is None else [partial(torch.addcmul, start, q, c, out=dz)]
+def by_formulas(module: nn.Module, z: Tensor, a: Tensor, s: Tensor) -> tuple[list[Step], Bend]:
+    """Steps that write ``a`` and ``s``, and what makes ``q f''`` of ``q``."""
+    text, results = formulas(module), {"a": a, "s": s}
+    if "c = " in text:
+        results["c"] = torch.empty_like(z)
+    step = partial(_compute, compile(text, type(module).__name__, "exec"), z, results)
+    return [step], (0, 1, results["c"]) if "c" in results else None
 
 
-# The most common ones know their derivatives from a alone, which takes the place of z: fewer calls, less memory.
-
-
-def _tanh(one: Tensor, a: Tensor, s: Tensor) -> list[Step]:
-    return [a.tanh_, partial(torch.addcmul, one, a, a, value=-1, out=s)]
-
-
-def _sigmoid(one: Tensor, a: Tensor, s: Tensor) -> list[Step]:
-    return [a.sigmoid_, partial(torch.addcmul, a, a, a, value=-1, out=s)]
-
-
-def _relu(one: Tensor, a: Tensor, s: Tensor) -> list[Step]:
-    return [a.relu_, partial(torch.sign, a, out=s)]
-
-
-IN_PLACE: dict[type[nn.Module], Callable[[Tensor, Tensor, Tensor], list[Step]]]
-IN_PLACE = {nn.Tanh: _tanh, nn.Sigmoid: _sigmoid, nn.ReLU: _relu}
-"""From the number 1 ``()``, ``a`` where ``z`` is at first, and the memory of ``s``: steps that write both."""
-
-
-def bend_in_place(kind: type[nn.Module], a: Tensor, start: Tensor, q: Tensor, dz: Tensor) -> list[Step]:
-    """Steps that write ``start + q f''/f'`` into ``dz``: ``f''/f'`` is ``-2a``, for a sigmoid ``1 - 2a``, or 0."""
+def in_place(kind: type[nn.Module], one: Tensor, a: Tensor, s: Tensor) -> tuple[list[Step], Bend]:
+    """The same where ``a`` overwrites ``z``, and for ``f''/f'``, known from ``a``; ``one`` is the number 1, ``()``."""
     if kind is nn.ReLU:
-        return []
-    first: list[Step] = [partial(torch.add, start, q, out=dz)] if kind is nn.Sigmoid else []
-    return [*first, partial(torch.addcmul, dz if first else start, q, a, value=-2, out=dz)]
+        return [a.relu_, partial(torch.sign, a, out=s)], None
+    function, first = (a.tanh_, one) if kind is nn.Tanh else (a.sigmoid_, a)
+    return [function, partial(torch.addcmul, first, a, a, value=-1, out=s)], (int(kind is nn.Sigmoid), -2, a)

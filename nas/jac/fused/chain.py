@@ -21,9 +21,7 @@ def read_chain(model: object, x: Tensor) -> Chain | None:
         return None
     chain: Chain = []
     width = x.shape[1]
-    for layer in flat(model):
-        if layer._backward_hooks or layer._backward_pre_hooks:
-            return None
+    for layer in _flat(model):
         if type(layer) is nn.Linear:
             weight = layer._parameters.get("weight")
             if weight is None or "bias" not in layer._parameters or weight.dtype is not x.dtype:
@@ -33,12 +31,13 @@ def read_chain(model: object, x: Tensor) -> Chain | None:
             width = weight.shape[0]
         elif type(layer) not in ACTIVATIONS:
             return None
+        if layer._backward_hooks or layer._backward_pre_hooks:
+            return None
         chain.append((layer, width))
     return chain or None
 
 
-def flat(model: Any) -> list[nn.Module]:
-    """The modules that follow each other in nested Sequentials, without those that do nothing."""
+def _flat(model: Any) -> list[nn.Module]:
     if type(model) is nn.Sequential:
-        return [module for child in model for module in flat(child)]
+        return [module for child in model for module in _flat(child)]
     return [] if type(model) is nn.Identity else [model]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from nas.jac.errors import JacobianError
 from nas.jac.fused.activations import formulas
 from nas.jac.fused.chain import Chain, read_chain
-from nas.jac.fused.functions import CLOSED_FORM, derive
+from nas.jac.fused.functions import CLOSED_FORM, Derived
 from nas.jac.plan.guard import guard
 from nas.jac.refuse import WEIGHTS, check_finite, check_input
 
@@ -44,9 +44,6 @@ inline V sigmoid(const V& z) { return 1 / (1 + z.neg().exp()); }
 inline V tanh(const V& z) { return 2 * sigmoid(2 * z) - 1; }  // to a rounding of 1; Sleef's takes three times as long
 inline Real total(V lanes) { return at::vec::vec_reduce_all<Real>([](V& a, V& b) { return a + b; }, lanes); }
 
-template <int S> void write(V (&sums)[S], Real* out) {
-    for (int i = 0; i < S; i++) out[i] = total(sums[i]);
-}
 template <int I, int O> void linear(const Real* w, const Real* b, const Block<I>& in, Block<O>& out) {
     for (int o = 0; o < O; o++)
         for (int r = 0; r < ROWS; r++) {
@@ -132,34 +129,31 @@ extern "C" bool kernel($arguments) {
 """)
 
 
-class Members:
-    """The modules, parameters and buffers that a model has when this is made, and the memory of some tensors of it."""
+class Original:
+    """What was compiled: the modules, parameters and buffers of a model, ``tensors``, and the kind of ``x``."""
 
-    def __init__(self, model: object, tensors: Sequence[Tensor]) -> None:
+    def __init__(self, model: object, tensors: Sequence[Tensor], x: Tensor, free: int) -> None:
+        self._kind, self._free = (x.shape[free:], x.dtype, x.device), free  # some first dimensions may change
         modules = list(model.modules()) if isinstance(model, nn.Module) else []
         tables = [table for m in modules for table in (m._modules, m._parameters, m._buffers) if table]
         self._tables = [table.values() for table in tables]
-        self._kept = list(chain.from_iterable(self._tables))  # alive, so that no other takes their place in memory
-        self._ids = list(map(id, self._kept))
-        self._tensors, self._memory = tensors, [tensor.detach() for tensor in tensors]
+        self._members = list(chain.from_iterable(self._tables))  # alive, so that no other takes their place in memory
+        self._ids = list(map(id, self._members))
+        self.tensors, self.memory = tensors, [tensor.detach() for tensor in tensors]
 
-    def check(self) -> None:
-        """Refuse other ones, and tensors in other memory."""
-        if not all(map(Tensor.is_set_to, self._tensors, self._memory)):  # they may have another type or shape
+    def check(self, x: Tensor) -> None:
+        """Refuse an ``x`` of another kind, and a model with other members or with tensors in other memory."""
+        if not isinstance(x, Tensor) or (x.shape[self._free :], x.dtype, x.device) != self._kind:
+            check_input("x", x)
+            found, (shape, dtype, device) = f"{tuple(x.shape)}, {x.dtype}, {x.device}", self._kind
+            rule = f"was compiled for {('B',) * self._free + tuple(shape)}, {dtype}, {device}"
+            raise JacobianError("x", found, rule, "call compiled(model, x) once for each kind of input")
+        if not all(map(Tensor.is_set_to, self.tensors, self.memory)):  # they may have another type or shape
             rule = "are in other memory than when the model was compiled, as after .to() or .data = ..."
             raise JacobianError("model", "parameters", rule, "call compiled again")
         if list(map(id, chain.from_iterable(self._tables))) != self._ids:
             rule = "are not those that were compiled, as after load_state_dict(..., assign=True) or model[0] = ..."
             raise JacobianError("model", "modules or parameters", rule, "call compiled again")
-
-
-def check_kind(x: Tensor, free: int, kind: tuple) -> None:
-    """Refuse an ``x`` of another shape after ``free`` dimensions, dtype or device."""
-    if not isinstance(x, Tensor) or (x.shape[free:], x.dtype, x.device) != kind:
-        check_input("x", x)
-        found, (shape, dtype, device) = f"{tuple(x.shape)}, {x.dtype}, {x.device}", kind
-        rule = f"was compiled for {('B',) * free + tuple(shape)}, {dtype}, {device}"
-        raise JacobianError("x", found, rule, "call compiled(model, x) once for each kind of input")
 
 
 class Determinant:
@@ -177,17 +171,18 @@ class Determinant:
             raise JacobianError("model", type(model).__name__, f"{rule}, to be compiled", "use jacobian_det(model, x)")
         self._kernel, self._weights = _kernel(layers, named, x), tuple(named.values())
         self._shapes = [(tuple(weight.shape), weight.stride(), weight.dtype) for weight in self._weights]
-        self._kind, self._members = (x.shape[1:], x.dtype, x.device), Members(model, self._weights)
+        self._original = Original(model, self._weights, x, free=1)
 
     def __call__(self, x: Tensor) -> Tensor:
-        check_kind(x, 1, self._kind)
-        self._members.check()
-        return derive(self, None, x.contiguous(), *self._weights)
+        self._original.check(x)
+        det: Tensor = Derived.apply(self, None, x.contiguous(), *self._weights)
+        return det
 
     def run(self, x: Tensor) -> Tensor:
         """The determinants; an ``x`` or a result that is not finite is refused."""
-        det = empty((len(x),), (1,), x.dtype)
-        if not self._kernel(len(x), x, x, det, 0, x, *self._weights, *self._weights):
+        batch = x.shape[0]  # len takes longer
+        det = empty((batch,), (1,), x.dtype)
+        if not self._kernel(batch, x, x, det, 0, x, *self._weights, *self._weights):
             check_input("x", x)
             check_finite("det", det, "the determinant", WEIGHTS)
         return det
@@ -200,7 +195,7 @@ class Determinant:
         """The gradients of the inputs ``(self, None, x, *weights)``, that of ``x`` if it is ``needed``."""
         dx, gradients = torch.empty_like(x) if needed[2] else None, [empty(*shape) for shape in self._shapes]
         back = (1, x) if dx is None else (2, dx)
-        self._kernel(len(x), x, g.contiguous(), x, *back, *self._weights, *gradients)
+        self._kernel(x.shape[0], x, g.contiguous(), x, *back, *self._weights, *gradients)
         return [None, None, dx, *gradients]
 
 
@@ -224,27 +219,25 @@ def _kernel(chain: Chain, weights: dict[str, Tensor], x: Tensor) -> Callable[...
             bias = f"b{k}" if f"b{k}" in weights else "nullptr"
             sums += f"V sum_w{k}[{outputs * inputs}] = {{}}, sum_b{k}[{outputs}] = {{}};\n"
             forward += f"Block<{outputs}> h{k + 1}; linear(w{k}, {bias}, h{k}, h{k + 1});\n"
-            last = f"Block<{inputs}> d{k}; linear_back(w{k}, h{k}, d{k + 1}, d{k}, sum_w{k}, sum_b{k});\n"
-            inputs = outputs
+            last = f"linear_back(w{k}, h{k}, d{k + 1}, d{k}, sum_w{k}, sum_b{k})"
         else:
-            activations += (
-                f"struct F{k} {{ V a, s, c = V(0); F{k}(const V& z) {{ V p, q, t, u; {formulas(module)} }} }};\n"
-            )
-            forward += f"Block<{inputs}> h{k + 1}; activation<F{k}>(h{k}, h{k + 1});\n"
-            last = f"Block<{inputs}> d{k}; activation_back<F{k}>(h{k}, d{k + 1}, d{k});\n"
-        back = last + back
+            code = f"V p, q, t, u; {formulas(module)}"
+            activations += f"struct F{k} {{ V a, s, c = V(0); F{k}(const V& z) {{ {code} }} }};\n"
+            forward += f"Block<{outputs}> h{k + 1}; activation<F{k}>(h{k}, h{k + 1});\n"
+            last = f"activation_back<F{k}>(h{k}, d{k + 1}, d{k})"
+        back = f"Block<{inputs}> d{k}; {last};\n{back}"
+        inputs = outputs
     arguments = ["int64_t batch", "const Real* x", "const Real* g", "Real* det", "int64_t back", "Real* dx"]
     arguments += [f"const Real* {name}" for name in weights] + [f"Real* d{name}" for name in weights]
-    real = REAL[x.dtype]
     source = _SOURCE.substitute(
-        real=real,
+        real=REAL[x.dtype],
         inputs=x.shape[1],
         activations=activations,
         arguments=", ".join(arguments),
         sums=sums,
         forward=f"{forward}const auto& j = h{len(chain)};",
         back=f"const auto& d{len(chain)} = dj;\n{back}",
-        write=" ".join(f"write(sum_{name}, d{name});" for name in weights),
+        write=" ".join(f"for (auto& s : sum_{name}) *d{name}++ = total(s);" for name in weights),
     )
-    kinds = [argument.rsplit(" ", 1)[0].replace("Real", real) for argument in arguments]
+    kinds = [argument.rsplit(" ", 1)[0].replace("Real", REAL[x.dtype]) for argument in arguments]
     return Library.load_pybinding(kinds, source)

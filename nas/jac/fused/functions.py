@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,12 +42,12 @@ def replay(model: object, x: Tensor, det: bool) -> Tensor | None:
         if at_once < len(x) and not torch.is_grad_enabled():  # there is no tape to keep
             return torch.cat([replay(model, part, det) for part in x.split(at_once)])  # type: ignore[misc]
         tape = Tape(model, kept, chain, x, key, det and x.shape[1] <= CLOSED_FORM)
-    result: Tensor = derive(tape, Lease(tape), x, *tape.weights)
+    result: Tensor = Derived.apply(tape, Lease(tape), x, *tape.weights)
     return result
 
 
 class Lease:
-    """Of a tape: when the last who may ask for gradients has gone, the next call of its kind may have the tape."""
+    """Of a tape: once nobody is left who may ask for gradients, the next call of its kind may have the tape."""
 
     __slots__ = ("tape",)
 
@@ -61,30 +60,18 @@ class Lease:
             give(model, tape.key, tape)
 
 
-class Computed(Protocol):
-    """A function of ``x`` and weights whose gradient is written by hand."""
-
-    second: tuple[str, object, str, str]
-    """Why there are no second derivatives: the parts of a :class:`JacobianError`."""
-
-    def run(self, x: Tensor) -> Tensor:
-        """Its result."""
-
-    def read(self, x: Tensor) -> Sequence[Tensor]:
-        """The inputs that must be as they were when ``pull`` is called."""
-
-    def pull(self, x: Tensor, g: Tensor, needed: Sequence[bool]) -> list[Tensor | None]:
-        """The gradients of :class:`Derived`'s inputs, those that are ``needed``, from that of the result."""
-
-
 class Derived(Function):
-    """``(computed, lease, x, *weights)`` to ``computed.run(x)``; the ``lease`` ends with the graph."""
+    """``(computed, lease, x, *weights)`` to ``computed.run(x)``, with the gradients of ``computed.pull``.
+
+    What ``pull`` reads, ``computed.read(x)``, must not change before; the lease ends with the graph.
+    """
 
     @staticmethod
-    def forward(ctx: Any, computed: Computed, lease: Lease | None, *inputs: Tensor) -> Tensor:
-        ctx.computed, ctx.lease, ctx.inputs = computed, lease, inputs
-        ctx.save_for_backward(*computed.read(inputs[0]))
-        return computed.run(inputs[0])
+    def forward(ctx: Any, computed: Any, lease: Lease | None, x: Tensor, *weights: Tensor) -> Tensor:
+        ctx.computed, ctx.lease, ctx.inputs = computed, lease, (x, *weights)
+        ctx.save_for_backward(*computed.read(x))
+        result: Tensor = computed.run(x)
+        return result
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple:
@@ -98,7 +85,7 @@ class Derived(Function):
 
 
 class FirstOnly(Function):
-    """``(why, count, *inputs, *gradients)`` to ``gradients``, the last ``count``; it cannot be differentiated."""
+    """``(why, count, *inputs, *gradients)`` to ``gradients``, the last ``count``, which have none of their own."""
 
     @staticmethod
     def forward(ctx: Any, why: tuple, count: int, *tensors: Tensor | None) -> tuple:
@@ -109,6 +96,3 @@ class FirstOnly(Function):
     def backward(ctx: Any, *g: Tensor) -> tuple:
         key, value, rule, remedy = ctx.why
         raise JacobianError(key, value, f"{rule}, and a second one was asked for", remedy)
-
-
-derive = Derived.apply

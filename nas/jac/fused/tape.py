@@ -22,9 +22,9 @@ from operator import attrgetter
 from weakref import ref
 
 import torch
-from torch import Tensor, mm, mul, mv, nn
+from torch import Tensor, addcmul, mm, mul, mv, nn
 
-from nas.jac.fused.activations import IN_PLACE, Step, bend, bend_in_place, compute, formulas
+from nas.jac.fused.activations import IN_PLACE, Bend, Step, by_formulas, in_place
 from nas.jac.fused.chain import Chain
 from nas.jac.plan.guard import Guard
 from nas.jac.plan.store import Plan
@@ -72,7 +72,8 @@ class Tape(Plan):
             self._q = x.new_empty(max(width for _, width in chain), len(x))
             self._silent = True  # nothing has asked for values yet, so that their adjoint is 0
             self._record(chain, x.shape[1], len(x), det)
-        self._matrices = [weight for weight in self.weights if weight.dim() == 2]
+        matrices = [weight for weight in self.weights if weight.dim() == 2]
+        self.read: Callable[[Tensor], Sequence[Tensor]] = lambda x: matrices
 
     def run(self, x: Tensor) -> Tensor:
         """The result; an ``x`` or a result that is not finite is refused."""
@@ -86,10 +87,6 @@ class Tape(Plan):
                 check_finite("det", result, "the determinant", f"{WEIGHTS}, or use slogdet")
             check_finite("jacobian", result, "the Jacobian", WEIGHTS)
         return result
-
-    def read(self, x: Tensor) -> Sequence[Tensor]:
-        """What ``pull`` reads besides its memory."""
-        return self._matrices
 
     def pull(self, x: Tensor, g: Tensor, needed: Sequence[bool]) -> list[Tensor | None]:
         """The gradients of the inputs ``(tape, lease, x, *weights)`` that are ``needed``, from that of the result."""
@@ -169,33 +166,36 @@ class Tape(Plan):
 
     def _activation(self, module: nn.Module, last: Block, own: bool) -> tuple[Block, Pull]:
         """``own``: nothing else reads the memory of ``last``."""
-        in_place = IN_PLACE.get(type(module))
-        block = Block(last.all if in_place and own else torch.empty_like(last.all))
-        z, a, slope = last.value, block.value, torch.empty_like(last.value)
-        if in_place:
-            self.forward += [] if own else [partial(a.copy_, z)]
-            self.forward += in_place(self._one, a, slope)
-            pull = partial(self._pull_activation, slope, block.tangents, partial(bend_in_place, type(module), a))
+        kind = type(module)
+        block = Block(last.all if own and kind in IN_PLACE else torch.empty_like(last.all))
+        a, slope, tangents = block.value, torch.empty_like(last.value), last.tangents
+        if kind in IN_PLACE:
+            steps, bend = in_place(kind, self._one, a, slope)
+            self.forward += steps if own else [partial(a.copy_, last.value), *steps]
+            tangents = block.tangents
         else:
-            text, results = formulas(module), {"a": a, "s": slope}
-            if "c = " in text:
-                results["c"] = torch.empty_like(z)
-            self.forward.append(partial(compute, compile(text, type(module).__name__, "exec"), z, results))
-            pull = partial(self._pull_activation, slope, last.tangents, partial(bend, results.get("c")))
+            steps, bend = by_formulas(module, last.value, a, slope)
+            self.forward += steps
         self.forward.append(partial(mul, last.tangents, slope.unsqueeze(1), out=block.tangents))
-        return block, pull
+        return block, partial(self._pull_activation, slope, bend, tangents)
 
-    def _pull_activation(self, slope: Tensor, tangents: Tensor, bend: Callable, adjoint: Block) -> Block:
-        """In place; ``bend`` wants the sum of ``tangents`` times their adjoints."""
+    def _pull_activation(self, slope: Tensor, bend: Bend, tangents: Tensor, adjoint: Block) -> Block:
+        """In place; the second derivative is multiplied by the sum of ``tangents`` times their adjoints."""
         dz = adjoint.value
+        across = partial((adjoint.tangents if self._silent else adjoint.all).mul_, slope.unsqueeze(1))
+        if bend is None:
+            self.backward.append((0, across))
+            return adjoint
         q, start = self._q[: len(dz)], self._zero if self._silent else dz
-        bending, steps = bend(start, q, dz), []
-        if bending:
-            (first, tangent), *others = zip(adjoint.tangents.unbind(1), tangents.unbind(1), strict=True)
-            steps = [partial(mul, first, tangent, out=q), *(partial(q.addcmul_, dt, v) for dt, v in others)]
-        steps.append(partial((adjoint.tangents if self._silent else adjoint.all).mul_, slope.unsqueeze(1)))
-        self.backward += [(0, step) for step in steps + bending]
-        self._silent = self._silent and not bending
+        (first, tangent), *others = zip(adjoint.tangents.unbind(1), tangents.unbind(1), strict=True)
+        steps = [partial(mul, first, tangent, out=q), *(partial(q.addcmul_, dt, v) for dt, v in others), across]
+        plus, factor, curve = bend
+        if plus:
+            steps.append(partial(torch.add, start, q, out=dz))
+            start = dz
+        steps.append(partial(addcmul, start, q, curve, value=factor, out=dz))
+        self.backward += [(0, step) for step in steps]
+        self._silent = False
         return adjoint
 
     def _determinant(self, jacobian: Tensor, cofactors: Tensor, adjoint: Tensor) -> None:
@@ -207,10 +207,9 @@ class Tape(Plan):
         if n == 3:
             cross = partial(torch.linalg.cross, dim=0)
             self.forward += [partial(cross, jacobian[i - 2], jacobian[i - 1], out=cofactors[i]) for i in range(3)]
-        total, scratch = self._one.new_zeros(()), torch.empty_like(jacobian[0, 0])
-        *terms, last = zip(jacobian[0], cofactors[0], strict=True)
-        for entry, cofactor in terms:
-            self.forward.append(partial(torch.addcmul, total, entry, cofactor, out=scratch))
-            total = scratch
-        self.result = partial(torch.addcmul, total, *last)
+        total, terms = self._zero, list(zip(jacobian[0], cofactors[0], strict=True))
+        for term in terms[:-1]:
+            self.forward.append(partial(addcmul, total, *term, out=self._q[0]))
+            total = self._q[0]
+        self.result = partial(addcmul, total, *terms[-1])
         self.seed = partial(mul, cofactors, out=adjoint)
