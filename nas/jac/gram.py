@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import torch
 from torch import Tensor
 
@@ -69,12 +71,11 @@ def _by_input(model: Function, x1: Tensor, x2: Tensor, chunk_bytes: int) -> Tens
 
 
 def _by_layers(model: Function, x1: Tensor, x2: Tensor, chunk_bytes: int) -> Tensor:
+    both = None
     if x2 is not x1 and x1.numel() <= CACHED and 2 * x1.nbytes <= chunk_bytes:  # one run takes half the calls of two
-        try:
-            product = pair_product(factorise(model, torch.cat([x1, x2])), chunk_bytes)
-        except RuntimeError:  # a function of one batch size, or two runs say again what is wrong
-            product = None
-        if product is not None:
-            return product
-    a = factorise(model, x1.detach())
-    return gram_product(a, a if x2 is x1 else factorise(model, x2.detach()), chunk_bytes)
+        with suppress(RuntimeError):  # a function of one batch size; what else is wrong, two runs say again
+            both = factorise(model, torch.cat([x1, x2]))
+    if both is None or (product := pair_product(both, chunk_bytes)) is None:
+        a = factorise(model, x1.detach())
+        product = gram_product(a, a if x2 is x1 else factorise(model, x2.detach()), chunk_bytes)
+    return product

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
-from itertools import pairwise
+from itertools import pairwise, starmap
 from typing import Any, NamedTuple
 
 import torch
@@ -21,14 +21,8 @@ class Product(NamedTuple):
     """A Jacobian as ``rows @ weight * slope``; None for what is not there."""
 
     weight: Tensor  # of a Linear, (O, N); or all of it, (B or 1, O, N)
-    slope: Tensor | None = None  # of elementwise operations before it, (B or 1, 1, N)
-    rows: Tensor | None = None  # the Jacobian of what follows, (B or 1, M, O); (B or 1, O, 1) if that is a slope
-
-    def around(self, columns: Tensor) -> Tensor:
-        """``rows @ columns``."""
-        if self.rows is None:
-            return columns
-        return self.rows * columns if self.rows.shape[2] == 1 else self.rows @ columns
+    slope: Tensor | None = None  # of elementwise operations before it, (B or 1, N)
+    rows: Tensor | None = None  # the Jacobian of what follows, (B or 1, M, O), or its slopes, (B or 1, O, 1)
 
 
 def gram_product(a: LinearGraph, b: LinearGraph, chunk_bytes: int, stacks: int = 1) -> Tensor:
@@ -55,14 +49,15 @@ def pair_product(both: LinearGraph, chunk_bytes: int) -> Tensor | None:
     product = _product(both, chunk_bytes)
     if product is None:
         return None
-    (weight1, weight2), (slope1, slope2), (rows1, rows2) = map(_halves, product)
-    one, other = Product(weight1, slope1, rows1), Product(weight2, slope2, rows2)
+    weight, slope, rows = product
+    weights = (weight, weight) if weight.dim() == 2 else _halves(weight)
+    one, other = map(Product, weights, _halves(slope), _halves(rows))
     return _by_columns(one, other, len(both.start.value) // 2, chunk_bytes)
 
 
 def _halves(part: Tensor | None) -> Sequence[Any]:
     """Of a batch; what is the same for all samples is in both."""
-    return (part, part) if part is None or part.dim() == 2 or len(part) == 1 else part.chunk(2)
+    return (part, part) if part is None or len(part) == 1 else part.chunk(2)
 
 
 def _product(jacobian: LinearGraph, chunk_bytes: int) -> Product | None:
@@ -76,7 +71,7 @@ def _product(jacobian: LinearGraph, chunk_bytes: int) -> Product | None:
                 return Product(derivative.weight, slope, last.slope.unsqueeze(2))
             return Product(derivative.weight, slope, None if node is stop else jacobian.rows(node, stop))
         if isinstance(derivative, Scaled):
-            slope = _times(slope, derivative.slope.flatten(1).unsqueeze(1))
+            slope = _times(slope, derivative.slope.flatten(1))
         elif not isinstance(derivative, Reshaped):
             break
     if stop.width * jacobian.bytes_each > chunk_bytes:
@@ -88,20 +83,31 @@ def _times(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return b if a is None else a if b is None else a * b
 
 
+def _matmul(left: Tensor, right: Tensor) -> Tensor:
+    """``left @ right``, where a single column or row stands for a diagonal matrix."""
+    return left * right if left.shape[-1] == 1 or right.shape[-2] == 1 else left @ right
+
+
 def _by_columns(a: Product, b: Product, batch: int, chunk_bytes: int) -> Tensor:
     slope, (inner, n) = _times(a.slope, b.slope), a.weight.shape[-2:]
-    m, k = (part.weight.shape[-2] if part.rows is None else part.rows.shape[1] for part in (a, b))
+    slope = slope if slope is None or batch == 1 else slope.unsqueeze(1)
+    m = inner if a.rows is None else a.rows.shape[1]
+    k = inner if b.rows is None else b.rows.shape[1]
     # Either the weights' own Gram, then what is around it; or that times columns, then their Gram. Counted work.
     late = inner * b.weight.shape[-2] <= inner * (m + k) + m * k
     each = (inner if late else m + k) * a.weight.element_size() * (1 if slope is None and late else batch)
     at_once = held(min(chunk_bytes, max(CACHE_BYTES, each)), each)
 
     def product(left: Tensor, right: Tensor, slope: Tensor | None = None) -> Tensor:
-        left, right = (left, right) if late else (a.around(left), b.around(right))
+        if not late:
+            left = left if a.rows is None else _matmul(a.rows, left)
+            right = right if b.rows is None else _matmul(b.rows, right)
         return (left if slope is None else left * slope) @ right.mT
 
-    parts = [part for part in (a.weight, b.weight, slope) if part is not None]
+    parts = [a.weight, b.weight] if slope is None else [a.weight, b.weight, slope]
     blocks = [parts] if n <= at_once else zip(*(part.split(at_once, -1) for part in parts), strict=True)
-    total = reduce(torch.add, (product(*block) for block in blocks))
-    total = a.around(b.around(total.mT).mT) if late else total
+    total = reduce(torch.add, starmap(product, blocks))
+    if late:
+        total = total if a.rows is None else _matmul(a.rows, total)
+        total = total if b.rows is None else _matmul(total, b.rows.mT)
     return total.expand(batch, -1, -1).contiguous()  # memory that nothing else shares
