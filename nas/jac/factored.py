@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nas.jac.errors import JacobianError
-from nas.jac.plan.order import LinearGraph
+from nas.jac.plan.order import LinearGraph, only
 from nas.jac.plan.products import gram_product
 from nas.jac.plan.trace import Node
 from nas.jac.refuse import CHUNK_BYTES, GRAM_BYTES, SLOPES, check_finite, check_square
@@ -71,17 +71,14 @@ class FactoredJacobian:
         total, before = start.value.new_zeros(start.value.shape[0]), start
         with torch.set_grad_enabled(self._taped):
             for cut in (node for node in self.graph.cuts()[1:] if node.width == n):
-                total, before = total + self._segment_logabsdet(before, cut), cut
+                derivative = only(before, cut)
+                factor = None if derivative is None else derivative.logabsdet(n)
+                if factor is None:
+                    part = LinearGraph(before, cut)
+                    factor = torch.linalg.slogdet(part.dense(max(CHUNK_BYTES, part.bytes_each)).view(-1, n, n))[1]
+                total, before = total + factor, cut
         check_finite("logabsdet", total.detach().masked_fill(total.isneginf(), 0), "it", SLOPES)
         return total
-
-    def _segment_logabsdet(self, before: Node, after: Node) -> Tensor | float:
-        [(parent, derivative), *others] = after.edges
-        if parent is before and not others and (known := derivative.logabsdet(after.width)) is not None:
-            return known
-        part = LinearGraph(before, after)
-        segment = FactoredJacobian(part).dense(max(CHUNK_BYTES, part.bytes_each))
-        return torch.linalg.slogdet(segment.view(len(segment), after.width, before.width))[1]
 
     def gram(self, other: FactoredJacobian, chunk_bytes: int = GRAM_BYTES) -> Tensor:
         """The products ``J_b other_b^T``, ``(B, M, M of other)``, of two networks of the same inputs, in blocks."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 import torch
 from torch import Tensor
 
 from nas.jac.errors import BudgetError, JacobianError, NoRuleError
 from nas.jac.jacobian import factorise
 from nas.jac.ntk import paired_gram
-from nas.jac.plan.autodiff import Reverse, differentiated
+from nas.jac.plan.autodiff import reverse
 from nas.jac.plan.order import CACHED, in_parts
 from nas.jac.plan.products import gram_product, pair_product
 from nas.jac.refuse import CHUNK_BYTES, GRAM_BYTES, SLOPES, Function, check_finite, check_input
@@ -58,24 +56,30 @@ def gram(model: Function, x1: Tensor, x2: Tensor, wrt: str = "input", chunk_byte
 
 
 def _by_input(model: Function, x1: Tensor, x2: Tensor, chunk_bytes: int) -> Tensor:
-    def product(*pair: Tensor) -> Tensor:
+    same = x2 is x1
+
+    def product(x1: Tensor, x2: Tensor) -> Tensor:
         try:
-            with torch.set_grad_enabled(False):  # a microsecond less than no_grad
-                return _by_layers(model, pair[0], pair[-1], chunk_bytes)
+            found = None if same else _of_pair(model, x1, x2, chunk_bytes)
+            if found is None:
+                a = factorise(model, x1.detach())
+                found = gram_product(a, a if same else factorise(model, x2.detach()), chunk_bytes)
+            return found
         except NoRuleError:
-            with torch.inference_mode(False), torch.no_grad():
-                a, *b = (differentiated(Reverse(model, x)) for x in pair)
-                return gram_product(a, b[0] if b else a, chunk_bytes, stacks=2)
+            with torch.inference_mode(False):
+                a = reverse(model, x1)
+                return gram_product(a, a if same else reverse(model, x2), chunk_bytes, stacks=2)
 
-    return in_parts(product, x1) if x2 is x1 else in_parts(product, x1, x2)
+    with torch.set_grad_enabled(False):  # a microsecond less than no_grad
+        return in_parts(product, x1, x2)
 
 
-def _by_layers(model: Function, x1: Tensor, x2: Tensor, chunk_bytes: int) -> Tensor:
-    both = None
-    if x2 is not x1 and x1.numel() <= CACHED and 2 * x1.nbytes <= chunk_bytes:  # one run takes half the calls of two
-        with suppress(RuntimeError):  # a function of one batch size; what else is wrong, two runs say again
-            both = factorise(model, torch.cat([x1, x2]))
-    if both is None or (product := pair_product(both, chunk_bytes)) is None:
-        a = factorise(model, x1.detach())
-        product = gram_product(a, a if x2 is x1 else factorise(model, x2.detach()), chunk_bytes)
-    return product
+def _of_pair(model: Function, x1: Tensor, x2: Tensor, chunk_bytes: int) -> Tensor | None:
+    """By one run of both, which has half the calls of two; None if they are too large or must stay apart."""
+    if x1.numel() > CACHED or 2 * x1.nbytes > chunk_bytes:
+        return None
+    try:
+        both = factorise(model, torch.cat([x1, x2]))
+    except RuntimeError:  # of a function of one batch size; what else is wrong, two runs say again
+        return None
+    return pair_product(both, chunk_bytes)

@@ -1,14 +1,13 @@
-"""Torch's own differentiation as one linear map, for networks without layerwise rules."""
+"""Jacobians by torch's own differentiation, for networks without layerwise rules: a direction a row or a column."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 
 import torch
 from torch import Tensor
 
-from nas.jac.plan.maps import LinearMap, eye, flat
+from nas.jac.plan.maps import Carried, Carry, eye, flat
 from nas.jac.plan.order import LinearGraph, in_parts
 from nas.jac.plan.trace import Node
 from nas.jac.refuse import Function, check_apart, guarded, without_noise
@@ -20,16 +19,9 @@ def by_autodiff(model: Function, x: Tensor, mode: str, chunk_bytes: int, create_
         with suppress(RuntimeError):  # torch's word for a forward derivative that is not there
             return by_autodiff(model, x, "forward", chunk_bytes, create_graph)
         # what is wrong with the model itself, reverse mode says again
-    kind = Forward if mode == "forward" else Reverse
+    record = forward if mode == "forward" else reverse
     with torch.inference_mode(False), torch.set_grad_enabled(create_graph):
-        return in_parts(lambda part: differentiated(kind(model, part, create_graph)).dense(chunk_bytes), x)
-
-
-def differentiated(derivative: Forward | Reverse) -> LinearGraph:
-    """A network as one map."""
-    start = Node(derivative.x)
-    stop = Node(derivative.y, (start, derivative))
-    return LinearGraph(start, stop, start if isinstance(derivative, Forward) else stop)
+        return in_parts(lambda part: record(model, part, create_graph).dense(chunk_bytes), x)
 
 
 def _output(model: Function, x: Tensor) -> Tensor:
@@ -37,49 +29,47 @@ def _output(model: Function, x: Tensor) -> Tensor:
         return without_noise(guarded(model, x, flat=False), x.detach())
 
 
-class Reverse(LinearMap):
-    """Of a network, by backward passes on the tape of one run; no batch, mixed samples, random numbers are refused."""
+def reverse(model: Function, x: Tensor, create_graph: bool = False) -> LinearGraph:
+    """The network as one map, by backward passes; refuses what is no batch, mixes samples or draws random numbers."""
+    with torch.enable_grad():
+        leaf = x if create_graph and x.requires_grad else x.detach().clone().requires_grad_()
+        y = without_noise(guarded(model, x, flat=False), leaf)
+    how = {"retain_graph": True, "create_graph": create_graph, "materialize_grads": True}
 
-    def __init__(self, model: Function, x: Tensor, create_graph: bool = False) -> None:
-        with torch.enable_grad():
-            self.x = x if create_graph and x.requires_grad else x.detach().clone().requires_grad_()
-            self.y = without_noise(guarded(model, x, flat=False), self.x)
-        self.create_graph = create_graph
-        check_apart(self._pull, self.y.detach())
+    def pull(cotangent: Tensor) -> Tensor:
+        return torch.autograd.grad(y, leaf, cotangent, **how)[0] if y.requires_grad else torch.zeros_like(leaf)
 
-    def _pull(self, cotangent: Tensor) -> Tensor:
-        if not self.y.requires_grad:
-            return torch.zeros_like(self.x)
-        how: dict = {"retain_graph": True, "create_graph": self.create_graph, "materialize_grads": True}
-        return torch.autograd.grad(self.y, self.x, cotangent, **how)[0]
+    def vjp(cotangents: Tensor) -> Tensor:
+        return _together(pull, cotangents.to(y.dtype), len(x))
 
-    def vjp(self, cotangents: Tensor, /) -> Tensor:
-        return _together(self._pull, cotangents.to(self.y.dtype), len(self.x))
+    def jvp(tangents: Tensor) -> Tensor:
+        units = eye(y[0].numel(), y.shape[1:], x).split(tangents.shape[1], 1)  # rows, as many at a time
+        carried = torch.cat([flat(tangents) @ flat(vjp(block)).mT for block in units], 2)
+        return carried.view(*carried.shape[:2], *y.shape[1:])
 
-    def jvp(self, tangents: Tensor, /) -> Tensor:
-        """By rows, as many at a time as there are tangents."""
-        units = eye(self.y[0].numel(), self.y.shape[1:], tangents)
-        rows = (flat(self.vjp(block)) for block in units.split(tangents.shape[1], 1))
-        carried = torch.cat([flat(tangents) @ block.mT for block in rows], 2)
-        return carried.view(*carried.shape[:2], *self.y.shape[1:])
+    check_apart(pull, y.detach())
+    start = Node(x)
+    stop = Node(y, (start, Carried(jvp, vjp)))
+    return LinearGraph(start, stop, cut=stop)
 
 
-class Forward(LinearMap):
-    """Of a network, by forward mode (Wengert 1964); refuses what ``Reverse`` does."""
+def forward(model: Function, x: Tensor, create_graph: bool = False) -> LinearGraph:
+    """The network as one map, by forward mode (Wengert 1964); refuses what ``reverse`` does."""
+    run, at = guarded(model, x, forward_tape=create_graph, flat=False), x if create_graph else x.detach().clone()
 
-    def __init__(self, model: Function, x: Tensor, create_graph: bool = False) -> None:
-        self.x, self.y = x if create_graph else x.detach().clone(), _output(model, x)
-        self.run = guarded(model, x, forward_tape=create_graph, flat=False)
-        check_apart(self._push, x.detach())
+    def push(tangent: Tensor) -> Tensor:
+        return torch.func.jvp(run, (at,), (tangent,))[1].to(x.dtype)
 
-    def _push(self, tangent: Tensor) -> Tensor:
-        return torch.func.jvp(self.run, (self.x,), (tangent,))[1].to(self.x.dtype)
+    def jvp(tangents: Tensor) -> Tensor:
+        return _together(push, tangents, len(x))
 
-    def jvp(self, tangents: Tensor, /) -> Tensor:
-        return _together(self._push, tangents, len(self.x))
+    start = Node(x)
+    stop = Node(_output(model, x), (start, Carried(jvp, vjp=jvp)))
+    check_apart(push, x.detach())
+    return LinearGraph(start, stop, cut=start)
 
 
-def _together(carry: Callable[[Tensor], Tensor], stack: Tensor, batch: int) -> Tensor:
+def _together(carry: Carry, stack: Tensor, batch: int) -> Tensor:
     """A stack carried as one; direction by direction where torch has no batching rule for something."""
     stack = stack.expand(batch, *stack.shape[1:])
     try:

@@ -1,4 +1,7 @@
-"""The linear maps between two values of a network, and the order in which they are multiplied."""
+"""The linear maps between two values of a network, and the order in which they are multiplied.
+
+From the narrowest value outwards: backwards from the output, forwards from the input, or both ways from a bottleneck.
+"""
 
 from __future__ import annotations
 
@@ -33,15 +36,12 @@ class LinearGraph:
         """What one direction of the whole batch takes, in bytes."""
 
     def vjp(self, cotangents: Tensor, stop: Node, start: Node | None = None, fresh: bool = False) -> Tensor:
-        """Carry cotangents ``(B or 1, R, *out)`` of ``start`` (the output) back to ``stop``: ``(B or 1, R, *in)``.
-
-        Those that are ``fresh`` may be overwritten.
-        """
+        """Carry cotangents ``(B or 1, R, *out)`` of ``start`` back to ``stop``; ``fresh`` ones may be overwritten."""
         edges = {node: node.edges for node in reversed(self.order)}
         return _carried("vjp", cotangents, start or self.stop, stop, edges, fresh)
 
     def jvp(self, tangents: Tensor, stop: Node, start: Node | None = None) -> Tensor:
-        """Carry tangents ``(B or 1, R, *in)`` of ``start`` (the input) on to ``stop``: ``(B or 1, R, *out)``."""
+        """Carry tangents ``(B or 1, R, *in)`` of ``start`` on to ``stop``: ``(B or 1, R, *out)``."""
         edges: dict[Node, list[tuple[Node, LinearMap]]] = {node: [] for node in self.order}
         for node in self.order[1:]:
             for parent, derivative in node.edges:
@@ -70,18 +70,14 @@ class LinearGraph:
         return min(cuts, key=lambda cut: cut.width * (work if cut in ends else work + whole))
 
     def factors(self, chunk_bytes: int = maxsize) -> tuple[Tensor, Dense | None]:
-        """The Jacobian ``(B or 1, M, N)``; or that of what follows a first Linear, and this.
-
-        From the narrowest value outwards: backwards from the output, forwards from the input, or both ways from a
-        bottleneck in between.
-        """
+        """The Jacobian ``(B or 1, M, N)``; or that of what follows a first Linear, and this."""
         cut, start, stop = self.narrowest(), self.start, self.stop
         if cut is not stop:
             columns = self._all(self.jvp, cut, stop, chunk_bytes)
             if cut is start:
                 return step(torch.transpose_copy, columns, 1, 2), None
             return step(torch.matmul, columns.mT, self.rows(start, cut, chunk_bytes)), None
-        first = self.order[1].edges[0][1] if self.is_chain and stop is not start else None
+        first = only(start, self.order[1]) if self.is_chain and stop is not start else None
         if isinstance(first, Dense) and start.value.dim() == 2:
             return self.rows(self.order[1], stop, chunk_bytes), first
         return self.rows(start, stop, chunk_bytes), None
@@ -128,15 +124,13 @@ def _carried(way: str, stack: Tensor, at: Node, to: Node, edges: Edges, fresh: b
     for node, leaving in edges.items():
         if node is to:
             break
-        if node not in waiting:
+        if (arrived := waiting.pop(node, None)) is None:
             continue
-        share = arrived = waiting.pop(node)
         for other, derivative in leaving:
             alone = arrived is made and len(leaving) == 1
             if alone and isinstance(derivative, Scaled) and len(derivative.slope) in (1, len(arrived)):
-                scaled(
-                    arrived, derivative.slope.unsqueeze(1), in_place=True
-                )  # which a product has just made: a third of the time
+                # Which a product has just made: in place it takes a third of the time.
+                share = scaled(arrived, derivative.slope.unsqueeze(1), in_place=True)
             else:
                 share = getattr(derivative, way)(arrived)
                 made = share if derivative.fresh and not torch.is_grad_enabled() else None

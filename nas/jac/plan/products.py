@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from itertools import pairwise, starmap
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ class Product(NamedTuple):
     weight: Tensor  # of a Linear, (O, N); or all of it, (B or 1, O, N)
     slope: Tensor | None = None  # of elementwise operations before it, (B or 1, N)
     rows: Tensor | None = None  # the Jacobian of what follows, (B or 1, M, O), or its slopes, (B or 1, O, 1)
+    times: Callable[[Tensor, Tensor], Tensor] = torch.matmul  # or torch.mul, for slopes
 
 
 def gram_product(a: LinearGraph, b: LinearGraph, chunk_bytes: int, stacks: int = 1) -> Tensor:
@@ -49,15 +50,15 @@ def pair_product(both: LinearGraph, chunk_bytes: int) -> Tensor | None:
     product = _product(both, chunk_bytes)
     if product is None:
         return None
-    weight, slope, rows = product
+    weight, slope, rows, times = product
     weights = (weight, weight) if weight.dim() == 2 else _halves(weight)
-    one, other = map(Product, weights, _halves(slope), _halves(rows))
+    one, other = map(Product, weights, _halves(slope), _halves(rows), (times, times))
     return _by_columns(one, other, len(both.start.value) // 2, chunk_bytes)
 
 
 def _halves(part: Tensor | None) -> Sequence[Any]:
     """Of a batch; what is the same for all samples is in both."""
-    return (part, part) if part is None or len(part) == 1 else part.chunk(2)
+    return (part, part) if part is None or part.shape[0] == 1 else part.chunk(2)
 
 
 def _product(jacobian: LinearGraph, chunk_bytes: int) -> Product | None:
@@ -68,7 +69,7 @@ def _product(jacobian: LinearGraph, chunk_bytes: int) -> Product | None:
         if isinstance(derivative, Dense) and node.value.dim() == 2:
             last = only(node, stop)
             if isinstance(last, Scaled) and stop.value.dim() == 2:
-                return Product(derivative.weight, slope, last.slope.unsqueeze(2))
+                return Product(derivative.weight, slope, last.slope.unsqueeze(2), torch.mul)
             return Product(derivative.weight, slope, None if node is stop else jacobian.rows(node, stop))
         if isinstance(derivative, Scaled):
             slope = _times(slope, derivative.slope.flatten(1))
@@ -83,11 +84,6 @@ def _times(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return b if a is None else a if b is None else a * b
 
 
-def _matmul(left: Tensor, right: Tensor) -> Tensor:
-    """``left @ right``, where a single column or row stands for a diagonal matrix."""
-    return left * right if left.shape[-1] == 1 or right.shape[-2] == 1 else left @ right
-
-
 def _by_columns(a: Product, b: Product, batch: int, chunk_bytes: int) -> Tensor:
     slope, (inner, n) = _times(a.slope, b.slope), a.weight.shape[-2:]
     slope = slope if slope is None or batch == 1 else slope.unsqueeze(1)
@@ -100,14 +96,14 @@ def _by_columns(a: Product, b: Product, batch: int, chunk_bytes: int) -> Tensor:
 
     def product(left: Tensor, right: Tensor, slope: Tensor | None = None) -> Tensor:
         if not late:
-            left = left if a.rows is None else _matmul(a.rows, left)
-            right = right if b.rows is None else _matmul(b.rows, right)
+            left = left if a.rows is None else a.times(a.rows, left)
+            right = right if b.rows is None else b.times(b.rows, right)
         return (left if slope is None else left * slope) @ right.mT
 
     parts = [a.weight, b.weight] if slope is None else [a.weight, b.weight, slope]
     blocks = [parts] if n <= at_once else zip(*(part.split(at_once, -1) for part in parts), strict=True)
     total = reduce(torch.add, starmap(product, blocks))
     if late:
-        total = total if a.rows is None else _matmul(a.rows, total)
-        total = total if b.rows is None else _matmul(total, b.rows.mT)
+        total = total if a.rows is None else a.times(a.rows, total)
+        total = total if b.rows is None else b.times(total, b.rows.mT)
     return total.expand(batch, -1, -1).contiguous()  # memory that nothing else shares
