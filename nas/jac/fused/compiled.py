@@ -63,20 +63,20 @@ void linear_back(const Real* w, const Block<I>& in, const Block<O>& dout, Block<
             }
         }
 }
-template <class F, int O> void activation(const Block<O>& in, Block<O>& out) {
+template <class F, int O> void activation(F (&f)[O], const Block<O>& in, Block<O>& out) {
     for (int o = 0; o < O; o++) {
-        const F f(in[o][0]);
-        out[o][0] = f.a;
-        for (int r = 1; r < ROWS; r++) out[o][r] = f.s * in[o][r];
+        f[o].at(in[o][0]);
+        out[o][0] = f[o].a;
+        for (int r = 1; r < ROWS; r++) out[o][r] = f[o].s * in[o][r];
     }
 }
-template <class F, int O> void activation_back(const Block<O>& in, const Block<O>& dout, Block<O>& din) {
+template <class F, int O>
+void activation_back(const F (&f)[O], const Block<O>& in, const Block<O>& dout, Block<O>& din) {
     for (int o = 0; o < O; o++) {
-        const F f(in[o][0]);
         V sum(0);
         for (int r = 1; r < ROWS; r++) sum = fmadd(dout[o][r], in[o][r], sum);
-        for (int r = 0; r < ROWS; r++) din[o][r] = f.s * dout[o][r];
-        din[o][0] = fmadd(f.c, sum, din[o][0]);
+        for (int r = 0; r < ROWS; r++) din[o][r] = f[o].s * dout[o][r];
+        din[o][0] = fmadd(f[o].c, sum, din[o][0]);
     }
 }
 V cofactor(const Block<N>& j, int i, int k) {
@@ -222,9 +222,9 @@ def _kernel(chain: Chain, weights: dict[str, Tensor], x: Tensor) -> Callable[...
             last = f"linear_back(w{k}, h{k}, d{k + 1}, d{k}, sum_w{k}, sum_b{k})"
         else:
             code = f"V p, q, t, u; {formulas(module)}"
-            activations += f"struct F{k} {{ V a, s, c = V(0); F{k}(const V& z) {{ {code} }} }};\n"
-            forward += f"Block<{outputs}> h{k + 1}; activation<F{k}>(h{k}, h{k + 1});\n"
-            last = f"activation_back<F{k}>(h{k}, d{k + 1}, d{k})"
+            activations += f"struct F{k} {{ V a, s, c = V(0); void at(const V& z) {{ {code} }} }};\n"
+            forward += f"F{k} f{k}[{outputs}]; Block<{outputs}> h{k + 1}; activation(f{k}, h{k}, h{k + 1});\n"
+            last = f"activation_back(f{k}, h{k}, d{k + 1}, d{k})"
         back = f"Block<{inputs}> d{k}; {last};\n{back}"
         inputs = outputs
     arguments = ["int64_t batch", "const Real* x", "const Real* g", "Real* det", "int64_t back", "Real* dx"]
