@@ -10,12 +10,6 @@ from nas.jac.kernels.blocks import all_pairs, by_products, equal_pairs
 from nas.jac.kernels.survey import survey
 from nas.jac.refuse import CHUNK_BYTES, Function, check_finite, check_input, guarded
 
-CHOICES = {
-    "output": ("full", "trace", "sum"),
-    "method": ("auto", "layerwise", "contraction", "products"),
-    "statistics": ("running", "batch"),
-}
-
 
 def ntk(
     model: Function,
@@ -38,27 +32,25 @@ def ntk(
         output: ``full``, all of ``K[a, b, m, n]``; ``trace``, ``sum_m K[a, b, m, m]``, not divided by ``M``; or
             ``sum``, ``sum_mn K[a, b, m, n]``, the kernel of the summed outputs, for one backward pass a batch.
         method: how; all give the same to rounding (Novak, Sohl-Dickstein, Schoenholz 2022, arXiv:2206.08720).
-            ``layerwise``: a run of the network on its tape, a backward pass for each output entry that goes through
-            activations only, and then for each Linear, convolution and norm what is fewer FLOPs: its Jacobian, or the
-            Grams of its activations and of its output gradients. Parameters that are used otherwise (multiplied in, in
+            ``layerwise`` or ``auto``: a run of the network on its tape, a backward pass for each output entry through
+            activations only, and then for each Linear, convolution and norm what is fewer FLOPs, its Jacobian or the
+            Grams of its activations and of its output gradients; parameters that are used otherwise (multiplied in, in
             attention or recurrent layers, in a layer whose rows are not samples in their order) go by ``contraction``.
-            ``contraction``: the Jacobians of all parameters, vectorised over samples with ``torch.func``; sample after
-            sample without it where a parameter is out of its sight (used inside a ``torch.autograd.Function``, or
-            before ``model``) or values are read into Python. ``products``: for each output entry of each sample of
-            ``x2`` a backward pass, then a forward-mode pass for all of ``x1``; holds no Jacobian beyond the directions
-            under way. ``auto``: ``layerwise``.
+            ``contraction``: the Jacobians of all parameters, vectorised over samples with ``torch.func``, or sample
+            after sample where a parameter is out of its sight (used inside a ``torch.autograd.Function``, or before
+            ``model``) or values are read into Python. ``products``: for each output entry of each sample of ``x2`` a
+            backward pass, then a forward-mode pass for all of ``x1``; no Jacobian but the directions under way.
         chunk_bytes: budget in bytes for what is under way at once, kept by counting tensors; the result comes on top.
             A small budget costs time: what is not held is computed again.
         statistics: what BatchNorm normalises with. ``running``: its running statistics, in eval mode, so that the entry
-            of two samples depends on no other. ``batch``: the batch's own, in training mode, which gives another
-            matrix, with ``output='sum'``, without ``x2`` and not by products: ``K[a, b] = <g_a, g_b>`` with ``g_a`` the
-            gradient of ``sum_m f_m(X)_a`` through the whole batch ``X`` (Chen, Gong, Wang 2021, arXiv:2102.11535, over
-            weights without biases), by ``B`` backward passes. Running statistics and counters stay as they were.
+            of two samples depends on no other. ``batch``: the batch's own, in training mode, another matrix, with
+            ``output='sum'``, without ``x2`` and not by products: ``K[a, b] = <g_a, g_b>`` with ``g_a`` the gradient of
+            ``sum_m f_m(X)_a`` through the whole batch ``X``, in ``B`` passes (Chen, Gong, Wang 2021, arXiv:2102.11535,
+            over weights without biases). Running statistics and counters stay as they were, bit for bit.
 
     Returns:
-        ``(B1, B2, M, M)`` for ``full``, else ``(B1, B2)``; without a tape, in the type of outputs and parameters.
-        ``full`` is a view of a matrix ``(B1 * M, B2 * M)``, which ``permute(0, 2, 1, 3).flatten(2).flatten(0, 1)``
-        gives without copying.
+        ``(B1, B2, M, M)`` for ``full``, a view of a matrix ``(B1 * M, B2 * M)`` that ``permute(0, 2, 1, 3).flatten(2)
+        .flatten(0, 1)`` gives without copying; else ``(B1, B2)``. Without a tape, of the outputs' and parameters' type.
 
     Refuses, with a :class:`JacobianError`: BatchNorm in the other mode, dropout in training mode or other random
     numbers, samples that are mixed, an input that is empty, of integers or not finite, an output that is no batch, no
@@ -93,13 +85,16 @@ def paired_gram(model: Function, x1: Tensor, x2: Tensor, chunk_bytes: int = CHUN
 
 
 def _of_whole_batch(fn: Function) -> Function:
-    # As one sample, (1, B, *in) to (1, B), a sum of outputs for each of its own: the kernel of that one is the batch's,
-    # whatever couples the samples.
+    """``fn`` with a batch as its one sample, ``(1, B, *in)`` to sums of outputs ``(1, B)``, whatever couples them."""
     return lambda x: fn(x[0]).sum(1).unsqueeze(0)
 
 
 def _check(x1: Tensor, x2: Tensor | None, output: str, method: str, statistics: str) -> None:
-    for (name, choices), value in zip(CHOICES.items(), (output, method, statistics), strict=True):
+    for name, value, *choices in (
+        ("output", output, "full", "trace", "sum"),
+        ("method", method, "auto", "layerwise", "contraction", "products"),
+        ("statistics", statistics, "running", "batch"),
+    ):
         if value not in choices:
             raise JacobianError(name, value, f"must be one of {', '.join(choices)}", f"use {name}='{choices[0]}'")
     if statistics == "batch" and output != "sum":

@@ -19,10 +19,7 @@ AT_ONCE_BYTES = 2**26  # of samples that go together, whatever the budget: more 
 
 
 def divide(known: Survey, work: Work, batch: int, budget: int) -> tuple[int, int, list[slice]]:
-    """How many samples of a ``batch``, the larger of two, run ``together`` and are ``held``, and slices of the seeds.
-
-    Refused if the budget does not hold one output entry of one sample.
-    """
+    """How many samples of ``batch`` run together, and are held, and slices of seeds; refused if none would fit."""
     itemsize, others = known.dtype.itemsize, sum(leaf.numel() for leaf in known.others)
     layers, sizes = [layer.size for layer in known.layers], feature_sizes(known, work)
 
@@ -31,8 +28,7 @@ def divide(known: Survey, work: Work, batch: int, budget: int) -> tuple[int, int
         layer = max(((seeds * s.outputs + 2 * s.inputs * s.groups) * s.positions for s in layers), default=0)
         cotangents = (seeds + 2) * sum(s.outputs * s.positions for s in layers)
         made = known.elements + cotangents + layer  # with the tape; a layer's once more by position, and its patches
-        if others:
-            made = max(made, 2 * (seeds + 1) * (known.elements + others))
+        made = max(made, 2 * (seeds + 1) * (known.elements + others) if others else 0)
         kept = sum((seeds * s.outputs + s.inputs) * s.positions for s in sizes)
         at_once = rows * (2 if work.summed else seeds + 1)
         each = [(s.positions, s.positions + 2 * seeds * s.outputs) for s in sizes]
@@ -54,12 +50,8 @@ def divide(known: Survey, work: Work, batch: int, budget: int) -> tuple[int, int
 
 
 def all_pairs(fn: Function, known: Survey, x1: Tensor, x2: Tensor, summed: bool, budget: int) -> Tensor:
-    """The kernel ``(B1, S, B2, S)`` for the units as seeds, or ``(B1, 1, B2, 1)``, ``summed`` over equal seeds.
-
-    If ``x2`` is ``x1``, it takes half the work and is exactly symmetric.
-    """
-    seeds, same = known.units, x2 is x1
-    entries = 1 if summed else len(seeds)
+    """The kernel ``(B1, S, B2, S)``, or ``(B1, 1, B2, 1)``, ``summed`` over seeds; symmetric if ``x2`` is ``x1``."""
+    seeds, same, entries = known.units, x2 is x1, 1 if summed else len(known.units)
     work = Work(len(x1) if same else len(x1) + len(x2), len(x1) * len(x2), len(seeds), summed)
     together, held, parts = divide(known, work, max(len(x1), len(x2)), budget)
     made = partial(features, fn, known, work=work, together=together)
@@ -67,16 +59,22 @@ def all_pairs(fn: Function, known: Survey, x1: Tensor, x2: Tensor, summed: bool,
     for rows, start in product(parts, range(0, len(x1), held)):
         end = start + held
         a = made(x1[start:end], seeds[rows])
-        for columns in [rows] if summed else parts:
-            out = kernel[start:end] if summed else kernel[start:end, rows, :, columns]
-            done = start if same else 0  # what is left of it is mirrored
-            if same and rows == columns:
+        for columns in parts:
+            if (summed and rows != columns) or (same and columns.start < rows.start):
+                continue  # not wanted, or mirrored
+            block = kernel[start:end] if summed else kernel[start:end, rows, :, columns]
+            out = block.contiguous()  # the block itself, unless seeds are split
+            done = end if same and rows == columns else 0  # samples
+            if done:
                 add_products(out[:, :, start:end], a, a)
-                done = end
             for first in range(done, len(x2), together):
                 b = made(x2[first : first + together], seeds[columns])
                 add_products(out[:, :, first : first + together], a, b)
                 del b  # before the next are made
+            if out is not block:
+                block.copy_(out)
+            if same and rows != columns:
+                kernel[:, columns, start:end, rows] = block.permute(2, 3, 0, 1)
         del a
     if same:
         mirror(kernel.flatten(2).flatten(0, 1))

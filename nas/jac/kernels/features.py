@@ -106,10 +106,7 @@ def write_rows(j: Tensor, h: Tensor, g: Sequence[Tensor]) -> None:
 
 
 def add_products(out: Tensor, a: Sequence[Feature], b: Sequence[Feature]) -> None:
-    """Add to the kernel of all pairs of samples, above its diagonal alone where ``a`` is ``b``.
-
-    It is ``(B1, S1, B2, S2)``, or ``(B1, 1, B2, 1)``, summed over equal seeds, which is to sum over more outputs.
-    """
+    """Add to the kernel ``(B1, S1, B2, S2)``, or traces ``(B1, 1, B2, 1)``; above the diagonal if ``a`` is ``b``."""
     for one, two in zip(a, b, strict=True):
         step = 1 if one.g.shape[-1] > 1 else -(-WORTH_SPLITTING // out.shape[1])
         for start in range(0, len(out), step):
@@ -121,12 +118,12 @@ def _add_product(out: Tensor, a: Feature, b: Feature) -> None:
     if a.g.shape[-1] > 1:
         return add_equal(out[0].transpose(0, 1), a, b)
     batch1, seeds1, batch2, seeds2 = out.shape
-    part = (a.g.reshape(batch1 * seeds1, -1) @ b.g.reshape(batch2 * seeds2, -1).mT).view(out.shape)
+    g1, g2 = a.g.reshape(batch1 * seeds1, -1), b.g.reshape(batch2 * seeds2, -1)
     if a.h is None or b.h is None:
-        out += part
+        out.view(len(g1), len(g2)).addmm_(g1, g2.mT)
     else:
-        weights = (a.h.flatten(1) @ b.h.flatten(1).mT).repeat_interleave(seeds2, 1)
-        out.addcmul_(part, weights.view(batch1, 1, batch2, seeds2))
+        weights = (a.h.flatten(1) @ b.h.flatten(1).mT)[:, None, :, None].expand(-1, -1, -1, seeds2)
+        out.addcmul_((g1 @ g2.mT).view(out.shape), weights.contiguous())  # which saves time: seeds are few
 
 
 def add_equal(out: Tensor, a: Feature, b: Feature) -> None:
