@@ -36,7 +36,7 @@ def test_a_changed_model_is_recorded_anew(name):
     for model in (chain(), chain(9)):  # cotangents through the one, tangents through the other
         answers(model, x, x[:1])
         CHANGES[name](model)
-        assert_as_fresh(model, x, 0 * x, x[:1], x.float())
+        assert_as_fresh(model, x, *([0 * x] if name == "steep at 0" else [x[:1], x.float()]))
 
 
 BETWEEN = [nn.Tanh(), nn.ReLU(), nn.Sigmoid(), nn.Softmax(-1), nn.LogSoftmax(-1), nn.Identity(), nn.Sequential()]
