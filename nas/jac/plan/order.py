@@ -85,13 +85,14 @@ class LinearGraph:
     def dense(self, chunk_bytes: int) -> Tensor:
         """The Jacobian ``(B, *out, *in)``, in memory that nothing else shares; it and the output have to be finite."""
         rows, first = self.factors(chunk_bytes)
+        finite = first is not None and rows.numel() > CACHED and product_is_finite(rows, first.weight)
         whole, value, into = first.vjp(rows) if first else rows, self.stop.value, self.start.value
         last = self.stop.edges[0][1] if self.stop.edges else None
         if len(whole) != len(value) or (isinstance(last, Dense) and whole.data_ptr() == last.weight.data_ptr()):
             whole = whole.expand(len(value), -1, -1).clone(memory_format=torch.contiguous_format)
         if value.dim() != 2 or into.dim() != 2:
             whole = whole.reshape(*value.shape, *into.shape[1:])
-        if first is None or rows.numel() <= CACHED or not product_is_finite(rows, first.weight):
+        if not finite:
             check_finite("jacobian", whole, "the Jacobian", SLOPES)
         check_finite("output", value, "the output", WEIGHTS)
         return whole
