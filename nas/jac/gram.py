@@ -18,8 +18,8 @@ def gram(model: Function, x1: Tensor, x2: Tensor, wrt: str = "input", chunk_byte
     """The products ``J(x1_b) J(x2_b)^T``, sample by sample, without holding a Jacobian.
 
     By the input: a network that begins with elementwise operations and a Linear is worked through in blocks of
-    inputs; for any other, rows of one Jacobian are made some at a time and the other is applied to them (Pearlmutter
-    1994). By the parameters: the diagonal blocks of the empirical neural tangent kernel, :func:`nas.jac.ntk.ntk`.
+    inputs; for any other, rows that do not fit the budget are made some at a time and the other Jacobian is applied to
+    them (Pearlmutter 1994). By the parameters: the diagonal blocks of the tangent kernel, :func:`nas.jac.ntk.ntk`.
 
     Args:
         model: module or function, ``(B, *in)`` to ``(B, *out)``; M is the number of entries of ``out``.

@@ -64,7 +64,7 @@ def forward(model: Function, x: Tensor, create_graph: bool = False) -> LinearGra
         return _together(push, tangents, len(x))
 
     start = Node(x)
-    stop = Node(_output(model, x), (start, Carried(jvp, vjp=jvp)))
+    stop = Node(_output(model, x), (start, Carried(jvp, vjp=jvp)))  # beginning at the start, no vjp is asked for
     check_apart(push, x.detach())
     return LinearGraph(start, stop, cut=start)
 
