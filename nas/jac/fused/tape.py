@@ -138,7 +138,7 @@ class Tape(Plan):
 
     def _linear(self, layer: nn.Linear, last: Block, constant: bool) -> tuple[Block, Pull]:
         """``constant``: its tangents are its weight, for all samples."""
-        block = Block(self._one.new_empty(layer.out_features, *last.all.shape[1:]))
+        block = Block(self._one.new_empty(len(layer.weight), *last.all.shape[1:]))
         if constant:
             block.tangents = layer.weight.detach().unsqueeze(2).expand_as(block.tangents)
             self.forward.append(partial(mm, layer.weight, last.value, out=block.value))
