@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import grad
 
-from nas.jac.plan.maps import Carried, Dense, LogSoftmaxed, Scaled, Softmaxed
+from nas.jac.plan.maps import Carried, Dense, LogSoftmaxed, Scaled, Softmaxed, folded
 from nas.jac.plan.steps import cannot_be_replayed, is_noting, step, viewed
 from nas.jac.plan.trace import MODULES, RULES, Node, Rule, no_rule, rule
 from nas.jac.refuse import check_statistics, refuse_noise
@@ -71,16 +71,8 @@ def _convolution(name: str, dimensions: int) -> Rule:
                 raise no_rule(f"{name} with padding='same' that is not the same on both sides")
             padding = [size // 2 for size in around]
         arguments, shape = (stride, 0 if padding == "valid" else padding, dilation, groups), x.shape
-
-        def jvp(tangents: Tensor) -> Tensor:
-            carried = forwards(tangents.flatten(0, 1), weight, None, *arguments)
-            return carried.unflatten(0, tangents.shape[:2])
-
-        def vjp(cotangents: Tensor) -> Tensor:
-            folded = cotangents.flatten(0, 1)
-            carried = backwards((len(folded), *shape), weight, folded, *arguments)
-            return carried.unflatten(0, cotangents.shape[:2])
-
+        jvp = folded(lambda tangents: forwards(tangents, weight, None, *arguments))
+        vjp = folded(lambda cotangents: backwards((len(cotangents), *shape), weight, cotangents, *arguments))
         return Node(value, (x, Carried(jvp, vjp, macs=weight[0].numel())))
 
     return convolve

@@ -172,6 +172,11 @@ class LogSoftmaxed(LinearMap):
         return step(torch.addcmul, cotangents, total, self.p.unsqueeze(1), value=-1)
 
 
+def folded(function: Carry) -> Carry:
+    """A function of batches, for stacks: directions are samples to it."""
+    return lambda stack: function(stack.flatten(0, 1)).unflatten(0, stack.shape[:2])
+
+
 def eye(width: int, shape: Sequence[int], like: Tensor) -> Tensor:
     """All unit directions of a sample of ``shape``, the same for every sample: ``(1, width, *shape)``."""
     return torch.eye(width, dtype=like.dtype, device=like.device).view(1, width, *shape)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas.jac.plan.maps import Carried, Carry, LinearMap, Reshaped
+from nas.jac.plan.maps import Carried, Carry, LinearMap, Reshaped, folded
 from nas.jac.plan.steps import cannot_be_replayed
 from nas.jac.plan.trace import MODULES, RULES, Node, no_rule, rule
 
@@ -46,20 +46,16 @@ def _moved(name: str, x: Node, function: Callable[..., Tensor], *args: Any, **kw
 def _carried(operation: Carry, shape: torch.Size) -> LinearMap:
     """The derivative of an operation on batches of samples of ``shape`` that is linear."""
 
-    def jvp(tangents: Tensor) -> Tensor:
-        return operation(tangents.flatten(0, 1)).unflatten(0, tangents.shape[:2])
-
     def vjp(cotangents: Tensor) -> Tensor:
         tape = torch.is_grad_enabled()
         with torch.inference_mode(False), torch.enable_grad():
-            folded = (cotangents if tape else cotangents.detach().clone()).flatten(0, 1)
-            x = folded.new_zeros(()).expand(len(folded), *shape).requires_grad_()
+            cotangents = cotangents if tape else cotangents.detach().clone()
+            x = cotangents.new_zeros(()).expand(len(cotangents), *shape).requires_grad_()
             # Through a scalar, since grad(y, x, cotangent) imports sympy on its first call: 30 MB and 0.3 s.
-            scalar = (operation(x) * folded).sum()
-            carried = torch.autograd.grad(scalar, x, create_graph=tape, materialize_grads=True)[0]
-        return carried.unflatten(0, cotangents.shape[:2])
+            scalar = (operation(x) * cotangents).sum()
+            return torch.autograd.grad(scalar, x, create_graph=tape, materialize_grads=True)[0]
 
-    return Carried(jvp, vjp, fresh=False)
+    return Carried(folded(operation), folded(vjp), fresh=False)
 
 
 def _pool(name: str, x: Node, *args: Any, **kwargs: Any) -> Node:

@@ -44,15 +44,11 @@ Rule = Callable[..., Any]
 RULES: dict[str, Rule] = {}
 """The rule for each torch function, by name: it takes nodes where the function takes tensors."""
 MODULES: dict[type, Callable[[Any, Node], Node]] = {
-    nn.Sequential: lambda module, node: functools.reduce(
-        lambda x, child: apply(child, x), module._modules.values(), node
-    )
+    nn.Sequential: lambda m, x: functools.reduce(lambda node, child: apply(child, node), m._modules.values(), x)
 }
 """Rules for modules whose ``forward`` is one such function; it saves the detour through the tensor class."""
-_ASKED = (
-    "shape dtype device ndim is_cuda layout size dim ndimension numel nelement __len__ is_floating_point is_complex"
-)
-_MADE = "get_device is_contiguous stride zeros_like ones_like new_zeros new_ones new_full new_empty new_tensor"
+_ASKED = "shape dtype device ndim is_cuda layout size dim ndimension numel nelement __len__ stride is_contiguous"
+_MADE = "is_floating_point is_complex get_device zeros_like ones_like new_zeros new_ones new_full new_empty new_tensor"
 PLAIN = frozenset([*_ASKED.split(), *_MADE.split()])
 """What may be asked of a tensor without depending on its values."""
 NAMES = {"input": "x", "tensors": "x", "other": "y", "axis": "dim", "dims": "dim", "train": "training"}
