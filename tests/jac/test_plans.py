@@ -42,7 +42,7 @@ def test_a_changed_model_is_recorded_anew(name):
 BETWEEN = [nn.Tanh(), nn.ReLU(), nn.Sigmoid(), nn.Softmax(-1), nn.LogSoftmax(-1), nn.Identity(), nn.Sequential()]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(case=chains(BETWEEN))
 def test_a_replay_answers_as_the_record_did(case):
     model, shape = case
