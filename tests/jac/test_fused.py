@@ -1,5 +1,6 @@
 """The fused path: values and gradients against a loop of torch.autograd.grad in float64, and who may take it."""
 
+import math
 import statistics
 import time
 from itertools import product
@@ -53,6 +54,18 @@ def assert_close(actual, expected, tolerance):
 
 
 # Values and gradients
+
+
+def test_settings_that_are_no_finite_numbers_go_the_general_way():
+    for act in (
+        nn.Softplus(threshold=math.inf),
+        nn.LeakyReLU(torch.tensor(0.3)),
+        nn.ELU(torch.tensor(2.0)),
+        nn.ELU(True),
+    ):
+        net, x = nn.Sequential(linear(2, 4), act, linear(4, 2)), points(5, 2).requires_grad_()
+        assert replay(net, x, det=True) is None
+        assert_close(jacobian_det(net, x), torch.linalg.det(taped_jacobian(net, x)), 1e-10)
 
 
 def test_activations_are_torchs_to_the_second_derivative():

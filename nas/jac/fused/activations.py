@@ -5,13 +5,17 @@ Conventions at kinks are torch's: the slope of ReLU at 0 is 0, its second deriva
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from types import CodeType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from nas.jac.plan.guard import KNOWN
 
 Step = Callable[[], object]
 """A call to be made, with its arguments."""
@@ -20,7 +24,7 @@ Bend = tuple[int, int, Tensor] | None
 IN_PLACE = {nn.Tanh, nn.Sigmoid, nn.ReLU}
 """The most common ones know their derivatives from ``a``, which may take the place of ``z``: less memory and calls."""
 
-# Python and C++ both read them, with settings of the module filled in; without c, that is 0.
+# Python and C++ both read them, with settings of the module filled in, which are numbers; without c, that is 0.
 # Signs of what is at least 0 stand for comparisons, which take torch ten times as long.
 _FORMULAS = {
     nn.Tanh: "a = tanh(z); s = 1 - a * a; c = -2 * a * s;",
@@ -41,15 +45,15 @@ _GELU = {
     "q = 1 - t * t; a = 0.5 * z * (1 + t); s = 0.5 * (1 + t + z * q * p);"
     "c = q * (p + z * (0.10703222440890037 * z - t * p * p));",
 }
-ACTIVATIONS = {*_FORMULAS, nn.GELU}
-"""The modules that are known. ``nn.Identity`` needs no formulas."""
 
 
-def formulas(module: nn.Module) -> str:
-    """What computes ``a``, ``s`` and ``c`` from ``z``, with ``p``, ``q``, ``t`` and ``u`` on the way."""
-    if isinstance(module, nn.GELU):
-        return _GELU[module.approximate]
-    return _FORMULAS[type(module)].format_map(vars(module))
+def formulas(module: nn.Module) -> str | None:
+    """What computes ``a``, ``s`` and ``c`` from ``z``, with ``p``, ``q``, ``t`` and ``u``; None where not known."""
+    if type(module) is nn.GELU:
+        return _GELU.get(module.approximate)
+    settings: dict[str, Any] = {name: vars(module).get(name) for name in KNOWN.get(type(module), ())}
+    plain = all(type(value) in (int, float) and math.isfinite(value) for value in settings.values())
+    return _FORMULAS[type(module)].format_map(settings) if plain and type(module) in _FORMULAS else None
 
 
 _FUNCTIONS = {f.__name__: f for f in (torch.relu, torch.sigmoid, torch.sign, torch.tanh, F.softplus)}
@@ -65,6 +69,7 @@ def _compute(code: CodeType, z: Tensor, results: dict[str, Tensor]) -> None:
 def by_formulas(module: nn.Module, z: Tensor, a: Tensor, s: Tensor) -> tuple[list[Step], Bend]:
     """Steps that write ``a`` and ``s``, and what makes ``q f''`` of ``q``."""
     text, results = formulas(module), {"a": a, "s": s}
+    assert text is not None
     if "c = " in text:
         results["c"] = torch.empty_like(z)
     step = partial(_compute, compile(text, type(module).__name__, "exec"), z, results)

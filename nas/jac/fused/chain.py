@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from nas.jac.fused.activations import ACTIVATIONS
+from nas.jac.fused.activations import formulas
 
 WIDEST = 16
 """Inputs. Carrying a column for each input through each layer is not worth it beyond: measured, the step of a log
@@ -29,7 +29,7 @@ def read_chain(model: object, x: Tensor) -> Chain | None:
             if weight.shape[1] != width or weight.shape[0] == 0:
                 return None
             width = weight.shape[0]
-        elif type(layer) not in ACTIVATIONS:
+        elif formulas(layer) is None:
             return None
         if layer._backward_hooks or layer._backward_pre_hooks:
             return None
