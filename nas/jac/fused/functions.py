@@ -11,12 +11,10 @@ from torch.autograd import Function
 from nas.jac.errors import JacobianError
 from nas.jac.fused.chain import read_chain
 from nas.jac.fused.tape import Tape, sample_bytes
-from nas.jac.plan.guard import guard
+from nas.jac.plan.guard import guard, is_plain
 from nas.jac.plan.store import give, take
 from nas.jac.refuse import CHUNK_BYTES, check_input, check_square
 
-is_compiling = torch.compiler.is_compiling
-transforms_active = torch._C._are_functorch_transforms_active  # torch has no public name for it
 CLOSED_FORM = 3
 """Up to this size a determinant is computed from cofactors."""
 
@@ -26,9 +24,7 @@ def replay(model: object, x: Tensor, det: bool) -> Tensor | None:
 
     None if ``model`` is no chain, or something changes how it runs: torch.func, autocast, a compiler, hooks.
     """
-    if type(model) is not nn.Sequential or type(x) is not Tensor or is_compiling() or transforms_active():
-        return None
-    if torch.is_autocast_enabled("cpu" if x.is_cpu else x.device.type):
+    if type(model) is not nn.Sequential or not is_plain(x):
         return None
     key = det, x.shape, x.dtype, x.device
     tape = take(model, key)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 
+transforms_active = torch._C._are_functorch_transforms_active  # torch has no public name for it
 REPLAYED: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Sequential: (),
     nn.Linear: (),
@@ -89,3 +90,10 @@ def guard(model: object, known: Collection[type] = KNOWN) -> Guard | None:
     made = Guard(modules)
     # What hangs on a parameter, which plans hold, could lead to the model and keep it alive.
     return None if made.facts is None or any(map(vars, made.tensors)) else made
+
+
+def is_plain(x: Tensor) -> bool:
+    """Whether nothing changes what calls with ``x`` do: a subclass, a compiler, a transform of torch.func, autocast."""
+    if type(x) is not Tensor or torch.compiler.is_compiling() or transforms_active():
+        return False
+    return not torch.is_autocast_enabled("cpu" if x.is_cpu else x.device.type)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nas.jac.plan.guard import REPLAYED, Guard, guard
+from nas.jac.plan.guard import REPLAYED, Guard, guard, is_plain
 from nas.jac.plan.order import CACHED, LinearGraph, product_is_finite
 from nas.jac.plan.steps import noting
 from nas.jac.plan.store import Plan, give, take
@@ -59,13 +59,7 @@ def result_of(step: partial) -> Tensor:
 
 def kind_of(model: object, x: Tensor, chunk_bytes: int) -> tuple[Any, ...] | None:
     """What a plan for this call is kept under; None where calls have to be computed as they come."""
-    if type(model) not in REPLAYED or type(x) is not Tensor or torch.compiler.is_compiling():
-        return None
-    if torch.is_autocast_enabled("cpu" if x.is_cpu else x.device.type):
-        return None
-    try:
-        x.data_ptr()
-    except RuntimeError:  # inside a transform of torch.func
+    if type(model) not in REPLAYED or not is_plain(x):
         return None
     return x.shape, x.dtype, x.device, chunk_bytes, torch.is_inference_mode_enabled()
 
