@@ -21,6 +21,8 @@ Step = Callable[[], object]
 """A call to be made, with its arguments."""
 Bend = tuple[int, int, Tensor] | None
 """A second derivative ``m + n t``, as ``(m, n, t)``; None if it is 0."""
+AT_ONCE = 2**14
+"""Entries that formulas are computed of at once, so that what they make on the way stays in the cache."""
 IN_PLACE = {nn.Tanh, nn.Sigmoid, nn.ReLU}
 """The most common ones know their derivatives from ``a``, which may take the place of ``z``: less memory and calls."""
 
@@ -72,8 +74,10 @@ def by_formulas(module: nn.Module, z: Tensor, a: Tensor, s: Tensor) -> tuple[lis
     assert text is not None
     if "c = " in text:
         results["c"] = torch.empty_like(z)
-    step = partial(_compute, compile(text, type(module).__name__, "exec"), z, results)
-    return [step], (0, 1, results["c"]) if "c" in results else None
+    code, some = compile(text, type(module).__name__, "exec"), -(-AT_ONCE // len(z))
+    parts = zip(z.split(some, 1), *(memory.split(some, 1) for memory in results.values()), strict=True)
+    steps: list[Step] = [partial(_compute, code, part, dict(zip(results, own, strict=True))) for part, *own in parts]
+    return steps, (0, 1, results["c"]) if "c" in results else None
 
 
 def in_place(kind: type[nn.Module], one: Tensor, a: Tensor, s: Tensor) -> tuple[list[Step], Bend]:
