@@ -168,7 +168,7 @@ NO_BATCH = "h.mean(); h.mean(0); h[0]; h[1:]; h.view(-1, 2); torch.cat([h, h]); 
 NO_BATCH += "; torch.fft.fft(h); torch.ones(3)"
 NOISY = """F.dropout(h); F.dropout(h, p=0.2, training=True); F.dropout2d(h[:, :, None, None]).flatten(1)
     F.alpha_dropout(h, 0.5, True); F.feature_alpha_dropout(h, 0.5, True); torch.dropout(h, 0.5, True)
-    torch.dropout(h, p=0.5, train=True); torch.feature_dropout(h, 0.5, True); F.rrelu(h, training=True)
+    torch.dropout(h, p=0.5, train=True); torch.feature_dropout(h, 0.5, True); F.rrelu(-h.abs(), training=True)
     F.batch_norm(h, None, None, training=True); F.batch_norm(h, None, None, None, None, True)
     torch.batch_norm(h, None, None, None, None, True, 0.1, 1e-5, False)"""
 MIXED = "h - h.mean(0); h.softmax(0); h.cumsum(0); h.flip(0); (h.mT @ torch.ones(len(h), len(h), dtype=h.dtype)).mT"
