@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import grad
 
 from nas.jac.plan.maps import Carried, Dense, LogSoftmaxed, Scaled, Softmaxed, folded
-from nas.jac.plan.steps import cannot_be_replayed, is_noting, step, viewed
+from nas.jac.plan.steps import is_noting, step, viewed
 from nas.jac.plan.trace import MODULES, RULES, Node, Rule, no_rule, rule
 from nas.jac.refuse import check_statistics, refuse_noise
 
@@ -115,7 +115,6 @@ def _group_norm(x: Node, groups: int, weight: Any = None, bias: Any = None, eps:
 
 
 def _normalised(x: Node, value: Tensor, groups: int, weight: Tensor | None, eps: float) -> Node:
-    cannot_be_replayed()
     grouped = x.value.reshape(len(x.value), groups, -1)
     variance, mean = torch.var_mean(grouped, -1, correction=0, keepdim=True)
     scale = torch.rsqrt(variance + eps).unsqueeze(1)
@@ -155,7 +154,6 @@ def _softmax(function: Any, x: Node, dim: int | None = None, _stacklevel: Any = 
 def _max_pool(name: str, x: Node, *args: Any, return_indices: bool = False, **kwargs: Any) -> Node:
     if return_indices or x.value.dim() != int(name[-2]) + 2:
         raise no_rule(f"{name} with return_indices or without a batch")
-    cannot_be_replayed()
     value, indices = getattr(F, f"{name}_with_indices")(x.value, *args, **kwargs)
     maxima, shape = indices.flatten(2).unsqueeze(1), x.shape[1:]
 

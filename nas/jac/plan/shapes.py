@@ -36,7 +36,6 @@ def _moved(name: str, x: Node, function: Callable[..., Tensor], *args: Any, **kw
     def operation(batch: Tensor) -> Tensor:
         return function(batch, *args, **kwargs)
 
-    cannot_be_replayed()
     value = operation(x.value)
     if value.dim() < 2 or value.shape[0] != x.value.shape[0]:
         raise no_rule(f"{name} to {tuple(value.shape)}, across samples")
