@@ -20,12 +20,11 @@ from nas.jac.errors import JacobianError
 CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 NORMS = (F.batch_norm, F.layer_norm, F.group_norm, F.rms_norm)
 LAST = (F.linear, F.layer_norm, F.rms_norm)  # these give (*, features), and not (N, C, *)
-SIGNATURES: dict[Callable, tuple[str, ...]] = {
+SIGNATURES: dict[Callable, tuple[str, ...]] = {  # of functions by whose parameters the Jacobian is a product
     F.linear: ("input", "weight", "bias"),
     **dict.fromkeys(CONVOLUTIONS, ("input", "weight", "bias", "stride", "padding", "dilation", "groups")),
     **{norm: tuple(inspect.signature(norm).parameters) for norm in NORMS},
 }
-"""The functions whose parameters' Jacobian is a product, and the order of their arguments."""
 
 
 @dataclass

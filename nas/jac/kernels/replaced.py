@@ -63,11 +63,10 @@ def vectorises(fn: Function, chosen: Sequence[Tensor], x: Tensor) -> bool:
 
 def rows_one_by_one(fn: Function, chosen: Sequence[Tensor], x: Tensor, seeds: Tensor) -> Tensor:
     """:func:`vectorised_rows` sample after sample, on the parameters themselves: slower, and good for any function."""
-
-    def row(y: Tensor, seed: Tensor) -> Tensor:
-        # The tape is kept: it may reach back to before this function.
-        parts = torch.autograd.grad((y * seed).sum(), chosen, retain_graph=True, materialize_grads=True)
-        return torch.cat([part.flatten() for part in parts])
-
-    outputs = (fn(sample.unsqueeze(0)) for sample in x)
-    return torch.stack([torch.stack([row(y, seed) for seed in seeds]) for y in outputs])
+    rows = []
+    for sample in x:
+        y = fn(sample.unsqueeze(0))
+        for seed in seeds:  # the tape is kept, since it may reach back to before this function
+            parts = torch.autograd.grad((y * seed).sum(), chosen, retain_graph=True, materialize_grads=True)
+            rows.append(torch.cat([part.flatten() for part in parts]))
+    return torch.stack(rows).unflatten(0, (len(x), len(seeds)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -94,22 +93,22 @@ def survey(fn: Function, x: Tensor, layers: bool = True) -> Survey:
     return Survey(found, others, alone, units, record.elements // len(probe), dtype)
 
 
-def _in_order(y: Tensor, x: Tensor, uses: Sequence[Use]) -> set[Use]:
+def _in_order(y: Tensor, x: Tensor, uses: list[Use]) -> set[Use]:
     """The calls whose rows belong to the samples in their order.
 
     Shapes can mislead (as many tokens as samples), but an output of one sample has no cotangent at another's rows.
     """
-    halves: dict[Use, list[list[bool]]] = {use: [] for use in uses}
+    halves: list[list[list[bool]]] = []  # for each sample's output, call and half of its rows, whether it has any
 
     def pulled(seed: Tensor) -> Tensor:
         *cotangents, by_x = vjp(y, seed, [*(use.edge for use in uses), x], keep=True)
-        for own, g in zip(halves.values(), cotangents, strict=True):
-            own.append([False] * 2 if g is None else [bool(half.nan_to_num().any()) for half in g.chunk(2)])
+        parts = (torch.zeros(2) if g is None else g.nan_to_num() for g in cotangents)
+        halves.append([[bool(half.any()) for half in part.chunk(2)] for part in parts])
         return torch.zeros_like(x) if by_x is None else by_x
 
     check_apart(pulled, y)
     good = set()
-    for use, ((first, strays), (strays_too, second)) in halves.items():
+    for use, (first, strays), (strays_too, second) in zip(uses, *halves, strict=True):
         # Without cotangents (a network that is dead at these samples), only a shape that leaves no choice will do.
         plain = use.shape[0] == 2 and (len(use.shape) == 2 or use.func not in LAST)
         if not (strays or strays_too) and (plain or (first and second)):
