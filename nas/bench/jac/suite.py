@@ -8,18 +8,21 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from statistics import median
 from typing import Any
 
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
-from nas.bench.compare import frame, in_sections, interleave, machine, spread
+from nas.bench.compare import frame, in_sections, interleave, machine, ratio_of, spread
 from nas.bench.jac import cases
 from nas.bench.jac.cases import BASELINE, CNN, MLP, OURS, TURN, Call, Calls
 from nas.bench.jac.jax import Jax
 from nas.bench.jac.memory import peak_mb
 from nas.bench.search import APART, GRADIENT_PROXIES, PROXIES_BAR, SCORED, TOGETHER, proxies
 
+PROCESSES = 3
+"""That measure memory, one after the other: the allocator's blocks come and go by 4 MB."""
 NUMPY, COMPILED, REPLAYED = "NumPy by hand", "compiled", "replayed"
 
 
@@ -165,9 +168,11 @@ def remembered(case: Case, threads: int) -> list[Row]:
     """The row of a case's memory, if it has one."""
     if not case.memory:
         return []
-    ours, base = (peak_mb(case.memory, variant, threads) for variant in (OURS, BASELINE))
-    ratio, bars = ours / base, case.memory_bars
-    row = Row(case.heading, f"{case.what}, memory", ratio, ratio, ratio, 1, ours, base, "MB")
+    runs = [[peak_mb(case.memory, variant, threads) for variant in (OURS, BASELINE)] for _ in range(PROCESSES)]
+    ours, base = zip(*runs, strict=True)
+    ratio, bars = ratio_of(ours, base), case.memory_bars
+    figures = (ratio.median, ratio.low, ratio.high, PROCESSES, median(ours), median(base), "MB")
+    row = Row(case.heading, f"{case.what}, memory", *figures)
     return [replace(row, bar=bars["mb"], bar_of="taken") if "mb" in bars else replace(row, bar=bars["ratio"])]
 
 
@@ -179,7 +184,7 @@ def jac_table(result: dict[str, Any]) -> Table:
     for row in in_sections(shown, result["rows"]):
         name = f"{'    ' if row['compares'] else '  '}{row['what']}"
         places = digits(row["median"])
-        ratio = spread(row, places) if row["rounds"] > 1 else f"{row['median']:.{places}f}"
+        ratio = spread(row, places)
         figures = (quantity(row[key], row["unit"]) for key in ("taken", "baseline"))
         shown.add_row(name, ratio, _bar(row), *figures, style="dim" if row["compares"] else None)
     return shown
