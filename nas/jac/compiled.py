@@ -24,7 +24,8 @@ def compiled(model: Callable[[Tensor], Tensor], x: Tensor, of: str = "jacobian")
 
     The Jacobian is that of ``mode="layerwise"``, compiled by Inductor; it carries no gradient. The determinant is C++
     in one thread, to be differentiated once, by the parameters and by ``x``, of an ``nn.Sequential`` of ``nn.Linear``
-    and elementwise activations with up to 3 inputs and 16 features, in float32 or float64 on a CPU.
+    and activations (ELU, GELU, LeakyReLU, ReLU, SiLU, Sigmoid, Softplus, Softsign, Tanh) with up to 3 inputs and 16
+    features, in float32 or float64 on a CPU.
 
     Both read the parameters themselves: changes in place, as optimizers make them, count; other modules or parameters
     are refused. After a change of mode, hooks or an activation's settings, compile again. A CPU needs a C++ compiler.

@@ -68,7 +68,8 @@ def slogdet(model: Callable[[Tensor], Tensor], x: Tensor, fused: bool = True) ->
     matrices = _general(model, x) if matrices is None else matrices
     if matrices.shape[-1] > CLOSED_FORM:
         sign, logabsdet = torch.linalg.slogdet(matrices)
-        return SignLogDet(sign.detach(), logabsdet)
+        sign = sign.detach()  # where it is 0, torch gives NaN if entries are subnormal
+        return SignLogDet(sign, logabsdet.masked_fill(sign == 0, -torch.inf))
     scale = matrices.new_zeros(len(matrices))
     for dim in (2, 1):  # rows, then columns, to have entries of about 1 that multiply without loss of range
         size = matrices.detach().abs().amax(dim, keepdim=True)

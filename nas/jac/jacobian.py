@@ -14,7 +14,16 @@ from nas.jac.plan import autodiff, elementwise, layers, shapes
 from nas.jac.plan.order import LinearGraph, in_parts
 from nas.jac.plan.replay import kind_of, recorded, replayed
 from nas.jac.plan.trace import NO_RULE, Node, apply, no_rule
-from nas.jac.refuse import CHUNK_BYTES, Function, check_input, check_modes, check_output, modules_at, undo_count
+from nas.jac.refuse import (
+    CHUNK_BYTES,
+    Function,
+    check_callable,
+    check_input,
+    check_modes,
+    check_output,
+    modules_at,
+    undo_count,
+)
 
 LAYERWISE = ("auto", "layerwise")
 Yes = Literal[True]
@@ -108,6 +117,7 @@ def jacobian(
 
 def factorise(model: Function, x: Tensor) -> LinearGraph:
     """Run ``model`` once on a checked ``x`` and keep the operations' derivatives; with a tape in grad mode."""
+    check_callable(model)
     start = Node(x)
     try:
         stop = apply(model, start)

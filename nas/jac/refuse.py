@@ -90,8 +90,15 @@ def check_square(outputs: int, inputs: int) -> None:
         raise JacobianError("jacobian", (outputs, inputs), rule, "use gram(model, x, x)")
 
 
+def check_callable(model: object) -> None:
+    """Refuse what is no network."""
+    if not callable(model):
+        raise JacobianError("model", type(model).__name__, "must be a module or a function", "pass an nn.Module")
+
+
 def check_modes(model: object, batch: bool = False) -> None:
     """Refuse a module with a dropout that drops, or a BatchNorm without the batch's statistics, or with them."""
+    check_callable(model)
     for name, module in model.named_modules() if isinstance(model, nn.Module) else ():
         where = f"{name or 'model'} ({type(module).__name__})"
         if isinstance(module, _BatchNorm):

@@ -103,6 +103,14 @@ def test_singular_jacobian_has_determinant_zero():
         assert torch.equal(logabsdet.detach(), torch.full_like(sign, -math.inf)), (n, fused)
 
 
+def test_a_determinant_lost_below_the_smallest_number_is_zero():
+    net = nn.Linear(4, 4, dtype=torch.float64)
+    nn.init.constant_(net.weight, 1e-310)
+    sign, logabsdet = slogdet(net, points(3, 4))
+    assert (sign == 0).all()
+    assert torch.equal(logabsdet.detach(), torch.full_like(sign, -math.inf))
+
+
 def test_determinant_out_of_range_is_refused():
     net, x = mlp(2), points(3, 2).float()
     with torch.no_grad():

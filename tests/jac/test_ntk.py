@@ -174,6 +174,8 @@ def test_kernel_is_symmetric_and_positive_semidefinite():
         matrix = kernel.permute(0, 2, 1, 3).flatten(2).flatten(0, 1)
         assert matrix.data_ptr() == kernel.data_ptr(), name
         assert torch.equal(matrix, matrix.T), name
+        by_products = ntk(model, x, method="products")
+        assert torch.equal(by_products, by_products.permute(1, 0, 3, 2)), name
         values = torch.linalg.eigvalsh(matrix)
         assert values[-1] > 0, name
         assert values[0] > -1e-12 * values[-1], name

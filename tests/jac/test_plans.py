@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.examples import example
-from support.jac_references import chains, refused
+from support.jac_references import chains, functional_jacobian, refused
 from support.plan_answers import answer, answers, assert_as_fresh, assert_same, bounded, factored, with_gradients
 from support.plan_changes import AROUND, ATTRIBUTES, CHANGES, INPUTS, Slotted, Switch, chain, linear, random
 from torch import Tensor, nn
@@ -79,6 +79,18 @@ def test_a_changed_attribute_is_recorded_anew():
             answers(model, x)
             setattr(model[1][-1], name, value)
             assert_as_fresh(model, x)
+
+
+def test_code_replaced_for_a_whole_class_is_run(monkeypatch):
+    for earlier, kind in product((True, False), (nn.Linear, nn.Tanh, nn.Sequential)):
+        model, x = chain(), random(4, 3)
+        if earlier:
+            answers(model, x)
+        with monkeypatch.context() as patch, example(earlier, kind):
+            patch.setattr(kind, "forward", lambda self, x, original=kind.forward: 2 * original(self, x))
+            wanted = functional_jacobian(model, x)
+            assert torch.allclose(jacobian(model, x), wanted, rtol=1e-10)
+            assert torch.allclose(jacobian_det(model, x), torch.linalg.det(wanted), rtol=1e-10)
 
 
 def test_code_that_is_not_known_is_run_each_time():
@@ -233,5 +245,6 @@ def test_plans_are_bounded_in_memory():
         assert all(all(kinds.values()) for kinds in store._waiting.values())
         set_plan_bytes(0)
         assert held() <= start
-    with refused("limit=-1"):
-        set_plan_bytes(-1)
+    for limit in (-1, None, "x", 1.5):
+        with refused(f"limit={limit}"):
+            set_plan_bytes(limit)

@@ -163,6 +163,12 @@ def test_what_is_no_batch_of_numbers_is_refused(question):
         assert_refused(r"^x1?=.*2 entries.*first at \(3, 2\)", question, model, bad)
 
 
+@pytest.mark.parametrize("question", [*QUESTIONS, "check"])
+def test_what_cannot_be_called_is_refused(question):
+    for bad, name in ((None, "NoneType"), (3, "int")):
+        assert_refused(f"^model={name}: must be a module or a function", question, bad, torch.ones(5, 4))
+
+
 LAYER = nn.Linear(4, 4, **DOUBLE)
 NO_BATCH = "h.mean(); h.mean(0); h[0]; h[1:]; h.view(-1, 2); torch.cat([h, h]); (h, h); None; h.argmax(1); h.T @ h"
 NO_BATCH += "; torch.fft.fft(h); torch.ones(3)"

@@ -49,6 +49,9 @@ _GELU = {
 }
 
 
+NAMES = sorted(kind.__name__ for kind in (*_FORMULAS, nn.GELU))
+
+
 def formulas(module: nn.Module) -> str | None:
     """What computes ``a``, ``s`` and ``c`` from ``z``, with ``p``, ``q``, ``t`` and ``u``; None where not known."""
     if type(module) is nn.GELU:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.jac.errors import JacobianError
-from nas.jac.fused.activations import formulas
+from nas.jac.fused.activations import NAMES, formulas
 from nas.jac.fused.chain import Chain, read_chain
 from nas.jac.fused.functions import CLOSED_FORM, Derived
 from nas.jac.plan.guard import guard
@@ -167,8 +167,9 @@ class Determinant:
         small = x.shape[-1] <= CLOSED_FORM and max((width for _, width in layers or []), default=0) <= WIDEST
         plain = x.is_cpu and x.dtype in REAL and all(weight.is_contiguous() for weight in named.values())
         if not (layers and named and small and plain):
-            rule = f"must be a chain of Linear layers and activations, 3 inputs and {WIDEST} features at most, on a CPU"
-            raise JacobianError("model", type(model).__name__, f"{rule}, to be compiled", "use jacobian_det(model, x)")
+            rule = f"must be a chain of Linear and {', '.join(NAMES)}, with 3 inputs and {WIDEST} features at most, "
+            rule += "in float32 or float64 on a CPU, to be compiled"
+            raise JacobianError("model", type(model).__name__, rule, "use jacobian_det(model, x)")
         self._kernel, self._weights = _kernel(layers, named, x), tuple(named.values())
         self._shapes = [(tuple(weight.shape), weight.stride(), weight.dtype) for weight in self._weights]
         self._original = Original(model, self._weights, x, free=1)

@@ -134,4 +134,6 @@ def by_products(fn: Function, known: Survey, x1: Tensor, x2: Tensor, summed: boo
         for x, out in zip(x1.split(rows), kernel.split(rows), strict=True):
             columns = torch.func.vmap(column, (None, 0, 0))(x, x2[b], seeds[numbers % count]).to(known.dtype)
             out.index_add_(2, b if summed else numbers, columns.movedim(0, 2))
+    if x2 is x1:  # it is symmetric but for rounding
+        mirror(kernel.flatten(0, 1))
     return kernel.unflatten(2, (-1, entries))

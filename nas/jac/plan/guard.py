@@ -32,6 +32,8 @@ KNOWN = REPLAYED | {
     nn.Softplus: ("beta", "threshold"),
 }
 """Those and others whose code is known."""
+FORWARDS = {kind: kind.forward for kind in KNOWN}
+"""Their code, which somebody may replace for a whole class."""
 
 
 class Guard:
@@ -41,7 +43,7 @@ class Guard:
     """
 
     def __init__(self, modules: list[nn.Module]) -> None:
-        self._modules = list(map(ref, modules))
+        self._modules, self._kinds = list(map(ref, modules)), {*map(type, modules)}
         self._containers: list[int] = []
         self._layers: list[int] = []
         self._read: list[tuple[int, str]] = []
@@ -62,6 +64,10 @@ class Guard:
         modules = [module() for module in self._modules]
         if None in modules or _global_forward_hooks or _global_forward_pre_hooks:
             return None
+        kind: Any
+        for kind in self._kinds:
+            if kind.forward is not FORWARDS[kind]:
+                return None
         owns = list(map(vars, modules))
         for own in owns:
             if own["_forward_hooks"] or own["_forward_pre_hooks"] or "forward" in own:

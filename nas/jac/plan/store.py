@@ -80,12 +80,12 @@ def set_plan_bytes(limit: int) -> int:
         The bound before.
 
     Raises:
-        JacobianError: ``limit`` is negative.
+        JacobianError: ``limit`` is negative, or no whole number.
     """
-    if limit < 0:
-        raise JacobianError("limit", limit, "must be at least 0 bytes", "use 0 to keep no plans")
+    if not isinstance(limit, int) or limit < 0:
+        raise JacobianError("limit", limit, "must be a number of bytes, at least 0", "use 0 to keep no plans")
     with _lock:
-        before, Plan.limit = Plan.limit, int(limit)
+        before, Plan.limit = Plan.limit, limit
         _make_room()
     return before
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 
 from nas.jac.errors import NoRuleError
+from nas.jac.plan.guard import FORWARDS
 from nas.jac.plan.maps import LinearMap
 
 
@@ -164,10 +165,10 @@ def apply(model: Callable[[Tensor], Tensor], node: Node) -> Node:
 
 
 def _runs_forward(module: Any) -> bool:
-    """Whether calling a module is calling the ``forward`` of its class, and nothing else."""
+    """Whether calling a module of a known class is calling the ``forward`` that torch gave it, and nothing else."""
     own = module.__dict__
     hooks = own["_forward_hooks"] or own["_forward_pre_hooks"] or _global_forward_hooks or _global_forward_pre_hooks
-    return not hooks and "forward" not in own
+    return not hooks and "forward" not in own and type(module).forward is FORWARDS[type(module)]
 
 
 def between(start: Node, stop: Node) -> tuple[list[Node], bool]:
