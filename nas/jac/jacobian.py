@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Literal, overload
 
 import torch
@@ -99,8 +98,10 @@ def jacobian(
                 if factored:
                     return FactoredJacobian(factorise(model, x if create_graph else x.detach()))
                 if kind is not None:
-                    with suppress(BudgetError):  # of the whole batch
+                    try:
                         return recorded(model, x, kind, lambda at: factorise(model, at), chunk_bytes)
+                    except BudgetError:
+                        pass  # of the whole batch; a part may do
                 at = x if create_graph else x.detach()
                 return in_parts(lambda part: factorise(model, part).dense(chunk_bytes), at)
         except NoRuleError:

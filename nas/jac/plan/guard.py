@@ -43,7 +43,8 @@ class Guard:
     """
 
     def __init__(self, modules: list[nn.Module]) -> None:
-        self._modules, self._kinds = list(map(ref, modules)), {*map(type, modules)}
+        self._modules = list(map(ref, modules))
+        self._forwards: list[tuple[Any, Any]] = [(kind, FORWARDS[kind]) for kind in {*map(type, modules)}]
         self._containers: list[int] = []
         self._layers: list[int] = []
         self._read: list[tuple[int, str]] = []
@@ -53,7 +54,7 @@ class Guard:
                 self._containers.append(place)
             elif type(module) is nn.Linear:
                 self._layers.append(place)
-                self.tensors += filter(torch.is_tensor, vars(module)["_parameters"].values())
+                self.tensors += [p for p in vars(module)["_parameters"].values() if p is not None]
             for name in KNOWN[type(module)]:
                 self._read.append((place, name))
         self._memory = list(map(Tensor.detach, self.tensors))
@@ -64,9 +65,8 @@ class Guard:
         modules = [module() for module in self._modules]
         if None in modules or _global_forward_hooks or _global_forward_pre_hooks:
             return None
-        kind: Any
-        for kind in self._kinds:
-            if kind.forward is not FORWARDS[kind]:
+        for kind, forward in self._forwards:
+            if kind.forward is not forward:
                 return None
         owns = list(map(vars, modules))
         for own in owns:

@@ -27,7 +27,7 @@ class JacobianPlan(Plan):
         *steps, last = steps
         self.x, self.y, self.ends = x, y, x.new_empty(x.numel() + y.numel())
         self.steps = [*steps, partial(torch.cat, [x.view(-1), y.view(-1)], out=self.ends)]  # for one sum of both
-        super().__init__(kept, x.nbytes + sum({id(t): t.nbytes for t in map(result_of, self.steps)}.values()))
+        super().__init__(kept, x.nbytes + sum(result_of(step).nbytes for step in self.steps))
         keywords = {name: value for name, value in last.keywords.items() if name != "out"}
         self.last: Callable[[], Tensor] = partial(last.func, *last.args, **keywords)  # into the caller's own memory
         self.factors = last.args if last.func is torch.mm and last.args[0].numel() > CACHED else None
