@@ -79,7 +79,7 @@ def _of_pair(model: Function, x1: Tensor, x2: Tensor, chunk_bytes: int) -> Tenso
     if x1.numel() > CACHED or 2 * x1.nbytes > chunk_bytes:
         return None
     try:
-        both = factorise(model, torch.cat([x1, x2]))
-    except RuntimeError:  # of a function of one batch size; what else is wrong, two runs say again
+        both = factorise(model, torch.cat([x1, x2]), joined=True)
+    except (RuntimeError, NoRuleError):  # of a function of one batch size; what else is wrong, two runs say again
         return None
     return pair_product(both, chunk_bytes)

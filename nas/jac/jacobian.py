@@ -116,12 +116,12 @@ def jacobian(
         raise JacobianError("mode", mode, rule, "use mode='reverse'") from error
 
 
-def factorise(model: Function, x: Tensor) -> LinearGraph:
-    """Run ``model`` once on a checked ``x`` and keep the operations' derivatives; with a tape in grad mode."""
+def factorise(model: Function, x: Tensor, joined: bool = False) -> LinearGraph:
+    """Run ``model`` once on a checked ``x``, of one batch or several ``joined``; with a tape in grad mode."""
     check_callable(model)
     start = Node(x)
     try:
-        stop = apply(model, start)
+        stop = apply(model, start, joined)
     except NoRuleError as error:
         raise _named(error, model) from None
     except JacobianError as error:

@@ -22,6 +22,7 @@ from support.jac_references import (
 from support.jac_references import gram as reference
 from torch import nn
 
+from nas.jac import jacobian
 from nas.jac.gram import gram
 
 WRT = ("input", "parameters")
@@ -111,3 +112,22 @@ def test_batches_that_do_not_go_together_are_refused():
             gram(network, x, bad)
     with refused("input or parameters"):
         gram(network, x, x, wrt="weights")
+
+
+class Counting(nn.Module):
+    """A layer that sees how many samples there are."""
+
+    def forward(self, x):
+        return torch.tanh(x * torch.arange(1, len(x) + 1)[:, None])
+
+
+def test_functions_that_count_samples_see_their_own_batch():
+    x1, x2 = torch.randn(2, 3, 4, dtype=torch.float64)
+    linear = nn.Linear(4, 2, dtype=torch.float64)
+    for f in (
+        lambda x: torch.tanh(x) / len(x),
+        Counting(),
+        nn.Sequential(linear, Counting()),
+        lambda x: x.sin() + x.size(0),
+    ):
+        assert error(gram(f, x1, x2), jacobian(f, x1) @ jacobian(f, x2).mT) < 1e-10

@@ -44,9 +44,7 @@ NO_RULE = "has no layerwise rule"
 Rule = Callable[..., Any]
 RULES: dict[str, Rule] = {}
 """The rule for each torch function, by name: it takes nodes where the function takes tensors."""
-MODULES: dict[type, Callable[[Any, Node], Node]] = {
-    nn.Sequential: lambda m, x: functools.reduce(lambda node, child: apply(child, node), m._modules.values(), x)
-}
+MODULES: dict[type, Callable[[Any, Node], Node]] = {}
 """Rules for modules whose ``forward`` is one such function; it saves the detour through the tensor class."""
 _ASKED = "shape dtype device ndim is_cuda layout size dim ndimension numel nelement __len__ stride is_contiguous"
 _MADE = "is_floating_point is_complex get_device zeros_like ones_like new_zeros new_ones new_full new_empty new_tensor"
@@ -66,6 +64,8 @@ class Recorded(Tensor):
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, in_place = _known(func)
         if name in PLAIN:
+            if cls is Joined:
+                raise no_rule(f"{name}, of which the number of samples may be a part,")
             return func(*map(_value, args), **{key: _value(value) for key, value in (kwargs or {}).items()})
         known = RULES.get(name)
         if known is None:
@@ -115,6 +115,10 @@ class Taped(Recorded):
     taped = True
 
 
+class Joined(Recorded):
+    """The same where batches are joined to one, of which no function may see how large it is."""
+
+
 @functools.lru_cache(maxsize=1024)
 def _known(func: Any) -> tuple[str, bool]:
     """The name that a function's rule goes by, and whether it works in place."""
@@ -150,12 +154,16 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
     return register
 
 
-def apply(model: Callable[[Tensor], Tensor], node: Node) -> Node:
+def apply(model: Callable[[Tensor], Tensor], node: Node, joined: bool = False) -> Node:
     """Run ``model`` on a node, its input, and give its output; :func:`no_rule` if it does what has none."""
-    direct = MODULES.get(type(model))
-    if direct is not None and _runs_forward(model):
-        return direct(model, node)
-    kind = Taped if torch.is_grad_enabled() else Recorded
+    known = type(model) in FORWARDS and _runs_forward(model)
+    if known and type(model) is nn.Sequential:
+        for child in model._modules.values():
+            node = apply(child, node, joined)
+        return node
+    if known and type(model) in MODULES:
+        return MODULES[type(model)](model, node)
+    kind = Joined if joined else Taped if torch.is_grad_enabled() else Recorded
     with torch.enable_grad():  # what switches it off keeps derivatives to itself, and is refused
         out = model(kind.of(node))
     if not isinstance(out, Recorded):
